@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all set-up themselves; what is already set up costs seconds.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command -v $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint types clean
+
+# torch goes first and pinned: a later resolver must find it in place rather than choose another build.
+.venv/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --editable .
+	touch $@
+
+.venv/.dev: .venv/.core requirements-dev.txt
+	$(PIP) --requirement requirements-dev.txt
+	$(PIP) --no-deps --requirement requirements-oracles.txt
+	touch $@
+
+demo: .venv/.core
+	mkdir -p out
+	$(BIN)/etastar measure --plot out/demo.png --json out/demo.json
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out build dist

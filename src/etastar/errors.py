@@ -1,0 +1,38 @@
+"""What can go wrong before any training starts: every message says what, expected, got, and what to do.
+
+Divergence and spent budgets are not errors here; they are outcomes (`etastar.training`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EtaStarError(Exception):
+    """Base of every error that etastar raises on purpose."""
+
+
+class ConfigError(EtaStarError, ValueError):
+    """A setting is outside what it may be, or contradicts another."""
+
+
+class DataError(EtaStarError):
+    """A data file is missing, damaged or not what its name says."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that is not in a registry, with the nearest known one.
+
+    Args:
+        kind: What was being named, e.g. `"dataset"`.
+        name: The name that was given.
+        known: The names there are.
+
+    Returns:
+        A `ConfigError`, for the caller to raise.
+    """
+    options = list(known)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(options)}.")

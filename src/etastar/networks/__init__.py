@@ -1,0 +1,30 @@
+"""Room 2: architectures. A new one is a file here and a line in `ARCHITECTURES`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etastar.errors import unknown_name
+from etastar.networks.base import Network
+from etastar.networks.mlp import MLP
+from etastar.networks.mlp_layernorm import LayerNormMLP
+
+ARCHITECTURES: dict[str, type[Network]] = {
+    "mlp": MLP,
+    "mlp-layernorm": LayerNormMLP,
+}
+
+
+def build(architecture: str, **settings: Any) -> Network:
+    """The architecture of that name with these hyperparameters.
+
+    Raises:
+        ConfigError: The name is not in `ARCHITECTURES`.
+        pydantic.ValidationError: A hyperparameter is unknown or out of range.
+    """
+    if architecture not in ARCHITECTURES:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    return ARCHITECTURES[architecture](**settings)
+
+
+__all__ = ["ARCHITECTURES", "MLP", "LayerNormMLP", "Network", "build"]

@@ -1,0 +1,118 @@
+"""The paper's networks: constant-width fully connected ReLU networks, He initialisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from etastar.networks.base import Network
+
+if TYPE_CHECKING:
+    import torch
+
+    from etastar.networks.base import Params
+
+
+class MLP(Network):
+    """Constant-width ReLU MLP with `depth` hidden layers, hence `depth + 1` weight matrices.
+
+    Standard parametrisation: `W_l ~ N(0, 2/fan_in)` for the hidden layers (He et al. 2015), output
+    layer `N(0, output_variance/fan_in)`, biases zero. A weight is stored `[R, fan_in, fan_out]`,
+    the transpose of `torch.nn.Linear`, so that a layer is `h @ W + b`.
+
+    Example:
+        >>> net = MLP(width=16, depth=3, input_lr_ratio=0.1)
+        >>> [tuple(p.shape) for p in net.init([0, 1], inputs=20, outputs=10)][:3]
+        [(2, 20, 16), (2, 16), (2, 16, 16)]
+    """
+
+    architecture: Literal["mlp", "mlp-layernorm"] = "mlp"
+    width: int = Field(default=128, ge=1)
+    """n: units per hidden layer."""
+    depth: int = Field(default=4, ge=1)
+    """L: number of hidden layers."""
+    output_variance: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    """v: the output weights are drawn from N(0, v/fan_in)."""
+    biases: bool = True
+    """Whether layers have trainable biases, initialised at zero."""
+
+    def layer_sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
+        """`(fan_in, fan_out)` of each of the `depth + 1` weight matrices."""
+        widths = [inputs] + [self.width] * self.depth + [outputs]
+        return list(zip(widths[:-1], widths[1:], strict=True))
+
+    def parameter_count(self, inputs: int, outputs: int) -> int:
+        """Trainable scalars of one replica."""
+        return sum(i * o + (o if self.biases else 0) for i, o in self.layer_sizes(inputs, outputs))
+
+    def parameter_names(self) -> tuple[str, ...]:
+        """`layers.0.weight`, `layers.0.bias`, ..., in the order of `init`."""
+        kinds = ("weight", "bias") if self.biases else ("weight",)
+        return tuple(f"layers.{layer}.{kind}" for layer in range(self.depth + 1) for kind in kinds)
+
+    def layer_ratios(self) -> tuple[float, ...]:
+        """Learning-rate ratio of each layer: κ, 1, ..., 1."""
+        return (self.input_lr_ratio,) + (1.0,) * self.depth
+
+    def lr_ratios(self) -> tuple[float, ...]:
+        """Learning-rate ratio of each tensor of `init`; weight and bias of a layer share one."""
+        per_layer = 2 if self.biases else 1
+        return tuple(ratio for ratio in self.layer_ratios() for _ in range(per_layer))
+
+    def init(
+        self,
+        seeds: Sequence[int],
+        inputs: int,
+        outputs: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Params:
+        """Draw one replica per seed: see `Network.init`.
+
+        The recipe, for whoever wants to repeat it without this package: `g =
+        torch.Generator().manual_seed(2 * seed)`; for each layer in order `W = randn(fan_in,
+        fan_out, generator=g, dtype=float64) * sqrt(variance / fan_in)`; then cast.
+        """
+        import torch
+
+        dtype = dtype or torch.float32
+        sizes = self.layer_sizes(inputs, outputs)
+        weights = [torch.empty(len(seeds), i, o, dtype=dtype) for i, o in sizes]
+        for row, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(2 * seed)
+            for layer, (fan_in, fan_out) in enumerate(sizes):
+                variance = self.output_variance if layer == self.depth else 2.0
+                draw = torch.randn(fan_in, fan_out, generator=generator, dtype=torch.float64)
+                weights[layer][row] = draw * math.sqrt(variance / fan_in)
+        params: Params = []
+        for weight, (_, fan_out) in zip(weights, sizes, strict=True):
+            params.append(weight.to(device))
+            if self.biases:
+                params.append(torch.zeros(len(seeds), fan_out, dtype=dtype, device=device))
+        return params
+
+    def split(self, params: Params) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+        """Weights and biases by layer; the biases are None where the network has none."""
+        if self.biases:
+            return params[0::2], list(params[1::2])
+        return params, [None] * len(params)
+
+    def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """What is done to a hidden pre-activation `[..., n]` before the ReLU: here nothing."""
+        return z
+
+    def apply(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Outputs `[R, B, C]` for inputs `[B, d]` or `[R, B, d]`: see `Network.apply`."""
+        weights, biases = self.split(params)
+        h = x
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            h = h @ weight
+            if bias is not None:
+                h = h + bias.unsqueeze(-2)
+            if layer < self.depth:
+                h = self.normalise(h).relu()
+        return h

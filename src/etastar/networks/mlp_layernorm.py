@@ -1,0 +1,29 @@
+"""The same MLP with layer normalisation before each ReLU: a second architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from etastar.networks.mlp import MLP
+
+if TYPE_CHECKING:
+    import torch
+
+EPSILON = 1e-5
+"""Added to the variance, as `torch.nn.LayerNorm` does by default."""
+
+
+class LayerNormMLP(MLP):
+    """ReLU MLP whose hidden pre-activations are layer-normalised (Ba et al. 2016), without gain.
+
+    The normalisation has no trainable gain or offset: with the layer's own bias and the next
+    layer's weights they would add no function at initialisation, and the learning-rate ratios of
+    the layers stay what they are in `MLP`.
+    """
+
+    architecture: Literal["mlp-layernorm"] = "mlp-layernorm"
+
+    def normalise(self, z: torch.Tensor) -> torch.Tensor:
+        """`(z - mean) / sqrt(var + ε)` over the units of the layer, for `z` of `[..., n]`."""
+        centred = z - z.mean(-1, keepdim=True)
+        return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
