@@ -1,0 +1,58 @@
+"""The two losses, with the normalisation that λ1 and η* are quoted in.
+
+`mse`: ½ · sum over outputs · mean over samples, targets one-hot. `cross-entropy`: mean over samples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+Loss: TypeAlias = Literal["cross-entropy", "mse"]
+LOSSES: tuple[Loss, ...] = ("cross-entropy", "mse")
+
+
+def stacked_loss(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Loss of every replica, differentiable.
+
+    Args:
+        loss: `"cross-entropy"` or `"mse"`.
+        outputs: `[R, B, C]`.
+        labels: Class indices, `[B]` shared by all replicas or `[R, B]`.
+
+    Returns:
+        `[R]`, each in nats (cross-entropy) or squared output units (mse).
+    """
+    labels = labels.expand(outputs.shape[:-1]).unsqueeze(-1)  # (R, B, 1)
+    if loss == "cross-entropy":
+        return -outputs.log_softmax(-1).gather(-1, labels).squeeze(-1).mean(-1)
+    # ½|f − e_y|² = ½(|f|² − 2 f_y + 1), written so that no one-hot tensor is made
+    return (0.5 * (outputs.square().sum(-1) + 1) - outputs.gather(-1, labels).squeeze(-1)).mean(-1)
+
+
+def output_gradient(
+    loss: Loss, outputs: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of every replica and B times its gradient in the outputs, without autograd.
+
+    Args:
+        loss: `"cross-entropy"` or `"mse"`.
+        outputs: `[R, B, C]`; overwritten.
+        labels: Class indices, `[B]` or `[R, B]`.
+
+    Returns:
+        Losses `[R]`, and `B · ∂loss/∂outputs`, `[R, B, C]`: softmax − one-hot, or outputs − one-hot.
+    """
+    labels = labels.expand(outputs.shape[:-1]).unsqueeze(-1)  # (R, B, 1)
+    if loss == "cross-entropy":
+        outputs = outputs.log_softmax(-1)
+        losses = -outputs.gather(-1, labels).squeeze(-1).mean(-1)
+        gradient = outputs.exp_()
+    else:
+        gradient = outputs
+        losses = stacked_loss(loss, outputs, labels.squeeze(-1))
+    return losses, gradient.scatter_add_(
+        -1, labels, gradient.new_full((), -1.0).expand(labels.shape)
+    )
