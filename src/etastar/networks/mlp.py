@@ -116,3 +116,20 @@ class MLP(Network):
             if layer < self.depth:
                 h = self.normalise(h).relu()
         return h
+
+    def active_layers(self, params: Params, x: torch.Tensor) -> torch.Tensor:
+        """Which hidden layers are non-zero on some input: bool `[R, L]`, for `x` of `[B, d]`.
+
+        A replica is dead when a layer is active on no training input: no gradient reaches the
+        layers below it, and its output no longer depends on the input.
+        """
+        import torch
+
+        weights, biases = self.split(params)
+        active = []
+        h = x
+        for weight, bias in list(zip(weights, biases, strict=True))[: self.depth]:
+            z = h @ weight if bias is None else h @ weight + bias.unsqueeze(-2)
+            h = self.normalise(z).relu()
+            active.append((h != 0).flatten(1).any(1))  # NaN counts as activity
+        return torch.stack(active, 1)
