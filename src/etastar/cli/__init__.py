@@ -1,1 +1,47 @@
-"""."""
+"""The command line: parse, call the library, print; nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+COMMANDS = {
+    "measure": "measure η* of a ReLU network on a data set",
+}
+"""Subcommands: each a module of this package with a function `run(arguments) -> int`."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `etastar ARGUMENTS`; returns the exit code (2 for bad input, 130 for Ctrl-C)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from etastar import __version__
+
+        print(__version__)
+        return 0
+    from etastar.errors import EtaStarError, unknown_name
+
+    try:
+        if arguments[0] not in COMMANDS:
+            raise unknown_name("command", arguments[0], COMMANDS)
+        from importlib import import_module
+
+        return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
+    except EtaStarError as error:
+        print(f"etastar: {error}", file=sys.stderr)
+        return 2
+
+
+def _usage() -> str:
+    lines = [
+        "usage: etastar COMMAND [OPTIONS]",
+        "",
+        "Measures the maximal initial learning rate η* of a neural network.",
+        "",
+        *(f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items()),
+        "",
+        "etastar COMMAND --help lists a command's options; etastar --version prints the version.",
+    ]
+    return "\n".join(lines)

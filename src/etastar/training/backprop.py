@@ -37,7 +37,7 @@ class Step(ABC):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        labels: torch.Tensor,
+        targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step.
 
@@ -46,7 +46,7 @@ class Step(ABC):
             velocity: Momentum buffers like `params`, updated in place; empty without momentum.
             lr: η of each replica, `[R]`.
             x: Batch, `[R, B, d]`.
-            labels: `[R, B]`.
+            targets: One-hot, `[R, B, C]`.
 
         Returns:
             Losses before the update, `[R]`; and bool `[R]`, true where the gradient of the input
@@ -72,11 +72,11 @@ class AutogradStep(Step):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        labels: torch.Tensor,
+        targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Step`."""
         leaves = [p.detach().requires_grad_() for p in params]
-        losses = stacked_loss(self.loss, self.network.apply(leaves, x), labels)
+        losses = stacked_loss(self.loss, self.network.apply(leaves, x), targets.argmax(-1))
         gradients = torch.autograd.grad(losses.sum(), leaves)
         ratios = self.network.lr_ratios()
         with torch.no_grad():
@@ -134,13 +134,15 @@ class MLPStep(Step):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        labels: torch.Tensor,
+        targets: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Step`."""
         out, inputs = self.outputs(params, x)
-        losses, g = output_gradient(self.loss, out, labels)
-        scale = 1 / x.shape[1] if self.momentum else lr.view(-1, 1, 1) / x.shape[1]
-        g = g.mul_(scale)
+        losses, g = output_gradient(self.loss, out, targets)
+        if self.momentum:
+            g = g.mul_(1 / x.shape[1])
+        else:
+            g = g.mul_((lr / x.shape[1]).view(-1, 1, 1))
         weights, biases = self.net.split(params)
         ratios = self.net.layer_ratios()
         for layer in range(self.net.depth, -1, -1):

@@ -21,10 +21,10 @@ import torch
 
 from etastar.networks import MLP
 from etastar.training.backprop import make_step
-from etastar.training.evaluation import accuracies, silent_everywhere
+from etastar.training.evaluation import LazyAccuracy, silent_everywhere
 from etastar.training.memory import replicas_that_fit
 from etastar.training.order import DataOrder
-from etastar.training.trial import Outcome, Recipe, Trial
+from etastar.training.trial import UNSTABLE, Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -73,6 +73,9 @@ class Engine:
         self.device, self.dtype = torch.device(device), dtype
         self.data = dataset.to(device=self.device, dtype=dtype)
         self.samples, self.inputs = self.data.x_train.shape
+        one_hot = torch.nn.functional.one_hot(self.data.y_train, self.data.classes)
+        self._targets = one_hot.to(dtype)
+        self._evaluation = LazyAccuracy(network, self.data.x_val, self.data.y_val)
         full = recipe.batch_size == "full" or recipe.batch_size >= self.samples
         self.batch = self.samples if full else int(recipe.batch_size)
         self.full_batch = full
@@ -83,6 +86,11 @@ class Engine:
         self._order = DataOrder(self.samples)
         self._batch_buffer: torch.Tensor | None = None
         self._reset()
+
+    @property
+    def useful_width(self) -> int:
+        """Replicas below which adding one costs next to nothing: 1 on a CPU, many on a GPU."""
+        return 1 if self.device.type == "cpu" else min(self.slots, 256)
 
     def bytes_per_replica(self) -> int:
         """Peak memory of one slot: parameters, momentum, a batch and its activations, its order."""
@@ -122,7 +130,7 @@ class Engine:
         self.steps: list[int] = []  # taken by each replica
         self._accuracy: list[float | None] = []
         self._silent_since: list[int | None] = []
-        self._loss_sums: list[list[float]] = []  # over the last tenth but one, and the last
+        self._history: list[_LossHistory] = []
         self.params: Params = []
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -149,7 +157,7 @@ class Engine:
         self.steps += [0] * len(trials)
         self._accuracy += [None] * len(trials)
         self._silent_since += [None] * len(trials)
-        self._loss_sums += [[0.0, 0.0] for _ in trials]
+        self._history += [_LossHistory(self.recipe.criterion.max_steps) for _ in trials]
 
     def _drop(self, rows: list[int]) -> None:
         """Remove replicas and close the gaps."""
@@ -165,7 +173,7 @@ class Engine:
         self.steps = [self.steps[row] for row in kept]
         self._accuracy = [self._accuracy[row] for row in kept]
         self._silent_since = [self._silent_since[row] for row in kept]
-        self._loss_sums = [self._loss_sums[row] for row in kept]
+        self._history = [self._history[row] for row in kept]
 
     def _evaluates_at(self, step: int) -> bool:
         criterion = self.recipe.criterion
@@ -184,44 +192,44 @@ class Engine:
                 nearest = min(nearest, criterion.eval_every - step % criterion.eval_every)
         return nearest
 
-    def _batches(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The orders in use, int64 `[R, samples]`, and each replica's first sample, `[R, 1]`."""
+    def _rows(self, steps: int) -> torch.Tensor:
+        """The training samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
         per_epoch = self.samples // self.batch
-        keys = [(t.seed, s // per_epoch) for t, s in zip(self.trials, self.steps, strict=True)]
+        places = [divmod(step, per_epoch) for step in self.steps]
+        keys = [(t.seed, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
         self._order.keep_only(set(keys))
-        orders = torch.stack([self._order.permutation(*key) for key in keys])
-        starts = torch.tensor([[s % per_epoch * self.batch] for s in self.steps])
-        return orders.to(self.device), starts.to(self.device)
+        spans = [
+            self._order.permutation(*key)[at * self.batch : (at + steps) * self.batch]
+            for key, (_, at) in zip(keys, places, strict=True)
+        ]
+        rows = torch.stack(spans).view(len(keys), steps, self.batch).transpose(0, 1)
+        return rows.contiguous().to(self.device, non_blocking=True)
 
     def _round(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Take `steps` steps with every replica: losses and silent flags, `[steps, R]` each."""
         replicas = len(self.trials)
         losses = torch.empty(steps, replicas, dtype=self.dtype, device=self.device)
         silent = torch.empty(steps, replicas, dtype=torch.bool, device=self.device)
-        x, labels = self.data.x_train, self.data.y_train
-        if self.full_batch:
-            batch = x.expand(replicas, -1, -1), labels.expand(replicas, -1)
-        else:
-            orders, starts = self._batches()
-            span = torch.arange(self.batch * steps, device=self.device)
-            rows = orders.gather(1, starts + span).view(replicas, steps, self.batch)
+        x, targets = self.data.x_train, self._targets
+        batch = x.expand(replicas, -1, -1), targets.expand(replicas, -1, -1)
+        rows = None if self.full_batch else self._rows(steps)
         for step in range(steps):
-            if not self.full_batch:
-                batch = self._gather(rows[:, step])
+            if rows is not None:
+                batch = self._gather(rows[step])
             losses[step], silent[step] = self._step(self.params, self.velocity, self.lr, *batch)
         self.steps = [taken + steps for taken in self.steps]
         self.steps_taken += steps * replicas
         return losses, silent
 
     def _gather(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The samples `rows` `[R, B]` of the training data, into a buffer that is reused."""
+        """Inputs `[R, B, d]` and one-hot targets `[R, B, C]` of the samples `rows` `[R, B]`."""
         replicas = rows.shape[0]
         if self._batch_buffer is None or self._batch_buffer.shape[0] < replicas:
             self._batch_buffer = self.data.x_train.new_empty(replicas, self.batch, self.inputs)
         x = self._batch_buffer[:replicas]
-        flat = rows.reshape(-1)
+        flat = rows.view(-1)
         torch.index_select(self.data.x_train, 0, flat, out=x.view(-1, self.inputs))
-        return x, self.data.y_train[flat].view(replicas, -1)
+        return x, self._targets[flat].view(replicas, self.batch, -1)
 
     def _settle(self, losses: torch.Tensor, silent: torch.Tensor) -> dict[int, Outcome]:
         """Read the round from the device and decide what can be decided: row → outcome."""
@@ -233,7 +241,7 @@ class Engine:
             if bad is not None:
                 decided[row] = Outcome("diverged", first + bad + 1, self._accuracy[row])
                 continue
-            self._record_losses(row, first, values)
+            self._history[row].add(first, values)
             for i, flag in enumerate(flags):
                 if not flag:
                     self._silent_since[row] = None
@@ -243,17 +251,10 @@ class Engine:
         self._bury([r for r in range(len(self.trials)) if r not in decided], decided)
         for row, step in enumerate(self.steps):
             if row not in decided and step == self.recipe.criterion.max_steps:
-                before, last = self._loss_sums[row]
-                decided[row] = Outcome("short", step, self._accuracy[row], falling=last < before)
+                decided[row] = Outcome(
+                    "short", step, self._accuracy[row], slow=self._history[row].slow
+                )
         return decided
-
-    def _record_losses(self, row: int, first: int, values: list[float]) -> None:
-        """Add this round's losses to the two sums that tell whether the loss still falls."""
-        tenth = max(1, self.recipe.criterion.max_steps // 10)
-        for i, value in enumerate(values):
-            left = self.recipe.criterion.max_steps - (first + i)  # this step included
-            if left <= 2 * tenth:
-                self._loss_sums[row][left <= tenth] += value
 
     def _evaluate(self, rows: list[int], decided: dict[int, Outcome]) -> None:
         """Evaluate the replicas whose step count asks for it."""
@@ -264,9 +265,7 @@ class Engine:
         params = [p[rows] for p in self.params]
         finite = torch.stack([p.isfinite().flatten(1).all(1) for p in params]).all(0).tolist()
         last = [self.steps[row] == self.recipe.criterion.max_steps for row in rows]
-        found = accuracies(
-            self.network, params, self.data.x_val, self.data.y_val, threshold, in_full=last
-        )
+        found = self._evaluation(params, threshold, in_full=last)
         for row, accuracy, healthy in zip(rows, found, finite, strict=True):
             if not healthy:
                 decided[row] = Outcome("diverged", self.steps[row], self._accuracy[row])
@@ -302,6 +301,35 @@ class Engine:
         """
         momentum = self.recipe.momentum
         return math.ceil(math.log(2**-24) / math.log(momentum)) if momentum else 0
+
+
+class _LossHistory:
+    """What is kept of a replica's losses: enough to tell a slow run from an unstable one."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.tenth = budget, max(1, budget // 10)
+        self.first: float | None = None
+        self.peak = self.last_but_one = self.last = 0.0
+
+    def add(self, taken: int, values: list[float]) -> None:
+        """Losses of the steps that follow the first `taken`."""
+        if self.first is None:
+            self.first = values[0]
+        self.peak = max(self.peak, *values)
+        for step, value in enumerate(values, start=taken):
+            if step >= self.budget - self.tenth:
+                self.last += value
+            elif step >= self.budget - 2 * self.tenth:
+                self.last_but_one += value
+
+    @property
+    def slow(self) -> bool:
+        """See `Outcome.slow`; of a run whose budget is spent."""
+        return (
+            self.first is not None
+            and self.last < self.last_but_one
+            and self.peak <= UNSTABLE * self.first
+        )
 
 
 class _TrialList:

@@ -33,26 +33,22 @@ def stacked_loss(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> tor
 
 
 def output_gradient(
-    loss: Loss, outputs: torch.Tensor, labels: torch.Tensor
+    loss: Loss, outputs: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of every replica and B times its gradient in the outputs, without autograd.
 
     Args:
         loss: `"cross-entropy"` or `"mse"`.
-        outputs: `[R, B, C]`; overwritten.
-        labels: Class indices, `[B]` or `[R, B]`.
+        outputs: `[R, B, C]`; may be overwritten.
+        targets: One-hot, `[R, B, C]`.
 
     Returns:
         Losses `[R]`, and `B · ∂loss/∂outputs`, `[R, B, C]`: softmax − one-hot, or outputs − one-hot.
     """
-    labels = labels.expand(outputs.shape[:-1]).unsqueeze(-1)  # (R, B, 1)
+    samples = outputs.shape[1]
     if loss == "cross-entropy":
         outputs = outputs.log_softmax(-1)
-        losses = -outputs.gather(-1, labels).squeeze(-1).mean(-1)
-        gradient = outputs.exp_()
-    else:
-        gradient = outputs
-        losses = stacked_loss(loss, outputs, labels.squeeze(-1))
-    return losses, gradient.scatter_add_(
-        -1, labels, gradient.new_full((), -1.0).expand(labels.shape)
-    )
+        losses = (outputs * targets).flatten(1).sum(1).div_(-samples)
+        return losses, outputs.exp_().sub_(targets)
+    gradient = outputs.sub_(targets)
+    return gradient.square().flatten(1).sum(1).div_(2 * samples), gradient

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.training.losses import Loss
 
+UNSTABLE = 1.5
+"""A loss this many times the first batch's is taken for instability, not for sampling noise."""
+
 OutcomeKind: TypeAlias = Literal["trained", "diverged", "dead", "short"]
 
 
@@ -66,11 +69,12 @@ class Outcome:
             the criterion, for `diverged` the step whose loss was not finite, for `dead` the first
             step of the run of steps on whose batches that layer was silent, else the budget.
         accuracy: Validation accuracy at the last full evaluation; None where there was none.
-        falling: For `short`: the mean training loss over the last tenth of the budget is below
-            that over the tenth before it, so the run was slow rather than stuck.
+        slow: For `short`: the run was stable but too slow for the budget. The mean training loss
+            over the last tenth of the budget is below that over the tenth before it, and no batch
+            had a loss above `UNSTABLE` times the first one's.
     """
 
     kind: OutcomeKind
     step: int
     accuracy: float | None = None
-    falling: bool = False
+    slow: bool = False

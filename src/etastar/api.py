@@ -1,0 +1,212 @@
+"""The pipeline, readable from top to bottom. Start here."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etastar.errors import ConfigError
+from etastar.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from etastar.data import Dataset
+    from etastar.measurement import Measurement
+    from etastar.networks import Network
+    from etastar.search.base import SeedResult
+    from etastar.training.trial import Recipe
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a measurement is: seeds whose bracket is found, of how many; trials; steps."""
+
+    seeds_done: int
+    seeds: int
+    trials: int
+    steps: int
+
+
+def measure(
+    network: Network | None = None,
+    dataset: Dataset | str = "digits",
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Measurement:
+    """Measure the maximal initial learning rate η* of a network on a data set.
+
+    η* is the largest constant learning rate at which the randomly initialised network reaches the
+    threshold validation accuracy within the budget (Iyer, Hanin & Rolnick, ICML 2023). This is what
+    `etastar measure` runs.
+
+    Args:
+        network: An architecture, e.g. `etastar.networks.MLP(width=128, depth=4)`. None builds one
+            from the network options (`width`, `depth`, `input_lr_ratio`, ...).
+        dataset: A data set, or the name of one in `etastar.data.DATASETS`.
+        on_progress: Called after every trial.
+        **options: Any field of `etastar.settings.Settings`: the command's options, underscored.
+
+    Returns:
+        Brackets per seed, median η* with its interval, p(η), and all that is needed to repeat it.
+
+    Raises:
+        ConfigError: An option is unknown, out of range, or contradicts another.
+        DataError: A data file is missing or damaged.
+
+    Example:
+        >>> found = measure(MLP(width=64, depth=2), "digits", seeds=3)  # doctest: +SKIP
+        >>> found.eta_star.median  # doctest: +SKIP
+    """
+    name = dataset if isinstance(dataset, str) else dataset.name
+    settings = Settings.checked(dataset=name, **options)
+    if network is None:
+        network = settings.network()
+    elif given := {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"} & set(options):
+        raise ConfigError(
+            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
+        )
+    from etastar.data import load
+
+    data = (
+        load(dataset, data_dir=settings.data_dir, train_size=settings.train_size, val_size=settings.val_size)
+        if isinstance(dataset, str)
+        else dataset
+    )
+    recipe = settings.recipe(data)
+    device = _device(settings.device)
+    with _threads(settings.threads):
+        return _measure(network, data, recipe, settings, device, on_progress)
+
+
+def _measure(
+    network: Network,
+    data: Dataset,
+    recipe: Recipe,
+    settings: Settings,
+    device: torch.device,
+    on_progress: Callable[[Progress], None] | None,
+) -> Measurement:
+    """data, network, recipe → engine and searches → brackets → η*."""
+    import torch
+
+    from etastar.measurement import Cost, Measurement
+    from etastar.search import STRATEGIES, Lattice, SearchQueue
+    from etastar.search.estimate import eta_star, success_curve
+    from etastar.training.engine import Engine
+
+    started = time.perf_counter()
+    engine = Engine(network, data, recipe, device=device, dtype=getattr(torch, settings.dtype))
+    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    strategy = STRATEGIES[settings.strategy]
+    queue = SearchQueue({seed: strategy(lattice) for seed in seeds}, width=engine.useful_width)
+    if on_progress:
+        queue.on_outcome = lambda trial, outcome: on_progress(
+            Progress(queue.done, settings.seeds, queue.ended, engine.steps_taken)
+        )
+    engine.run(queue)
+
+    results = {seed: queue.strategies[seed].result() for seed in seeds}
+    tried = [queue.strategies[seed].outcomes for seed in seeds]
+    return Measurement(
+        eta_star=eta_star(list(results.values()), settings.start_lr),
+        seeds=results,
+        trials=queue.outcomes(),
+        curve=success_curve(list(results.values()), tried),
+        network=network,
+        recipe=recipe,
+        data={"name": data.name, "classes": data.classes, **data.provenance},
+        search=settings.model_dump(
+            include={"strategy", "start_lr", "end_lr", "resolution", "seeds", "first_seed"}
+        ),
+        cost=Cost(queue.ended, engine.steps_taken, round(time.perf_counter() - started, 3)),
+        environment=environment(device, settings.dtype),
+        warnings=tuple(advice(results, recipe, settings)),
+    )
+
+
+def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -> list[str]:
+    """What to know before trusting the number, each with what to do about it."""
+    notes = []
+    status = [result.status for result in results.values()]
+    total = len(status)
+    if above := status.count("all-trained"):
+        notes.append(
+            f"{above} of {total} seeds trained at the highest rate, {settings.end_lr:g}: "
+            "η* lies above the range. Raise --end-lr."
+        )
+    if below := status.count("none-trained"):
+        notes.append(
+            f"{below} of {total} seeds trained at no rate from {settings.start_lr:g} to "
+            f"{settings.end_lr:g} within {recipe.criterion.max_steps} steps. Lengthen the budget "
+            "(--epochs), lower --threshold, or widen the range."
+        )
+    short = [r for r in results.values() if r.hi_outcome == "short"]
+    if 2 * len(short) > sum(s == "bracketed" for s in status):
+        notes.append(
+            f"in {len(short)} of {total} seeds the rate above η* was not unstable, only short of the "
+            "threshold when the budget ended: η* is set by the budget. Compare a longer one (--epochs)."
+        )
+    entries = sum(bool(r.re_entries) for r in results.values())
+    if entries:
+        notes.append(
+            f"{entries} of {total} seeds train above a rate that fails (re-entry): the boundary is "
+            "not sharp. Prefer the safe rate."
+        )
+    return notes
+
+
+def environment(device: torch.device, dtype: str) -> dict[str, Any]:
+    """Versions and machine, as far as they can change a result."""
+    import torch
+
+    from etastar import __version__
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "etastar": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": name,
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, if this machine has it."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used: {reason} Try --device cpu.") from None
+    return device
+
+
+class _threads:
+    """Sets PyTorch's CPU threads for a while; leaves them alone if None."""
+
+    def __init__(self, count: int | None) -> None:
+        self.count = count
+
+    def __enter__(self) -> None:
+        import torch
+
+        self.before = torch.get_num_threads()
+        if self.count is not None:
+            torch.set_num_threads(self.count)
+
+    def __exit__(self, *exc: object) -> None:
+        import torch
+
+        torch.set_num_threads(self.before)

@@ -1,0 +1,194 @@
+"""`etastar measure`: the main job."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from etastar.cli.options import parse
+from etastar.errors import ConfigError
+from etastar.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from etastar.api import Progress
+    from etastar.measurement import Measurement
+
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
+
+GROUPS = {
+    "dataset": "data",
+    "width": "network",
+    "loss": "training",
+    "threshold": "criterion and budget",
+    "seeds": "search",
+    "device": "machine",
+    "plot": "output",
+}
+
+
+class MeasureOptions(Settings):
+    """The options of `etastar measure`: the settings, and where the result goes."""
+
+    plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
+    json_file: str | None = Field(
+        None, alias="json", description="Write the result as JSON here; - is standard output."
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Measure η*, print a table, write what was asked for; returns the exit code."""
+    options = parse(
+        MeasureOptions,
+        arguments,
+        prog="etastar measure",
+        description="Measure the maximal initial learning rate η* of a constant-width ReLU network.",
+        groups=GROUPS,
+    )
+    outputs = [Path(f) for f in (options.plot, options.json_file) if f and f != "-"]
+    _check_outputs(outputs, options.plot)
+    from rich.console import Console
+
+    from etastar.api import measure
+
+    console = Console(stderr=options.json_file == "-", highlight=False)
+    settings = options.model_dump(exclude={"plot", "json_file"})
+    with ProgressLine(options.seeds) as progress:
+        try:
+            found = measure(on_progress=progress.update, **settings)
+        except KeyboardInterrupt:
+            progress.close()
+            print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
+            return 130
+    print_table(found, console)
+    if options.plot:
+        from etastar.report.figures import save_measurement
+
+        save_measurement(found, options.plot)
+        console.print(f"picture: {options.plot}")
+    if options.json_file == "-":
+        sys.stdout.write(found.to_json() + "\n")
+    elif options.json_file:
+        write_whole(Path(options.json_file), found.to_json() + "\n")
+        console.print(f"JSON: {options.json_file}")
+    return 0
+
+
+def _check_outputs(paths: list[Path], plot: str | None) -> None:
+    """Refuse what cannot be written before hours are spent on it."""
+    if plot and Path(plot).suffix.lower() not in FIGURE_FORMATS:
+        raise ConfigError(f"--plot {plot}: the name must end in {', '.join(FIGURE_FORMATS)}.")
+    for path in paths:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder; give the name of a file.")
+        if not path.parent.is_dir():
+            raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ConfigError(f"{path} cannot be written: permission denied.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one move, so that no partial one is ever left."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class ProgressLine:
+    """A progress bar on a terminal, nothing elsewhere; remembers what was done either way."""
+
+    def __init__(self, seeds: int) -> None:
+        self.text = f"no trial had ended, 0 of {seeds} seeds bracketed"
+        self._seeds = seeds
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressLine:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                TextColumn("seeds"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("starting", total=self._seeds)
+            self._bar.start()
+        return self
+
+    def update(self, now: Progress) -> None:
+        """Show where the measurement is."""
+        self.text = (
+            f"{now.trials} trials ended, {now.steps:,} steps, "
+            f"{now.seeds_done} of {now.seeds} seeds finished"
+        )
+        if self._bar:
+            description = f"{now.trials} trials, {now.steps:,} steps"
+            self._bar.update(self._task, completed=now.seeds_done, description=description)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def print_table(found: Measurement, console: Console) -> None:
+    """The brackets per seed, then η* with all that it depends on."""
+    from rich.table import Table
+
+    table = Table(title=heading(found), title_justify="left", box=None, pad_edge=False)
+    for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
+        table.add_column(column, justify="right" if column != "status" else "left")
+    for seed, result in found.seeds.items():
+        table.add_row(
+            str(seed),
+            number(result.lo),
+            number(result.hi),
+            result.hi_outcome or "–",
+            str(len(result.re_entries) or "–"),
+            result.status,
+        )
+    console.print(table)
+    console.print()
+    star = found.eta_star
+    interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
+    console.print(f"[bold]η* = {number(star.median)}[/bold]  (median over seeds; {interval})")
+    console.print(f"safe learning rate (trains with probability 0.95): {number(star.safe)}")
+    cost = found.cost
+    console.print(f"cost: {cost.trials} trials, {cost.steps:,} steps, {cost.seconds:.1f} s")
+    for warning in found.warnings:
+        console.print(f"[yellow]note:[/yellow] {warning}")
+
+
+def heading(found: Measurement) -> str:
+    """Network, data, training and criterion in two lines."""
+    net = found.network.model_dump()
+    recipe, criterion = found.recipe, found.recipe.criterion
+    shape = f"{net['architecture']} {net.get('width')}×{net.get('depth')}, κ = {net['input_lr_ratio']:g}"
+    batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
+    momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
+    return (
+        f"{shape} on {found.data['name']}; {recipe.loss}, SGD{momentum}, {batch}\n"
+        f"{criterion.kind} validation accuracy {criterion.threshold:g} within "
+        f"{criterion.max_steps} steps, evaluated every {criterion.eval_every}"
+    )
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,97 @@
+"""Command-line options from a pydantic model, so that each is defined once, in `etastar.settings`.
+
+Values stay strings until pydantic reads them: a bad value on the command line, in a study file and
+in a Python call gives the same one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from etastar.errors import ConfigError
+from etastar.settings import validated
+
+Model = TypeVar("Model", bound=BaseModel)
+
+METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong option as a `ConfigError` of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}. See {self.prog} --help.")
+
+
+def parse(
+    model: type[Model],
+    arguments: list[str],
+    *,
+    prog: str,
+    description: str,
+    groups: dict[str, str],
+) -> Model:
+    """Read a command line.
+
+    Args:
+        model: Its fields are the options, underscores written as dashes.
+        arguments: What follows the command.
+        prog: The command, for messages.
+        description: Shown by `--help`.
+        groups: First field of each group of options → the group's heading.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: An option is unknown, lacks its value, or has a wrong one.
+        SystemExit: With 0, after `--help`.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    group: Any = parser
+    flags = []
+    for name, field in model.model_fields.items():
+        if name in groups:
+            group = parser.add_argument_group(groups[name])
+        flag = "--" + (field.alias or name).replace("_", "-")
+        flags.append(flag)
+        settings: dict[str, Any] = {"dest": field.alias or name, "default": argparse.SUPPRESS}
+        if field.annotation is bool:
+            flags.append(flag.replace("--", "--no-", 1))
+            settings["action"] = argparse.BooleanOptionalAction
+        else:
+            settings["metavar"] = _metavar(field)
+        group.add_argument(flag, help=_help(field), **settings)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ConfigError(f"unknown option {unknown[0]}{hint} See {prog} --help.")
+    return validated(model, {k: str(v) for k, v in vars(given).items()}, strings=True)
+
+
+def _metavar(field: FieldInfo) -> str:
+    """`N`, `X`, `NAME`, or the choices, e.g. `N|full`."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    words = [METAVARS[kind] for kind in kinds if kind in METAVARS]
+    for kind in kinds:
+        if get_origin(kind) is Literal:
+            words += [str(choice) for choice in get_args(kind)]
+    if len(words) > 1 and not any(word in METAVARS.values() for word in words):
+        return "{" + ",".join(words) + "}"
+    return "|".join(words)
+
+
+def _help(field: FieldInfo) -> str:
+    text = (field.description or "").replace("%", "%%")
+    if field.default is None or "[default" in text:
+        return text
+    shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
+    if isinstance(field.default, bool):
+        shown = "yes" if field.default else "no"
+    return f"{text} [default: {shown}]"

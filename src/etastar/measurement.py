@@ -1,0 +1,114 @@
+"""The result of a measurement: what was found, how, at what cost; as JSON and as a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from etastar.networks import Network
+    from etastar.search.base import SeedResult
+    from etastar.search.estimate import EtaStar, SuccessAt
+    from etastar.training.trial import Outcome, Recipe, Trial
+
+SCHEMA_VERSION = 1
+"""Of the JSON form; raised whenever a key changes its meaning or goes away."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a measurement took: trials, optimizer steps summed over replicas, wall-clock seconds."""
+
+    trials: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """η* of one network on one data set.
+
+    Attributes:
+        eta_star: Median over seeds, its 95 % interval, and the safe rate.
+        seeds: The bracket of each seed.
+        trials: Outcome of every trial that a search used.
+        curve: p(η), by cause of failure.
+        network: The architecture.
+        recipe: Loss, optimizer, batch size and the full criterion.
+        data: Provenance of the data set.
+        search: Strategy and range.
+        cost: Trials, steps, seconds.
+        environment: Versions, device, threads.
+        warnings: What to know before trusting the number.
+    """
+
+    eta_star: EtaStar
+    seeds: dict[int, SeedResult]
+    trials: dict[Trial, Outcome]
+    curve: list[SuccessAt]
+    network: Network
+    recipe: Recipe
+    data: dict[str, Any]
+    search: dict[str, Any]
+    cost: Cost
+    environment: dict[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def set_by(self) -> str | None:
+        """`stability` where most brackets end at a rate that diverged or died, `budget` where most
+        end at one that was merely short, None without brackets."""
+        reasons = [seed.hi_outcome for seed in self.seeds.values() if seed.hi_outcome]
+        if not reasons:
+            return None
+        return "budget" if 2 * reasons.count("short") > len(reasons) else "stability"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The measurement as JSON types; keys are fixed by `schema_version`."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "eta_star": {**asdict(self.eta_star), "set_by": self.set_by},
+            "seeds": [
+                {
+                    "seed": seed,
+                    "status": result.status,
+                    "lo": result.lo,
+                    "hi": result.hi,
+                    "hi_outcome": result.hi_outcome,
+                    "re_entries": list(result.re_entries),
+                }
+                for seed, result in self.seeds.items()
+            ],
+            "success": [asdict(point) for point in self.curve],
+            "trials": [
+                {
+                    "seed": trial.seed,
+                    "lr": trial.lr,
+                    "outcome": outcome.kind,
+                    "step": outcome.step,
+                    "accuracy": outcome.accuracy,
+                }
+                for trial, outcome in self.trials.items()
+            ],
+            "network": self.network.model_dump(),
+            "training": self.recipe.model_dump(exclude={"criterion"}),
+            "criterion": self.recipe.criterion.model_dump(),
+            "data": self.data,
+            "search": self.search,
+            "cost": asdict(self.cost),
+            "environment": self.environment,
+            "warnings": list(self.warnings),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as strict JSON: null where a number does not exist, never NaN."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw p(η) with the brackets; returns the Axes. See `etastar.report.figures`."""
+        from etastar.report.figures import success_figure
+
+        return success_figure(self, ax=ax)

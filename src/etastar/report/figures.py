@@ -1,0 +1,164 @@
+"""Figures for papers: matplotlib, one function each; every function takes and returns Axes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from etastar.measurement import Measurement
+
+# Okabe & Ito (2008): distinguishable with any colour vision, and in grey.
+COLOURS = {
+    "trained": "#0072B2",
+    "diverged": "#D55E00",
+    "dead": "#000000",
+    "short": "#E69F00",
+}
+MARKERS = {"trained": "o", "diverged": "x", "dead": "+", "short": "v"}
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "etastar",
+}
+
+
+def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
+    """p(η): the fraction of seeds that train at each rate, and what became of the others.
+
+    Dots are fractions with exact binomial intervals; hollow where some seeds were not tried at that
+    rate and their bracket was taken instead. The shading splits failures by cause among the seeds
+    that were tried.
+
+    Args:
+        found: A measurement.
+        ax: Where to draw; a new figure if None.
+
+    Returns:
+        The Axes.
+    """
+    ax = ax or _new_axes()
+    rates = [point.lr for point in found.curve]
+    p = [point.p for point in found.curve]
+    bottom = p
+    for cause in ("short", "dead", "diverged"):
+        shares = []
+        for point in found.curve:
+            failed = point.short + point.dead + point.diverged
+            shares.append((1 - point.p) * getattr(point, cause) / failed if failed else 0.0)
+        if any(shares):
+            top = [low + share for low, share in zip(bottom, shares, strict=True)]
+            ax.fill_between(rates, bottom, top, color=COLOURS[cause], alpha=0.25, lw=0, label=cause)
+            bottom = top
+    for point in found.curve:
+        ax.plot([point.lr] * 2, [point.ci_low, point.ci_high], color="0.6", lw=0.8, zorder=2)
+    seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.curve]
+    ax.plot(rates, p, color=COLOURS["trained"], lw=1.2, zorder=3)
+    faces = [COLOURS["trained"] if every else "white" for every in seen]
+    ax.scatter(rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4, label="trained")
+    _mark_eta_star(found, ax)
+    ax.set(xscale="log", ylim=(-0.03, 1.03), ylabel="fraction of seeds that train")
+    ax.set_xlabel("learning rate η")
+    return ax
+
+
+def trials_figure(found: Measurement, ax: Axes | None = None) -> Axes:
+    """Every trial: learning rate against seed, marked by outcome, with the bracket of each seed.
+
+    Args:
+        found: A measurement.
+        ax: Where to draw; a new figure if None.
+
+    Returns:
+        The Axes.
+    """
+    ax = ax or _new_axes()
+    for kind, colour in COLOURS.items():
+        chosen = [trial for trial, outcome in found.trials.items() if outcome.kind == kind]
+        if chosen:
+            ax.scatter(
+                [trial.lr for trial in chosen],
+                [trial.seed for trial in chosen],
+                marker=MARKERS[kind],
+                s=16,
+                c=colour,
+                lw=0.9,
+                zorder=3,
+                label=kind,
+            )
+    for seed, result in found.seeds.items():
+        if result.lo and result.hi:
+            ax.plot([result.lo, result.hi], [seed, seed], color="0.75", lw=7, solid_capstyle="butt")
+    _mark_eta_star(found, ax)
+    seeds = list(found.seeds)
+    ax.set(xscale="log", ylim=(seeds[-1] + 0.7, seeds[0] - 0.7), ylabel="seed")
+    ax.set_xlabel("learning rate η")
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    return ax
+
+
+def save_measurement(found: Measurement, path: str | Path) -> None:
+    """Write both panels, p(η) above the trials, to a PNG, SVG or PDF file.
+
+    Args:
+        found: A measurement.
+        path: The file; its suffix decides the format.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from etastar.cli.measure import heading
+
+    with rc_context(STYLE):
+        rows = min(3.2, 0.9 + 0.17 * len(found.seeds))
+        figure = Figure(figsize=(6.3, 2.9 + rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.3, rows])
+        success_figure(found, upper)
+        trials_figure(found, lower)
+        upper.set_xlabel("")
+        upper.set_xlim(*_interesting_range(found))
+        upper.set_title(heading(found), loc="left", fontsize=8)
+        handles, labels = lower.get_legend_handles_labels()
+        marks, names = upper.get_legend_handles_labels()
+        for mark, name in zip(marks, names, strict=True):
+            if name not in labels:
+                handles.append(mark)
+                labels.append(name)
+        figure.legend(handles, labels, loc="outside lower center", ncols=6)
+        metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+        figure.savefig(path, metadata=metadata)
+
+
+def _new_axes() -> Axes:
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(6.3, 3.2), layout="constrained")[1]
+
+
+def _mark_eta_star(found: Measurement, ax: Axes) -> None:
+    star = found.eta_star
+    if star.ci_low is not None and star.ci_high is not None:
+        ax.axvspan(star.ci_low, star.ci_high, color=COLOURS["trained"], alpha=0.12, lw=0, zorder=0)
+    if star.median is not None:
+        text = f"η* = {star.median:.3g}"
+        ax.axvline(star.median, color=COLOURS["trained"], lw=1, zorder=1, label=text)
+    if star.safe is not None:
+        text = f"safe = {star.safe:.3g}"
+        ax.axvline(star.safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
+
+
+def _interesting_range(found: Measurement) -> tuple[float, float]:
+    """Rates from somewhat below the lowest trained trial to well above the highest bracket."""
+    rates = sorted({trial.lr for trial in found.trials})
+    tops = [result.hi for result in found.seeds.values() if result.hi]
+    high = min(rates[-1], 4 * max(tops)) if tops else rates[-1]
+    return rates[0] / 1.3, max(high, rates[0]) * math.sqrt(1.3)

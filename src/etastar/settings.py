@@ -1,0 +1,229 @@
+"""Every option of a measurement, once: the Python call, the command and study files all read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from etastar.errors import ConfigError
+from etastar.networks import build
+from etastar.training.trial import Criterion, Recipe
+
+if TYPE_CHECKING:
+    from etastar.data import Dataset
+    from etastar.networks import Network
+
+
+class Defaults(BaseModel):
+    """Criterion and budget that a data set gets where the user names none. All our choice."""
+
+    model_config = ConfigDict(frozen=True)
+
+    threshold: float
+    batch_size: int
+    epochs: dict[str, float]
+    """By loss: the mean squared error needs longer than cross-entropy to reach the same accuracy."""
+
+
+# MNIST's and CIFAR-10's thresholds are the paper's. The other numbers are ours, so that networks of
+# width 32 to 512 reach the threshold well within the budget somewhere in the default range.
+DEFAULTS: dict[str, Defaults] = {
+    "digits": Defaults(threshold=0.9, batch_size=32, epochs={"cross-entropy": 5, "mse": 15}),
+    "mnist": Defaults(threshold=0.925, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
+    "fashion-mnist": Defaults(threshold=0.8, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
+    "cifar10": Defaults(threshold=0.34, batch_size=128, epochs={"cross-entropy": 2, "mse": 10}),
+    "gaussians": Defaults(threshold=0.9, batch_size=128, epochs={"cross-entropy": 1, "mse": 2}),
+}
+
+
+class Settings(BaseModel):
+    """What to measure: data, network, training, criterion, search, machine.
+
+    Field names are the command's options with underscores. `None` means the default of the data
+    set and loss (`DEFAULTS`), or "all there is".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dataset: str = Field(
+        "digits", description="Data set: digits (carried along), mnist, fashion-mnist, cifar10, gaussians."
+    )
+    data_dir: str | None = Field(
+        None,
+        description="Folder with the data set's files, as D/<dataset>/ or D itself; nothing is then "
+        "downloaded. [default: $ETASTAR_DATA_DIR, else download]",
+    )
+    train_size: int | None = Field(
+        None, ge=1, description="Use the first so many training samples. [default: all]"
+    )
+    val_size: int | None = Field(
+        None, ge=1, description="Use the first so many validation samples. [default: all]"
+    )
+
+    width: int = Field(128, ge=1, description="n: units per hidden layer.")
+    depth: int = Field(4, ge=1, description="L: number of hidden layers.")
+    input_lr_ratio: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="κ: the input layer trains at κ times the learning rate; 0 freezes it."
+    )
+    output_variance: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="v: output weights are drawn from N(0, v/width)."
+    )
+    biases: bool = Field(True, description="Trainable biases, initialised at zero.")
+    norm: Literal["none", "layer"] = Field(
+        "none", description="Normalisation before each ReLU."
+    )
+
+    loss: Literal["cross-entropy", "mse"] = Field(
+        "cross-entropy",
+        description="Mean over samples; mse is half the squared distance to the one-hot target.",
+    )
+    optimizer: Literal["sgd"] = Field("sgd", description="Plain SGD, with momentum if that is given.")
+    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="μ of heavy-ball momentum.")
+    batch_size: int | Literal["full"] | None = Field(
+        None, description="Samples per step, or full. [default: by data set, 32 or 128]"
+    )
+
+    threshold: float | None = Field(
+        None,
+        description="Validation accuracy that counts as trained, above 1/classes and at most 1. "
+        "[default: by data set, e.g. 0.925 for mnist]",
+    )
+    epochs: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False, description="Budget in passes over the training data. [default: by data set and loss]"
+    )
+    max_steps: int | None = Field(
+        None, ge=1, description="Budget in steps; with --epochs too, whichever ends first."
+    )
+    eval_every: int | None = Field(
+        None, ge=1, description="Steps between evaluations. [default: a tenth of an epoch]"
+    )
+    criterion: Literal["reach", "hold"] = Field(
+        "reach",
+        description="reach: touch the threshold at any evaluation. hold: be at or above it when "
+        "the budget ends.",
+    )
+
+    seeds: int = Field(8, ge=1, description="Number of initialisations.")
+    first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
+    resolution: float = Field(
+        0.05, gt=0.0, allow_inf_nan=False, description="Bracket width: hi/lo is at most 1 + resolution."
+    )
+    start_lr: float = Field(
+        1e-3, gt=0.0, allow_inf_nan=False, description="Lowest learning rate that may be tried."
+    )
+    end_lr: float = Field(
+        10.0, gt=0.0, allow_inf_nan=False, description="Highest learning rate that may be tried."
+    )
+    strategy: Literal["section", "bisection"] = Field(
+        "section", description="section: scan from above and refine. bisection: the paper's."
+    )
+
+    device: str = Field("cpu", description="Where to train: cpu, cuda, cuda:1, ...")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Floating-point type.")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads. [default: all that PyTorch would use]"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if isinstance(self.batch_size, int) and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 or 'full', got {self.batch_size}")
+        if self.start_lr >= self.end_lr:
+            raise ValueError(
+                f"start_lr must be below end_lr, got start_lr={self.start_lr:g} and end_lr={self.end_lr:g}"
+            )
+        return self
+
+    @classmethod
+    def checked(cls, **options: Any) -> Settings:
+        """Settings from these options.
+
+        Raises:
+            ConfigError: An option is unknown or out of range; one line that names it.
+        """
+        return validated(cls, options)
+
+    def network(self) -> Network:
+        """The architecture that these settings describe."""
+        name = {"none": "mlp", "layer": "mlp-layernorm"}[self.norm]
+        fields = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
+        return build(name, **{field: getattr(self, field) for field in fields})
+
+    def recipe(self, data: Dataset) -> Recipe:
+        """How trials train on this data, every default filled in.
+
+        Raises:
+            ConfigError: The threshold is outside (1/C, 1], or has no default for this data.
+        """
+        known = DEFAULTS.get(data.name)
+        threshold = self.threshold
+        if threshold is None:
+            if known is None:
+                raise ConfigError(
+                    f"threshold has no default for data set {data.name!r}: give the validation "
+                    "accuracy that counts as trained."
+                )
+            threshold = known.threshold
+        if not 1 / data.classes < threshold <= 1:
+            raise ConfigError(
+                f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most 1, "
+                f"got {threshold:g}."
+            )
+        samples = len(data.y_train)
+        batch = self.batch_size or (known.batch_size if known else 128)
+        batch = "full" if batch == "full" or batch >= samples else batch
+        per_epoch = 1 if batch == "full" else samples // batch
+        epochs = self.epochs
+        if epochs is None and self.max_steps is None:
+            epochs = known.epochs[self.loss] if known else 1.0
+        limits = [] if epochs is None else [max(1, round(epochs * per_epoch))]
+        steps = min(limits + ([self.max_steps] if self.max_steps else []))
+        return Recipe(
+            loss=self.loss,
+            optimizer=self.optimizer,
+            momentum=self.momentum,
+            batch_size=batch,
+            criterion=Criterion(
+                kind=self.criterion,
+                threshold=float(threshold),
+                max_steps=steps,
+                eval_every=min(self.eval_every or max(1, per_epoch // 10), steps),
+                epochs=epochs,
+            ),
+        )
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool = False) -> Model:
+    """A pydantic model from options, its complaints as one-line `ConfigError`s.
+
+    Args:
+        model: The model.
+        options: Its fields.
+        strings: Whether the values are strings to be read, as from a command line.
+
+    Raises:
+        ConfigError: Names the first offending option, what was expected and what
+            was got; an unknown option comes with the nearest known one.
+    """
+    import difflib
+
+    try:
+        if strings:
+            return model.model_validate_strings(dict(options))
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, model.model_fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown option {where!r}{hint}") from None
+        if first["type"] == "value_error":
+            raise ConfigError(str(first["ctx"]["error"])) from None
+        message = first["msg"].replace("Input should be", "must be")
+        raise ConfigError(f"{where} {message}, got {first['input']!r}") from None
