@@ -1,0 +1,333 @@
+"""The table that scaling laws are fitted to: cells (networks) and their seeds, checked and sorted.
+
+A *cell* is one network under one set of conditions: (width, depth) and the group labels κ, loss,
+dataset, .... A cell holds one row per seed. Seeds are clusters, nested in their cell: seed 3 of one
+network and seed 3 of another share a name and nothing else, because networks of different shapes
+draw different weights from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from etastar.errors import ConfigError, unknown_name
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Response: TypeAlias = Literal["eta_star", "lambda1", "eta_lambda1"]
+
+RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
+"""What a law may be fitted to: η*, λ1, or their product, taken seed by seed."""
+STATUSES = ("bracketed", "all-trained", "none-trained")
+_BRACKETED, _ALL, _NONE = range(3)
+_NOT_LABELS = frozenset({"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1"})
+
+
+@dataclass(frozen=True, eq=False)
+class SeedValues:
+    """What the seeds say of one response: interval-valued logarithms, sorted by cell.
+
+    Attributes:
+        cell: Index of the cell of every informative seed, non-decreasing, `[S]`.
+        lo: Lower end of the logarithm, `[S]`.
+        hi: Upper end, `[S]`; `inf` for a right-censored seed.
+    """
+
+    cell: IntArray
+    lo: FloatArray
+    hi: FloatArray
+
+    @property
+    def middle(self) -> FloatArray:
+        """Logarithm of the geometric mean of every bracket, `[S]`; `inf` where right-censored."""
+        return 0.5 * (self.lo + self.hi)
+
+
+@dataclass(frozen=True, eq=False)
+class CellTable:
+    """Cells and their seeds; made by `CellTable.from_rows` or `CellTable.from_columns`.
+
+    Cells are sorted by labels, width and depth, seeds by their number, so a table, and every
+    bootstrap drawn from it, does not depend on the order of the rows it was made of.
+
+    Attributes:
+        width: n of every cell, `[M]`.
+        depth: L of every cell, `[M]`.
+        labels: Group labels (κ, loss, dataset, ...) of every cell, each `[M]`.
+        cell: Index of the cell of every seed, non-decreasing, `[S]`.
+        seed: The seed's number, `[S]`.
+        status: Index into `STATUSES`, `[S]`.
+        log_lo: log of the highest learning rate that trained, `[S]`; NaN if none did.
+        log_hi: log of the next one, which failed, `[S]`; `inf` if all trained, NaN if none did.
+        log_lambda1: log of the sharpness at initialisation, `[S]`; NaN where not measured.
+    """
+
+    width: FloatArray
+    depth: FloatArray
+    labels: Mapping[str, npt.NDArray[Any]]
+    cell: IntArray
+    seed: IntArray
+    status: IntArray
+    log_lo: FloatArray
+    log_hi: FloatArray
+    log_lambda1: FloatArray
+
+    @classmethod
+    def from_rows(
+        cls, rows: Sequence[Mapping[str, Any]], *, group_by: Sequence[str] | None = None
+    ) -> CellTable:
+        """Build a table from one mapping per network and seed.
+
+        Args:
+            rows: Each with `width`, `depth`, `input_lr_ratio`, `loss`, `seed`, `status`,
+                `eta_lo`, `eta_hi`, and optionally `lambda1` and further labels. `eta_hi` is not
+                read where the status is all-trained, nor either end where it is none-trained.
+            group_by: Labels beside width and depth that tell cells apart. By default
+                `input_lr_ratio` and every field whose values are strings.
+
+        Returns:
+            The table, sorted.
+
+        Raises:
+            ConfigError: A row lacks a field or holds a value that cannot be; the message names
+                the row, by its index, and the field.
+        """
+        if not rows:
+            raise ConfigError("no rows to fit: expected at least one seed of one network, got 0.")
+        names = list(rows[0])
+        columns: dict[str, list[Any]] = {}
+        for name in names:
+            try:
+                columns[name] = [row[name] for row in rows]
+            except KeyError:
+                index = next(i for i, row in enumerate(rows) if name not in row)
+                raise _bad_row(index, name, "a value, as in row 0", "no such field") from None
+        return cls.from_columns(columns, group_by=group_by)
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, Sequence[Any]], *, group_by: Sequence[str] | None = None
+    ) -> CellTable:
+        """Build a table from one sequence per field: see `from_rows`."""
+        required = ("width", "depth", "input_lr_ratio", "loss", "seed", "status", "eta_lo")
+        for name in (*required, "eta_hi"):
+            if name not in columns:
+                raise ConfigError(
+                    f"the rows have no field {name!r}; expected {', '.join(required)} and eta_hi, "
+                    f"got {', '.join(columns)}."
+                )
+        count = len(columns["width"])
+        status = _status_codes(columns["status"])
+        width = _whole(columns, "width", 1)
+        depth = _whole(columns, "depth", 1)
+        seed = _whole(columns, "seed", 0)
+        log_lo = _log_rates(columns, "eta_lo", status != _NONE)
+        log_hi = _log_rates(columns, "eta_hi", status == _BRACKETED)
+        log_hi[status == _ALL] = np.inf
+        below = np.flatnonzero((status == _BRACKETED) & (log_hi < log_lo))
+        if below.size:
+            i = int(below[0])
+            raise _bad_row(i, "eta_hi", f"at least eta_lo = {columns['eta_lo'][i]}", columns, i)
+        log_lambda1 = np.full(count, np.nan)
+        if "lambda1" in columns:
+            given = _numbers(columns, "lambda1", missing=True)
+            log_lambda1 = _log_rates(columns, "lambda1", ~np.isnan(given))
+        labels = {name: _label(columns, name) for name in _label_names(columns, group_by)}
+        keys = [*labels.values(), width.astype(float), depth.astype(float)]
+        codes = [np.unique(key, return_inverse=True)[1] for key in keys]
+        order = np.lexsort([seed, *reversed(codes)])
+        stacked = np.stack(codes, 1)[order]
+        new = np.ones(count, dtype=bool)
+        new[1:] = np.any(stacked[1:] != stacked[:-1], 1)
+        cell = np.cumsum(new) - 1
+        twice = np.flatnonzero(~new[1:] & (seed[order][1:] == seed[order][:-1]))
+        if twice.size:
+            i, j = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+            raise ConfigError(
+                f"rows {i} and {j} hold the same seed {seed[i]} of the same cell (width "
+                f"{width[i]}, depth {depth[i]}); expected one row per cell and seed. Name what "
+                f"tells them apart in group_by, now: {', '.join(labels)}."
+            )
+        first = order[new]
+        return cls(
+            width=width[first].astype(float),
+            depth=depth[first].astype(float),
+            labels={name: label[first] for name, label in labels.items()},
+            cell=cell.astype(np.int64),
+            seed=seed[order],
+            status=status[order],
+            log_lo=log_lo[order],
+            log_hi=log_hi[order],
+            log_lambda1=log_lambda1[order],
+        )
+
+    def __len__(self) -> int:
+        """Number of cells M."""
+        return len(self.width)
+
+    def subset(self, cells: BoolArray) -> CellTable:
+        """The table of the cells where the mask `[M]` is true."""
+        kept = cells[self.cell]
+        return CellTable(
+            width=self.width[cells],
+            depth=self.depth[cells],
+            labels={name: label[cells] for name, label in self.labels.items()},
+            cell=(np.cumsum(cells) - 1)[self.cell[kept]].astype(np.int64),
+            seed=self.seed[kept],
+            status=self.status[kept],
+            log_lo=self.log_lo[kept],
+            log_hi=self.log_hi[kept],
+            log_lambda1=self.log_lambda1[kept],
+        )
+
+    def select(self, **labels: str | float) -> CellTable:
+        """The cells with these labels, e.g. `select(loss="mse", input_lr_ratio=0.1)`.
+
+        Raises:
+            ConfigError: A label, or its value, is in no cell.
+        """
+        mask = np.ones(len(self), dtype=bool)
+        for name, value in labels.items():
+            if name not in self.labels:
+                raise unknown_name("label", name, self.labels)
+            here = self.labels[name] == value
+            if not here.any():
+                known = ", ".join(str(v) for v in np.unique(self.labels[name]))
+                raise ConfigError(f"{name} = {value!r} was never measured; measured: {known}.")
+            mask &= here
+        if not mask.any():
+            wanted = ", ".join(f"{k} = {v!r}" for k, v in labels.items())
+            raise ConfigError(f"no cell has {wanted} together; each occurs with other labels only.")
+        return self.subset(mask)
+
+    def groups(self) -> Iterator[tuple[dict[str, str | float], CellTable]]:
+        """Every combination of labels that occurs, with its cells, in sorted order."""
+        codes = [np.unique(label, return_inverse=True)[1] for label in self.labels.values()]
+        stacked = np.stack(codes, 1) if codes else np.zeros((len(self), 1), dtype=np.int64)
+        for key in np.unique(stacked, axis=0):
+            mask = np.all(stacked == key, 1)
+            index = int(np.argmax(mask))
+            values = {name: label[index].item() for name, label in self.labels.items()}
+            yield values, self.subset(mask)
+
+    def the_labels(self) -> dict[str, str | float]:
+        """The labels that all cells share.
+
+        Raises:
+            ConfigError: A label takes several values: one law cannot be fitted across them.
+        """
+        for name, label in self.labels.items():
+            values = np.unique(label)
+            if len(values) > 1:
+                raise ConfigError(
+                    f"the cells mix several values of {name}: "
+                    f"{', '.join(str(v) for v in values)}. A law is fitted to one group: choose "
+                    f"with cells.select({name}=...), or loop over cells.groups()."
+                )
+        return {name: label[0].item() for name, label in self.labels.items()}
+
+    def values(self, response: Response = "eta_star") -> SeedValues:
+        """The informative seeds of one response: for η*, all but the none-trained.
+
+        Raises:
+            ConfigError: The response is unknown, or needs λ1 and the rows have none.
+        """
+        if response not in RESPONSES:
+            raise unknown_name("response", response, RESPONSES)
+        if response == "eta_star":
+            lo, hi = self.log_lo, self.log_hi
+        else:
+            if np.all(np.isnan(self.log_lambda1)):
+                raise ConfigError(f"{response} needs the field 'lambda1', and no row has it.")
+            with_eta = float(response == "eta_lambda1")
+            # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*
+            lo = self.log_lambda1 + self.log_lo if with_eta else self.log_lambda1
+            hi = self.log_lambda1 + self.log_hi if with_eta else self.log_lambda1
+        known = ~np.isnan(lo)
+        return SeedValues(self.cell[known], lo[known], hi[known])
+
+
+def _bad_row(index: int, field: str, expected: str, got: Any, at: int | None = None) -> ConfigError:
+    if at is not None:
+        got = repr(got[field][at])
+    return ConfigError(f"row {index}: {field} must be {expected}; got {got}.")
+
+
+def _numbers(
+    columns: Mapping[str, Sequence[Any]], field: str, *, missing: bool = False
+) -> FloatArray:
+    """A column as floats `[S]`; None becomes NaN, which is refused unless `missing`."""
+    try:
+        array = np.asarray(columns[field], dtype=np.float64)
+    except (TypeError, ValueError):
+        for i, value in enumerate(columns[field]):
+            if value is not None and not isinstance(value, (int, float, np.number)):
+                raise _bad_row(i, field, "a number", columns, i) from None
+        raise
+    bad = np.flatnonzero(np.isnan(array))
+    if bad.size and not missing:
+        raise _bad_row(int(bad[0]), field, "a number", columns, int(bad[0]))
+    return array
+
+
+def _whole(columns: Mapping[str, Sequence[Any]], field: str, least: int) -> IntArray:
+    array = _numbers(columns, field)
+    bad = np.flatnonzero((array < least) | (array != np.floor(array)) | np.isinf(array))
+    if bad.size:
+        i = int(bad[0])
+        raise _bad_row(i, field, f"a whole number of at least {least}", columns, i)
+    return array.astype(np.int64)
+
+
+def _log_rates(columns: Mapping[str, Sequence[Any]], field: str, needed: BoolArray) -> FloatArray:
+    """Logarithm of a positive column where it is needed, NaN elsewhere, `[S]`."""
+    array = _numbers(columns, field, missing=True)
+    bad = np.flatnonzero(needed & ~((array > 0) & np.isfinite(array)))
+    if bad.size:
+        i = int(bad[0])
+        raise _bad_row(i, field, "positive and finite", columns, i)
+    logs = np.full(len(array), np.nan)
+    logs[needed] = np.log(array[needed])
+    return logs
+
+
+def _status_codes(values: Sequence[Any]) -> IntArray:
+    codes = {name: code for code, name in enumerate(STATUSES)}
+    out = np.fromiter((codes.get(v, -1) for v in values), dtype=np.int64, count=len(values))
+    bad = np.flatnonzero(out < 0)
+    if bad.size:
+        i = int(bad[0])
+        raise _bad_row(i, "status", f"one of {', '.join(STATUSES)}", repr(values[i]))
+    return out
+
+
+def _label_names(columns: Mapping[str, Sequence[Any]], group_by: Sequence[str] | None) -> list[str]:
+    if group_by is None:
+        return [
+            name
+            for name, values in columns.items()
+            if name == "input_lr_ratio"
+            or (name not in _NOT_LABELS and len(values) and isinstance(values[0], str))
+        ]
+    for name in group_by:
+        if name not in columns:
+            raise unknown_name("field in group_by", name, columns)
+    return list(dict.fromkeys(group_by))
+
+
+def _label(columns: Mapping[str, Sequence[Any]], name: str) -> npt.NDArray[Any]:
+    """A label column `[S]`: strings, or finite numbers (κ: not negative)."""
+    if all(isinstance(value, str) for value in columns[name]):
+        return np.asarray(columns[name], dtype=np.str_)
+    array = _numbers(columns, name)
+    least = 0.0 if name == "input_lr_ratio" else -np.inf
+    bad = np.flatnonzero((array < least) | np.isinf(array))
+    if bad.size:
+        raise _bad_row(int(bad[0]), name, "finite and not negative", columns, int(bad[0]))
+    return array

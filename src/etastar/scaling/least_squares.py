@@ -1,0 +1,128 @@
+"""Weighted least squares with known variances plus an unknown lack of fit, for many data at once.
+
+The model is `y_i = x_i·β + u_i + e_i` with e_i ~ N(0, v_i), v_i known, and u_i ~ N(0, τ²): a power
+law is only approximately true, and τ² is the variance of what it misses. Weights are 1/(v_i + τ²).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from etastar.scaling.cells import BoolArray, FloatArray
+
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFits:
+    """K fits of p coefficients to subsets of the same M cells.
+
+    Attributes:
+        beta: `[K, p]`.
+        covariance: `(XᵀWX)⁻¹`, `[K, p, p]`.
+        tau2: τ² of every fit, `[K]`.
+        freedom: Degrees of freedom, cells minus p, `[K]`.
+    """
+
+    beta: FloatArray
+    covariance: FloatArray
+    tau2: FloatArray
+    freedom: FloatArray
+
+
+def fit_random_effects(
+    x: FloatArray, y: FloatArray, v: FloatArray, mask: BoolArray | None = None
+) -> LinearFits:
+    """Fit with τ² estimated by Paule and Mandel's method of moments, for each of K subsets.
+
+    τ² solves `Σ (y_i − x_i·β)²/(v_i + τ²) = M − p`, or is 0 if the left-hand side is below M − p
+    already at 0 (Paule & Mandel 1982; DerSimonian & Kacker 2007, eq. 8). With that τ² the scale
+    factor of Hartung and Knapp is 1, or below 1 and then not applied, so that t quantiles with
+    M − p degrees of freedom go with `covariance`.
+
+    Args:
+        x: Design, `[M, p]`, first column ones.
+        y: Responses, `[M]`.
+        v: Known variances, `[M]`, positive.
+        mask: Cells of each fit, `[K, M]`; all of them, once, if None.
+
+    Returns:
+        K fits. A subset with p cells or fewer gets τ² = 0.
+    """
+    if mask is None:
+        mask = np.ones((1, len(y)), dtype=bool)
+    freedom = mask.sum(1).astype(float) - x.shape[1]
+
+    def excess(tau2: FloatArray) -> FloatArray:
+        weight = mask / (v + tau2[:, None])
+        beta, _ = solve(x, y, weight)
+        return np.asarray((weight * (y - beta @ x.T) ** 2).sum(1) - freedom)
+
+    low = np.zeros(len(mask))
+    misfit = (excess(low) > 0) & (freedom > 0)
+    # at τ² = RSS(any β)/(M − p) the left-hand side is below M − p; the constant law bounds RSS
+    centre = (mask * y).sum(1, keepdims=True) / np.maximum(mask.sum(1, keepdims=True), 1)
+    total = (mask * (y - centre) ** 2).sum(1)
+    high = np.where(misfit, total / np.maximum(freedom, 1) + 1e-300, 0.0)
+    for _ in range(_HALVINGS if misfit.any() else 0):
+        middle = 0.5 * (low + high)
+        above = (excess(middle) > 0) & misfit
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    tau2 = np.where(misfit, 0.5 * (low + high), 0.0)
+    beta, covariance = solve(x, y, mask / (v + tau2[:, None]))
+    return LinearFits(beta, covariance, tau2, freedom)
+
+
+def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Minimise `Σ w_i (y_i − x_i·β)²` for each of K rows of weights.
+
+    The regressors are centred at their unweighted mean before the normal equations are formed:
+    log n and log L have means large against their spread, which would cost digits.
+
+    Args:
+        x: `[M, p]`, first column ones.
+        y: `[M]` or `[K, M]`.
+        weight: `[K, M]`.
+
+    Returns:
+        β `[K, p]` and `(XᵀWX)⁻¹` `[K, p, p]`.
+    """
+    mean = x[:, 1:].mean(0)
+    z = np.concatenate([x[:, :1], x[:, 1:] - mean], 1)
+    back = np.eye(x.shape[1])
+    back[0, 1:] = -mean
+    inverse = np.linalg.inv(np.einsum("km,mi,mj->kij", weight, z, z, optimize=True))
+    covariance = back @ inverse @ back.T
+    moments = (weight * y) @ z  # (K, p)
+    return np.einsum("ij,kjl,kl->ki", back, inverse, moments), covariance
+
+
+def log_likelihood(x: FloatArray, y: FloatArray, v: FloatArray) -> tuple[float, float]:
+    """Maximum of the normal likelihood over β and τ², for comparing laws with AIC and BIC.
+
+    Maximum likelihood and not Paule and Mandel's estimate (nor REML), because likelihoods of laws
+    with different coefficients are comparable only then.
+
+    Returns:
+        The maximal log-likelihood and the τ² that attains it.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def negative(tau2: float) -> float:
+        s = v + tau2
+        beta, _ = solve(x, y, 1 / s[None])
+        residual = y - x @ beta[0]
+        return 0.5 * float(np.sum(np.log(2 * np.pi * s) + residual**2 / s))
+
+    top = float(np.var(y)) + float(np.max(v))
+    # the likelihood of τ² may have two humps; a scan of its logarithm finds the right one
+    scan = np.concatenate([[0.0], np.geomspace(top * 1e-12, top, 49)])
+    heights = np.array([negative(t) for t in scan])
+    best = int(np.argmin(heights))
+    low, high = scan[max(best - 1, 0)], scan[min(best + 1, len(scan) - 1)]
+    found = minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 0})
+    if heights[best] <= found.fun:
+        return -float(heights[best]), float(scan[best])
+    return -float(found.fun), float(found.x)

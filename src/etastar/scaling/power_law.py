@@ -1,0 +1,441 @@
+"""The fit of one law to the cells of one group, by weighted least squares on logarithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from etastar.errors import ConfigError, unknown_name
+from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
+from etastar.scaling.domain import Domain
+from etastar.scaling.estimates import (
+    CellEstimates,
+    estimate_cells,
+    median_inefficiency,
+    resample_medians,
+)
+from etastar.scaling.forms import Form, get_form
+from etastar.scaling.least_squares import (
+    LinearFits,
+    fit_random_effects,
+    log_likelihood,
+    solve,
+)
+from etastar.scaling.prediction import (
+    Backtest,
+    Prediction,
+    backtest,
+    check_level,
+    check_network,
+    predictive_variance,
+    student_quantile,
+)
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One coefficient of a law.
+
+    Attributes:
+        name: `log_prefactor`, or the name of the exponent.
+        value: The estimate.
+        standard_error: With the lack of fit τ² in the weights.
+        low: Lower end of the Student t interval: what the exponent would be over other networks
+            of this range. It contains seed noise and lack of fit.
+        high: Upper end.
+        bootstrap: Percentile interval over seeds and brackets for these very networks: what
+            repeating the study with other seeds would give. None if `n_boot` was 0.
+    """
+
+    name: str
+    value: float
+    standard_error: float
+    low: float
+    high: float
+    bootstrap: tuple[float, float] | None
+
+    def excludes(self, value: float) -> bool:
+        """Whether `value` is outside both intervals."""
+        inside = self.low <= value <= self.high
+        if self.bootstrap is not None:
+            inside = inside or self.bootstrap[0] <= value <= self.bootstrap[1]
+        return not inside
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What entered the fit and what did not: nothing is dropped unseen.
+
+    Attributes:
+        cells: Cells given.
+        used: Cells fitted.
+        below_cutoff: Cells left out because n/L is below the cutoff.
+        right_censored: Cells left out because the median seed trained at the top of the range.
+        untrained: Cells left out because more than half of the seeds trained nowhere, or no seed
+            says anything of the response.
+        contradicted: Right-censored cells that the law puts below the top of their range, outside
+            its 95 % prediction interval: evidence that leaving them out bends the law.
+        seeds_bracketed: Seeds of all given cells that were bracketed.
+        seeds_all_trained: Right-censored seeds.
+        seeds_none_trained: Seeds that trained nowhere in their range.
+    """
+
+    cells: int
+    used: int
+    below_cutoff: int
+    right_censored: int
+    untrained: int
+    contradicted: int
+    seeds_bracketed: int
+    seeds_all_trained: int
+    seeds_none_trained: int
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLawFit:
+    """A fitted law. Arrays are over the cells used, `[M]`; logarithms are natural.
+
+    Attributes:
+        form: Name in `FORMS`.
+        response: What was fitted.
+        labels: The group it holds for: loss, κ, dataset, ....
+        level: Nominal coverage of the coefficients' intervals.
+        coefficients: `log_prefactor` first.
+        covariance: Of the coefficients, `[p, p]`.
+        tau2: τ², variance of the lack of fit between cells, beyond seed noise.
+        freedom: M − p.
+        r2: 1 − residual ÷ total sum of squares, every cell alike.
+        r2_weighted: The same with weights 1/(v + τ²).
+        log_likelihood: Maximal, over the coefficients and τ².
+        aic: Akaike's criterion, with p + 1 parameters.
+        aicc: The same, corrected for few cells; inf if M ≤ p + 2.
+        bic: Schwarz's criterion.
+        width: n.
+        depth: L.
+        log_value: log of the measured medians.
+        variance: Their sampling variances v.
+        residual: log measured − log fitted.
+        seeds: Informative seeds of every cell.
+        seed_variance: Variance of one seed's logarithm, mean over cells.
+        bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
+        domain: Where the law was seen.
+        usage: Counts of cells and seeds.
+        backtest: Extrapolations tried within the cells.
+    """
+
+    form: str
+    response: Response
+    labels: Mapping[str, str | float]
+    level: float
+    coefficients: tuple[Coefficient, ...]
+    covariance: FloatArray
+    tau2: float
+    freedom: int
+    r2: float
+    r2_weighted: float
+    log_likelihood: float
+    aic: float
+    aicc: float
+    bic: float
+    width: FloatArray
+    depth: FloatArray
+    log_value: FloatArray
+    variance: FloatArray
+    residual: FloatArray
+    seeds: IntArray
+    seed_variance: float
+    bootstrap: FloatArray
+    domain: Domain
+    usage: Usage
+    backtest: Backtest
+
+    def __getitem__(self, name: str) -> Coefficient:
+        """The coefficient of that name, e.g. `fit["width"]`."""
+        for coefficient in self.coefficients:
+            if coefficient.name == name:
+                return coefficient
+        raise unknown_name("coefficient", name, [c.name for c in self.coefficients])
+
+    @property
+    def beta(self) -> FloatArray:
+        """The coefficients, `[p]`."""
+        return np.array([c.value for c in self.coefficients])
+
+    def predict_log(self, width: FloatArray, depth: FloatArray) -> FloatArray:
+        """Logarithm of the law at these networks, `[T]`."""
+        form = get_form(self.form)
+        return form.fixed(width, depth) + form.design(width, depth) @ self.beta
+
+    def interval_log(
+        self, width: FloatArray, depth: FloatArray, seeds: FloatArray, level: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Half-widths of the prediction intervals in log, and their inflations; each `[T]`.
+
+        Args:
+            width: n of the targets, `[T]`.
+            depth: L, `[T]`.
+            seeds: Seeds that each target's median is taken over, `[T]`; inf for no seed noise.
+            level: Nominal coverage.
+        """
+        fits = LinearFits(
+            self.beta[None],
+            self.covariance[None],
+            np.array([self.tau2]),
+            np.array([float(self.freedom)]),
+        )
+        finite = np.isfinite(seeds)
+        count = np.where(finite, seeds, 1).astype(np.int64)
+        noise = np.where(finite, median_inefficiency(count) * self.seed_variance / count, 0.0)
+        x = get_form(self.form).design(width, depth)
+        deviation = np.sqrt(predictive_variance(fits, x, noise)[0])
+        distance = np.log(width * depth / self.domain.product[1])
+        inflation = np.array(
+            [self.backtest.inflation(d, level) if d > 1e-9 else 1.0 for d in distance]
+        )
+        t = student_quantile(level, fits.freedom)[0]
+        return t * deviation * np.where(np.isnan(inflation), 1.0, inflation), inflation
+
+    def predict(
+        self,
+        width: float,
+        depth: float,
+        *,
+        level: float = 0.9,
+        seeds: float | None = None,
+        strict: bool = False,
+    ) -> Prediction:
+        """The median over seeds of an unseen network, with a prediction interval.
+
+        Args:
+            width: n.
+            depth: L.
+            level: Nominal coverage of the interval.
+            seeds: Seeds that the median is taken over; by default as many as the fitted cells
+                have. `math.inf` leaves the seed noise out.
+            strict: Refuse a network outside the domain instead of warning.
+
+        Raises:
+            ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
+                the domain.
+        """
+        check_network(width, depth)
+        check_level(level)
+        if seeds is None:
+            seeds = float(np.median(self.seeds))
+        n, d = np.array([float(width)]), np.array([float(depth)])
+        half, inflation = self.interval_log(n, d, np.array([seeds]), level)
+        said = list(self.domain.outside(float(width), float(depth)))
+        if strict and said:
+            raise ConfigError(
+                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(said)}. Measure "
+                f"networks nearer to it, or allow the extrapolation with strict=False."
+            )
+        if math.isnan(inflation[0]):
+            said.append(
+                "too few cells to back-test an extrapolation: the interval is the law's own and "
+                "probably too narrow"
+            )
+        elif inflation[0] > 1:
+            said.append(
+                f"back-tests of this extrapolation widened the interval {inflation[0]:.3g}"
+                " times in log"
+            )
+        centre = float(self.predict_log(n, d)[0])
+        return Prediction(
+            width=float(width),
+            depth=float(depth),
+            value=math.exp(centre),
+            low=math.exp(centre - half[0]),
+            high=math.exp(centre + half[0]),
+            level=level,
+            in_region=not self.domain.outside(float(width), float(depth)),
+            warnings=tuple(said),
+            inflation=1.0 if math.isnan(inflation[0]) else float(inflation[0]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of the fit, for JSON; without arrays over cells or replicates."""
+        return {
+            "form": self.form,
+            "law": get_form(self.form).title,
+            "response": self.response,
+            "labels": dict(self.labels),
+            "level": self.level,
+            "coefficients": [asdict(c) for c in self.coefficients],
+            "tau": math.sqrt(self.tau2),
+            "freedom": self.freedom,
+            "r2": self.r2,
+            "r2_weighted": self.r2_weighted,
+            "aic": self.aic,
+            "aicc": self.aicc if math.isfinite(self.aicc) else None,
+            "bic": self.bic,
+            "seed_log_sd": math.sqrt(self.seed_variance),
+            "domain": asdict(self.domain),
+            "usage": asdict(self.usage),
+        }
+
+
+def fit_power_law(
+    cells: CellTable,
+    *,
+    form: str = "product",
+    response: Response = "eta_star",
+    cutoff: float | None = None,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PowerLawFit:
+    """Fit a log-linear law to the median of every cell.
+
+    Weighted least squares with weights 1/(v + τ²): v is the sampling variance of the median from
+    seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
+    The intervals of the coefficients are Student t intervals with M − p degrees of freedom; beside
+    them stand bootstrap intervals over whole seeds and within brackets, for which the weights are
+    held, so that all replicates are one matrix product.
+
+    Args:
+        cells: Of one group: one loss, κ, dataset, ....
+        form: Name in `FORMS`.
+        response: `"eta_star"`, `"lambda1"` or `"eta_lambda1"` (their product, seed by seed).
+        cutoff: Fit only cells with n/L at least this.
+        n_boot: Bootstrap replicates; 0 for none.
+        seed: Of the bootstrap.
+        level: Coverage of the intervals.
+
+    Returns:
+        The fit.
+
+    Raises:
+        ConfigError: The cells mix groups, an axis does not vary, or the cells are too few.
+    """
+    check_level(level)
+    law = get_form(form)
+    labels = cells.the_labels()
+    estimates = estimate_cells(cells, response)
+    beyond = np.zeros(len(cells), dtype=bool)
+    if cutoff is not None:
+        beyond = cells.width / cells.depth < cutoff * (1 - 1e-9)
+    use = estimates.used & ~beyond
+    width, depth = cells.width[use], cells.depth[use]
+    _check_enough(law, width, depth, cells, cutoff)
+    y, v = estimates.value[use], estimates.variance[use]
+    x, offset = law.design(width, depth), law.fixed(width, depth)
+    fits = fit_random_effects(x, y - offset, v)
+    residual = y - offset - x @ fits.beta[0]
+    weight = 1 / (v + fits.tau2[0])
+    replicates = np.zeros((0, x.shape[1]))
+    if n_boot > 0:
+        rng = np.random.default_rng(seed)
+        drawn = resample_medians(cells.values(response), estimates, n_boot, rng)
+        drawn = drawn[:, use[estimates.used]] - offset
+        replicates, _ = solve(x, drawn, np.broadcast_to(weight, (1, len(y))))
+    score, parameters = log_likelihood(x, y - offset, v)[0], x.shape[1] + 1
+    room = len(y) - parameters - 1
+    aic = 2 * parameters - 2 * score
+    fit = PowerLawFit(
+        form=form,
+        response=response,
+        labels=labels,
+        level=level,
+        coefficients=_coefficients(law, fits, replicates, level),
+        covariance=fits.covariance[0],
+        tau2=float(fits.tau2[0]),
+        freedom=int(fits.freedom[0]),
+        r2=r_squared(y, residual, np.ones(len(y))),
+        r2_weighted=r_squared(y, residual, weight),
+        log_likelihood=score,
+        aic=aic,
+        aicc=aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf,
+        bic=parameters * math.log(len(y)) - 2 * score,
+        width=width,
+        depth=depth,
+        log_value=y,
+        variance=v,
+        residual=residual,
+        seeds=estimates.informative[use],
+        seed_variance=float(np.mean(estimates.seed_variance[use])),
+        bootstrap=replicates,
+        domain=Domain.of(width, depth, cutoff),
+        usage=_usage(cells, estimates, beyond, 0),
+        backtest=backtest(law, width, depth, y, v),
+    )
+    return _with_contradictions(fit, cells, estimates, beyond)
+
+
+def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
+    """1 − Σ w r² ÷ Σ w (y − ȳ)², ȳ the weighted mean; negative if worse than a constant.
+
+    NaN if the responses do not vary.
+    """
+    total = float(np.sum(weight * (y - np.average(y, weights=weight)) ** 2))
+    return 1 - float(np.sum(weight * residual**2)) / total if total > 0 else math.nan
+
+
+def _check_enough(
+    law: Form, width: FloatArray, depth: FloatArray, cells: CellTable, cutoff: float | None
+) -> None:
+    needed = 2 + len(law.exponents)
+    if len(width) < needed:
+        limit = "" if cutoff is None else f" and have n/L of at least {cutoff:g}"
+        raise ConfigError(
+            f"the form {law.title} needs at least {needed} cells for an interval; got "
+            f"{len(width)} that are bracketed{limit}, of {len(cells)}. Measure more networks"
+            f"{', widen their range of learning rates' if cutoff is None else ' or lower it'}."
+        )
+    law.check(width, depth)
+
+
+def _coefficients(
+    law: Form, fits: LinearFits, replicates: FloatArray, level: float
+) -> tuple[Coefficient, ...]:
+    t = float(student_quantile(level, fits.freedom)[0])
+    tail = 50 * (1 - level)
+    out = []
+    for k, name in enumerate(("log_prefactor", *law.exponents)):
+        value, error = float(fits.beta[0, k]), math.sqrt(float(fits.covariance[0, k, k]))
+        percentiles = None
+        if len(replicates):
+            low, high = np.percentile(replicates[:, k], [tail, 100 - tail])
+            percentiles = (float(low), float(high))
+        out.append(
+            Coefficient(name, value, error, value - t * error, value + t * error, percentiles)
+        )
+    return tuple(out)
+
+
+def _usage(
+    cells: CellTable, estimates: CellEstimates, beyond: BoolArray, contradicted: int
+) -> Usage:
+    censored = np.isfinite(estimates.bound)
+    unused = ~estimates.used
+    return Usage(
+        cells=len(cells),
+        used=int((estimates.used & ~beyond).sum()),
+        below_cutoff=int(beyond.sum()),
+        right_censored=int((unused & censored & ~beyond).sum()),
+        untrained=int((unused & ~censored & ~beyond).sum()),
+        contradicted=contradicted,
+        seeds_bracketed=int(estimates.bracketed.sum()),
+        seeds_all_trained=int(estimates.all_trained.sum()),
+        seeds_none_trained=int(estimates.none_trained.sum()),
+    )
+
+
+def _with_contradictions(
+    fit: PowerLawFit, cells: CellTable, estimates: CellEstimates, beyond: BoolArray
+) -> PowerLawFit:
+    """The fit, with the right-censored cells counted that the law puts below their bound."""
+    from dataclasses import replace
+
+    censored = np.isfinite(estimates.bound) & ~estimates.used & ~beyond
+    if not censored.any():
+        return fit
+    width, depth = cells.width[censored], cells.depth[censored]
+    seeds = estimates.informative[censored].astype(float)
+    half, _ = fit.interval_log(width, depth, seeds, 0.95)
+    below = fit.predict_log(width, depth) + half < estimates.bound[censored]
+    return replace(fit, usage=_usage(cells, estimates, beyond, int(below.sum())))
