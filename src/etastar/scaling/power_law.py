@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from etastar.scaling.prediction import (
     predictive_variance,
     student_quantile,
 )
+from etastar.scaling.usage import Usage, tally
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Coefficient:
             of this range. It contains seed noise and lack of fit.
         high: Upper end.
         bootstrap: Percentile interval over seeds and brackets for these very networks: what
-            repeating the study with other seeds would give. None if `n_boot` was 0.
+            repeating the study with other seeds would give. None if `n_boot` was 0, or if most
+            cells have a single seed, which resampling cannot vary.
     """
 
     name: str
@@ -64,35 +66,6 @@ class Coefficient:
         if self.bootstrap is not None:
             inside = inside or self.bootstrap[0] <= value <= self.bootstrap[1]
         return not inside
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What entered the fit and what did not: nothing is dropped unseen.
-
-    Attributes:
-        cells: Cells given.
-        used: Cells fitted.
-        below_cutoff: Cells left out because n/L is below the cutoff.
-        right_censored: Cells left out because the median seed trained at the top of the range.
-        untrained: Cells left out because more than half of the seeds trained nowhere, or no seed
-            says anything of the response.
-        contradicted: Right-censored cells that the law puts below the top of their range, outside
-            its 95 % prediction interval: evidence that leaving them out bends the law.
-        seeds_bracketed: Seeds of all given cells that were bracketed.
-        seeds_all_trained: Right-censored seeds.
-        seeds_none_trained: Seeds that trained nowhere in their range.
-    """
-
-    cells: int
-    used: int
-    below_cutoff: int
-    right_censored: int
-    untrained: int
-    contradicted: int
-    seeds_bracketed: int
-    seeds_all_trained: int
-    seeds_none_trained: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +301,7 @@ def fit_power_law(
     residual = y - offset - x @ fits.beta[0]
     weight = 1 / (v + fits.tau2[0])
     replicates = np.zeros((0, x.shape[1]))
-    if n_boot > 0:
+    if n_boot > 0 and np.median(estimates.informative[use]) > 1:
         rng = np.random.default_rng(seed)
         drawn = resample_medians(cells.values(response), estimates, n_boot, rng)
         drawn = drawn[:, use[estimates.used]] - offset
@@ -360,10 +333,12 @@ def fit_power_law(
         seed_variance=float(np.mean(estimates.seed_variance[use])),
         bootstrap=replicates,
         domain=Domain.of(width, depth, cutoff),
-        usage=_usage(cells, estimates, beyond, 0),
+        usage=tally(cells, estimates, beyond),
         backtest=backtest(law, width, depth, y, v),
     )
-    return _with_contradictions(fit, cells, estimates, beyond)
+    return replace(
+        fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
+    )
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
@@ -407,35 +382,14 @@ def _coefficients(
     return tuple(out)
 
 
-def _usage(
-    cells: CellTable, estimates: CellEstimates, beyond: BoolArray, contradicted: int
-) -> Usage:
-    censored = np.isfinite(estimates.bound)
-    unused = ~estimates.used
-    return Usage(
-        cells=len(cells),
-        used=int((estimates.used & ~beyond).sum()),
-        below_cutoff=int(beyond.sum()),
-        right_censored=int((unused & censored & ~beyond).sum()),
-        untrained=int((unused & ~censored & ~beyond).sum()),
-        contradicted=contradicted,
-        seeds_bracketed=int(estimates.bracketed.sum()),
-        seeds_all_trained=int(estimates.all_trained.sum()),
-        seeds_none_trained=int(estimates.none_trained.sum()),
-    )
-
-
-def _with_contradictions(
+def _contradicted(
     fit: PowerLawFit, cells: CellTable, estimates: CellEstimates, beyond: BoolArray
-) -> PowerLawFit:
-    """The fit, with the right-censored cells counted that the law puts below their bound."""
-    from dataclasses import replace
-
+) -> int:
+    """Right-censored cells that the law puts below their bound: see `Usage.contradicted`."""
     censored = np.isfinite(estimates.bound) & ~estimates.used & ~beyond
     if not censored.any():
-        return fit
+        return 0
     width, depth = cells.width[censored], cells.depth[censored]
     seeds = estimates.informative[censored].astype(float)
     half, _ = fit.interval_log(width, depth, seeds, 0.95)
-    below = fit.predict_log(width, depth) + half < estimates.bound[censored]
-    return replace(fit, usage=_usage(cells, estimates, beyond, int(below.sum())))
+    return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())

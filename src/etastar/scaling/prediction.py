@@ -132,7 +132,7 @@ def backtest(
         v: Their variances, `[M]`.
     """
     x, offset = form.design(width, depth), form.fixed(width, depth)
-    size = np.round(np.log(width * depth), 9)  # equal products differ by rounding
+    size = np.log(width * depth)
     least = max(x.shape[1] + 2, math.ceil(len(y) / 4))
     limits = [
         limit

@@ -1,0 +1,291 @@
+"""Which law? Information criteria and held-out error of several forms, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from etastar.errors import ConfigError
+from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
+from etastar.scaling.estimates import estimate_cells, median_inefficiency
+from etastar.scaling.forms import BASELINES, get_form
+from etastar.scaling.least_squares import fit_random_effects
+from etastar.scaling.power_law import PowerLawFit, fit_power_law
+from etastar.scaling.prediction import check_level, predictive_variance, student_quantile
+
+_MOST_FOLDS = 100
+"""Up to this many cells each is left out alone; beyond, 20 folds bound the time."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well unseen cells were predicted.
+
+    Attributes:
+        train: Cells fitted (the fewest, if there were several fits).
+        test: Cells predicted.
+        median_error: Median of |predicted/measured − 1|.
+        coverage: Share of the measured values inside their prediction intervals.
+        median_width: Median of upper ÷ lower end of the intervals.
+        unpredicted: Cells that could not be held out, because the law is not defined without them.
+    """
+
+    train: int
+    test: int
+    median_error: float
+    coverage: float
+    median_width: float
+    unpredicted: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedForm:
+    """One row of the comparison.
+
+    Attributes:
+        form: Name in `FORMS`.
+        baseline: Whether it is a rule in use, with fixed exponents.
+        parameters: Fitted coefficients, and τ².
+        fit: To all cells.
+        cross_validated: Cells left out one by one (or in 20 folds, beyond 100 cells).
+        extrapolated: Fitted up to a fraction of the largest n·L, the rest predicted; None if the
+            small cells do not determine the law.
+    """
+
+    form: str
+    baseline: bool
+    parameters: int
+    fit: PowerLawFit
+    cross_validated: HeldOut
+    extrapolated: HeldOut | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as one flat record."""
+        record: dict[str, Any] = {
+            "form": self.form,
+            "law": get_form(self.form).title,
+            "baseline": self.baseline,
+            "parameters": self.parameters,
+            "exponents": {c.name: (c.value, c.low, c.high) for c in self.fit.coefficients[1:]},
+            "r2": self.fit.r2,
+            "tau": math.sqrt(self.fit.tau2),
+            "aic": self.fit.aic,
+            "aicc": self.fit.aicc,
+            "bic": self.fit.bic,
+        }
+        for kind, held in (("cv", self.cross_validated), ("extrapolation", self.extrapolated)):
+            for name in ("train", "test", "median_error", "coverage", "median_width"):
+                record[f"{kind}_{name}"] = None if held is None else getattr(held, name)
+        return record
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Several forms fitted to the same cells.
+
+    Attributes:
+        rows: In the order asked for.
+        skipped: Forms that these cells do not determine, with the reason.
+        equal_exponents: Two-sided p-value of "the exponents of n and L are equal" under the form
+            `separate`, by Student t; NaN if that form was not fitted. Small: one power of n·L is
+            not enough.
+        level: Nominal coverage of the prediction intervals.
+    """
+
+    rows: tuple[ComparedForm, ...]
+    skipped: Mapping[str, str]
+    equal_exponents: float
+    level: float
+
+    def __getitem__(self, form: str) -> ComparedForm:
+        """The row of that form."""
+        for row in self.rows:
+            if row.form == form:
+                return row
+        raise ConfigError(f"form {form!r} was not compared: {self.skipped.get(form, 'not asked')}.")
+
+    def best(self, by: Literal["aic", "aicc", "bic", "cv", "extrapolation"] = "bic") -> str:
+        """The form with the least criterion, or the least median held-out error.
+
+        Raises:
+            ConfigError: No row has that criterion.
+        """
+        scores = {}
+        for row in self.rows:
+            held = row.extrapolated if by == "extrapolation" else row.cross_validated
+            if by in ("cv", "extrapolation"):
+                scores[row.form] = math.nan if held is None else held.median_error
+            else:
+                scores[row.form] = getattr(row.fit, by)
+        finite = {form: score for form, score in scores.items() if math.isfinite(score)}
+        if not finite:
+            raise ConfigError(f"no form can be ranked by {by!r}: there are too few cells for it.")
+        return min(finite, key=finite.__getitem__)
+
+
+def compare_forms(
+    cells: CellTable,
+    *,
+    forms: Sequence[str] = ("product", "separate", *BASELINES),
+    response: Response = "eta_star",
+    fraction: float = 0.25,
+    cutoff: float | None = None,
+    level: float = 0.9,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Fit every form to the same cells and judge it by cells it has not seen.
+
+    Args:
+        cells: Of one group.
+        forms: Names in `FORMS`.
+        response: What is fitted.
+        fraction: The extrapolation is fitted to cells with n·L up to this share of the largest.
+        cutoff: Use only cells with n/L at least this.
+        level: Nominal coverage of the prediction intervals.
+        n_boot: Bootstrap replicates of each fit.
+        seed: Of the bootstrap and of the folds.
+
+    Raises:
+        ConfigError: The cells mix groups, or determine none of the forms.
+    """
+    check_level(level)
+    cells.the_labels()
+    rows, skipped = [], {}
+    for form in forms:
+        get_form(form)
+        try:
+            fit = fit_power_law(
+                cells, form=form, response=response, cutoff=cutoff, n_boot=n_boot, seed=seed
+            )
+        except ConfigError as error:
+            skipped[form] = str(error)
+            continue
+        rows.append(
+            ComparedForm(
+                form=form,
+                baseline=form in BASELINES,
+                parameters=len(fit.beta) + 1,
+                fit=fit,
+                cross_validated=cross_validate(fit, level=level, seed=seed),
+                extrapolated=_extrapolation_if_defined(cells, fit, fraction, cutoff, level),
+            )
+        )
+    if not rows:
+        raise ConfigError("no form can be fitted. " + " ".join(skipped.values()))
+    return Comparison(tuple(rows), skipped, _equal_exponents(rows), level)
+
+
+def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> HeldOut:
+    """Predict every fitted cell from the others.
+
+    Args:
+        fit: Any; only its cells and its form are used.
+        level: Nominal coverage of the prediction intervals.
+        seed: Of the folds, if there are more than 100 cells.
+    """
+    form, count = get_form(fit.form), len(fit.log_value)
+    folds = np.arange(count)
+    if count > _MOST_FOLDS:
+        folds = np.random.default_rng(seed).permutation(count) % 20
+    mask = folds != np.unique(folds)[:, None]  # (folds, M)
+    kept = np.array([_enough(fit, m) for m in mask])
+    if not kept.any():
+        return HeldOut(count - 1, 0, math.nan, math.nan, math.nan, count)
+    mask = mask[kept]
+    x, offset = form.design(fit.width, fit.depth), form.fixed(fit.width, fit.depth)
+    fits = fit_random_effects(x, fit.log_value - offset, fit.variance, mask)
+    noise = median_inefficiency(fit.seeds) * fit.seed_variance / fit.seeds
+    half = student_quantile(level, fits.freedom)[:, None] * np.sqrt(
+        predictive_variance(fits, x, noise)
+    )
+    error = fits.beta @ x.T - (fit.log_value - offset)
+    out = ~mask
+    return _judge(error[out], half[out], int(mask.sum(1).min()), int(count - out.sum()))
+
+
+def extrapolate(
+    cells: CellTable,
+    *,
+    form: str,
+    response: Response = "eta_star",
+    fraction: float = 0.25,
+    cutoff: float | None = None,
+    level: float = 0.9,
+) -> HeldOut:
+    """Fit the cells with n·L up to `fraction` of the largest, and predict the others.
+
+    The intervals are those of `PowerLawFit.predict`, back-tests included.
+
+    Raises:
+        ConfigError: The small cells do not determine the law, or no cell is left to predict.
+    """
+    estimates = estimate_cells(cells, response)
+    use = estimates.used.copy()
+    if cutoff is not None:
+        use &= cells.width / cells.depth >= cutoff * (1 - 1e-9)
+    if not use.any():
+        raise ConfigError("no cell can be used: none is bracketed within the cutoff on n/L.")
+    size = cells.width * cells.depth
+    small = size <= fraction * size[use].max() * (1 + 1e-9)
+    test = use & ~small
+    if not test.any():
+        raise ConfigError(f"no cell is left to predict beyond {fraction:g} of the largest n·L.")
+    # the trained subset is made from usable cells alone, so its estimates see no held-out seed
+    fit = fit_power_law(
+        cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
+    )
+    seeds = estimates.informative[test].astype(float)
+    half, _ = fit.interval_log(cells.width[test], cells.depth[test], seeds, level)
+    error = fit.predict_log(cells.width[test], cells.depth[test]) - estimates.value[test]
+    return _judge(error, half, len(fit.log_value), 0)
+
+
+def _extrapolation_if_defined(
+    cells: CellTable, fit: PowerLawFit, fraction: float, cutoff: float | None, level: float
+) -> HeldOut | None:
+    try:
+        return extrapolate(
+            cells,
+            form=fit.form,
+            response=fit.response,
+            fraction=fraction,
+            cutoff=cutoff,
+            level=level,
+        )
+    except ConfigError:
+        return None
+
+
+def _enough(fit: PowerLawFit, mask: BoolArray) -> bool:
+    form = get_form(fit.form)
+    many = int(mask.sum()) > 1 + len(form.exponents)
+    return many and form.is_defined(fit.width[mask], fit.depth[mask])
+
+
+def _judge(error: FloatArray, half: FloatArray, train: int, unpredicted: int) -> HeldOut:
+    """Summary of log errors (predicted minus measured) and half-widths, each `[T]`."""
+    return HeldOut(
+        train=train,
+        test=len(error),
+        median_error=float(np.median(np.abs(np.expm1(error)))),
+        coverage=float(np.mean(np.abs(error) <= half)),
+        median_width=float(np.exp(np.median(2 * half))),
+        unpredicted=unpredicted,
+    )
+
+
+def _equal_exponents(rows: Sequence[ComparedForm]) -> float:
+    from scipy.special import stdtr
+
+    for row in rows:
+        if row.form == "separate":
+            contrast = np.array([0.0, 1.0, -1.0])
+            deviation = math.sqrt(float(contrast @ row.fit.covariance @ contrast))
+            t = abs(float(contrast @ row.fit.beta)) / deviation
+            return 2 * float(stdtr(row.fit.freedom, -t))
+    return math.nan
