@@ -1,3 +1,59 @@
-"""etastar measures the maximal initial learning rate η* of a neural network."""
+"""etastar measures the maximal initial learning rate η* of a neural network.
+
+import etastar
+found = etastar.measure(etastar.MLP(width=128, depth=4, input_lr_ratio=0.1), "mnist", seeds=5)
+found.eta_star.median, found.plot()
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from etastar.api import measure as measure
+    from etastar.curvature import SharpnessResult as SharpnessResult
+    from etastar.curvature import sharpness as sharpness
+    from etastar.data import Dataset as Dataset
+    from etastar.data import load as load
+    from etastar.errors import ConfigError as ConfigError
+    from etastar.errors import DataError as DataError
+    from etastar.errors import EtaStarError as EtaStarError
+    from etastar.measurement import Measurement as Measurement
+    from etastar.networks import MLP as MLP
+    from etastar.networks import LayerNormMLP as LayerNormMLP
+
+_HOME = {
+    # measure
+    "measure": "api",
+    "Measurement": "measurement",
+    # what is measured
+    "MLP": "networks",
+    "LayerNormMLP": "networks",
+    "Dataset": "data",
+    "load": "data",
+    # sharpness
+    "sharpness": "curvature",
+    "SharpnessResult": "curvature",
+    # errors
+    "EtaStarError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+}
+"""Public name → its module, imported on first use, so that `import etastar` is quick."""
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'etastar' has no attribute {name!r}")
+    value = getattr(import_module(f"etastar.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from etastar.training.trial import Recipe
 
 
+NETWORK_OPTIONS = {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"}
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a measurement is: seeds whose bracket is found, of how many; trials; steps."""
@@ -66,21 +69,28 @@ def measure(
     settings = Settings.checked(dataset=name, **options)
     if network is None:
         network = settings.network()
-    elif given := {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"} & set(options):
+    elif given := {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"} & set(
+        options
+    ):
         raise ConfigError(
             f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
         )
     from etastar.data import load
 
     data = (
-        load(dataset, data_dir=settings.data_dir, train_size=settings.train_size, val_size=settings.val_size)
+        load(
+            dataset,
+            data_dir=settings.data_dir,
+            train_size=settings.train_size,
+            val_size=settings.val_size,
+        )
         if isinstance(dataset, str)
         else dataset
     )
-    recipe = settings.recipe(data)
+    recipe = settings.recipe(dataset)
     device = _device(settings.device)
     with _threads(settings.threads):
-        return _measure(network, data, recipe, settings, device, on_progress)
+        return _measure(network, dataset, recipe, settings, device, on_progress)
 
 
 def _measure(
@@ -149,8 +159,9 @@ def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -
     short = [r for r in results.values() if r.hi_outcome == "short"]
     if 2 * len(short) > sum(s == "bracketed" for s in status):
         notes.append(
-            f"in {len(short)} of {total} seeds the rate above η* was not unstable, only short of the "
-            "threshold when the budget ended: η* is set by the budget. Compare a longer one (--epochs)."
+            f"in {len(short)} of {total} seeds the rate above η* was not unstable, only short of "
+            "the threshold when the budget ended: η* is set by the budget. Compare a longer one "
+            "(--epochs)."
         )
     entries = sum(bool(r.re_entries) for r in results.values())
     if entries:

@@ -1,4 +1,4 @@
-"""What can go wrong before any training starts: every message says what, expected, got, and what to do.
+"""What can go wrong before training starts. Messages say what, expected, got, and what to do.
 
 Divergence and spent budgets are not errors here; they are outcomes (`etastar.training`).
 """

@@ -59,12 +59,26 @@ class Measurement:
 
     @property
     def set_by(self) -> str | None:
-        """`stability` where most brackets end at a rate that diverged or died, `budget` where most
-        end at one that was merely short, None without brackets."""
+        """What ends most brackets: `stability` (divergence, death) or `budget`; None without any."""
         reasons = [seed.hi_outcome for seed in self.seeds.values() if seed.hi_outcome]
         if not reasons:
             return None
         return "budget" if 2 * reasons.count("short") > len(reasons) else "stability"
+
+    @property
+    def heading(self) -> str:
+        """Network, data, training and criterion, in two lines."""
+        net = self.network.model_dump()
+        recipe, criterion = self.recipe, self.recipe.criterion
+        size = f" {net['width']}×{net['depth']}" if {"width", "depth"} <= net.keys() else ""
+        batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
+        momentum = f" with momentum {recipe.momentum:g}" if recipe.momentum else ""
+        return (
+            f"{net['architecture']}{size}, κ = {net['input_lr_ratio']:g}, on {self.data['name']}; "
+            f"{recipe.loss}, SGD{momentum}, {batch}\n"
+            f"{criterion.kind} validation accuracy {criterion.threshold:g} within "
+            f"{criterion.max_steps} steps, evaluated every {criterion.eval_every}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as JSON types; keys are fixed by `schema_version`."""

@@ -24,7 +24,7 @@ class Defaults(BaseModel):
     threshold: float
     batch_size: int
     epochs: dict[str, float]
-    """By loss: the mean squared error needs longer than cross-entropy to reach the same accuracy."""
+    """By loss: mse needs longer than cross-entropy to reach the same accuracy."""
 
 
 # MNIST's and CIFAR-10's thresholds are the paper's. The other numbers are ours, so that networks of
@@ -48,11 +48,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     dataset: str = Field(
-        "digits", description="Data set: digits (carried along), mnist, fashion-mnist, cifar10, gaussians."
+        "digits",
+        description="Data set: digits (carried along), mnist, fashion-mnist, cifar10, gaussians.",
     )
     data_dir: str | None = Field(
         None,
-        description="Folder with the data set's files, as D/<dataset>/ or D itself; nothing is then "
+        description="Folder with the data set's files, as D/<dataset>/ or D itself; then nothing is "
         "downloaded. [default: $ETASTAR_DATA_DIR, else download]",
     )
     train_size: int | None = Field(
@@ -65,21 +66,27 @@ class Settings(BaseModel):
     width: int = Field(128, ge=1, description="n: units per hidden layer.")
     depth: int = Field(4, ge=1, description="L: number of hidden layers.")
     input_lr_ratio: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="κ: the input layer trains at κ times the learning rate; 0 freezes it."
+        1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="κ: the input layer trains at κ times the learning rate; 0 freezes it.",
     )
     output_variance: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="v: output weights are drawn from N(0, v/width)."
+        1.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="v: output weights are drawn from N(0, v/width).",
     )
     biases: bool = Field(True, description="Trainable biases, initialised at zero.")
-    norm: Literal["none", "layer"] = Field(
-        "none", description="Normalisation before each ReLU."
-    )
+    norm: Literal["none", "layer"] = Field("none", description="Normalisation before each ReLU.")
 
     loss: Literal["cross-entropy", "mse"] = Field(
         "cross-entropy",
         description="Mean over samples; mse is half the squared distance to the one-hot target.",
     )
-    optimizer: Literal["sgd"] = Field("sgd", description="Plain SGD, with momentum if that is given.")
+    optimizer: Literal["sgd"] = Field(
+        "sgd", description="Plain SGD, with momentum if that is given."
+    )
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="μ of heavy-ball momentum.")
     batch_size: int | Literal["full"] | None = Field(
         None, description="Samples per step, or full. [default: by data set, 32 or 128]"
@@ -91,7 +98,10 @@ class Settings(BaseModel):
         "[default: by data set, e.g. 0.925 for mnist]",
     )
     epochs: float | None = Field(
-        None, gt=0.0, allow_inf_nan=False, description="Budget in passes over the training data. [default: by data set and loss]"
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="Budget in passes over the training data. [default: by data set and loss]",
     )
     max_steps: int | None = Field(
         None, ge=1, description="Budget in steps; with --epochs too, whichever ends first."
@@ -108,7 +118,10 @@ class Settings(BaseModel):
     seeds: int = Field(8, ge=1, description="Number of initialisations.")
     first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
     resolution: float = Field(
-        0.05, gt=0.0, allow_inf_nan=False, description="Bracket width: hi/lo is at most 1 + resolution."
+        0.05,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="Bracket width: hi/lo is at most 1 + resolution.",
     )
     start_lr: float = Field(
         1e-3, gt=0.0, allow_inf_nan=False, description="Lowest learning rate that may be tried."
@@ -132,7 +145,8 @@ class Settings(BaseModel):
             raise ValueError(f"batch_size must be at least 1 or 'full', got {self.batch_size}")
         if self.start_lr >= self.end_lr:
             raise ValueError(
-                f"start_lr must be below end_lr, got start_lr={self.start_lr:g} and end_lr={self.end_lr:g}"
+                "start_lr must be below end_lr, "
+                f"got start_lr={self.start_lr:g} and end_lr={self.end_lr:g}"
             )
         return self
 

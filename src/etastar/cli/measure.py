@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         MeasureOptions,
         arguments,
         prog="etastar measure",
-        description="Measure the maximal initial learning rate η* of a constant-width ReLU network.",
+        description="Measure the maximal initial learning rate η* of a ReLU network.",
         groups=GROUPS,
     )
     outputs = [Path(f) for f in (options.plot, options.json_file) if f and f != "-"]
@@ -151,7 +151,9 @@ def print_table(found: Measurement, console: Console) -> None:
     """The brackets per seed, then η* with all that it depends on."""
     from rich.table import Table
 
-    table = Table(title=heading(found), title_justify="left", box=None, pad_edge=False)
+    console.print(found.heading)
+    console.print()
+    table = Table(box=None, pad_edge=False)
     for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
         table.add_column(column, justify="right" if column != "status" else "left")
     for seed, result in found.seeds.items():
@@ -173,20 +175,6 @@ def print_table(found: Measurement, console: Console) -> None:
     console.print(f"cost: {cost.trials} trials, {cost.steps:,} steps, {cost.seconds:.1f} s")
     for warning in found.warnings:
         console.print(f"[yellow]note:[/yellow] {warning}")
-
-
-def heading(found: Measurement) -> str:
-    """Network, data, training and criterion in two lines."""
-    net = found.network.model_dump()
-    recipe, criterion = found.recipe, found.recipe.criterion
-    shape = f"{net['architecture']} {net.get('width')}×{net.get('depth')}, κ = {net['input_lr_ratio']:g}"
-    batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
-    momentum = f", momentum {recipe.momentum:g}" if recipe.momentum else ""
-    return (
-        f"{shape} on {found.data['name']}; {recipe.loss}, SGD{momentum}, {batch}\n"
-        f"{criterion.kind} validation accuracy {criterion.threshold:g} within "
-        f"{criterion.max_steps} steps, evaluated every {criterion.eval_every}"
-    )
 
 
 def number(value: float | None) -> str:

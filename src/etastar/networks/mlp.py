@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -42,7 +43,7 @@ class MLP(Network):
     def layer_sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
         """`(fan_in, fan_out)` of each of the `depth + 1` weight matrices."""
         widths = [inputs] + [self.width] * self.depth + [outputs]
-        return list(zip(widths[:-1], widths[1:], strict=True))
+        return list(itertools.pairwise(widths))
 
     def parameter_count(self, inputs: int, outputs: int) -> int:
         """Trainable scalars of one replica."""

@@ -19,7 +19,7 @@ COLOURS = {
     "short": "#E69F00",
 }
 MARKERS = {"trained": "o", "diverged": "x", "dead": "+", "short": "v"}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -62,10 +62,12 @@ def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
     seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.curve]
     ax.plot(rates, p, color=COLOURS["trained"], lw=1.2, zorder=3)
     faces = [COLOURS["trained"] if every else "white" for every in seen]
-    ax.scatter(rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4, label="trained")
+    ax.scatter(
+        rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4, label="trained"
+    )
     _mark_eta_star(found, ax)
-    ax.set(xscale="log", ylim=(-0.03, 1.03), ylabel="fraction of seeds that train")
-    ax.set_xlabel("learning rate η")
+    ax.set(ylim=(-0.03, 1.03), ylabel="fraction of seeds that train")
+    _rate_axis(ax)
     return ax
 
 
@@ -98,9 +100,10 @@ def trials_figure(found: Measurement, ax: Axes | None = None) -> Axes:
             ax.plot([result.lo, result.hi], [seed, seed], color="0.75", lw=7, solid_capstyle="butt")
     _mark_eta_star(found, ax)
     seeds = list(found.seeds)
-    ax.set(xscale="log", ylim=(seeds[-1] + 0.7, seeds[0] - 0.7), ylabel="seed")
-    ax.set_xlabel("learning rate η")
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.set(ylim=(seeds[-1] + 0.7, seeds[0] - 0.7), ylabel="seed")
+    if len(seeds) <= 20:
+        ax.set_yticks(seeds)
+    _rate_axis(ax)
     return ax
 
 
@@ -115,8 +118,6 @@ def save_measurement(found: Measurement, path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from etastar.cli.measure import heading
-
     with rc_context(STYLE):
         rows = min(3.2, 0.9 + 0.17 * len(found.seeds))
         figure = Figure(figsize=(6.3, 2.9 + rows), layout="constrained")
@@ -126,7 +127,7 @@ def save_measurement(found: Measurement, path: str | Path) -> None:
         trials_figure(found, lower)
         upper.set_xlabel("")
         upper.set_xlim(*_interesting_range(found))
-        upper.set_title(heading(found), loc="left", fontsize=8)
+        upper.set_title(found.heading, loc="left", fontsize=8)
         handles, labels = lower.get_legend_handles_labels()
         marks, names = upper.get_legend_handles_labels()
         for mark, name in zip(marks, names, strict=True):
@@ -144,12 +145,27 @@ def _new_axes() -> Axes:
     return plt.subplots(figsize=(6.3, 3.2), layout="constrained")[1]
 
 
+def _rate_axis(ax: Axes) -> None:
+    """A logarithmic axis of learning rates, labelled 0.2, 0.5, 1 rather than in powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set(xscale="log", xlabel="learning rate η")
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _mark_eta_star(found: Measurement, ax: Axes) -> None:
     star = found.eta_star
+    text = ""
     if star.ci_low is not None and star.ci_high is not None:
-        ax.axvspan(star.ci_low, star.ci_high, color=COLOURS["trained"], alpha=0.12, lw=0, zorder=0)
+        text = f" [{star.ci_low:.3g}, {star.ci_high:.3g}]"
+        ends = (star.ci_low, star.ci_high)
+        ax.plot(
+            ends, [0.985, 0.985], transform=ax.get_xaxis_transform(), color=COLOURS["trained"], lw=3
+        )
     if star.median is not None:
-        text = f"η* = {star.median:.3g}"
+        text = f"η* = {star.median:.3g}{text}"
         ax.axvline(star.median, color=COLOURS["trained"], lw=1, zorder=1, label=text)
     if star.safe is not None:
         text = f"safe = {star.safe:.3g}"

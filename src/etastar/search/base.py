@@ -95,10 +95,12 @@ class Strategy(ABC):
         if self._descent is None or index not in self._descent.points or index in self._told:
             return False
         trained = [i for i in self._descent.points if i in self._told and self._trained(i)]
-        return not trained or self._descent.points.index(index) < self._descent.points.index(trained[0])
+        return not trained or self._descent.points.index(index) < self._descent.points.index(
+            trained[0]
+        )
 
     def tell(self, rate: float, outcome: Outcome) -> None:
-        """Report the outcome of a rate of the lattice. Order does not matter; repeating is harmless.
+        """Report the outcome of a rate of the lattice; in any order, repeating is harmless.
 
         Raises:
             KeyError: The rate is not on the lattice.

@@ -131,7 +131,7 @@ def safe_rate(results: Sequence[SeedResult], start_lr: float, p: float = SAFE) -
     finite = [math.log(r.lo * r.hi) / 2 for r in results if r.lo and r.hi]
     best = minimize(minus_log_posterior, [float(np.median(finite)), centre], method="Nelder-Mead")
     location, log_scale = best.x
-    rate = math.exp(location - math.exp(log_scale) * math.log(p / (1 - p)))
+    rate = float(np.exp(location - math.exp(log_scale) * math.log(p / (1 - p))))
     return rate if rate >= start_lr else None
 
 
@@ -152,7 +152,7 @@ def success_curve(
 
     curve = []
     for lr in sorted({rate for outcomes in tried for rate in outcomes}):
-        counts = {kind: 0 for kind in ("trained", "diverged", "dead", "short")}
+        counts = dict.fromkeys(("trained", "diverged", "dead", "short"), 0)
         above = below = 0
         for result, outcomes in zip(results, tried, strict=True):
             if lr in outcomes:

@@ -36,4 +36,4 @@ class Lattice:
             return self.start_lr
         if index == self.cells:
             return self.end_lr
-        return self.start_lr * (self.end_lr / self.start_lr) ** (index / self.cells)
+        return self.start_lr * float((self.end_lr / self.start_lr) ** (index / self.cells))

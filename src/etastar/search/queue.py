@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+
 from etastar.search.base import Strategy
 from etastar.training.trial import Outcome, Trial
 
@@ -12,9 +13,9 @@ class SearchQueue:
 
     Args:
         strategies: One per seed.
-        width: Replicas worth running at once. While the strategies' certain needs are fewer, further
-            rates of their descents are started on the chance that they are needed. This changes
-            the cost, never an outcome or a bracket.
+        width: Replicas worth running at once. While the strategies' certain needs are fewer,
+            further rates of their descents are started on the chance that they are needed. This
+            changes the cost, never an outcome or a bracket.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 from etastar.search.base import Descent, Plan, Strategy
 from etastar.search.lattice import Lattice
 from etastar.training.trial import Outcome
@@ -100,8 +101,4 @@ def too_slow(failures: list[Outcome]) -> bool:
     """
     last = failures[-3:]
     reached = [f.accuracy or 0.0 for f in last]
-    return (
-        len(last) == 3
-        and all(f.slow for f in last)
-        and reached == sorted(reached, reverse=True)
-    )
+    return len(last) == 3 and all(f.slow for f in last) and reached == sorted(reached, reverse=True)

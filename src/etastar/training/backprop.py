@@ -97,7 +97,9 @@ class MLPStep(Step):
         self.net: MLP = network
         self._buffers: dict[tuple[str, int], torch.Tensor] = {}
 
-    def _buffer(self, name: str, layer: int, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    def _buffer(
+        self, name: str, layer: int, shape: tuple[int, ...], like: torch.Tensor
+    ) -> torch.Tensor:
         """A scratch tensor `shape`, reused while the stack does not grow."""
         held = self._buffers.get((name, layer))
         if held is None or held.shape[0] < shape[0] or held.shape[1:] != shape[1:]:
@@ -110,7 +112,8 @@ class MLPStep(Step):
 
     def _activate_backward(self, g: torch.Tensor, h: torch.Tensor, layer: int) -> torch.Tensor:
         """Gradient in the pre-activation from the gradient `g` in the post-activation `h`."""
-        return torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
+        torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
+        return g
 
     def outputs(self, params: Params, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Outputs `[R, B, C]` and the input of every layer, `[R, B, fan_in]` each."""
@@ -139,10 +142,7 @@ class MLPStep(Step):
         """See `Step`."""
         out, inputs = self.outputs(params, x)
         losses, g = output_gradient(self.loss, out, targets)
-        if self.momentum:
-            g = g.mul_(1 / x.shape[1])
-        else:
-            g = g.mul_((lr / x.shape[1]).view(-1, 1, 1))
+        g = g.mul_(1 / x.shape[1] if self.momentum else (lr / x.shape[1]).view(-1, 1, 1))
         weights, biases = self.net.split(params)
         ratios = self.net.layer_ratios()
         for layer in range(self.net.depth, -1, -1):

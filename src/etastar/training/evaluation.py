@@ -83,7 +83,7 @@ class LazyAccuracy:
             self._x, self._labels = self._x[hardest], self._labels[hardest]
             self._mistakes = self._mistakes[hardest]
         self._asked += 1
-        return tuple(t.split(CHUNK) for t in (self._x, self._labels, self._mistakes))
+        return tuple(torch.split(t, CHUNK) for t in (self._x, self._labels, self._mistakes))
 
 
 @torch.no_grad()
@@ -97,7 +97,7 @@ def silent_everywhere(network: Network, params: Params, x: torch.Tensor) -> list
         return [False] * replicas
     silent = [True] * replicas
     active = torch.zeros(replicas, network.depth, dtype=torch.bool, device=x.device)
-    for part in x.split(CHUNK):
+    for part in torch.split(x, CHUNK):
         active |= network.active_layers(params, part)
         silent = (~active.all(1)).tolist()
         if not any(silent):

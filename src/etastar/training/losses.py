@@ -1,6 +1,7 @@
 """The two losses, with the normalisation that λ1 and η* are quoted in.
 
-`mse`: ½ · sum over outputs · mean over samples, targets one-hot. `cross-entropy`: mean over samples.
+`mse`: ½ · sum over outputs · mean over samples, targets one-hot.
+`cross-entropy`: mean over samples.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def output_gradient(
         targets: One-hot, `[R, B, C]`.
 
     Returns:
-        Losses `[R]`, and `B · ∂loss/∂outputs`, `[R, B, C]`: softmax − one-hot, or outputs − one-hot.
+        Losses `[R]`, and `B · ∂loss/∂outputs`, `[R, B, C]`: softmax (mse: outputs) − one-hot.
     """
     samples = outputs.shape[1]
     if loss == "cross-entropy":

@@ -18,7 +18,7 @@ from torch import nn
 from etastar.networks import MLP, LayerNormMLP, Network
 from etastar.networks.mlp_layernorm import EPSILON
 from etastar.training.order import DataOrder
-from etastar.training.trial import Outcome, Recipe, Trial
+from etastar.training.trial import Outcome, OutcomeKind, Recipe, Trial
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -57,12 +57,17 @@ def build_module(
     return nn.Sequential(*layers)
 
 
-def make_optimizer(module: nn.Sequential, network: Network, recipe: Recipe, lr: float) -> torch.optim.SGD:
+def make_optimizer(
+    module: nn.Sequential, network: Network, recipe: Recipe, lr: float
+) -> torch.optim.SGD:
     """SGD with the input layer at κ·η and every other layer at η."""
     first, *rest = [layer for layer in module if isinstance(layer, nn.Linear)]
     groups = [
         {"params": list(first.parameters()), "lr": network.input_lr_ratio * lr},
-        {"params": list(itertools.chain.from_iterable(layer.parameters() for layer in rest)), "lr": lr},
+        {
+            "params": list(itertools.chain.from_iterable(layer.parameters() for layer in rest)),
+            "lr": lr,
+        },
     ]
     return torch.optim.SGD(groups, momentum=recipe.momentum)
 
@@ -134,14 +139,14 @@ def train_one(
             accuracy = accuracy_of(module, data.x_val, data.y_val)
             if accuracy >= criterion.threshold:
                 return Outcome("trained", step, accuracy)
-    kind = "dead" if is_dead(module, data.x_train) else "short"
+    kind: OutcomeKind = "dead" if is_dead(module, data.x_train) else "short"
     return Outcome(kind, criterion.max_steps, accuracy)
 
 
 @torch.no_grad()
 def accuracy_of(module: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> float:
     """Fraction of `x` `[V, d]` that is classified as `labels` `[V]`."""
-    return (module(x).argmax(1) == labels).double().mean().item()
+    return float((module(x).argmax(1) == labels).double().mean())
 
 
 @torch.no_grad()
