@@ -1,0 +1,183 @@
+"""Published files: fetched once, checked against a pinned SHA-256, kept in a cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from etastar.data.files import DATA_DIR_VARIABLE, sha256_of
+from etastar.errors import DataError
+
+CACHE_DIR_VARIABLE = "ETASTAR_CACHE_DIR"
+"""Environment variable that moves the cache."""
+
+_TIMEOUT = (10, 60)
+"""Seconds to connect, and between two pieces of the answer; then the next mirror is tried."""
+
+_CHUNK = 1 << 16
+"""Bytes per write; pooch's own 1 kB costs a flush for each of 170,000 pieces of CIFAR-10."""
+
+_log = logging.getLogger("etastar.data")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published under a dataset's name, and where."""
+
+    name: str
+    """The dataset's name in `DATASETS`; also its folder in the cache."""
+    source: str
+    """Whose data it is, and its home page."""
+    licence: str
+    mirrors: tuple[str, ...]
+    """Addresses that a file's name is appended to, tried in this order."""
+    files: dict[str, str]
+    """SHA-256 by file name."""
+
+    def matches(self, files: dict[str, str]) -> bool:
+        """Whether these files (SHA-256 by name) are, byte for byte, the pinned ones."""
+        return files == self.files
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `ETASTAR_CACHE_DIR`, else the system's place for caches."""
+    named = os.environ.get(CACHE_DIR_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("etastar"))
+
+
+def fetch(published: Published, progress: bool = False) -> list[Path]:
+    """The published files, from the cache or from the first mirror that has the right ones.
+
+    Args:
+        published: What to fetch.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The files in the order of `published.files`, each with the pinned SHA-256.
+
+    Raises:
+        DataError: The cache cannot be written, or no mirror gave a file with the pinned SHA-256;
+            nothing partial or wrong is left in the cache.
+    """
+    folder = cache_folder() / published.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot create the cache folder {folder}: {error.strerror or error}. Name a folder "
+            f"that can be written with the environment variable {CACHE_DIR_VARIABLE}."
+        ) from error
+    return [_fetch_file(published, filename, folder, progress) for filename in published.files]
+
+
+def _fetch_file(published: Published, filename: str, folder: Path, progress: bool) -> Path:
+    """One published file, from the cache or from the first mirror that has the right one."""
+    import pooch
+
+    sha256 = published.files[filename]
+    failures = []
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # our own log says the same, in the application's hands
+    try:
+        for mirror in published.mirrors:
+            url = mirror + filename
+            try:
+                return Path(
+                    pooch.retrieve(
+                        url,
+                        known_hash=f"sha256:{sha256}",
+                        fname=filename,
+                        path=folder,
+                        downloader=_checked_downloader(published.name, sha256, progress),
+                    )
+                )
+            except _WrongContentError as error:
+                failures.append(f"{url}: wrong content, sha256 {error}")
+            except (OSError, ValueError) as error:  # every error of requests is one of these
+                failures.append(f"{url}: {type(error).__name__}: {error}")
+    finally:
+        logger.setLevel(level)
+    listing = "\n  ".join(failures)
+    wanted = ", ".join(published.files)
+    raise DataError(
+        f"could not download {filename} of {published.name}: expected a file with sha256 {sha256}, "
+        f"got\n  {listing}\nIf this machine has no network, fetch the files by hand ({wanted}) "
+        f"into FOLDER/{published.name}/ and pass --data-dir FOLDER (data_dir=, or the environment "
+        f"variable {DATA_DIR_VARIABLE})."
+    )
+
+
+class _WrongContentError(Exception):
+    """The transfer succeeded, but with other bytes than the published ones; says their SHA-256."""
+
+
+def _checked_downloader(dataset: str, sha256: str, progress: bool) -> Callable[..., None]:
+    """A downloader for pooch that checks what it got, so that an error can say what that was."""
+    import pooch
+
+    def download(url: str, output_file: str, manager: Any) -> None:
+        _log.info("downloading %s", url)
+        bar = _Bar(f"{dataset}: {url.rsplit('/', 1)[-1]}") if progress else None
+        transfer = pooch.HTTPDownloader(
+            progressbar=bar or False,
+            chunk_size=_CHUNK,
+            timeout=_TIMEOUT,
+            # a server that compresses on the way would have requests undo the file's own gzip
+            headers={"Accept-Encoding": "identity"},
+        )
+        try:
+            transfer(url, output_file, manager)
+        finally:
+            if bar is not None:
+                bar.close()
+        got = sha256_of(Path(output_file))
+        if got != sha256:
+            raise _WrongContentError(got)
+
+    return download
+
+
+class _Bar:
+    """A progress bar with the methods pooch calls; a plain line where there is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+        )
+        self._task = self._progress.add_task(title, total=None)
+        self.total: int = 0
+        self._progress.start()
+        if not console.is_terminal:
+            console.print(f"downloading {title}", highlight=False)
+
+    def update(self, count: int) -> None:
+        """Advance by `count` bytes."""
+        self._progress.update(self._task, advance=count, total=self.total or None)
+
+    def reset(self) -> None:
+        """Back to zero bytes."""
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        """Leave the terminal as it was; may be called twice."""
+        self._progress.stop()
