@@ -1,0 +1,217 @@
+"""λ1 of any `torch.nn.Module`: checks, solver, result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from etastar.curvature.eigenpairs import largest_eigenpairs
+from etastar.curvature.errors import CurvatureError
+from etastar.curvature.products import Kind, LossCurvature, LossFunction, unchanged
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SharpnessResult:
+    """The largest eigenvalues of a loss's curvature matrix at the model's present weights.
+
+    What is guaranteed: some eigenvalue lies within `residuals[i]` of `values[i]`, and `values[0]`
+    is a lower bound of λ1 (both up to the rounding of the model's dtype). That no larger eigenvalue
+    was missed was checked from a second random start, which is no proof.
+    """
+
+    values: tuple[float, ...]
+    """Descending; `values[0]` is λ1. In units of the loss per squared unit of the weights."""
+    lambda_min: float
+    """Smallest Ritz value, an upper bound of the smallest eigenvalue."""
+    residuals: tuple[float, ...]
+    """‖A·v − θ·v‖ of each value, for a unit vector v."""
+    lambda_min_residual: float
+    iterations: int
+    """Products with the curvature matrix."""
+    converged: bool
+    """Whether every residual is within `tol`, and the second start ended, within `max_iter`."""
+    kind: Kind
+    loss: float
+    """The loss at these weights, weighted over the batches by their sample counts."""
+    samples: int
+    parameters: tuple[str, ...]
+    """Names of the trainable parameters, in the order of the vectors' entries."""
+    preconditioned: bool
+    """Whether the matrix is `D^½ H D^½` with learning-rate ratios D, rather than H."""
+    notes: tuple[str, ...] = ()
+    """What qualifies the numbers: frozen statistics, kinks, a budget that ended."""
+    vectors: Tensor | None = field(default=None, repr=False, compare=False)
+    """Unit eigenvectors `[k, P]`, if asked for."""
+
+    @property
+    def value(self) -> float:
+        """λ1."""
+        return self.values[0]
+
+    def __str__(self) -> str:
+        matrix = {"hessian": "H", "gauss-newton": "G"}[self.kind]
+        matrix = f"D^½ {matrix} D^½" if self.preconditioned else matrix
+        state = "" if self.converged else ", NOT CONVERGED"
+        lines = [
+            f"λ{i}({matrix}) = {value:.6g} ± {residual:.1e}"
+            for i, (value, residual) in enumerate(
+                zip(self.values, self.residuals, strict=True), start=1
+            )
+        ]
+        lines.append(f"λ_min({matrix}) = {self.lambda_min:.6g} ± {self.lambda_min_residual:.1e}")
+        lines.append(f"({self.iterations} products, {self.samples} samples{state})")
+        return "\n".join([*lines, *self.notes])
+
+
+def sharpness(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batches: Iterable[Any],
+    *,
+    kind: Kind = "hessian",
+    lr_ratios: Mapping[str, float] | None = None,
+    k: int = 1,
+    tol: float = 1e-4,
+    max_iter: int = 1000,
+    seed: int = 0,
+    return_vectors: bool = False,
+    batch_size: Callable[[Any, Any], int] | None = None,
+) -> SharpnessResult:
+    """The largest eigenvalue λ1 of the Hessian, or Gauss-Newton matrix, of a model's loss.
+
+    The loss is `loss_fn(model(inputs), targets)` averaged over the batches, each weighted by its
+    number of samples; its normalisation is `loss_fn`'s, and λ1 scales with it. The model is
+    measured in the mode it is in, and left as it was, bit for bit.
+
+    Batch normalisation in train mode normalises every batch by its own statistics: λ1 is then a
+    property of this partition into batches, and a note says so. Dropout in train mode gives a
+    different loss at every evaluation, and is refused.
+
+    The Hessian of a ReLU network does not see its kinks (`etastar.curvature.products`); the
+    Gauss-Newton value is worth printing beside it.
+
+    Args:
+        model: Any module.
+        loss_fn: Maps `(model(inputs), targets)` to the mean loss of a batch, a scalar.
+        batches: Pairs `(inputs, targets)`, read once. `inputs` may be a tensor, or a tuple or
+            mapping of arguments.
+        kind: `"hessian"`, or `"gauss-newton"`: `JᵀMJ`, M the Hessian of the loss in the outputs.
+        lr_ratios: Learning-rate ratio by parameter name, 1 where not named. If given, the result is
+            that of `D^½ H D^½`, whose λ1 limits the rate η of training at η·D.
+        k: Number of eigenvalues.
+        tol: Relative residual at which an eigenvalue is accepted: its error is of the order of
+            `tol²·λ1/gap`.
+        max_iter: Lanczos steps before giving up; the result then says `converged=False`.
+        seed: Of the random starts.
+        return_vectors: Whether to return the eigenvectors.
+        batch_size: Maps `(inputs, targets)` to the number of samples, where that is not the first
+            dimension.
+
+    Returns:
+        The values with their residuals; see `SharpnessResult` for what they guarantee.
+
+    Raises:
+        ConfigError: A setting is out of range, a name is unknown, a batch does not fit.
+        CurvatureError: The loss is not finite, not deterministic, or not differentiable.
+
+    Example:
+        The loss ½·3·w² has curvature 3:
+
+        >>> import torch
+        >>> model = torch.nn.Linear(1, 1, bias=False, dtype=torch.float64)
+        >>> x, y = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
+        >>> result = sharpness(model, lambda z, y: 1.5 * (z - y).square().mean(), [(x, y)])
+        >>> round(result.value, 12), result.converged
+        (3.0, True)
+    """
+    operator = LossCurvature(
+        model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
+    )
+    with unchanged(model):
+        loss = _check_deterministic(operator, model)
+        pairs = largest_eigenpairs(
+            operator,
+            operator.size,
+            k=k,
+            tol=tol,
+            max_iter=max_iter,
+            seed=seed,
+            dtype=operator.dtype,
+            device=operator.device,
+        )
+    notes = _notes(model)
+    if not pairs.converged:
+        notes.append(
+            f"not converged to {tol:g} within {max_iter} steps: the residuals above still hold; "
+            "raise max_iter or tol."
+        )
+    return SharpnessResult(
+        values=pairs.values,
+        lambda_min=pairs.smallest,
+        residuals=pairs.residuals,
+        lambda_min_residual=pairs.smallest_residual,
+        iterations=pairs.products,
+        converged=pairs.converged,
+        kind=kind,
+        loss=loss,
+        samples=operator.samples,
+        parameters=tuple(operator.names),
+        preconditioned=lr_ratios is not None,
+        notes=tuple(notes),
+        vectors=pairs.vectors if return_vectors else None,
+    )
+
+
+def _check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
+    """Evaluate loss and gradient twice; the loss, if both are finite and agree.
+
+    Agreement is to the root of the machine epsilon, as sums on a GPU may come in any order.
+    """
+    import torch
+
+    (loss, gradient), (again, gradient_again) = (operator.loss_and_gradient() for _ in range(2))
+    if not math.isfinite(loss) or not bool(gradient.isfinite().all()):
+        raise CurvatureError(
+            f"the loss must be finite, with a finite gradient, to have a λ1; got a loss of {loss} "
+            f"and a gradient of norm {float(gradient.norm())}. Check the inputs and the "
+            "initialisation."
+        )
+    allowed = math.sqrt(torch.finfo(operator.dtype).eps)
+    moved = float((gradient_again - gradient).norm())
+    if abs(again - loss) > allowed * abs(loss) or moved > allowed * float(gradient.norm()):
+        culprits = _active(model, torch.nn.modules.dropout._DropoutNd)
+        reason = f"dropout in train mode ({', '.join(culprits)})" if culprits else "unknown"
+        raise CurvatureError(
+            f"λ1 is not defined: two evaluations on the same batches gave losses {loss:.9g} and "
+            f"{again:.9g}, and gradients that differ by {moved:.3g}. Cause: {reason}. Expected a "
+            "deterministic loss: call model.eval(), or fix the random numbers inside the model."
+        )
+    return loss
+
+
+def _notes(model: nn.Module) -> list[str]:
+    """What a reader must know about normalisation layers."""
+    import torch
+
+    norms = _active(model, torch.nn.modules.batchnorm._BatchNorm)
+    if not norms:
+        return []
+    return [
+        f"batch normalisation in train mode ({', '.join(norms)}): every batch was normalised by "
+        "its own statistics, so λ1 depends on the partition into batches; running statistics were "
+        "frozen (restored afterwards). Call model.eval() for the λ1 of the function they define."
+    ]
+
+
+def _active(model: nn.Module, kind: type[nn.Module]) -> list[str]:
+    """Names of the submodules of a kind that are in train mode."""
+    return [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, kind) and module.training
+    ]
