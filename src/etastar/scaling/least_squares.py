@@ -93,10 +93,18 @@ def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray,
     z = np.concatenate([x[:, :1], x[:, 1:] - mean], 1)
     back = np.eye(x.shape[1])
     back[0, 1:] = -mean
-    inverse = np.linalg.inv(np.einsum("km,mi,mj->kij", weight, z, z, optimize=True))
-    covariance = back @ inverse @ back.T
+    p = x.shape[1]
+    squares = (z[:, :, None] * z[:, None, :]).reshape(len(z), p * p)
+    inverse = np.linalg.inv((weight @ squares).reshape(-1, p, p))
     moments = (weight * y) @ z  # (K, p)
-    return np.einsum("ij,kjl,kl->ki", back, inverse, moments), covariance
+    beta = (inverse @ moments[:, :, None])[:, :, 0] @ back.T
+    return beta, back @ inverse @ back.T
+
+
+def linear_map(x: FloatArray, weight: FloatArray) -> FloatArray:
+    """`(XᵀWX)⁻¹XᵀW`, `[p, M]`, for one row of weights `[M]`: many responses, one product."""
+    _, covariance = solve(x, np.zeros(len(x)), weight[None])
+    return np.asarray(covariance[0] @ (x.T * weight))
 
 
 def log_likelihood(x: FloatArray, y: FloatArray, v: FloatArray) -> tuple[float, float]:
@@ -108,21 +116,21 @@ def log_likelihood(x: FloatArray, y: FloatArray, v: FloatArray) -> tuple[float, 
     Returns:
         The maximal log-likelihood and the τ² that attains it.
     """
-    from scipy.optimize import minimize_scalar
 
-    def negative(tau2: float) -> float:
-        s = v + tau2
-        beta, _ = solve(x, y, 1 / s[None])
-        residual = y - x @ beta[0]
-        return 0.5 * float(np.sum(np.log(2 * np.pi * s) + residual**2 / s))
+    def scores(tau2: FloatArray) -> FloatArray:
+        s = v + tau2[:, None]
+        beta, _ = solve(x, y, 1 / s)
+        residual = y - beta @ x.T
+        return np.asarray(-0.5 * np.sum(np.log(2 * np.pi * s) + residual**2 / s, 1))
 
     top = float(np.var(y)) + float(np.max(v))
     # the likelihood of τ² may have two humps; a scan of its logarithm finds the right one
-    scan = np.concatenate([[0.0], np.geomspace(top * 1e-12, top, 49)])
-    heights = np.array([negative(t) for t in scan])
-    best = int(np.argmin(heights))
-    low, high = scan[max(best - 1, 0)], scan[min(best + 1, len(scan) - 1)]
-    found = minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 0})
-    if heights[best] <= found.fun:
-        return -float(heights[best]), float(scan[best])
-    return -float(found.fun), float(found.x)
+    grid = np.concatenate([[0.0], np.geomspace(top * 1e-12, top, 49)])
+    for _ in range(6):  # each zoom narrows the bracket 16 times
+        heights = scores(grid)
+        best = int(np.argmax(heights))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+        tau2, height = float(grid[best]), float(heights[best])
+        grid = np.append(np.linspace(low, high, 33), tau2)
+        grid.sort()
+    return height, tau2

@@ -22,8 +22,8 @@ from etastar.scaling.forms import Form, get_form
 from etastar.scaling.least_squares import (
     LinearFits,
     fit_random_effects,
+    linear_map,
     log_likelihood,
-    solve,
 )
 from etastar.scaling.prediction import (
     Backtest,
@@ -305,7 +305,7 @@ def fit_power_law(
         rng = np.random.default_rng(seed)
         drawn = resample_medians(cells.values(response), estimates, n_boot, rng)
         drawn = drawn[:, use[estimates.used]] - offset
-        replicates, _ = solve(x, drawn, np.broadcast_to(weight, (1, len(y))))
+        replicates = drawn @ linear_map(x, weight).T
     score, parameters = log_likelihood(x, y - offset, v)[0], x.shape[1] + 1
     room = len(y) - parameters - 1
     aic = 2 * parameters - 2 * score

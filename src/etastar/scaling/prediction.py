@@ -103,12 +103,13 @@ def student_quantile(level: float, freedom: FloatArray) -> FloatArray:
     """Half-width in standard errors of a two-sided Student t interval."""
     from scipy.special import stdtrit
 
-    return np.asarray(stdtrit(freedom, 0.5 + 0.5 * level), dtype=float)
+    distinct, index = np.unique(freedom, return_inverse=True)  # few values, a slow function
+    return np.asarray(stdtrit(distinct, 0.5 + 0.5 * level), dtype=float)[index]
 
 
 def predictive_variance(fits: LinearFits, x: FloatArray, noise: float | FloatArray) -> FloatArray:
     """xᵀCx + τ² + noise of the target for every fit and target, `[K, T]`, for `x` of `[T, p]`."""
-    spread = np.einsum("ti,kij,tj->kt", x, fits.covariance, x, optimize=True)
+    spread = ((x @ fits.covariance) * x).sum(-1)  # (K, T)
     return np.asarray(spread + fits.tau2[:, None] + noise)
 
 
@@ -134,21 +135,19 @@ def backtest(
     x, offset = form.design(width, depth), form.fixed(width, depth)
     size = np.log(width * depth)
     least = max(x.shape[1] + 2, math.ceil(len(y) / 4))
-    limits = [
-        limit
-        for limit in np.unique(size)[:-1]
-        if (size <= limit).sum() >= least
-        and form.is_defined(width[size <= limit], depth[size <= limit])
-    ]
-    if not limits:
-        return Backtest(*(np.zeros(0) for _ in range(4)))
+    limits = [limit for limit in np.unique(size)[:-1] if (size <= limit).sum() >= least]
     if len(limits) > _MOST_SPLITS:
         limits = [limits[i] for i in np.linspace(0, len(limits) - 1, _MOST_SPLITS).astype(int)]
-    mask = size <= np.array(limits)[:, None]  # (K, M)
+    small = [
+        limit for limit in limits if form.is_defined(width[size <= limit], depth[size <= limit])
+    ]
+    if not small:
+        return Backtest(*(np.zeros(0) for _ in range(4)))
+    mask = size <= np.array(small)[:, None]  # (K, M)
     fits = fit_random_effects(x, y - offset, v, mask)
     error = np.abs(y - offset - fits.beta @ x.T)
     deviation = np.sqrt(predictive_variance(fits, x, v))
-    distance = size - np.array(limits)[:, None]
+    distance = size - np.array(small)[:, None]
     freedom = np.broadcast_to(fits.freedom[:, None], mask.shape)
     out = ~mask
     return Backtest(distance[out], error[out], deviation[out], freedom[out])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
 from etastar.scaling.comparison import HeldOut, cross_validate
 from etastar.scaling.domain import Domain
 from etastar.scaling.forms import get_form
-from etastar.scaling.least_squares import solve
+from etastar.scaling.least_squares import linear_map
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
 
@@ -41,6 +42,22 @@ class CutoffRow:
     movement: float
     p_value: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The row as one flat record; None where a number is not defined."""
+        held = self.cross_validated
+        return {
+            "cutoff": self.cutoff,
+            "cells": self.fit.usage.used,
+            "exponents": {c.name: (c.value, c.low, c.high) for c in self.fit.coefficients[1:]},
+            "r2": self.fit.r2,
+            "r2_weighted": self.fit.r2_weighted,
+            "tau": math.sqrt(self.fit.tau2),
+            "cv_median_error": held.median_error if held.test else None,
+            "cv_coverage": held.coverage if held.test else None,
+            "movement": None if math.isnan(self.movement) else self.movement,
+            "p_value": None if math.isnan(self.p_value) else self.p_value,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -63,6 +80,16 @@ class Region:
     tested: bool
     domain: Domain
     fit: PowerLawFit
+
+    def to_dict(self) -> dict[str, Any]:
+        """The region and its scan, for JSON."""
+        return {
+            "labels": dict(self.labels),
+            "cutoff": self.cutoff,
+            "tested": self.tested,
+            "domain": asdict(self.domain),
+            "rows": [row.to_dict() for row in self.rows],
+        }
 
 
 def find_region(
@@ -126,15 +153,14 @@ def _cutoffs(fit: PowerLawFit) -> list[float]:
     form = get_form(fit.form)
     aspect = fit.width / fit.depth
     distinct = np.unique(aspect)  # ratios of whole numbers: equal ones are equal to the bit
-    cutoffs = []
-    for cutoff in distinct:
-        kept = aspect >= cutoff * (1 - 1e-9)
-        if kept.sum() >= len(form.exponents) + 3 and form.is_defined(
-            fit.width[kept], fit.depth[kept]
-        ):
-            cutoffs.append(float(cutoff))
-    if not cutoffs:
+    for first in range(len(distinct) - 1, -1, -1):  # looser cutoffs keep more cells
+        kept = aspect >= distinct[first]
+        many = kept.sum() >= len(form.exponents) + 3
+        if many and form.is_defined(fit.width[kept], fit.depth[kept]):
+            break
+    else:
         return [float(distinct[0])]
+    cutoffs = [float(c) for c in distinct[: first + 1]]
     if len(cutoffs) > _MOST_CUTOFFS:
         picks = np.linspace(0, len(cutoffs) - 1, _MOST_CUTOFFS).round().astype(int)
         return [cutoffs[i] for i in picks]
@@ -147,32 +173,34 @@ def _movement(fit: PowerLawFit, rng: np.random.Generator) -> tuple[float, float]
     x = form.design(fit.width, fit.depth)
     y = fit.log_value - form.fixed(fit.width, fit.depth)
     aspect = fit.width / fit.depth
-    stricter = [c for c in _cutoffs(fit) if c > aspect.min() * (1 + 1e-9)]
+    stricter = [c for c in _cutoffs(fit) if c > aspect.min()]
     if not stricter:
         return math.nan, math.nan
     scale = np.sqrt(fit.variance + fit.tau2)
-    masks = np.stack([aspect >= c * (1 - 1e-9) for c in stricter])
-    draws = x @ fit.beta + scale * rng.standard_normal((_NULL_DRAWS, len(y)))
-    data = np.concatenate([y[None], draws])  # (1 + draws, M), the measured ones first
-    weight = 1 / scale**2
-    all_beta, all_cov = solve(x, data, weight[None])
-    largest = np.zeros(len(data))
-    for mask in masks:
-        beta, cov = solve(x, data, (mask * weight)[None])
-        spread = np.diagonal(cov[0] - all_cov[0])[1:]
-        # a cutoff that drops only cells without leverage on an exponent cannot move it
-        moves = spread > 1e-9 * np.diagonal(cov[0])[1:]
-        change = _standardised(beta - all_beta, spread, moves)
-        largest = np.maximum(largest, change)
+    contrasts = _contrasts(x, 1 / scale**2, [aspect >= c for c in stricter])
+    if not len(contrasts):
+        return 0.0, 1.0
+    draws = scale * rng.standard_normal((_NULL_DRAWS, len(y)))
+    largest = np.abs(np.concatenate([y[None], draws]) @ contrasts.T).max(1)
     exceed = 1 + int((largest[1:] >= largest[0]).sum())
     return float(largest[0]), exceed / (1 + _NULL_DRAWS)
 
 
-def _standardised(change: FloatArray, spread: FloatArray, moves: BoolArray) -> FloatArray:
-    """Largest |change|/sd over the exponents that can move, `[K]`, for `change` of `[K, p]`."""
-    if not moves.any():
-        return np.zeros(len(change))
-    return np.asarray(np.max(np.abs(change[:, 1:][:, moves]) / np.sqrt(spread[moves]), 1))
+def _contrasts(x: FloatArray, weight: FloatArray, masks: list[BoolArray]) -> FloatArray:
+    """Change of each exponent at each stricter cutoff, in units of its deviation, `[C, M]`.
+
+    A contrast maps the responses to its change, and any exact law to zero. Exponents that a
+    cutoff cannot move, because it drops only cells without leverage on them, are left out.
+    """
+    everywhere = linear_map(x, weight)
+    rows = []
+    for mask in masks:
+        stricter = linear_map(x, mask * weight)
+        change = (stricter - everywhere)[1:]
+        variance = (change**2 / weight).sum(1)
+        moves = variance > 1e-9 * (stricter[1:] ** 2 / weight).sum(1)
+        rows.append(change[moves] / np.sqrt(variance[moves])[:, None])
+    return np.concatenate(rows)
 
 
 def find_regions(

@@ -36,6 +36,10 @@ class Slope:
         return not low <= value <= high
 
 
+_UNBOUNDED = Slope(np.inf, np.inf, -np.inf, np.inf, (-np.inf, np.inf))
+"""The reverse slope of a y that does not vary beyond its noise."""
+
+
 @dataclass(frozen=True)
 class SlopeFit:
     """A straight line through points (log x, log y) that are noisy in both directions.
@@ -125,7 +129,10 @@ def fit_slope(
     pick = rng.integers(0, len(x), (n_boot, len(x)))
     ols = _slope(x, y, zero, zero, pick, level)
     corrected = _slope(x, y, noise[0], noise[2], pick, level)
-    reverse = _inverted(_slope(y, x, noise[1], noise[2], pick, level))
+    varies = float(np.var(y, ddof=1)) > float(noise[1].mean()) + 1e-18
+    reverse = _UNBOUNDED
+    if varies:
+        reverse = _inverted(_slope(y, x, noise[1], noise[2], pick, level))
     residual = y - y.mean() - corrected.value * (x - x.mean())
     b = corrected.value
     explained = float(np.mean(noise[1] + b * b * noise[0] - 2 * b * noise[2]))
@@ -136,7 +143,7 @@ def fit_slope(
         reverse=reverse,
         intercept=float(y.mean() - b * x.mean()),
         reliability=reliability,
-        r2=float(np.corrcoef(x, y)[0, 1] ** 2) if np.ptp(y) > 0 else 0.0,
+        r2=float(np.corrcoef(x, y)[0, 1] ** 2) if varies else 0.0,
         scatter=float(np.sqrt(max(scatter2, 0.0))),
         n=len(x),
         level=level,
@@ -218,7 +225,10 @@ def _slope(
     half = float(student_quantile(level, np.array([float(freedom)]))[0]) * error
     replicates = _moments(x[pick], y[pick], x_variance[pick], covariance[pick])
     tail = 50 * (1 - level)
-    low, high = np.nanpercentile(replicates, [tail, 100 - tail])
+    replicates = replicates[~np.isnan(replicates)]
+    low, high = -np.inf, np.inf
+    if len(replicates):
+        low, high = np.percentile(replicates, [tail, 100 - tail])
     return Slope(value, error, value - half, value + half, (float(low), float(high)))
 
 
@@ -241,7 +251,7 @@ def _inverted(slope: Slope) -> Slope:
         return (1 / high, 1 / low) if low * high > 0 else (-np.inf, np.inf)
 
     if slope.value == 0:
-        return Slope(np.inf, np.inf, -np.inf, np.inf, (-np.inf, np.inf))
+        return _UNBOUNDED
     low, high = interval(slope.low, slope.high)
     error = slope.standard_error / slope.value**2
     return Slope(1 / slope.value, error, low, high, interval(*slope.bootstrap))

@@ -1,0 +1,246 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_laws import planted_rows
+
+from etastar.errors import ConfigError
+from etastar.scaling import (
+    BASELINES,
+    CellTable,
+    Domain,
+    compare_forms,
+    cross_validate,
+    estimate_cells,
+    extrapolate,
+    fit_laws,
+    fit_power_law,
+)
+from etastar.scaling.prediction import Backtest
+
+
+def table(seed=0, **settings):
+    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [{}, {"misfit_sd": 0.1}, {"bend": 0.3, "misfit_sd": 0.03}, {"seeds": 3}],
+    ids=["law-holds", "misfit", "bend", "few-seeds"],
+)
+def test_ninety_percent_intervals_cover_what_they_should(planted):
+    within, beyond = [], []
+    for k in range(120):
+        cells = table(k, **planted)
+        truth = estimate_cells(cells)
+        held = np.random.default_rng([k, 1]).random(len(cells)) < 0.3
+        fit = fit_power_law(cells.subset(~held), form="separate", n_boot=0)
+        seeds = truth.informative[held].astype(float)
+        half, _ = fit.interval_log(cells.width[held], cells.depth[held], seeds, 0.9)
+        error = truth.value[held] - fit.predict_log(cells.width[held], cells.depth[held])
+        within.append(np.mean(np.abs(error) <= half))
+        beyond.append(extrapolate(cells, form="separate").coverage)
+    # Means over 120 independent studies. Their standard errors are near 0.010 (random third) and
+    # 0.015 (extrapolation). The true coverages, from 150 other studies per case, are 0.90-0.92
+    # and 0.92-0.93: a false alarm is 2 to 5 standard errors away, below 5 % for any one case.
+    assert 0.85 <= np.mean(within) <= 0.95
+    assert 0.85 <= np.mean(beyond) <= 0.955
+
+
+def test_a_strong_bend_is_covered_by_wider_intervals():
+    coverage, inflation = [], []
+    for k in range(40):
+        cells = table(k, bend=6.0, widths=(8, 16, 32, 64), depths=(2, 3, 4, 6, 8, 12, 16))
+        held = extrapolate(cells, form="separate")
+        coverage.append(held.coverage)
+        size = cells.width * cells.depth
+        fit = fit_power_law(cells.subset(size <= size.max() / 4), form="separate", n_boot=0)
+        inflation.append(fit.predict(64, 16).inflation)
+    assert np.mean(coverage) >= 0.85
+    assert min(inflation) >= 1
+
+
+def test_interval_and_errors_shrink_with_the_noise():
+    wide = extrapolate(table(seed_sd=0.3), form="separate")
+    narrow = extrapolate(table(seed_sd=0.03), form="separate")
+    assert narrow.median_width < wide.median_width
+    assert narrow.median_error < wide.median_error
+    exact = extrapolate(table(seed_sd=0.0, resolution=0.0), form="separate")
+    assert exact.median_error < 1e-9
+
+
+def test_prediction_says_where_it_stands():
+    fit = fit_power_law(table(), form="separate", cutoff=4)
+    inside = fit.predict(128, 6)
+    assert inside.in_region
+    assert inside.warnings == ()
+    assert inside.low < inside.value < inside.high
+    assert inside.eta == inside.value
+    far = fit.predict(2048, 18)
+    assert not far.in_region
+    text = "\n".join(far.warnings)
+    assert "width 2048 is 4 times the largest fitted" in text
+    assert "depth 18 is 1.5 times the largest fitted" in text
+    assert "n·L 36864 is 6 times the largest fitted" in text
+    assert "WARNING" in str(far)
+    assert "below the cutoff 4" in fit.predict(16, 12).warnings[0]
+    with pytest.raises(ConfigError, match=r"no prediction for width 2048.*4 times the largest"):
+        fit.predict(2048, 6, strict=True)
+    with pytest.raises(ConfigError, match="width must be a number of at least 1; got 0"):
+        fit.predict(0, 6)
+    with pytest.raises(ConfigError, match="depth must be a number of at least 1; got nan"):
+        fit.predict(16, math.nan)
+    with pytest.raises(ConfigError, match="level must be between 0 and 1"):
+        fit.predict(16, 6, level=90)
+
+
+def test_more_seeds_and_less_confidence_give_narrower_intervals():
+    fit = fit_power_law(table(), form="separate")
+
+    def ratio(**settings):
+        p = fit.predict(100, 5, **settings)
+        return p.high / p.low
+
+    assert ratio(seeds=math.inf) < ratio(seeds=20) < ratio() == ratio(seeds=6) < ratio(seeds=1)
+    assert ratio(level=0.5) < ratio(level=0.9) < ratio(level=0.99)
+
+
+def test_too_few_cells_to_back_test_are_said_to_be():
+    fit = fit_power_law(table(widths=(16, 32, 64), depths=(2, 4)), form="product")
+    assert any("too few cells to back-test" in w for w in fit.predict(512, 4).warnings)
+
+
+def test_inflation_is_the_conformal_quantile_of_the_far_back_tests():
+    distance = np.concatenate([np.full(100, 0.1), np.full(19, 1.0)])
+    error = np.concatenate([np.zeros(100), np.arange(1.0, 20.0)])
+    tests = Backtest(distance, error, np.ones(119), np.full(119, 1e9))
+    # ⌈20 · 0.9⌉ = 18th smallest of the 19 far errors, against 1.6449 standard deviations
+    assert tests.inflation(2.0, 0.9) == pytest.approx(18 / 1.6448536, rel=1e-6)
+    assert tests.inflation(0.1, 0.9) < tests.inflation(2.0, 0.9)
+    assert tests.inflation(0.01, 0.5) == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12, unique=True),
+    st.integers(0, 2**20),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_domain_contains_its_networks_and_everything_between(points, seed):
+    width, depth = (2.0 ** np.array(axis) for axis in zip(*points, strict=True))
+    domain = Domain.of(width, depth)
+    assert all(domain.outside(n, d) == () for n, d in zip(width, depth, strict=True))
+    weights = np.random.default_rng(seed).dirichlet(np.ones(len(points)))
+    assert domain.contains(
+        float(np.exp(weights @ np.log(width))), float(np.exp(weights @ np.log(depth)))
+    )
+    assert domain.outside(2 * width.max(), depth.max())
+    assert domain.outside(width.min() / 2, depth.min())
+
+
+def test_a_corner_that_was_never_measured_is_outside():
+    cells = [(16, 2), (64, 2), (64, 8)]  # a triangle: (16, 8) is in both ranges, and outside
+    domain = Domain.of(*(np.array(axis, dtype=float) for axis in zip(*cells, strict=True)))
+    assert "not together" in domain.outside(16, 8)[0]
+    assert domain.outside(32, 2) == ()
+
+
+def test_a_law_does_not_carry_over_to_conditions_never_measured():
+    rng = np.random.default_rng(0)
+    rows = planted_rows(rng) + planted_rows(rng, input_lr_ratio=1.0, width=-0.9)
+    rows += planted_rows(rng, loss="cross-entropy", widths=(64,))
+    laws = fit_laws(CellTable.from_rows(rows), n_boot=0)
+    assert len(laws.fits) == 2
+    assert len(laws.skipped) == 1
+    p = laws.predict(128, 6, input_lr_ratio=1.0, loss="mse")
+    assert p.value == pytest.approx(128**-0.9 / 6, rel=0.3)
+    with pytest.raises(ConfigError, match=r"input_lr_ratio = 0\.5 was never measured"):
+        laws.predict(128, 6, input_lr_ratio=0.5)
+    with pytest.raises(ConfigError, match="dataset = 'mnist' was never measured"):
+        laws.predict(128, 6, dataset="mnist")
+    with pytest.raises(ConfigError, match="2 groups have these conditions; choose of input_lr"):
+        laws.predict(128, 6, loss="mse")
+    with pytest.raises(ConfigError, match="have no law: width does not vary"):
+        laws.predict(128, 6, loss="cross-entropy")
+    with pytest.raises(ConfigError, match="unknown label 'kappa'"):
+        laws.predict(128, 6, kappa=1.0)
+
+
+def test_the_right_form_wins_and_the_baselines_stand_beside_it():
+    table_of = {r.form: r for r in compare_forms(table(), n_boot=0).rows}
+    assert set(BASELINES) <= set(table_of)
+    separate = table_of["separate"]
+    for name, row in table_of.items():
+        if name != "separate":
+            assert row.fit.bic > separate.fit.bic
+            assert row.fit.aic > separate.fit.aic
+            assert row.cross_validated.median_error > separate.cross_validated.median_error
+            assert row.extrapolated.median_error > separate.extrapolated.median_error
+    assert separate.extrapolated.train + separate.extrapolated.test == 36
+    assert separate.to_dict()["extrapolation_median_error"] < 0.15
+
+
+def test_one_exponent_is_preferred_where_it_is_the_truth():
+    chosen, p_values = [], []
+    for k in range(60):
+        found = compare_forms(
+            table(k, width=-0.6, depth=-0.6), forms=("product", "separate"), n_boot=0
+        )
+        chosen.append(found.best("bic"))
+        p_values.append(found.equal_exponents)
+    # BIC prefers the larger law when 2·Δ log-likelihood > log 36: probability 0.058 at large
+    # samples, so 15 or more of 60 has a false-alarm rate below 1e-5
+    assert chosen.count("product") > 45
+    assert np.mean(np.array(p_values) < 0.05) < 0.2  # 12 of 60 at rate 0.05: below 1e-4
+    assert compare_forms(table(), n_boot=0).equal_exponents < 1e-6
+
+
+def test_cross_validation_against_one_fit_per_cell():
+    cells = table(misfit_sd=0.1, seeds=5)
+    fit = fit_power_law(cells, form="separate", n_boot=0)
+    errors, inside, widths = [], [], []
+    for i in range(len(cells)):
+        kept = np.arange(len(cells)) != i
+        x = np.stack([np.ones(36), np.log(fit.width), np.log(fit.depth)], 1)
+        from etastar.scaling.least_squares import fit_random_effects
+
+        one = fit_random_effects(x[kept], fit.log_value[kept], fit.variance[kept])
+        error = x[i] @ one.beta[0] - fit.log_value[i]
+        noise = 1.4358 * fit.seed_variance / 5  # exact inefficiency 1.434 of a median of five
+        spread = x[i] @ one.covariance[0] @ x[i] + one.tau2[0] + noise
+        half = 1.6939 * np.sqrt(spread)  # t at 0.95 with 32 degrees of freedom
+        errors.append(abs(np.expm1(error)))
+        inside.append(abs(error) <= half)
+        widths.append(np.exp(2 * half))
+    held = cross_validate(fit)
+    assert held.median_error == pytest.approx(np.median(errors), rel=1e-9)
+    assert held.coverage == pytest.approx(np.mean(inside))
+    assert held.median_width == pytest.approx(np.median(widths), rel=1e-3)
+    assert (held.train, held.test, held.unpredicted) == (35, 36, 0)
+
+
+def test_cells_that_the_law_cannot_do_without_are_counted():
+    rows = planted_rows(np.random.default_rng(0), depths=(4,))
+    rows += planted_rows(np.random.default_rng(1), widths=(16,), depths=(8,))
+    held = cross_validate(fit_power_law(CellTable.from_rows(rows), form="separate", n_boot=0))
+    assert (held.test, held.unpredicted) == (6, 1)
+
+
+def test_forms_that_the_cells_do_not_determine_are_skipped_with_the_reason():
+    found = compare_forms(table(depths=(4,)), n_boot=0)
+    assert "depth does not vary" in found.skipped["separate"]
+    assert math.isnan(found.equal_exponents)
+    with pytest.raises(ConfigError, match="form 'separate' was not compared: depth does not"):
+        found["separate"]
+    with pytest.raises(ConfigError, match="no form can be fitted"):
+        compare_forms(table(widths=(4,), depths=(4,)), n_boot=0)
+    with pytest.raises(ConfigError, match="no cell is left to predict beyond 1"):
+        extrapolate(table(), form="product", fraction=1.0)
+
+
+def test_many_cells_are_held_out_in_twenty_folds():
+    cells = table(widths=tuple(range(10, 130, 10)), depths=tuple(range(2, 14)), seeds=3)
+    held = cross_validate(fit_power_law(cells, form="separate", n_boot=0))
+    assert held.test == 144
+    assert held.train == 144 - 8
