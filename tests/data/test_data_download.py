@@ -10,6 +10,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import pooch
 import pytest
 from made_files import cifar_archive, cifar_batches, write_idx_set
 
@@ -115,10 +116,19 @@ def test_progress_off_a_terminal_is_one_line_on_stderr(server, capsys):
 
 def test_without_progress_nothing_is_printed_but_it_is_logged(server, capsys, caplog):
     server.bodies["/file.gz"] = BODY
-    with caplog.at_level(logging.INFO, "etastar.data"):
-        fetch(published(server.url))
+    theirs = pooch.get_logger()  # prints to standard error by itself
+    theirs.addHandler(caplog.handler)
+    level = theirs.level
+    try:
+        with caplog.at_level(logging.INFO, "etastar.data"):
+            fetch(published(server.url))
+    finally:
+        theirs.removeHandler(caplog.handler)
     assert capsys.readouterr() == ("", "")
-    assert f"downloading {server.url}file.gz" in caplog.text
+    assert [record.message for record in caplog.records if record.levelno >= logging.INFO] == [
+        f"downloading {server.url}file.gz"
+    ]
+    assert theirs.level == level
 
 
 def test_progress_bar_on_a_terminal(server, capsys, monkeypatch):

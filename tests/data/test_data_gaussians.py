@@ -13,7 +13,7 @@ from etastar.data.gaussians import BAYES_ACCURACY, DIMENSION, Classes, bayes_acc
 
 
 def log_ratio(x: np.ndarray, normals: Classes) -> np.ndarray:
-    """Log-likelihood of class 1 less that of class 0, up to nothing: densities are normalised."""
+    """Log-likelihood of class 1 less that of class 0, from scipy's densities."""
     logs = [
         stats.norm.logpdf(x, mean, np.sqrt(variance)).sum(-1)
         for mean, variance in zip(*normals, strict=True)

@@ -44,6 +44,7 @@ def test_the_array_is_a_view_and_not_a_copy():
         (idx(np.zeros((0, 3, 3))), "at least one sample"),
         (idx(np.zeros((3, 0, 3))), "at least one sample"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_named(content, message):
     with pytest.raises(DataError, match=f"(?s)digits-file.*{message}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -107,7 +108,7 @@ def read_archive(path: Path) -> list[tuple[str, bytes]]:
     """
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 name = Path(member.name).name
                 if not member.isreg() or name not in BATCHES:
@@ -119,6 +120,9 @@ def read_archive(path: Path) -> list[tuple[str, bytes]]:
                     )
                 file = archive.extractfile(member)
                 found[name] = b"" if file is None else file.read()
+            # tar may end before gzip does, and gzip's own checksum is compared only at its end
+            while stream.read(1 << 20):
+                pass
     # a damaged header shows as any of these, depending on which of its fields was hit
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
         raise DataError(
