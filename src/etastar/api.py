@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from etastar.measurement import Measurement
     from etastar.networks import Network
     from etastar.search.base import SeedResult
+    from etastar.training.engine import Engine
     from etastar.training.trial import Recipe
 
 
@@ -77,20 +78,12 @@ def measure(
         )
     from etastar.data import load
 
-    data = (
-        load(
-            dataset,
-            data_dir=settings.data_dir,
-            train_size=settings.train_size,
-            val_size=settings.val_size,
-        )
-        if isinstance(dataset, str)
-        else dataset
-    )
+    if isinstance(dataset, str):
+        where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
+        dataset = load(dataset, **where)
     recipe = settings.recipe(dataset)
     device = _device(settings.device)
-    with _threads(settings.threads):
-        return _measure(network, dataset, recipe, settings, device, on_progress)
+    return _measure(network, dataset, recipe, settings, device, on_progress)
 
 
 def _measure(
@@ -110,7 +103,8 @@ def _measure(
     from etastar.training.engine import Engine
 
     started = time.perf_counter()
-    engine = Engine(network, data, recipe, device=device, dtype=getattr(torch, settings.dtype))
+    dtype = getattr(torch, settings.dtype)
+    engine = Engine(network, data, recipe, device=device, dtype=dtype, threads=settings.threads)
     lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     strategy = STRATEGIES[settings.strategy]
@@ -135,7 +129,7 @@ def _measure(
             include={"strategy", "start_lr", "end_lr", "resolution", "seeds", "first_seed"}
         ),
         cost=Cost(queue.ended, engine.steps_taken, round(time.perf_counter() - started, 3)),
-        environment=environment(device, settings.dtype),
+        environment=environment(engine),
         warnings=tuple(advice(results, recipe, settings)),
     )
 
@@ -172,12 +166,13 @@ def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -
     return notes
 
 
-def environment(device: torch.device, dtype: str) -> dict[str, Any]:
-    """Versions and machine, as far as they can change a result."""
+def environment(engine: Engine) -> dict[str, Any]:
+    """Versions and machine, as far as they can change a result or its cost."""
     import torch
 
     from etastar import __version__
 
+    device = engine.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "etastar": __version__,
@@ -186,8 +181,8 @@ def environment(device: torch.device, dtype: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": str(device),
         "device_name": name,
-        "dtype": dtype,
-        "threads": torch.get_num_threads(),
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "threads": engine.threads,
     }
 
 
@@ -202,22 +197,3 @@ def _device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used: {reason} Try --device cpu.") from None
     return device
-
-
-class _threads:
-    """Sets PyTorch's CPU threads for a while; leaves them alone if None."""
-
-    def __init__(self, count: int | None) -> None:
-        self.count = count
-
-    def __enter__(self) -> None:
-        import torch
-
-        self.before = torch.get_num_threads()
-        if self.count is not None:
-            torch.set_num_threads(self.count)
-
-    def __exit__(self, *exc: object) -> None:
-        import torch
-
-        torch.set_num_threads(self.before)

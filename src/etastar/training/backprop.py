@@ -11,6 +11,7 @@ gradient, so each replica's η is multiplied into it once at the top, and a weig
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,16 +38,17 @@ class Step(ABC):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        targets: torch.Tensor,
+        labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Take one step.
 
         Args:
-            params: Each `[R, ...]`; updated in place.
+            params: Each `[R, ...]`; updated in place. Passing the same list (and the same `x`)
+                again is quicker than an equal one: what can be prepared is kept for it.
             velocity: Momentum buffers like `params`, updated in place; empty without momentum.
             lr: η of each replica, `[R]`.
             x: Batch, `[R, B, d]`.
-            targets: One-hot, `[R, B, C]`.
+            labels: Class indices, `[R, B]`.
 
         Returns:
             Losses before the update, `[R]`; and bool `[R]`, true where the gradient of the input
@@ -72,11 +74,11 @@ class AutogradStep(Step):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        targets: torch.Tensor,
+        labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Step`."""
         leaves = [p.detach().requires_grad_() for p in params]
-        losses = stacked_loss(self.loss, self.network.apply(leaves, x), targets.argmax(-1))
+        losses = stacked_loss(self.loss, self.network.apply(leaves, x), labels)
         gradients = torch.autograd.grad(losses.sum(), leaves)
         ratios = self.network.lr_ratios()
         with torch.no_grad():
@@ -88,47 +90,36 @@ class AutogradStep(Step):
         return losses.detach(), silent
 
 
+@dataclass(slots=True)
+class _Layer:
+    """Views and buffers of one layer, prepared once for many steps; `h` is the layer's input."""
+
+    weight: torch.Tensor  # (R, fan_in, fan_out)
+    weight_t: torch.Tensor
+    bias: torch.Tensor | None  # (R, fan_out)
+    bias_row: torch.Tensor | None  # (R, 1, fan_out)
+    velocity: torch.Tensor | None
+    bias_velocity: torch.Tensor | None
+    ratio: float
+    h: torch.Tensor  # (R, B, fan_in)
+    h_t: torch.Tensor
+    z: torch.Tensor  # (R, B, fan_out), overwritten by the activation unless normalised
+    below: torch.Tensor  # (R, B, fan_in), gradient in h
+    scale: torch.Tensor | None = None  # (R, B, 1), of the normalisation
+
+
 class MLPStep(Step):
     """The written-out forward and backward pass of `MLP`."""
+
+    separate_activations = False
+    """Whether the post-activations need a buffer besides the pre-activations'."""
 
     def __init__(self, network: Network, loss: Loss, momentum: float) -> None:
         super().__init__(network, loss, momentum)
         assert isinstance(network, MLP)
         self.net: MLP = network
-        self._buffers: dict[tuple[str, int], torch.Tensor] = {}
-
-    def _buffer(
-        self, name: str, layer: int, shape: tuple[int, ...], like: torch.Tensor
-    ) -> torch.Tensor:
-        """A scratch tensor `shape`, reused while the stack does not grow."""
-        held = self._buffers.get((name, layer))
-        if held is None or held.shape[0] < shape[0] or held.shape[1:] != shape[1:]:
-            held = self._buffers[(name, layer)] = like.new_empty(shape)
-        return held[: shape[0]]
-
-    def _activate(self, z: torch.Tensor, layer: int) -> torch.Tensor:
-        """Post-activation `[R, B, n]` of the pre-activation `z`, which may be overwritten."""
-        return z.clamp_(min=0)
-
-    def _activate_backward(self, g: torch.Tensor, h: torch.Tensor, layer: int) -> torch.Tensor:
-        """Gradient in the pre-activation from the gradient `g` in the post-activation `h`."""
-        torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
-        return g
-
-    def outputs(self, params: Params, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Outputs `[R, B, C]` and the input of every layer, `[R, B, fan_in]` each."""
-        weights, biases = self.net.split(params)
-        inputs = [x]
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            h = inputs[-1]
-            z = self._buffer("z", layer, (h.shape[0], h.shape[1], weight.shape[2]), weight)
-            if bias is None:
-                torch.bmm(h, weight, out=z)
-            else:
-                torch.baddbmm(bias.unsqueeze(1), h, weight, out=z)
-            if layer < self.net.depth:
-                inputs.append(self._activate(z, layer))
-        return z, inputs
+        self._layers: list[_Layer] = []
+        self._prepared_for: tuple[Params, torch.Tensor] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -137,71 +128,109 @@ class MLPStep(Step):
         velocity: Params,
         lr: torch.Tensor,
         x: torch.Tensor,
-        targets: torch.Tensor,
+        labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Step`."""
-        out, inputs = self.outputs(params, x)
-        losses, g = output_gradient(self.loss, out, targets)
-        g = g.mul_(1 / x.shape[1] if self.momentum else (lr / x.shape[1]).view(-1, 1, 1))
-        weights, biases = self.net.split(params)
-        ratios = self.net.layer_ratios()
-        for layer in range(self.net.depth, -1, -1):
-            h, weight, bias = inputs[layer], weights[layer], biases[layer]
-            below = None
-            if layer > 0:  # before the update: the gradient belongs to the weights as they were
-                below = self._buffer("g", layer, tuple(h.shape), h)
-                torch.bmm(g, weight.transpose(1, 2), out=below)
-            sums = g.sum(1) if bias is not None or layer == 0 else None
+        held = self._prepared_for
+        if held is None or held[0] is not params or held[1] is not x:
+            self._prepare(params, velocity, x)
+        losses, g = output_gradient(self.loss, self._forward(), labels)
+        g.mul_(1 / x.shape[1] if self.momentum else (lr / x.shape[1]).view(-1, 1, 1))
+        for index in range(self.net.depth, -1, -1):
+            layer = self._layers[index]
+            if index > 0:  # before the update: the gradient belongs to the weights as they were
+                torch.bmm(g, layer.weight_t, out=layer.below)
+            sums = g.sum(1) if layer.bias is not None or index == 0 else None
             if self.momentum:
-                self._with_momentum(velocity, layer, lr * ratios[layer], h, g, sums, params)
+                self._update_with_momentum(layer, lr, g, sums)
             else:
-                weight.baddbmm_(h.transpose(1, 2), g, alpha=-ratios[layer])
-                if bias is not None and sums is not None:
-                    bias.sub_(sums, alpha=ratios[layer])
-            if below is not None:
-                g = self._activate_backward(below, h, layer - 1)
+                layer.weight.baddbmm_(layer.h_t, g, alpha=-layer.ratio)
+                if layer.bias is not None and sums is not None:
+                    layer.bias.sub_(sums, alpha=layer.ratio)
+            if index > 0:
+                g = self._activate_backward(layer, self._layers[index - 1])
         assert sums is not None
         return losses, (sums == 0).all(1)
 
-    def _with_momentum(
-        self,
-        velocity: Params,
-        layer: int,
-        lr: torch.Tensor,
-        h: torch.Tensor,
-        g: torch.Tensor,
-        sums: torch.Tensor | None,
-        params: Params,
-    ) -> None:
-        """`v ← μ·v + gradient`, `w ← w − η·v` for one layer; `lr` holds the layer's η."""
+    def _prepare(self, params: Params, velocity: Params, x: torch.Tensor) -> None:
+        """Lay out the views and buffers for these parameters and this batch tensor."""
         weights, biases = self.net.split(params)
-        momenta, bias_momenta = self.net.split(velocity)
-        momenta[layer].baddbmm_(h.transpose(1, 2), g, beta=self.momentum)
-        weights[layer].addcmul_(momenta[layer], lr.view(-1, 1, 1), value=-1)
-        bias, bias_momentum = biases[layer], bias_momenta[layer]
-        if bias is not None and bias_momentum is not None and sums is not None:
-            bias_momentum.mul_(self.momentum).add_(sums)
-            bias.addcmul_(bias_momentum, lr.view(-1, 1), value=-1)
+        nothing: list[torch.Tensor | None] = [None] * len(weights)
+        momenta, bias_momenta = self.net.split(velocity) if velocity else (nothing, nothing)
+        self._layers = []
+        h = x
+        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            z = weight.new_empty(*x.shape[:2], weight.shape[2])
+            layer = _Layer(
+                weight=weight,
+                weight_t=weight.transpose(1, 2),
+                bias=bias,
+                bias_row=None if bias is None else bias.unsqueeze(1),
+                velocity=momenta[index],
+                bias_velocity=bias_momenta[index],
+                ratio=self.net.layer_ratios()[index],
+                h=h,
+                h_t=h.transpose(1, 2),
+                z=z,
+                below=torch.empty_like(h) if index else h,
+            )
+            self._layers.append(layer)
+            h = torch.empty_like(z) if self.separate_activations else z
+        self._prepared_for = (params, x)
+
+    def _forward(self) -> torch.Tensor:
+        """Outputs `[R, B, C]`; leaves the input of every layer in its `h`."""
+        for index, layer in enumerate(self._layers):
+            if layer.bias_row is None:
+                torch.bmm(layer.h, layer.weight, out=layer.z)
+            else:
+                torch.baddbmm(layer.bias_row, layer.h, layer.weight, out=layer.z)
+            if index < self.net.depth:
+                self._activate(layer, self._layers[index + 1].h)
+        return layer.z
+
+    def _activate(self, layer: _Layer, h: torch.Tensor) -> None:
+        """From the pre-activation `layer.z` to the post-activation `h`, here the same tensor."""
+        h.clamp_(min=0)
+
+    def _activate_backward(self, above: _Layer, layer: _Layer) -> torch.Tensor:
+        """Gradient in `layer.z` from the gradient `above.below` in its post-activation."""
+        g = above.below
+        torch.ops.aten.threshold_backward.grad_input(g, above.h, 0, grad_input=g)
+        return g
+
+    def _update_with_momentum(
+        self, layer: _Layer, lr: torch.Tensor, g: torch.Tensor, sums: torch.Tensor | None
+    ) -> None:
+        """`v ← μ·v + gradient`, `w ← w − κ·η·v` for one layer."""
+        assert layer.velocity is not None
+        rate = lr * layer.ratio
+        layer.velocity.baddbmm_(layer.h_t, g, beta=self.momentum)
+        layer.weight.addcmul_(layer.velocity, rate.view(-1, 1, 1), value=-1)
+        if layer.bias is not None and layer.bias_velocity is not None and sums is not None:
+            layer.bias_velocity.mul_(self.momentum).add_(sums)
+            layer.bias.addcmul_(layer.bias_velocity, rate.view(-1, 1), value=-1)
 
 
 class LayerNormMLPStep(MLPStep):
-    """The same with layer normalisation before each ReLU."""
+    """The same with layer normalisation before each ReLU: `layer.z` holds the normalised values."""
 
-    def _activate(self, z: torch.Tensor, layer: int) -> torch.Tensor:
+    separate_activations = True
+
+    def _activate(self, layer: _Layer, h: torch.Tensor) -> None:
+        z = layer.z
         z -= z.mean(-1, keepdim=True)
-        scale = (z.square().mean(-1, keepdim=True) + EPSILON).rsqrt_()
-        z *= scale
-        self._buffers[("scale", layer)] = scale
-        h = self._buffer("h", layer, tuple(z.shape), z)
-        return torch.clamp(z, min=0, out=h)
+        layer.scale = (z.square().mean(-1, keepdim=True) + EPSILON).rsqrt_()
+        z *= layer.scale
+        torch.clamp(z, min=0, out=h)
 
-    def _activate_backward(self, g: torch.Tensor, h: torch.Tensor, layer: int) -> torch.Tensor:
-        g = super()._activate_backward(g, h, layer)
-        normalised = self._buffers[("z", layer)][: g.shape[0]]
-        along = (g * normalised).mean(-1, keepdim=True)
+    def _activate_backward(self, above: _Layer, layer: _Layer) -> torch.Tensor:
+        g = super()._activate_backward(above, layer)
+        along = (g * layer.z).mean(-1, keepdim=True)
         g -= g.mean(-1, keepdim=True)
-        g.addcmul_(normalised, along, value=-1)
-        return g.mul_(self._buffers[("scale", layer)])
+        g.addcmul_(layer.z, along, value=-1)
+        assert layer.scale is not None
+        return g.mul_(layer.scale)
 
 
 WRITTEN_OUT: dict[type[Network], type[Step]] = {MLP: MLPStep, LayerNormMLP: LayerNormMLPStep}

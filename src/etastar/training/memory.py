@@ -34,7 +34,7 @@ def free_bytes(device: torch.device) -> int:
     return 2**30
 
 
-def replicas_that_fit(bytes_per_replica: int, device: torch.device) -> int:
-    """Size of the stack: at least 1, at most `MAX_REPLICAS`, within `SHARE` of the free memory."""
-    fitting = int(free_bytes(device) * SHARE) // max(1, bytes_per_replica)
+def replicas_that_fit(bytes_per_replica: int, device: torch.device, stacks: int = 1) -> int:
+    """Size of each of `stacks` stacks: from 1 to `MAX_REPLICAS`, all in `SHARE` of free memory."""
+    fitting = int(free_bytes(device) * SHARE) // max(1, bytes_per_replica * stacks)
     return max(1, min(fitting, MAX_REPLICAS.get(device.type, MAX_REPLICAS["cpu"])))
