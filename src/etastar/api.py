@@ -116,11 +116,12 @@ def _measure(
     engine.run(queue)
 
     results = {seed: queue.strategies[seed].result() for seed in seeds}
+    trials = queue.outcomes()
     tried = [queue.strategies[seed].outcomes for seed in seeds]
     return Measurement(
         eta_star=eta_star(list(results.values()), settings.start_lr),
         seeds=results,
-        trials=queue.outcomes(),
+        trials=trials,
         curve=success_curve(list(results.values()), tried),
         network=network,
         recipe=recipe,
@@ -128,7 +129,11 @@ def _measure(
         search=settings.model_dump(
             include={"strategy", "start_lr", "end_lr", "resolution", "seeds", "first_seed"}
         ),
-        cost=Cost(queue.ended, engine.steps_taken, round(time.perf_counter() - started, 3)),
+        cost=Cost(
+            trials=len(trials),
+            steps=sum(outcome.step for outcome in trials.values()),
+            seconds=round(time.perf_counter() - started, 3),
+        ),
         environment=environment(engine),
         warnings=tuple(advice(results, recipe, settings)),
     )

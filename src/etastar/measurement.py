@@ -20,7 +20,13 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Cost:
-    """What a measurement took: trials, optimizer steps summed over replicas, wall-clock seconds."""
+    """What a measurement took.
+
+    Attributes:
+        trials: Trials that the searches used.
+        steps: Optimizer steps of these trials, summed.
+        seconds: Wall-clock time.
+    """
 
     trials: int
     steps: int

@@ -111,9 +111,7 @@ class MLP(Network):
         weights, biases = self.split(params)
         h = x
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            h = h @ weight
-            if bias is not None:
-                h = h + bias.unsqueeze(-2)
+            h = self._layer(h, weight, bias)
             if layer < self.depth:
                 h = self.normalise(h).relu()
         return h
@@ -129,8 +127,19 @@ class MLP(Network):
         weights, biases = self.split(params)
         active = []
         h = x
-        for weight, bias in list(zip(weights, biases, strict=True))[: self.depth]:
-            z = h @ weight if bias is None else h @ weight + bias.unsqueeze(-2)
-            h = self.normalise(z).relu()
-            active.append((h != 0).flatten(1).any(1))  # NaN counts as activity
+        for layer in range(self.depth):
+            h = self._layer(h, weights[layer], biases[layer])
+            h = self.normalise(h).relu_()
+            active.append(h.amax((1, 2)) != 0)  # NaN counts as activity
         return torch.stack(active, 1)
+
+    def _layer(
+        self, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`h @ W + b` as one product: `h` `[B, i]` or `[R, B, i]`, `W` `[R, i, o]`."""
+        import torch
+
+        h = h.expand(weight.shape[0], -1, -1) if h.ndim == 2 else h
+        if bias is None:
+            return torch.bmm(h, weight)
+        return torch.baddbmm(bias.unsqueeze(1), h, weight)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 KEPT_DRAWS = 8
 """Initialisations kept by a stack: as many as there are seeds in a usual measurement."""
 
+CHECK_DEAD_AFTER = 4
+"""Steps in a row without a gradient in the input layer before a replica is checked for death."""
+
 
 class Stack:
     """Replicas that train side by side, each on its own trial.
@@ -54,6 +57,7 @@ class Stack:
         self.steps: list[int] = []  # taken by each replica
         self._accuracy: list[float | None] = []
         self._silent_since: list[int | None] = []
+        self._found_alive: list[int] = []  # checks for death that found life
         self._history: list[_LossHistory] = []
         self.params: Params = []
         self.velocity: Params = []
@@ -87,6 +91,7 @@ class Stack:
         self.steps += [0] * len(trials)
         self._accuracy += [None] * len(trials)
         self._silent_since += [None] * len(trials)
+        self._found_alive += [0] * len(trials)
         self._history += [_LossHistory(self.recipe.criterion.max_steps) for _ in trials]
 
     def _draw(self, seed: int) -> Params:
@@ -117,6 +122,7 @@ class Stack:
         self.steps = [self.steps[row] for row in kept]
         self._accuracy = [self._accuracy[row] for row in kept]
         self._silent_since = [self._silent_since[row] for row in kept]
+        self._found_alive = [self._found_alive[row] for row in kept]
         self._history = [self._history[row] for row in kept]
 
     def _evaluates_at(self, step: int) -> bool:
@@ -221,11 +227,21 @@ class Stack:
                     decided[row] = Outcome("trained", self.steps[row], accuracy)
 
     def _bury(self, rows: list[int], decided: dict[int, Outcome]) -> None:
-        """Decide the replicas that are dead: those silent long enough, checked on all the data."""
+        """Decide the replicas that are dead: those silent long enough, checked on all the data.
+
+        A network that a few samples still reach is silent most of the time without being dead, and
+        the check reads all the data; so each check that finds life doubles the silence needed for
+        the next. When the budget ends every silent replica is checked: outcomes do not depend on
+        when the checks happened.
+        """
         suspects = []
         for row in rows:
             since = self._silent_since[row]
-            if since is not None and self.steps[row] - since >= self._patience:
+            if since is None:
+                continue
+            silence = self.steps[row] - since + 1
+            patience = self._patience + (CHECK_DEAD_AFTER << self._found_alive[row])
+            if silence >= patience or self.steps[row] == self.recipe.criterion.max_steps:
                 suspects.append(row)
         if not suspects:
             return
@@ -236,11 +252,11 @@ class Stack:
             if is_dead and since is not None:
                 decided[row] = Outcome("dead", since, self._accuracy[row])
             else:
-                self._silent_since[row] = None
+                self._found_alive[row] += 1
 
     @property
     def _patience(self) -> int:
-        """Steps of silence before a replica may be called dead.
+        """Steps of silence that momentum adds before a replica may be called dead.
 
         None for plain SGD, where silence is absorbing. Momentum still moves the weights of a silent
         replica; after this many steps what is left of it is below the rounding of float32.
