@@ -15,9 +15,9 @@ def table(seed=0, **settings):
 
 def test_a_law_that_holds_everywhere_has_the_loosest_cutoff():
     loosest = [find_region(table(k, misfit_sd=0.05), n_boot=0).cutoff for k in range(40)]
-    # Each of twelve nested tests rejects a true law in 5 % of studies; together, in 60 other
-    # studies, in 8 %. Twelve or more of 40 at 8 %: false-alarm rate below 1e-4.
-    assert np.sum(np.array(loosest) > 16 / 12 + 1e-9) < 12
+    # Each of twelve nested tests rejects a true law in 5 % of studies; in 300 other studies 11 %
+    # were rejected somewhere. 15 or more of 40 at 11 %: false-alarm rate 1e-5.
+    assert np.sum(np.array(loosest) > 16 / 12 + 1e-9) < 15
 
 
 @pytest.mark.parametrize("bend", [2.0, 4.0])
@@ -51,10 +51,9 @@ def test_the_scan_holds_the_fit_at_every_cutoff():
 
 
 def test_a_single_cutoff_is_not_called_tested():
-    region = find_region(table(widths=(16, 32, 64), depths=(2, 3)), n_boot=0)
-    assert region.cutoff >= 16 / 3
-    few = find_region(table(widths=(16, 32), depths=(2, 4)), form="product", n_boot=0)
-    assert not few.tested or len(few.rows) > 1
+    region = find_region(table(widths=(16, 32), depths=(2, 4)), form="product", n_boot=0)
+    assert [row.cutoff for row in region.rows] == [4.0]
+    assert not region.tested
 
 
 def test_exact_data_are_accepted_from_the_first_cell():

@@ -6,6 +6,7 @@ holds, and `fit_laws(...).predict` answers for an unseen network. `fit_slope` an
 are for η* against λ1. A new law is an entry in `forms.FORMS`.
 """
 
+from etastar.scaling.bend import Bend
 from etastar.scaling.cells import RESPONSES, STATUSES, CellTable, Response
 from etastar.scaling.comparison import (
     ComparedForm,
@@ -31,6 +32,7 @@ __all__ = [
     "FORMS",
     "RESPONSES",
     "STATUSES",
+    "Bend",
     "CellEstimates",
     "CellTable",
     "Coefficient",

@@ -26,6 +26,7 @@ RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
 """What a law may be fitted to: η*, λ1, or their product, taken seed by seed."""
 STATUSES = ("bracketed", "all-trained", "none-trained")
 _BRACKETED, _ALL, _NONE = range(3)
+_NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset({"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1"})
 
 
@@ -89,7 +90,8 @@ class CellTable:
                 `eta_lo`, `eta_hi`, and optionally `lambda1` and further labels. `eta_hi` is not
                 read where the status is all-trained, nor either end where it is none-trained.
             group_by: Labels beside width and depth that tell cells apart. By default
-                `input_lr_ratio` and every field whose values are strings.
+                `input_lr_ratio`, `inputs` (input dimension d), `output_variance` and every field
+                whose values are strings.
 
         Returns:
             The table, sorted.
@@ -312,7 +314,7 @@ def _label_names(columns: Mapping[str, Sequence[Any]], group_by: Sequence[str] |
         return [
             name
             for name, values in columns.items()
-            if name == "input_lr_ratio"
+            if name in _NUMBER_LABELS
             or (name not in _NOT_LABELS and len(values) and isinstance(values[0], str))
         ]
     for name in group_by:

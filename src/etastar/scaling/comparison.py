@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
+from etastar.scaling.cells import CellTable, FloatArray, Response
 from etastar.scaling.estimates import estimate_cells, median_inefficiency
-from etastar.scaling.forms import BASELINES, get_form
+from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level, predictive_variance, student_quantile
@@ -130,7 +130,7 @@ class Comparison:
 def compare_forms(
     cells: CellTable,
     *,
-    forms: Sequence[str] = ("product", "separate", *BASELINES),
+    forms: Sequence[str] = ("product", "separate", "gradient-norm", *BASELINES),
     response: Response = "eta_star",
     fraction: float = 0.25,
     cutoff: float | None = None,
@@ -142,7 +142,7 @@ def compare_forms(
 
     Args:
         cells: Of one group.
-        forms: Names in `FORMS`.
+        forms: Names in `FORMS`; those that the cells do not determine are skipped, with the reason.
         response: What is fitted.
         fraction: The extrapolation is fitted to cells with n·L up to this share of the largest.
         cutoff: Use only cells with n/L at least this.
@@ -193,11 +193,11 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     if count > _MOST_FOLDS:
         folds = np.random.default_rng(seed).permutation(count) % 20
     mask = folds != np.unique(folds)[:, None]  # (folds, M)
-    kept = np.array([_enough(fit, m) for m in mask])
+    x, offset = fit.design(fit.width, fit.depth), form.fixed(fit.width, fit.depth)
+    kept = np.array([m.sum() > x.shape[1] and is_defined(x[m]) for m in mask])
     if not kept.any():
         return HeldOut(count - 1, 0, math.nan, math.nan, math.nan, count)
     mask = mask[kept]
-    x, offset = form.design(fit.width, fit.depth), form.fixed(fit.width, fit.depth)
     fits = fit_random_effects(x, fit.log_value - offset, fit.variance, mask)
     noise = median_inefficiency(fit.seeds) * fit.seed_variance / fit.seeds
     half = student_quantile(level, fits.freedom)[:, None] * np.sqrt(
@@ -219,7 +219,7 @@ def extrapolate(
 ) -> HeldOut:
     """Fit the cells with n·L up to `fraction` of the largest, and predict the others.
 
-    The intervals are those of `PowerLawFit.predict`, back-tests included.
+    The intervals are those of `PowerLawFit.predict`, the allowance for a bend included.
 
     Raises:
         ConfigError: The small cells do not determine the law, or no cell is left to predict.
@@ -240,7 +240,7 @@ def extrapolate(
         cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
     )
     seeds = estimates.informative[test].astype(float)
-    half, _ = fit.interval_log(cells.width[test], cells.depth[test], seeds, level)
+    half = fit.half_width_log(cells.width[test], cells.depth[test], seeds, level)
     error = fit.predict_log(cells.width[test], cells.depth[test]) - estimates.value[test]
     return _judge(error, half, len(fit.log_value), 0)
 
@@ -259,12 +259,6 @@ def _extrapolation_if_defined(
         )
     except ConfigError:
         return None
-
-
-def _enough(fit: PowerLawFit, mask: BoolArray) -> bool:
-    form = get_form(fit.form)
-    many = int(mask.sum()) > 1 + len(form.exponents)
-    return many and form.is_defined(fit.width[mask], fit.depth[mask])
 
 
 def _judge(error: FloatArray, half: FloatArray, train: int, unpredicted: int) -> HeldOut:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import FloatArray
 
+Labels: TypeAlias = Mapping[str, str | float]
 _FLAT = 1e-9
 """A regressor is constant if its logarithm spreads by less than this."""
 
@@ -21,38 +23,37 @@ class Form:
     Attributes:
         title: As it is printed.
         exponents: Names of the b_k.
-        regressors: From log n and log L, each `[M]`, to `[M, number of exponents]`.
-        offset: The part with fixed coefficients, `[M]`.
+        regressors: From n, L (each `[M]`) and the group's labels, one column `[M]` per exponent.
+        offset: The part of log y with fixed coefficients, `[M]`, from n and L; None if there is
+            none.
         varies: What must vary for each exponent to be defined, in words.
     """
 
     title: str
     exponents: tuple[str, ...]
-    regressors: Callable[[FloatArray, FloatArray], FloatArray]
-    offset: Callable[[FloatArray, FloatArray], FloatArray]
+    regressors: Callable[[FloatArray, FloatArray, Labels], tuple[FloatArray, ...]]
     varies: tuple[str, ...]
+    offset: Callable[[FloatArray, FloatArray], FloatArray] | None = None
 
-    def design(self, width: FloatArray, depth: FloatArray) -> FloatArray:
-        """Ones and the regressors, `[M, 1 + number of exponents]`."""
-        log_n, log_l = np.log(width), np.log(depth)
-        return np.concatenate([np.ones((len(width), 1)), self.regressors(log_n, log_l)], 1)
+    def design(self, width: FloatArray, depth: FloatArray, labels: Labels) -> FloatArray:
+        """Ones and the regressors, `[M, 1 + number of exponents]`.
+
+        Raises:
+            ConfigError: The form needs a label that the group does not have.
+        """
+        return np.stack([np.ones(len(width)), *self.regressors(width, depth, labels)], 1)
 
     def fixed(self, width: FloatArray, depth: FloatArray) -> FloatArray:
         """The offset, `[M]`."""
-        return self.offset(np.log(width), np.log(depth))
+        return np.zeros(len(width)) if self.offset is None else self.offset(width, depth)
 
-    def is_defined(self, width: FloatArray, depth: FloatArray) -> bool:
-        """Whether these networks determine every exponent."""
-        x = self.design(width, depth)
-        return len(x) > 0 and _rank(x) == x.shape[1]
-
-    def check(self, width: FloatArray, depth: FloatArray) -> None:
+    def check(self, width: FloatArray, depth: FloatArray, labels: Labels) -> None:
         """Refuse networks that do not determine every exponent.
 
         Raises:
             ConfigError: Naming the axis that does not vary, or the axes that vary only together.
         """
-        x = self.design(width, depth)
+        x = self.design(width, depth, labels)
         for name, axis, column in zip(self.exponents, self.varies, x.T[1:], strict=True):
             if len(column) == 0 or np.ptp(column) < _FLAT:
                 raise ConfigError(
@@ -61,7 +62,7 @@ class Form:
                     f"form {self.title} is not defined. Measure networks that differ in {axis}, "
                     f"or fit a form without it."
                 )
-        if _rank(x) < x.shape[1]:
+        if not is_defined(x):
             raise ConfigError(
                 f"{' and '.join(self.varies)} vary only together over the {len(x)} cells that can "
                 f"be used (width {_several(width)}; depth {_several(depth)}), so the separate "
@@ -70,9 +71,14 @@ class Form:
             )
 
 
-def _rank(x: FloatArray) -> int:
+def is_defined(x: FloatArray) -> bool:
+    """Whether the rows of a design `[M, p]`, first column ones, determine every coefficient."""
+    if x.shape[1] == 1:
+        return len(x) > 0
+    if len(x) < x.shape[1]:
+        return False
     centred = x[:, 1:] - x[:, 1:].mean(0)
-    return 1 + int(np.linalg.matrix_rank(centred, tol=1e-7)) if x.shape[1] > 1 else 1
+    return bool(np.linalg.matrix_rank(centred, tol=1e-7) == x.shape[1] - 1)
 
 
 def _several(values: FloatArray) -> str:
@@ -82,32 +88,45 @@ def _several(values: FloatArray) -> str:
     return ", ".join(f"{v:g}" for v in distinct) or "none"
 
 
-def _nothing(log_n: FloatArray, log_l: FloatArray) -> FloatArray:
-    return np.zeros(len(log_n))
-
-
-def _no_regressor(log_n: FloatArray, log_l: FloatArray) -> FloatArray:
-    return np.zeros((len(log_n), 0))
+def _gradient_norm(width: FloatArray, depth: FloatArray, labels: Labels) -> tuple[FloatArray, ...]:
+    """Log of `n + (v/2)(n(L−1) + κd)`, to which E‖∂f/∂θ‖² is proportional (docs/theory.md)."""
+    numbers = {"output_variance": 1.0, **labels}
+    for name in ("input_lr_ratio", "inputs"):
+        if name not in numbers:
+            raise ConfigError(
+                f"the form gradient-norm needs {name!r} as a label of the cells; got "
+                f"{', '.join(labels) or 'none'}. Put it in the rows, and in group_by if that is "
+                f"given."
+            )
+    kappa, inputs, v = (
+        float(numbers[name]) for name in ("input_lr_ratio", "inputs", "output_variance")
+    )
+    return (np.log(width + 0.5 * v * (width * (depth - 1) + kappa * inputs)),)
 
 
 FORMS: dict[str, Form] = {
-    "product": Form(
-        "a (nL)^b", ("product",), lambda n, d: (n + d)[:, None], _nothing, ("width × depth",)
-    ),
+    "product": Form("a (nL)^b", ("product",), lambda n, d, _: (np.log(n * d),), ("width × depth",)),
     "separate": Form(
         "a n^b L^c",
         ("width", "depth"),
-        lambda n, d: np.stack([n, d], 1),
-        _nothing,
+        lambda n, d, _: (np.log(n), np.log(d)),
         ("width", "depth"),
     ),
-    "width": Form("a n^b", ("width",), lambda n, d: n[:, None], _nothing, ("width",)),
-    "depth": Form("a L^c", ("depth",), lambda n, d: d[:, None], _nothing, ("depth",)),
-    "constant": Form("a", (), _no_regressor, _nothing, ()),
-    "inverse-width": Form("a / n", (), _no_regressor, lambda n, d: -n, ()),
-    "depth^-3/2": Form("a L^(-3/2)", (), _no_regressor, lambda n, d: -1.5 * d, ()),
+    "gradient-norm": Form(
+        "a (n + v/2 (n(L-1) + κd))^b",
+        ("gradient_norm",),
+        _gradient_norm,
+        ("the expected gradient norm",),
+    ),
+    "width": Form("a n^b", ("width",), lambda n, d, _: (np.log(n),), ("width",)),
+    "depth": Form("a L^c", ("depth",), lambda n, d, _: (np.log(d),), ("depth",)),
+    "constant": Form("a", (), lambda n, d, _: (), ()),
+    "inverse-width": Form("a / n", (), lambda n, d, _: (), (), lambda n, d: -np.log(n)),
+    "depth^-3/2": Form("a L^(-3/2)", (), lambda n, d, _: (), (), lambda n, d: -1.5 * np.log(d)),
 }
-"""`inverse-width` and `depth^-3/2` are baselines: rules in use, of which only `a` is fitted."""
+"""`gradient-norm` is one exponent on the exact expected squared gradient norm of an output, biases
+aside, instead of on n·L: it keeps the input layer's share, which n·L leaves out.
+`inverse-width` and `depth^-3/2` are baselines: rules in use, of which only `a` is fitted."""
 BASELINES = ("inverse-width", "depth^-3/2")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from etastar.errors import ConfigError, unknown_name
+from etastar.scaling.bend import Bend, find_bend
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
 from etastar.scaling.domain import Domain
 from etastar.scaling.estimates import (
@@ -26,15 +27,15 @@ from etastar.scaling.least_squares import (
     log_likelihood,
 )
 from etastar.scaling.prediction import (
-    Backtest,
     Prediction,
-    backtest,
     check_level,
     check_network,
-    predictive_variance,
     student_quantile,
 )
 from etastar.scaling.usage import Usage, tally
+
+_BENT = 0.05
+"""Below this p-value a bend is reported with an extrapolation."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class PowerLawFit:
         bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
         domain: Where the law was seen.
         usage: Counts of cells and seeds.
-        backtest: Extrapolations tried within the cells.
+        bend: How far the cells bend away from the form.
     """
 
     form: str
@@ -124,7 +125,7 @@ class PowerLawFit:
     bootstrap: FloatArray
     domain: Domain
     usage: Usage
-    backtest: Backtest
+    bend: Bend
 
     def __getitem__(self, name: str) -> Coefficient:
         """The coefficient of that name, e.g. `fit["width"]`."""
@@ -138,15 +139,18 @@ class PowerLawFit:
         """The coefficients, `[p]`."""
         return np.array([c.value for c in self.coefficients])
 
+    def design(self, width: FloatArray, depth: FloatArray) -> FloatArray:
+        """The form's design at these networks, `[T, p]`."""
+        return get_form(self.form).design(width, depth, self.labels)
+
     def predict_log(self, width: FloatArray, depth: FloatArray) -> FloatArray:
         """Logarithm of the law at these networks, `[T]`."""
-        form = get_form(self.form)
-        return form.fixed(width, depth) + form.design(width, depth) @ self.beta
+        return get_form(self.form).fixed(width, depth) + self.design(width, depth) @ self.beta
 
-    def interval_log(
+    def half_width_log(
         self, width: FloatArray, depth: FloatArray, seeds: FloatArray, level: float
-    ) -> tuple[FloatArray, FloatArray]:
-        """Half-widths of the prediction intervals in log, and their inflations; each `[T]`.
+    ) -> FloatArray:
+        """Half-widths of the prediction intervals in log, `[T]`.
 
         Args:
             width: n of the targets, `[T]`.
@@ -154,23 +158,14 @@ class PowerLawFit:
             seeds: Seeds that each target's median is taken over, `[T]`; inf for no seed noise.
             level: Nominal coverage.
         """
-        fits = LinearFits(
-            self.beta[None],
-            self.covariance[None],
-            np.array([self.tau2]),
-            np.array([float(self.freedom)]),
-        )
         finite = np.isfinite(seeds)
         count = np.where(finite, seeds, 1).astype(np.int64)
         noise = np.where(finite, median_inefficiency(count) * self.seed_variance / count, 0.0)
-        x = get_form(self.form).design(width, depth)
-        deviation = np.sqrt(predictive_variance(fits, x, noise)[0])
-        distance = np.log(width * depth / self.domain.product[1])
-        inflation = np.array(
-            [self.backtest.inflation(d, level) if d > 1e-9 else 1.0 for d in distance]
-        )
-        t = student_quantile(level, fits.freedom)[0]
-        return t * deviation * np.where(np.isnan(inflation), 1.0, inflation), inflation
+        x = self.design(width, depth)
+        missed = np.maximum(self.tau2, self.bend.variance(x, width, depth))
+        spread = ((x @ self.covariance) * x).sum(1)
+        t = student_quantile(level, np.array([float(self.freedom)]))[0]
+        return np.asarray(t * np.sqrt(spread + missed + noise))
 
     def predict(
         self,
@@ -200,35 +195,39 @@ class PowerLawFit:
         if seeds is None:
             seeds = float(np.median(self.seeds))
         n, d = np.array([float(width)]), np.array([float(depth)])
-        half, inflation = self.interval_log(n, d, np.array([seeds]), level)
-        said = list(self.domain.outside(float(width), float(depth)))
-        if strict and said:
+        half = float(self.half_width_log(n, d, np.array([seeds]), level)[0])
+        outside = self.domain.outside(float(width), float(depth))
+        if strict and outside:
             raise ConfigError(
-                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(said)}. Measure "
-                f"networks nearer to it, or allow the extrapolation with strict=False."
-            )
-        if math.isnan(inflation[0]):
-            said.append(
-                "too few cells to back-test an extrapolation: the interval is the law's own and "
-                "probably too narrow"
-            )
-        elif inflation[0] > 1:
-            said.append(
-                f"back-tests of this extrapolation widened the interval {inflation[0]:.3g}"
-                " times in log"
+                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(outside)}. "
+                f"Measure networks nearer to it, or allow the extrapolation with strict=False."
             )
         centre = float(self.predict_log(n, d)[0])
+        curved = centre + float(self.bend.shift(self.design(n, d), n, d)[0])
         return Prediction(
             width=float(width),
             depth=float(depth),
             value=math.exp(centre),
-            low=math.exp(centre - half[0]),
-            high=math.exp(centre + half[0]),
+            low=math.exp(centre - half),
+            high=math.exp(centre + half),
             level=level,
-            in_region=not self.domain.outside(float(width), float(depth)),
-            warnings=tuple(said),
-            inflation=1.0 if math.isnan(inflation[0]) else float(inflation[0]),
+            in_region=not outside,
+            warnings=(*outside, *self._doubts(centre, curved, bool(outside))),
+            second_degree=math.exp(curved) if self.bend.known else None,
         )
+
+    def _doubts(self, centre: float, curved: float, outside: bool) -> list[str]:
+        """Warnings about the form itself, for logarithms of its and the curved prediction."""
+        if not self.bend.known:
+            text = "the cells are too few to show whether the law bends: the interval assumes not"
+            return [text] if outside else []
+        if self.bend.p_value < _BENT and outside:
+            return [
+                f"the cells bend away from the form {self.form} (p = {self.bend.p_value:.1g}); "
+                f"with the curvature that they show, the prediction is {math.exp(curved):.4g}, "
+                f"{math.exp(curved - centre):.3g} times this one"
+            ]
+        return []
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the fit, for JSON; without arrays over cells or replicates."""
@@ -246,6 +245,7 @@ class PowerLawFit:
             "aic": self.aic,
             "aicc": self.aicc if math.isfinite(self.aicc) else None,
             "bic": self.bic,
+            "bend_p_value": self.bend.p_value if self.bend.known else None,
             "seed_log_sd": math.sqrt(self.seed_variance),
             "domain": asdict(self.domain),
             "usage": asdict(self.usage),
@@ -294,9 +294,9 @@ def fit_power_law(
         beyond = cells.width / cells.depth < cutoff * (1 - 1e-9)
     use = estimates.used & ~beyond
     width, depth = cells.width[use], cells.depth[use]
-    _check_enough(law, width, depth, cells, cutoff)
+    _check_enough(law, width, depth, labels, cells, cutoff)
     y, v = estimates.value[use], estimates.variance[use]
-    x, offset = law.design(width, depth), law.fixed(width, depth)
+    x, offset = law.design(width, depth, labels), law.fixed(width, depth)
     fits = fit_random_effects(x, y - offset, v)
     residual = y - offset - x @ fits.beta[0]
     weight = 1 / (v + fits.tau2[0])
@@ -334,7 +334,7 @@ def fit_power_law(
         bootstrap=replicates,
         domain=Domain.of(width, depth, cutoff),
         usage=tally(cells, estimates, beyond),
-        backtest=backtest(law, width, depth, y, v),
+        bend=find_bend(x, residual, v, width, depth),
     )
     return replace(
         fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
@@ -351,7 +351,12 @@ def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
 
 
 def _check_enough(
-    law: Form, width: FloatArray, depth: FloatArray, cells: CellTable, cutoff: float | None
+    law: Form,
+    width: FloatArray,
+    depth: FloatArray,
+    labels: Mapping[str, str | float],
+    cells: CellTable,
+    cutoff: float | None,
 ) -> None:
     needed = 2 + len(law.exponents)
     if len(width) < needed:
@@ -361,7 +366,7 @@ def _check_enough(
             f"{len(width)} that are bracketed{limit}, of {len(cells)}. Measure more networks"
             f"{', widen their range of learning rates' if cutoff is None else ' or lower it'}."
         )
-    law.check(width, depth)
+    law.check(width, depth, labels)
 
 
 def _coefficients(
@@ -391,5 +396,5 @@ def _contradicted(
         return 0
     width, depth = cells.width[censored], cells.depth[censored]
     seeds = estimates.informative[censored].astype(float)
-    half, _ = fit.interval_log(width, depth, seeds, 0.95)
+    half = fit.half_width_log(width, depth, seeds, 0.95)
     return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())

@@ -13,7 +13,7 @@ from etastar.errors import ConfigError
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
 from etastar.scaling.comparison import HeldOut, cross_validate
 from etastar.scaling.domain import Domain
-from etastar.scaling.forms import get_form
+from etastar.scaling.forms import get_form, is_defined
 from etastar.scaling.least_squares import linear_map
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
@@ -116,7 +116,9 @@ def find_region(
         cells: Of one group.
         form: A law with at least one exponent.
         response: What is fitted.
-        level: 1 − the chance of a false rejection at each cutoff.
+        level: 1 − the chance of a false rejection at each cutoff. The tests are nested, so the
+            chance of any is more: 11 % of 300 planted studies with 12 cutoffs, at 0.95. Such a
+            region is too small, not wrong.
         n_boot: Bootstrap replicates of each fit.
         seed: Of the bootstraps and of the draws.
 
@@ -150,13 +152,12 @@ def find_region(
 
 def _cutoffs(fit: PowerLawFit) -> list[float]:
     """Values of n/L that leave the law defined with at least two degrees of freedom; sorted."""
-    form = get_form(fit.form)
-    aspect = fit.width / fit.depth
+    aspect, x = fit.width / fit.depth, fit.design(fit.width, fit.depth)
     distinct = np.unique(aspect)  # ratios of whole numbers: equal ones are equal to the bit
     for first in range(len(distinct) - 1, -1, -1):  # looser cutoffs keep more cells
         kept = aspect >= distinct[first]
-        many = kept.sum() >= len(form.exponents) + 3
-        if many and form.is_defined(fit.width[kept], fit.depth[kept]):
+        many = kept.sum() >= x.shape[1] + 2
+        if many and is_defined(x[kept]):
             break
     else:
         return [float(distinct[0])]
@@ -169,9 +170,8 @@ def _cutoffs(fit: PowerLawFit) -> list[float]:
 
 def _movement(fit: PowerLawFit, rng: np.random.Generator) -> tuple[float, float]:
     """Largest standardised change of an exponent at stricter cutoffs, and its p-value."""
-    form = get_form(fit.form)
-    x = form.design(fit.width, fit.depth)
-    y = fit.log_value - form.fixed(fit.width, fit.depth)
+    x = fit.design(fit.width, fit.depth)
+    y = fit.log_value - get_form(fit.form).fixed(fit.width, fit.depth)
     aspect = fit.width / fit.depth
     stricter = [c for c in _cutoffs(fit) if c > aspect.min()]
     if not stricter:
