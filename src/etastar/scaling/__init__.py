@@ -8,6 +8,7 @@ are for η* against λ1. A new law is an entry in `forms.FORMS`.
 
 from etastar.scaling.bend import Bend
 from etastar.scaling.cells import RESPONSES, STATUSES, CellTable, Response
+from etastar.scaling.coefficients import Coefficient
 from etastar.scaling.comparison import (
     ComparedForm,
     Comparison,
@@ -20,7 +21,7 @@ from etastar.scaling.domain import Domain
 from etastar.scaling.estimates import CellEstimates, estimate_cells
 from etastar.scaling.forms import BASELINES, FORMS, Form
 from etastar.scaling.laws import Laws, fit_laws
-from etastar.scaling.power_law import Coefficient, PowerLawFit, fit_power_law
+from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import Prediction
 from etastar.scaling.region import CutoffRow, Region, find_region, find_regions
 from etastar.scaling.residuals import ResidualMap, residual_map

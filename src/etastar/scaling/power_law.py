@@ -12,6 +12,7 @@ import numpy as np
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.bend import Bend, find_bend
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
+from etastar.scaling.coefficients import Coefficient, coefficients
 from etastar.scaling.domain import Domain
 from etastar.scaling.estimates import (
     CellEstimates,
@@ -21,7 +22,6 @@ from etastar.scaling.estimates import (
 )
 from etastar.scaling.forms import Form, get_form
 from etastar.scaling.least_squares import (
-    LinearFits,
     fit_random_effects,
     linear_map,
     log_likelihood,
@@ -36,37 +36,6 @@ from etastar.scaling.usage import Usage, tally
 
 _BENT = 0.05
 """Below this p-value a bend is reported with an extrapolation."""
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """One coefficient of a law.
-
-    Attributes:
-        name: `log_prefactor`, or the name of the exponent.
-        value: The estimate.
-        standard_error: With the lack of fit τ² in the weights.
-        low: Lower end of the Student t interval: what the exponent would be over other networks
-            of this range. It contains seed noise and lack of fit.
-        high: Upper end.
-        bootstrap: Percentile interval over seeds and brackets for these very networks: what
-            repeating the study with other seeds would give. None if `n_boot` was 0, or if most
-            cells have a single seed, which resampling cannot vary.
-    """
-
-    name: str
-    value: float
-    standard_error: float
-    low: float
-    high: float
-    bootstrap: tuple[float, float] | None
-
-    def excludes(self, value: float) -> bool:
-        """Whether `value` is outside both intervals."""
-        inside = self.low <= value <= self.high
-        if self.bootstrap is not None:
-            inside = inside or self.bootstrap[0] <= value <= self.bootstrap[1]
-        return not inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,8 +209,8 @@ class PowerLawFit:
             "coefficients": [asdict(c) for c in self.coefficients],
             "tau": math.sqrt(self.tau2),
             "freedom": self.freedom,
-            "r2": self.r2,
-            "r2_weighted": self.r2_weighted,
+            "r2": None if math.isnan(self.r2) else self.r2,
+            "r2_weighted": None if math.isnan(self.r2_weighted) else self.r2_weighted,
             "aic": self.aic,
             "aicc": self.aicc if math.isfinite(self.aicc) else None,
             "bic": self.bic,
@@ -302,19 +271,18 @@ def fit_power_law(
     weight = 1 / (v + fits.tau2[0])
     replicates = np.zeros((0, x.shape[1]))
     if n_boot > 0 and np.median(estimates.informative[use]) > 1:
-        rng = np.random.default_rng(seed)
-        drawn = resample_medians(cells.values(response), estimates, n_boot, rng)
-        drawn = drawn[:, use[estimates.used]] - offset
-        replicates = drawn @ linear_map(x, weight).T
-    score, parameters = log_likelihood(x, y - offset, v)[0], x.shape[1] + 1
-    room = len(y) - parameters - 1
-    aic = 2 * parameters - 2 * score
+        drawn = resample_medians(
+            cells.values(response), estimates, n_boot, np.random.default_rng(seed)
+        )
+        replicates = (drawn[:, use[estimates.used]] - offset) @ linear_map(x, weight).T
+    score = log_likelihood(x, y - offset, v)[0]
+    aic, aicc, bic = _criteria(score, x.shape[1] + 1, len(y))
     fit = PowerLawFit(
         form=form,
         response=response,
         labels=labels,
         level=level,
-        coefficients=_coefficients(law, fits, replicates, level),
+        coefficients=coefficients(("log_prefactor", *law.exponents), fits, replicates, level),
         covariance=fits.covariance[0],
         tau2=float(fits.tau2[0]),
         freedom=int(fits.freedom[0]),
@@ -322,8 +290,8 @@ def fit_power_law(
         r2_weighted=r_squared(y, residual, weight),
         log_likelihood=score,
         aic=aic,
-        aicc=aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf,
-        bic=parameters * math.log(len(y)) - 2 * score,
+        aicc=aicc,
+        bic=bic,
         width=width,
         depth=depth,
         log_value=y,
@@ -350,6 +318,14 @@ def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
     return 1 - float(np.sum(weight * residual**2)) / total if total > 0 else math.nan
 
 
+def _criteria(score: float, parameters: int, count: int) -> tuple[float, float, float]:
+    """AIC, AICc (inf where it is not defined) and BIC from the maximal log-likelihood."""
+    aic = 2 * parameters - 2 * score
+    room = count - parameters - 1
+    aicc = aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf
+    return aic, aicc, parameters * math.log(count) - 2 * score
+
+
 def _check_enough(
     law: Form,
     width: FloatArray,
@@ -367,24 +343,6 @@ def _check_enough(
             f"{', widen their range of learning rates' if cutoff is None else ' or lower it'}."
         )
     law.check(width, depth, labels)
-
-
-def _coefficients(
-    law: Form, fits: LinearFits, replicates: FloatArray, level: float
-) -> tuple[Coefficient, ...]:
-    t = float(student_quantile(level, fits.freedom)[0])
-    tail = 50 * (1 - level)
-    out = []
-    for k, name in enumerate(("log_prefactor", *law.exponents)):
-        value, error = float(fits.beta[0, k]), math.sqrt(float(fits.covariance[0, k, k]))
-        percentiles = None
-        if len(replicates):
-            low, high = np.percentile(replicates[:, k], [tail, 100 - tail])
-            percentiles = (float(low), float(high))
-        out.append(
-            Coefficient(name, value, error, value - t * error, value + t * error, percentiles)
-        )
-    return tuple(out)
 
 
 def _contradicted(

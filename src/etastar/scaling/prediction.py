@@ -29,7 +29,8 @@ class Prediction:
         level: Its nominal coverage.
         in_region: Whether the network is inside the domain of the fit.
         warnings: Why the prediction should not be trusted as it stands.
-        second_degree: What a law with curvature predicts here; None if the cells cannot tell.
+        second_degree: What the law with second-degree terms predicts here, as a measure of doubt
+            and not as a better prediction; None if the cells cannot determine it.
     """
 
     width: float
