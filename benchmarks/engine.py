@@ -29,11 +29,15 @@ BATCH, SAMPLES, CLASSES, STEPS = 128, 20_000, 10, 48
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--inputs", type=int, nargs="+", default=[784, 64], help="input dimensions")
-    parser.add_argument("--slots", type=int, help="replicas per thread; default: the engine's choice")
+    parser.add_argument(
+        "--slots", type=int, help="replicas per thread; default: the engine's choice"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -75,7 +79,9 @@ def machine(device: str) -> dict[str, object]:
 def cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         return platform.processor()
 
@@ -143,7 +149,9 @@ def vmapped(network: MLP, data: Dataset, replicas: int, device: str) -> Callable
 
     def run() -> int:
         rows = torch.randint(len(data.y_train), (replicas, BATCH), device=device)
-        for p, g in zip(params, gradient(params, data.x_train[rows], data.y_train[rows]), strict=True):
+        for p, g in zip(
+            params, gradient(params, data.x_train[rows], data.y_train[rows]), strict=True
+        ):
             p.sub_(g * lr.view(-1, *[1] * (p.ndim - 1)))
         return replicas
 
@@ -174,9 +182,12 @@ def ceiling(network: MLP, inputs: int, replicas: int, device: str) -> Callable[[
     shapes = []
     for layer, (i, o) in enumerate(network.layer_sizes(inputs, CLASSES)):
         h, w, g = (
-            torch.randn(replicas, *shape, device=device) for shape in ((BATCH, i), (i, o), (BATCH, o))
+            torch.randn(replicas, *shape, device=device)
+            for shape in ((BATCH, i), (i, o), (BATCH, o))
         )
-        shapes.append((layer, h, w, g, torch.empty_like(g), torch.empty_like(h), torch.empty_like(w)))
+        shapes.append(
+            (layer, h, w, g, torch.empty_like(g), torch.empty_like(h), torch.empty_like(w))
+        )
 
     def run() -> int:
         for layer, h, w, g, out, below, update in shapes:

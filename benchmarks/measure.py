@@ -29,7 +29,9 @@ from etastar.training.trial import Trial
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--dataset", default="mnist")
     parser.add_argument("--data-dir")
     parser.add_argument("--width", type=int, default=64)
@@ -73,7 +75,9 @@ def main() -> None:
         )
     if args.json:
         with open(args.json, "w") as file:
-            json.dump({"machine": machine("cpu"), "settings": vars(args), "rows": rows}, file, indent=1)
+            json.dump(
+                {"machine": machine("cpu"), "settings": vars(args), "rows": rows}, file, indent=1
+            )
 
 
 def stacked(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Measurement:
 
     @property
     def set_by(self) -> str | None:
-        """What ends most brackets: `stability` (divergence, death) or `budget`; None without any."""
+        """What ends most brackets: `stability` (divergence, death), `budget`, or None."""
         reasons = [seed.hi_outcome for seed in self.seeds.values() if seed.hi_outcome]
         if not reasons:
             return None

@@ -30,7 +30,7 @@ class Defaults(BaseModel):
 # MNIST's and CIFAR-10's thresholds are the paper's. The other numbers are ours, so that networks of
 # width 32 to 512 reach the threshold well within the budget somewhere in the default range.
 DEFAULTS: dict[str, Defaults] = {
-    "digits": Defaults(threshold=0.9, batch_size=32, epochs={"cross-entropy": 5, "mse": 15}),
+    "digits": Defaults(threshold=0.9, batch_size=128, epochs={"cross-entropy": 40, "mse": 80}),
     "mnist": Defaults(threshold=0.925, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
     "fashion-mnist": Defaults(threshold=0.8, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
     "cifar10": Defaults(threshold=0.34, batch_size=128, epochs={"cross-entropy": 2, "mse": 10}),
@@ -53,8 +53,8 @@ class Settings(BaseModel):
     )
     data_dir: str | None = Field(
         None,
-        description="Folder with the data set's files, as D/<dataset>/ or D itself; then nothing is "
-        "downloaded. [default: $ETASTAR_DATA_DIR, else download]",
+        description="Folder with the data set's files, as D/<dataset>/ or D itself; then "
+        "nothing is downloaded. [default: $ETASTAR_DATA_DIR, else download]",
     )
     train_size: int | None = Field(
         None, ge=1, description="Use the first so many training samples. [default: all]"
@@ -89,7 +89,7 @@ class Settings(BaseModel):
     )
     momentum: float = Field(0.0, ge=0.0, lt=1.0, description="μ of heavy-ball momentum.")
     batch_size: int | Literal["full"] | None = Field(
-        None, description="Samples per step, or full. [default: by data set, 32 or 128]"
+        None, description="Samples per step, or full. [default: 128]"
     )
 
     threshold: float | None = Field(
@@ -107,7 +107,10 @@ class Settings(BaseModel):
         None, ge=1, description="Budget in steps; with --epochs too, whichever ends first."
     )
     eval_every: int | None = Field(
-        None, ge=1, description="Steps between evaluations. [default: a tenth of an epoch]"
+        None,
+        ge=1,
+        description="Steps between evaluations. [default: a tenth of an epoch, or a fiftieth "
+        "of the budget if that is longer]",
     )
     criterion: Literal["reach", "hold"] = Field(
         "reach",
@@ -182,8 +185,8 @@ class Settings(BaseModel):
             threshold = known.threshold
         if not 1 / data.classes < threshold <= 1:
             raise ConfigError(
-                f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most 1, "
-                f"got {threshold:g}."
+                f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most "
+                f"1, got {threshold:g}."
             )
         samples = len(data.y_train)
         batch = self.batch_size or (known.batch_size if known else 128)
@@ -203,7 +206,7 @@ class Settings(BaseModel):
                 kind=self.criterion,
                 threshold=float(threshold),
                 max_steps=steps,
-                eval_every=min(self.eval_every or max(1, per_epoch // 10), steps),
+                eval_every=min(self.eval_every or max(1, per_epoch // 10, steps // 50), steps),
                 epochs=epochs,
             ),
         )
