@@ -124,12 +124,11 @@ def safe_rate(results: Sequence[SeedResult], start_lr: float, p: float = SAFE) -
     def minus_log_posterior(theta: np.ndarray) -> float:
         location, log_scale = theta
         upper, lower = ((end - location) / math.exp(log_scale) for end in (highs, lows))
-        return -float(np.sum(_log_logistic_mass(lower, upper))) + (
-            ((log_scale - centre) / spread) ** 2 / 2
-        )
+        prior = ((log_scale - centre) / spread) ** 2 / 2
+        return float(prior - np.sum(_log_logistic_mass(lower, upper)))
 
-    finite = [math.log(r.lo * r.hi) / 2 for r in results if r.lo and r.hi]
-    best = minimize(minus_log_posterior, [float(np.median(finite)), centre], method="Nelder-Mead")
+    middles = [math.log(r.lo * r.hi) / 2 for r in results if r.lo and r.hi]
+    best = minimize(minus_log_posterior, [float(np.median(middles)), centre], method="Nelder-Mead")
     location, log_scale = best.x
     rate = float(np.exp(location - math.exp(log_scale) * math.log(p / (1 - p))))
     return rate if rate >= start_lr else None

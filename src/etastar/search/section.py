@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from etastar.errors import ConfigError
 from etastar.search.base import Descent, Plan, Strategy
 from etastar.search.lattice import Lattice
 from etastar.training.trial import Outcome
@@ -29,6 +30,9 @@ class Section(Strategy):
         scan_ratio: Largest factor between neighbouring rates of the rest of the scan.
         guard: Probes above `hi`.
         at_once: A rate failed at once if it diverged or died within this many steps.
+
+    Raises:
+        ConfigError: A setting is out of range.
     """
 
     def __init__(
@@ -41,6 +45,16 @@ class Section(Strategy):
         guard: int = 1,
         at_once: int = 20,
     ) -> None:
+        if sections < 2:
+            raise ConfigError(f"sections must be at least 2, got {sections}.")
+        if guard < 0:
+            raise ConfigError(f"guard must not be negative, got {guard}.")
+        if scan_ratio <= 1:
+            raise ConfigError(f"scan_ratio must be above 1, got {scan_ratio}.")
+        if coarse_ratio < scan_ratio:
+            raise ConfigError(
+                f"coarse_ratio must be at least scan_ratio, got {coarse_ratio} and {scan_ratio}."
+            )
         self.sections, self.guard, self.at_once = sections, guard, at_once
         self.coarse_ratio, self.scan_ratio = coarse_ratio, scan_ratio
         super().__init__(lattice)
