@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.curvature.eigenpairs import largest_eigenpairs
 from etastar.curvature.errors import CurvatureError
-from etastar.curvature.products import Kind, LossCurvature, LossFunction, unchanged
+from etastar.curvature.graphs import Kind
+from etastar.curvature.products import LossCurvature, LossFunction, unchanged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,7 +93,7 @@ def sharpness(
     property of this partition into batches, and a note says so. Dropout in train mode gives a
     different loss at every evaluation, and is refused.
 
-    The Hessian of a ReLU network does not see its kinks (`etastar.curvature.products`); the
+    The Hessian of a ReLU network does not see its kinks (`etastar.curvature.graphs`); the
     Gauss-Newton value is worth printing beside it.
 
     Args:

@@ -1,47 +1,26 @@
-"""Curvature-vector products of any `torch.nn.Module`, by reverse mode only.
-
-The Hessian product differentiates the gradient's scalar product with v once more ("double
-backward"): forward mode inside reverse mode would fail on modules that have no forward derivative,
-and on `mse_loss` with a mean. The Gauss-Newton product `Jᵀ ∇²ℓ J v` needs `J v`; it is the
-derivative of `Jᵀ u` in the dummy u, exact where a finite difference would step over ReLU kinks.
-
-Automatic differentiation of a ReLU network gives the Hessian of the piece of the loss on which the
-weights lie: the kinks between pieces, where the gradient jumps, do not appear in it. Gauss-Newton
-needs no second derivative of the network, so it is well defined there: print it beside the Hessian.
-"""
+"""Curvature-vector products of any `torch.nn.Module`, over batches of any sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from etastar.curvature.errors import CurvatureError
+from etastar.curvature.graphs import (
+    KINDS,
+    GaussNewtonGraph,
+    Graph,
+    HessianGraph,
+    Kind,
+    scalar_loss,
+    twice_differentiable,
+)
 from etastar.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LossFunction: TypeAlias = "Callable[[Any, Any], Tensor]"
-Kind: TypeAlias = Literal["hessian", "gauss-newton"]
-KINDS: tuple[Kind, ...] = ("hessian", "gauss-newton")
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Gradients on, and only kernels whose backward pass is itself differentiable.
-
-    Fused attention and cuDNN's recurrent networks have no double backward.
-    """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
 
 
 @contextmanager
@@ -121,7 +100,7 @@ class LossCurvature:
         self.samples = sum(count for _, _, count in self.batches)
         ratios = _ratios(model, self.names, lr_ratios or {})
         self._roots = None if all(r == 1 for r in ratios) else [r**0.5 for r in ratios]
-        self._graph: _Graph | None = None
+        self._graph: Graph | None = None
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """The loss and its gradient `[P]` (without ratios), over all batches.
@@ -164,19 +143,19 @@ class LossCurvature:
             total = [image * root for image, root in zip(total, self._roots, strict=True)]
         return self._flat(total)
 
-    def _build(self, inputs: Any, targets: Any) -> _Graph:
+    def _build(self, inputs: Any, targets: Any) -> Graph:
         if self.kind == "hessian":
-            return _HessianGraph(self._evaluate(inputs, targets)[0], self.params)
+            return HessianGraph(self._evaluate(inputs, targets)[0], self.params)
         with _explained(inputs):
             outputs = _apply(self.model, inputs)
-        return _GaussNewtonGraph(outputs, lambda z: self.loss_fn(z, targets), self.params)
+        return GaussNewtonGraph(outputs, lambda z: self.loss_fn(z, targets), self.params)
 
     def _evaluate(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
         """Loss of one batch, a scalar with its graph, and the outputs."""
         with _explained(inputs):
             outputs = _apply(self.model, inputs)
             loss = self.loss_fn(outputs, targets)
-        return _scalar(loss), outputs
+        return scalar_loss(loss), outputs
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """The pieces of a flat vector, like the parameters, times the roots of the ratios."""
@@ -197,163 +176,12 @@ class LossCurvature:
         )
 
 
-class _HessianGraph:
-    """The graph of a gradient, to be differentiated along any number of vectors."""
-
-    def __init__(self, loss: Tensor, params: list[Tensor]) -> None:
-        import torch
-
-        self.params = params
-        gradients = torch.autograd.grad(
-            loss, params, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        _refuse_once_differentiable(gradients)
-        # a gradient that does not depend on the weights has no graph, and no second derivative
-        self.rows = [i for i, g in enumerate(gradients) if g.requires_grad]
-        self.gradients = [gradients[i] for i in self.rows]
-
-    def product(self, vector: list[Tensor]) -> Sequence[Tensor]:
-        """Hessian times `vector`, both in pieces like the parameters."""
-        return _pullback(self.gradients, self.params, [vector[i] for i in self.rows])
-
-
-class _GaussNewtonGraph:
-    """The graphs of the outputs in the weights and of the loss in the outputs."""
-
-    def __init__(
-        self, outputs: Any, loss_fn: Callable[[Any], Tensor], params: list[Tensor]
-    ) -> None:
-        import torch
-
-        self.params = params
-        found: list[Tensor] = []
-        copies = _with_leaves(outputs, found)
-        leaves = [leaf for _, leaf in _paired(found)]
-        self.outputs = [output for output, _ in _paired(found)]
-        gradients = torch.autograd.grad(
-            _scalar(loss_fn(copies)),
-            leaves,
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        rows = [i for i, g in enumerate(gradients) if g.requires_grad]
-        self.leaves = leaves
-        self.rows, self.gradients = rows, [gradients[i] for i in rows]
-        self.dummies = [torch.zeros_like(output).requires_grad_() for output in self.outputs]
-        pulled = torch.autograd.grad(
-            self.outputs,
-            params,
-            self.dummies,
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        _refuse_once_differentiable(pulled)
-        self.pulled_rows = [i for i, g in enumerate(pulled) if g.requires_grad]
-        self.pulled = [pulled[i] for i in self.pulled_rows]
-
-    def product(self, vector: list[Tensor]) -> Sequence[Tensor]:
-        """Gauss-Newton matrix times `vector`, both in pieces like the parameters."""
-        pushed = _pullback(self.pulled, self.dummies, [vector[i] for i in self.pulled_rows])
-        bent = _pullback(self.gradients, self.leaves, [pushed[i] for i in self.rows])
-        return _pullback(self.outputs, self.params, bent)
-
-
-_Graph: TypeAlias = _HessianGraph | _GaussNewtonGraph
-
-
-def _pullback(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> Sequence[Tensor]:
-    """Vector-Jacobian product; the graph is kept, absent dependence is zero."""
-    import torch
-
-    if not outputs:
-        return [torch.zeros_like(p) for p in inputs]
-    return torch.autograd.grad(
-        outputs, inputs, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-
-
-def _refuse_once_differentiable(gradients: Sequence[Tensor]) -> None:
-    """Raise if some operation on the way to the gradients has no second derivative.
-
-    `torch.autograd.grad` leaves the nodes that stand for it out, without a word, as they do not
-    lead to its inputs; the product would be wrong.
-    """
-    seen: set[Any] = set()
-    ahead = [g.grad_fn for g in gradients]
-    while ahead:
-        node = ahead.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().endswith(("::Error", "::NotImplemented")):
-            raise CurvatureError(
-                "an operation of the model or the loss cannot be differentiated twice, which λ1 "
-                "needs. Look for a fused kernel, or a custom autograd.Function marked "
-                "once_differentiable, and replace it."
-            )
-        ahead += [following for following, _ in node.next_functions]
-
-
-def _with_leaves(value: Any, found: list[Tensor]) -> Any:
-    """A copy of nested outputs in which every differentiable tensor is a new leaf.
-
-    The originals and their leaves are appended to `found`, alternating.
-    """
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        if not value.requires_grad:
-            return value
-        leaf = value.detach().requires_grad_()
-        found += [value, leaf]
-        return leaf
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_with_leaves(item, found) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_with_leaves(item, found) for item in value)
-    if isinstance(value, Mapping):
-        return type(value)(**{key: _with_leaves(item, found) for key, item in value.items()})
-    raise ConfigError(
-        "Gauss-Newton needs the model's outputs as tensors, tuples, lists or mappings of them; got "
-        f"{type(value).__name__}. Wrap the model so that it returns the tensor the loss needs."
-    )
-
-
-def _paired(found: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(found[0::2], found[1::2], strict=True))
-
-
 def _apply(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, (tuple, list)):
         return model(*inputs)
     return model(inputs)
-
-
-def _scalar(loss: Any) -> Tensor:
-    """The loss as a scalar tensor that depends on the parameters."""
-    import torch
-
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        got = (
-            f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        )
-        raise ConfigError(
-            f"loss_fn must return one number per batch, as a tensor; got {got}. "
-            'Average over the batch, e.g. reduction="mean".'
-        )
-    if not loss.requires_grad:
-        raise CurvatureError(
-            "the loss does not depend on any trainable parameter through autograd. Expected "
-            "loss_fn(model(inputs), targets) to be differentiable; look for detach, item, argmax "
-            "or no_grad on the way."
-        )
-    return loss.reshape(())
 
 
 @contextmanager
