@@ -110,8 +110,8 @@ class Section(Strategy):
 def too_slow(failures: list[Outcome]) -> bool:
     """Whether a descent has come to rates too slow for the budget, so that lower ones are too.
 
-    True after three failures in a row that were stable and still learning when the budget ended
-    (`Outcome.slow`), each no nearer to the threshold than the one above it.
+    True after three failures in a row that were stable (`Outcome.slow`), each no nearer to the
+    threshold than the one above it.
     """
     last = failures[-3:]
     reached = [f.accuracy or 0.0 for f in last]

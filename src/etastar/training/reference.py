@@ -18,6 +18,7 @@ from torch import nn
 from etastar.networks import MLP, LayerNormMLP, Network
 from etastar.networks.mlp_layernorm import EPSILON
 from etastar.training.order import DataOrder
+from etastar.training.stack import CHECK_DEAD_AFTER
 from etastar.training.trial import Outcome, OutcomeKind, Recipe, Trial
 
 if TYPE_CHECKING:
@@ -115,20 +116,22 @@ def train_one(
         on_step: Called with the step (from 1), the loss before its update, and the updated module.
 
     Returns:
-        The outcome, as the stack should give it; `dead` is decided when the budget is spent.
+        The outcome, as the stack should give it; of a dead network only when its run ends.
     """
     data, criterion = dataset.to(dtype=dtype), recipe.criterion
     module = build_module(network, trial.seed, data.inputs, data.classes, dtype)
     optimizer = make_optimizer(module, network, recipe, trial.lr)
     loss_of = loss_function(recipe)
-    accuracy = None
+    accuracy, silent = None, 0
     order = batches(len(data.y_train), recipe, trial.seed)
     for step, rows in enumerate(itertools.islice(order, criterion.max_steps), start=1):
         optimizer.zero_grad()
         loss = loss_of(module(data.x_train[rows]), data.y_train[rows])
         if not math.isfinite(loss.item()):
-            return Outcome("diverged", step, accuracy)
+            died = silent >= CHECK_DEAD_AFTER and is_dead(module, data.x_train)
+            return Outcome("dead" if died else "diverged", step, accuracy)
         loss.backward()  # type: ignore[no-untyped-call]
+        silent = 0 if module[0].weight.grad.any() else silent + 1  # type: ignore[union-attr,operator]
         optimizer.step()
         if on_step:
             on_step(step, loss.item(), module)

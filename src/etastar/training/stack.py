@@ -58,7 +58,8 @@ class Stack:
         self._accuracy: list[float | None] = []
         self._silent_since: list[int | None] = []
         self._found_alive: list[int] = []  # checks for death that found life
-        self._history: list[_LossHistory] = []
+        self._first_loss: list[float | None] = []
+        self._peak_loss: list[float] = []
         self.params: Params = []
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -92,7 +93,8 @@ class Stack:
         self._accuracy += [None] * len(trials)
         self._silent_since += [None] * len(trials)
         self._found_alive += [0] * len(trials)
-        self._history += [_LossHistory(self.recipe.criterion.max_steps) for _ in trials]
+        self._first_loss += [None] * len(trials)
+        self._peak_loss += [0.0] * len(trials)
 
     def _draw(self, seed: int) -> Params:
         """The initialisation of a seed, `[1, ...]` each; the latest few are kept.
@@ -123,7 +125,8 @@ class Stack:
         self._accuracy = [self._accuracy[row] for row in kept]
         self._silent_since = [self._silent_since[row] for row in kept]
         self._found_alive = [self._found_alive[row] for row in kept]
-        self._history = [self._history[row] for row in kept]
+        self._first_loss = [self._first_loss[row] for row in kept]
+        self._peak_loss = [self._peak_loss[row] for row in kept]
 
     def _evaluates_at(self, step: int) -> bool:
         criterion = self.recipe.criterion
@@ -188,25 +191,29 @@ class Stack:
         decided: dict[int, Outcome] = {}
         loss_rows, silent_rows = losses.double().T.tolist(), silent.T.tolist()
         for row, (values, flags) in enumerate(zip(loss_rows, silent_rows, strict=True)):
-            first = self.steps[row] - len(values)
-            bad = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-            if bad is not None:
-                decided[row] = Outcome("diverged", first + bad + 1, self._accuracy[row])
-                continue
-            self._history[row].add(first, values)
-            for i, flag in enumerate(flags):
-                if not flag:
-                    self._silent_since[row] = None
-                elif self._silent_since[row] is None:
-                    self._silent_since[row] = first + i + 1
-        self._evaluate([r for r in range(len(self.trials)) if r not in decided], decided)
-        self._bury([r for r in range(len(self.trials)) if r not in decided], decided)
+            taken = self.steps[row] - len(values)
+            for step, (value, is_silent) in enumerate(zip(values, flags, strict=True), taken + 1):
+                if not math.isfinite(value):
+                    decided[row] = Outcome("diverged", step, self._accuracy[row])
+                    break
+                self._record(row, step, value, is_silent)
+        self._evaluate([row for row in range(len(self.trials)) if row not in decided], decided)
+        self._bury(decided)
         for row, step in enumerate(self.steps):
             if row not in decided and step == self.recipe.criterion.max_steps:
-                decided[row] = Outcome(
-                    "short", step, self._accuracy[row], slow=self._history[row].slow
-                )
+                slow = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
+                decided[row] = Outcome("short", step, self._accuracy[row], slow=slow)
         return decided
+
+    def _record(self, row: int, step: int, loss: float, is_silent: bool) -> None:
+        """Keep what one step tells of a replica's health."""
+        if self._first_loss[row] is None:
+            self._first_loss[row] = loss
+        self._peak_loss[row] = max(self._peak_loss[row], loss)
+        if not is_silent:
+            self._silent_since[row] = None
+        elif self._silent_since[row] is None:
+            self._silent_since[row] = step
 
     def _evaluate(self, rows: list[int], decided: dict[int, Outcome]) -> None:
         """Evaluate the replicas whose step count asks for it."""
@@ -226,22 +233,27 @@ class Stack:
                 if accuracy >= threshold:
                     decided[row] = Outcome("trained", self.steps[row], accuracy)
 
-    def _bury(self, rows: list[int], decided: dict[int, Outcome]) -> None:
+    def _bury(self, decided: dict[int, Outcome]) -> None:
         """Decide the replicas that are dead: those silent long enough, checked on all the data.
 
         A network that a few samples still reach is silent most of the time without being dead, and
         the check reads all the data; so each check that finds life doubles the silence needed for
-        the next. When the budget ends every silent replica is checked: outcomes do not depend on
-        when the checks happened.
+        the next. Where a run ends silent, its budget spent or its output layer diverged after all
+        below it had died, the check is always made: outcomes do not depend on when checks happen.
         """
         suspects = []
-        for row in rows:
-            since = self._silent_since[row]
-            if since is None:
+        for row, since in enumerate(self._silent_since):
+            outcome = decided.get(row)
+            if since is None or (outcome and outcome.kind == "trained"):
                 continue
-            silence = self.steps[row] - since + 1
-            patience = self._patience + (CHECK_DEAD_AFTER << self._found_alive[row])
-            if silence >= patience or self.steps[row] == self.recipe.criterion.max_steps:
+            if outcome:
+                silence, needed = outcome.step - since, CHECK_DEAD_AFTER
+            elif self.steps[row] == self.recipe.criterion.max_steps:
+                silence = needed = 0
+            else:
+                silence = self.steps[row] - since
+                needed = self._patience + (CHECK_DEAD_AFTER << self._found_alive[row])
+            if silence >= needed:
                 suspects.append(row)
         if not suspects:
             return
@@ -270,32 +282,3 @@ def batch_size(recipe: Recipe, samples: int) -> int:
     if recipe.batch_size == "full":
         return samples
     return min(recipe.batch_size, samples)
-
-
-class _LossHistory:
-    """What is kept of a replica's losses: enough to tell a slow run from an unstable one."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.tenth = budget, max(1, budget // 10)
-        self.first: float | None = None
-        self.peak = self.last_but_one = self.last = 0.0
-
-    def add(self, taken: int, values: list[float]) -> None:
-        """Losses of the steps that follow the first `taken`."""
-        if self.first is None:
-            self.first = values[0]
-        self.peak = max(self.peak, *values)
-        for step, value in enumerate(values, start=taken):
-            if step >= self.budget - self.tenth:
-                self.last += value
-            elif step >= self.budget - 2 * self.tenth:
-                self.last_but_one += value
-
-    @property
-    def slow(self) -> bool:
-        """See `Outcome.slow`; of a run whose budget is spent."""
-        return (
-            self.first is not None
-            and self.last < self.last_but_one
-            and self.peak <= UNSTABLE * self.first
-        )

@@ -69,9 +69,8 @@ class Outcome:
             the criterion, for `diverged` the step whose loss was not finite, for `dead` the first
             step of the run of steps on whose batches that layer was silent, else the budget.
         accuracy: Validation accuracy at the last full evaluation; None where there was none.
-        slow: For `short`: the run was stable but too slow for the budget. The mean training loss
-            over the last tenth of the budget is below that over the tenth before it, and no batch
-            had a loss above `UNSTABLE` times the first one's.
+        slow: For `short`: the run was stable, no batch having a loss above `UNSTABLE` times the
+            first one's, so that the rate was merely too slow for the budget.
     """
 
     kind: OutcomeKind

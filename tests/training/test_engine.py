@@ -1,0 +1,217 @@
+"""The engine: a trial's outcome is its own, however and beside whatever it was trained."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_data import clouds
+
+from etastar.networks import MLP, LayerNormMLP
+from etastar.training.engine import Engine, train_all
+from etastar.training.evaluation import LazyAccuracy, silent_everywhere
+from etastar.training.memory import MAX_REPLICAS, free_bytes, replicas_that_fit
+from etastar.training.order import DataOrder
+from etastar.training.reference import accuracy_of, build_module, train_one
+from etastar.training.trial import Criterion, Outcome, Recipe, Trial
+
+DATA = clouds()
+NETWORK = MLP(width=12, depth=3)
+CRITERION = Criterion(threshold=0.9, max_steps=75, eval_every=7)
+RECIPE = Recipe(loss="cross-entropy", batch_size=32, criterion=CRITERION)
+TRIALS = [Trial(seed, lr) for seed in range(6) for lr in (1e-4, 0.1, 0.5, 1.5, 3.0, 30.0, 1e4)]
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[Trial, Outcome]:
+    """Outcomes of every trial on its own."""
+    outcomes: dict[Trial, Outcome] = {}
+    for trial in TRIALS:
+        outcomes |= train_all(Engine(NETWORK, DATA, RECIPE, threads=1, slots=1), [trial])
+    return outcomes
+
+
+def test_every_kind_of_outcome_occurs(expected: dict[Trial, Outcome]) -> None:
+    kinds = [outcome.kind for outcome in expected.values()]
+    assert {"trained", "diverged", "dead", "short"} <= set(kinds)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"threads": 1, "slots": 3},
+        {"threads": 1, "slots": 64},
+        {"threads": 2},
+        {"threads": 3, "slots": 2},
+        {"threads": 1, "check_every": 1},
+        {"threads": 2, "check_every": 75},
+    ],
+    ids=str,
+)
+def test_outcomes_do_not_depend_on_the_stack(
+    how: dict[str, int], expected: dict[Trial, Outcome]
+) -> None:
+    """Bit for bit: same kind, step, accuracy; trials in a random order, slots refilled."""
+    shuffled = random.Random(str(how)).sample(TRIALS, len(TRIALS))
+    assert train_all(Engine(NETWORK, DATA, RECIPE, **how), shuffled) == expected
+
+
+@pytest.mark.parametrize("kind", [MLP, LayerNormMLP])
+@pytest.mark.parametrize("loss", ["cross-entropy", "mse"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("criterion", ["reach", "hold"])
+def test_outcomes_equal_the_plain_trainers(
+    kind: type[MLP], loss: str, momentum: float, criterion: str
+) -> None:
+    """In float64, from far below the boundary to far above it: same kind, step and accuracy.
+
+    Layer-normalised networks have no far above: their hidden layers do not see the size of their
+    weights, and what a huge rate does to them is chaos at every rate.
+    """
+    network = kind(width=12, depth=2, input_lr_ratio=0.5)
+    recipe = Recipe(
+        loss=loss,
+        momentum=momentum,
+        batch_size=50,
+        criterion=Criterion(kind=criterion, threshold=0.9, max_steps=60, eval_every=6),
+    )
+    rates = [1e-5, 0.02, 0.1, 0.2] + ([1e3, 1e6] if kind is MLP else [])
+    trials = [Trial(seed, lr) for seed in (0, 1) for lr in rates]
+    found = train_all(Engine(network, DATA, recipe, dtype=torch.float64), trials)
+    kinds = set()
+    for trial in trials:
+        plain = train_one(network, DATA, recipe, trial, dtype=torch.float64)
+        ours = found[trial]
+        kinds.add(ours.kind)
+        assert ours.kind == plain.kind, trial
+        if ours.kind != "dead":  # which a plain loop only sees when the budget is spent
+            assert (ours.step, ours.accuracy) == (plain.step, plain.accuracy), trial
+    assert {"trained", "short"} <= kinds
+
+
+def test_dead_is_recognised_early_and_confirmed_at_the_end(
+    expected: dict[Trial, Outcome],
+) -> None:
+    dead = [trial for trial, outcome in expected.items() if outcome.kind == "dead"]
+    assert dead
+    for trial in dead:
+        assert expected[trial].step < 30
+        assert train_one(NETWORK, DATA, RECIPE, trial).kind == "dead"
+
+
+def test_divergence_is_dated_by_the_first_loss_that_is_not_finite(
+    expected: dict[Trial, Outcome],
+) -> None:
+    for trial, outcome in expected.items():
+        if outcome.kind == "diverged" and outcome.step < 7:
+            assert train_one(NETWORK, DATA, RECIPE, trial).step == outcome.step
+
+
+def test_slow_is_told_from_stuck(expected: dict[Trial, Outcome]) -> None:
+    assert all(expected[Trial(seed, 1e-4)].slow for seed in range(6))
+    assert not any(outcome.slow for outcome in expected.values() if outcome.kind != "short")
+
+
+def test_full_batch_and_batches_larger_than_the_data_are_one() -> None:
+    criterion = Criterion(threshold=0.9, max_steps=30, eval_every=5)
+    outcomes = [
+        train_all(
+            Engine(NETWORK, DATA, Recipe(loss="mse", batch_size=size, criterion=criterion)),
+            [Trial(0, 0.1), Trial(1, 0.2)],
+        )
+        for size in ("full", 300, 10_000)
+    ]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+
+
+def test_unwanted_trials_are_dropped_and_steps_are_counted() -> None:
+    class Fickle:
+        def __init__(self) -> None:
+            self.waiting = [Trial(0, 1e-4), Trial(1, 1e-4)]
+            self.ended: list[Trial] = []
+
+        def take(self, free: int) -> list[Trial]:
+            taken, self.waiting = self.waiting[:free], self.waiting[free:]
+            return taken
+
+        def put(self, trial: Trial, outcome: Outcome) -> None:
+            self.ended.append(trial)
+
+        def wanted(self, trial: Trial) -> bool:
+            return trial.seed == 0
+
+    queue, engine = Fickle(), Engine(NETWORK, DATA, RECIPE, threads=1)
+    engine.run(queue)
+    assert queue.ended == [Trial(0, 1e-4)]
+    assert engine.steps_taken == 75 + 7  # the other was dropped after its first round
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_failure_in_any_thread_ends_the_run_and_is_raised(threads: int) -> None:
+    class Broken:
+        def take(self, free: int) -> list[Trial]:
+            return [Trial(seed, 0.1) for seed in range(free)]
+
+        def put(self, trial: Trial, outcome: Outcome) -> None:
+            raise OSError("the store is full")
+
+        def wanted(self, trial: Trial) -> bool:
+            return True
+
+    before = threading.active_count(), torch.get_num_threads()
+    with pytest.raises(OSError, match="the store is full"):
+        Engine(NETWORK, DATA, RECIPE, threads=threads, slots=2).run(Broken())
+    assert (threading.active_count(), torch.get_num_threads()) == before
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 10**6), st.floats(0.05, 0.95), st.lists(st.booleans(), min_size=4, max_size=4)
+)
+def test_lazy_evaluation_gives_the_full_verdict(
+    seed: int, threshold: float, in_full: list[bool]
+) -> None:
+    data = clouds(4 * 1300, seed=seed)
+    params = NETWORK.init([seed, seed + 1, seed + 2, seed + 3], data.inputs, data.classes)
+    params[-1][2] = torch.nan
+    evaluate = LazyAccuracy(NETWORK, data.x_val, data.y_val)
+    for _ in range(3):  # the order of the samples changes with what was learnt
+        found = evaluate(params, threshold, in_full=in_full)
+        for row, accuracy in enumerate(found):
+            module = build_module(NETWORK, seed + row, data.inputs, data.classes)
+            exact = 0.0 if row == 2 else accuracy_of(module, data.x_val, data.y_val)
+            if accuracy is None:
+                assert exact < threshold
+                assert not in_full[row]
+            else:
+                assert accuracy == pytest.approx(exact)
+
+
+def test_silence_on_all_data_needs_one_silent_layer_not_silent_samples() -> None:
+    params = NETWORK.init([0, 1], DATA.inputs, DATA.classes)
+    params[5][1] = -1e6
+    assert silent_everywhere(NETWORK, params, DATA.x_train) == [False, True]
+
+
+def test_order_is_the_documented_recipe_whatever_was_asked_before() -> None:
+    g = torch.Generator().manual_seed(2 * 7 + 1)
+    epochs = [torch.randperm(50, generator=g) for _ in range(4)]
+    order = DataOrder(50)
+    for epoch in (2, 0, 3, 3, 1):
+        assert torch.equal(order.permutation(7, epoch), epochs[epoch])
+        order.keep_only({(7, epoch)})
+    assert not torch.equal(order.permutation(8, 0), epochs[0])
+
+
+def test_stacks_are_sized_by_memory() -> None:
+    cpu = torch.device("cpu")
+    assert replicas_that_fit(1, cpu) == MAX_REPLICAS["cpu"]
+    assert replicas_that_fit(10**15, cpu) == 1
+    assert replicas_that_fit(free_bytes(cpu) // 8, cpu) in range(3, 5)
+    assert replicas_that_fit(free_bytes(cpu) // 8, cpu, stacks=2) in range(1, 3)
+    small, large = (Engine(MLP(width=w), DATA, RECIPE).bytes_per_replica() for w in (16, 512))
+    assert small < large
