@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from etastar.curvature.errors import CurvatureError as CurvatureError
     from etastar.curvature.module import SharpnessResult as SharpnessResult
     from etastar.curvature.module import sharpness as sharpness
+    from etastar.curvature.stack import StackSharpness as StackSharpness
+    from etastar.curvature.stack import stack_sharpness as stack_sharpness
 
 _HOME = {
     "CurvatureError": "errors",
     "SharpnessResult": "module",
+    "StackSharpness": "stack",
     "sharpness": "module",
+    "stack_sharpness": "stack",
 }
 
-
-__all__ = ["CurvatureError", "SharpnessResult", "sharpness"]
+__all__ = ["CurvatureError", "SharpnessResult", "StackSharpness", "sharpness", "stack_sharpness"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,406 @@
+"""λ1 of a whole stack of networks at once: batched Lanczos, each replica until its own residual.
+
+Every replica starts from the same vector and is solved by itself, so its result does not depend on
+what ran beside it, beyond the rounding of batched products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from etastar.curvature.graphs import KINDS, Kind
+from etastar.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from etastar.curvature.lanczos import KrylovSpaces
+    from etastar.curvature.stack_products import StackProducts
+    from etastar.networks import Network
+    from etastar.networks.base import Params
+    from etastar.training.losses import Loss
+
+CAPACITY = 40
+"""Vectors of a Krylov space before it is restarted; at tolerance 1e-3 about 10 are needed."""
+
+WORKING_SET = 2**26
+"""Bytes of activations that a chunk should have on a CPU: more falls out of the cache."""
+
+MAX_CHUNK = 4096
+"""Replicas per chunk beyond which nothing is gained."""
+
+SUBSAMPLE = 8
+"""The start comes from every `SUBSAMPLE`-th sample, where at least `LEAST_SAMPLES` are left."""
+LEAST_SAMPLES = 64
+START_TOL = 0.1
+"""Relative residual of the start on the subsample."""
+START_NOISE = 0.1
+"""Norm of the random part of the start, so that no direction is excluded from it."""
+
+
+@dataclass(frozen=True)
+class StackSharpness:
+    """λ1 of each of R replicas, in their order.
+
+    Some eigenvalue lies within `residuals[r]` of `values[r]`, and `values[r]` is a lower bound of
+    λ1, up to the rounding of the dtype. Missed larger eigenvalues are not searched for, as
+    `etastar.sharpness` does.
+    """
+
+    values: tuple[float, ...]
+    """NaN where the loss or a product was not finite."""
+    residuals: tuple[float, ...]
+    iterations: tuple[int, ...]
+    """Products with the full data."""
+    converged: tuple[bool, ...]
+    losses: tuple[float, ...]
+    """Training loss at these weights."""
+    kind: Kind
+
+
+def stack_sharpness(
+    network: Network,
+    params: Params,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    loss: Loss,
+    kind: Kind = "hessian",
+    lr_ratios: Sequence[float] | None = None,
+    tol: float = 1e-3,
+    max_iter: int = 200,
+    seed: int = 0,
+    chunk: int | None = None,
+) -> StackSharpness:
+    """λ1 of the training loss of every replica of a stack.
+
+    Lanczos finds the largest *algebraic* eigenvalue and stops when the residual is at most
+    `tol·|θ|`; the error of θ is then of the order of `tol²·θ²/gap`. The starting vector is the
+    dominant direction of a small subsample plus a random part.
+
+    The Hessian of a ReLU network does not see its kinks (`etastar.curvature.graphs`): print the
+    Gauss-Newton value beside it.
+
+    Args:
+        network: The architecture.
+        params: As `network.init` returns them, each `[R, ...]`, float32 or float64.
+        x: Inputs `[m, ...]`, shared by all replicas.
+        labels: Class indices, `[m]`.
+        loss: `"mse"` or `"cross-entropy"`, normalised as in `etastar.training.losses`.
+        kind: `"hessian"` or `"gauss-newton"`.
+        lr_ratios: Learning-rate ratio of each tensor of `params`, e.g. `network.lr_ratios()`: the
+            result is then λ1 of `D^½ H D^½`. None for H itself.
+        tol: Relative residual at which a replica is done.
+        max_iter: Products on the full data before a replica is given up, `converged=False`.
+        seed: Of the start.
+        chunk: Replicas at once; from the free memory if None.
+
+    Returns:
+        Values, residuals and the rest, one entry per replica.
+
+    Raises:
+        ConfigError: A setting is out of range, or sizes do not fit each other.
+
+    Example:
+        >>> from etastar.networks import MLP
+        >>> import torch
+        >>> network = MLP(width=8, depth=2)
+        >>> params = network.init([0, 1, 2], inputs=4, outputs=2)
+        >>> x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+        >>> found = stack_sharpness(network, params, x, torch.arange(20) % 2, loss="mse")
+        >>> len(found.values), all(found.converged), min(found.values) > 0
+        (3, True, True)
+    """
+    _check(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, chunk)
+    solver = _StackSolver(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, seed)
+    return solver.solve(chunk)
+
+
+class _StackSolver:
+    """One call of `stack_sharpness`: chunks of replicas, one after another."""
+
+    def __init__(
+        self,
+        network: Network,
+        params: Params,
+        x: Tensor,
+        labels: Tensor,
+        loss: Loss,
+        kind: Kind,
+        lr_ratios: Sequence[float] | None,
+        tol: float,
+        max_iter: int,
+        seed: int,
+    ) -> None:
+        import torch
+
+        self.network, self.labels, self.loss, self.kind = network, labels, loss, kind
+        self.tol, self.max_iter = tol, max_iter
+        self.params = [p.detach() for p in params]
+        self.x, self.basis = fewer_inputs(network, x.to(params[0].dtype))
+        sizes = [p[0].numel() for p in params]
+        if self.basis is not None:
+            sizes[0] = self.basis.shape[1] * params[0].shape[2]
+        self.size = sum(sizes)
+        self.roots: Tensor | None = None
+        if lr_ratios is not None:
+            roots = [
+                params[0].new_full((n,), r**0.5) for n, r in zip(sizes, lr_ratios, strict=True)
+            ]
+            self.roots = torch.cat(roots)
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(1, self.size, generator=generator, dtype=torch.float64)
+        self.random = (start / start.norm()).to(params[0])
+        self.outcome = _Outcome(len(params[0]))
+
+    def solve(self, chunk: int | None) -> StackSharpness:
+        """All replicas, chunk by chunk."""
+        from etastar.curvature.lanczos import KrylovSpaces
+
+        replicas = len(self.params[0])
+        chunk = min(chunk or self._chunk(), replicas)
+        capacity = max(2, min(CAPACITY, self.max_iter, self.size))
+        spaces = KrylovSpaces(self.random.expand(chunk, -1), capacity)
+        for first in range(0, replicas, chunk):
+            rows = slice(first, min(first + chunk, replicas))
+            params = [p[rows] for p in self.params]
+            if self.basis is not None:
+                params[0] = self.basis.T @ params[0]
+            self._solve_rows(np.arange(rows.start, rows.stop), params, spaces)
+        found = self.outcome
+        if self.basis is not None:  # directions that no input sees have curvature zero
+            beneath = found.values < 0
+            found.values[beneath] = found.residuals[beneath] = 0.0
+        return StackSharpness(
+            values=tuple(found.values.tolist()),
+            residuals=tuple(found.residuals.tolist()),
+            iterations=tuple(found.iterations.tolist()),
+            converged=tuple(found.converged.tolist()),
+            losses=tuple(found.losses.tolist()),
+            kind=self.kind,
+        )
+
+    def _solve_rows(self, rows: NDArray[np.int_], params: Params, spaces: KrylovSpaces) -> None:
+        """One chunk: the start from a subsample, then the full data."""
+        start = self.random.repeat(len(rows), 1)
+        part = slice(None, None, SUBSAMPLE)
+        if len(self.x[part]) >= LEAST_SAMPLES:
+            products = self._products(params, self.x[part], self.labels[part])
+            rough = start.clone()
+            limit = min(self.max_iter, CAPACITY)
+            self._lanczos(products, spaces, rough, START_TOL, limit, _Outcome(len(rows)), rough)
+            start = rough + START_NOISE * start
+        products = self._products(params, self.x, self.labels)
+        found = _Outcome(len(rows))
+        self._lanczos(products, spaces, start, self.tol, self.max_iter, found)
+        self.outcome.put(rows, found)
+
+    def _lanczos(
+        self,
+        products: StackProducts,
+        spaces: KrylovSpaces,
+        start: Tensor,
+        tol: float,
+        max_iter: int,
+        found: _Outcome,
+        vectors: Tensor | None = None,
+    ) -> None:
+        """Iterate until every replica of `start` `[r, P]` is done; results go into `found`.
+
+        `vectors` `[r, P]` takes the eigenvectors of those that converge.
+        """
+        from etastar.curvature.lanczos import rounding_level
+
+        spaces.reset(start)
+        found.losses[:] = products.losses.double().cpu().numpy()
+        places = np.arange(len(start))  # which replica of `start` each space belongs to
+        places = _drop(products, spaces, places, ~np.isfinite(found.losses))
+        step = 0
+        while spaces.active and step < max_iter:
+            if spaces.size == spaces.capacity:
+                values, coordinates, _ = spaces.ritz()
+                kept = spaces.capacity // 2
+                spaces.restart(values[:, -kept:], coordinates[:, :, -kept:])
+            spaces.expand(self._product(products, spaces.direction))
+            step += 1
+            found.iterations[places] = step
+            overflown = ~np.isfinite(spaces.beta)
+            if overflown.any():
+                found.values[places[overflown]] = found.residuals[places[overflown]] = np.nan
+                places = _drop(products, spaces, places, overflown)
+                continue
+            values, coordinates, estimates = spaces.ritz()
+            scale = np.abs(values).max(1)
+            floor = np.array([rounding_level(start.dtype, s) for s in scale])
+            done = estimates[:, -1] <= np.maximum(tol * np.abs(values[:, -1]), floor)
+            found.values[places], found.residuals[places] = values[:, -1], estimates[:, -1]
+            found.converged[places] = done
+            if done.any():
+                if vectors is not None:
+                    top = spaces.vectors(coordinates[:, :, -1:])[:, 0]
+                    vectors[places[done]] = top[np.flatnonzero(done)]
+                places = _drop(products, spaces, places, done)
+
+    def _product(self, products: StackProducts, vectors: Tensor) -> Tensor:
+        """`D^½ H D^½` times vectors `[r, P]`."""
+        if self.roots is None:
+            return products(vectors.contiguous())
+        return products(vectors * self.roots).mul_(self.roots)
+
+    def _products(self, params: Params, x: Tensor, labels: Tensor) -> StackProducts:
+        """Products on these samples, in blocks if their activations do not fit in memory."""
+        from etastar.curvature.stack_products import SampleBlocks, make_products
+        from etastar.training.memory import SHARE, free_bytes
+
+        budget = int(free_bytes(x.device) * SHARE)
+        per_sample = self._bytes_per_sample() * len(params[0])
+        if per_sample * len(x) <= budget:
+            return make_products(self.network, params, x, labels, self.loss, self.kind)
+        block = max(1, budget // per_sample)
+        return SampleBlocks(self.network, params, x, labels, self.loss, self.kind, block)
+
+    def _chunk(self) -> int:
+        """Replicas at once: as many as fit in memory, and on a CPU in its cache."""
+        from etastar.training.memory import SHARE, free_bytes
+
+        device = self.x.device
+        activations: int = self._bytes_per_sample() * len(self.x)
+        vectors = (CAPACITY + 8) * self.size * self.random.element_size()
+        fitting = int(free_bytes(device) * SHARE) // (activations + vectors)
+        if device.type == "cpu":
+            fitting = min(fitting, WORKING_SET // activations)
+        return int(max(1, min(fitting, MAX_CHUNK)))
+
+    def _bytes_per_sample(self) -> int:
+        """Activations of one replica per sample that a product keeps: estimated from the widths."""
+        from etastar.curvature.stack_products import WRITTEN_OUT
+
+        units: int = sum(p.shape[-1] for p in self.params if p.ndim > 2) or self.size
+        copies = 4 if type(self.network) in WRITTEN_OUT else 16
+        return int(copies * units * self.random.element_size())
+
+
+class _Outcome:
+    """Results of a stack while they are being found."""
+
+    def __init__(self, replicas: int) -> None:
+        self.values, self.residuals, self.losses = (np.full(replicas, np.nan) for _ in range(3))
+        self.iterations = np.zeros(replicas, dtype=int)
+        self.converged = np.zeros(replicas, dtype=bool)
+
+    def put(self, rows: NDArray[np.int_], found: _Outcome) -> None:
+        """Copy the results of some rows."""
+        for name, array in vars(found).items():
+            vars(self)[name][rows] = array
+
+
+def _drop(
+    products: StackProducts,
+    spaces: KrylovSpaces,
+    places: NDArray[np.int_],
+    unwanted: NDArray[np.bool_],
+) -> NDArray[np.int_]:
+    """Take replicas out of the stack; the places of those that are left."""
+    moves = spaces.drop(np.flatnonzero(unwanted).tolist())
+    places = places.copy()
+    for to, source in moves:
+        places[to] = places[source]
+    products.drop(moves, spaces.active)
+    return places[: spaces.active]
+
+
+def fewer_inputs(network: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The same data in fewer input dimensions, where that changes no curvature.
+
+    A network whose first act is `x @ W` sees of W only its part in the row space of `x`; along the
+    rest the loss is constant. Columns of `x` that are equal are merged (the constant borders of
+    images), and fewer samples than columns are expressed in a basis of their span.
+
+    Args:
+        network: The architecture.
+        x: Inputs, `[m, d]`.
+
+    Returns:
+        Inputs `[m, r]` and an orthonormal basis `[d, r]` with `x = reduced @ basis.T`; or `x` and
+        None, where little is gained or the architecture is not known to begin with a product.
+    """
+    import torch
+
+    from etastar.networks import MLP, LayerNormMLP
+
+    if type(network) not in (MLP, LayerNormMLP) or not bool(x.isfinite().all()):
+        return x, None
+    columns, group, counts = torch.unique(x, dim=1, return_inverse=True, return_counts=True)
+    samples, inputs = x.shape
+    if min(samples, columns.shape[1]) > 0.95 * inputs:
+        return x, None
+    roots = counts.double().sqrt()
+    basis = torch.zeros(inputs, columns.shape[1], dtype=torch.float64, device=x.device)
+    basis[torch.arange(inputs, device=x.device), group] = 1 / roots[group]
+    reduced = columns.double() * roots
+    if samples < columns.shape[1]:
+        span = torch.linalg.qr(reduced.T)[0]  # (columns, m)
+        reduced, basis = reduced @ span, basis @ span
+    return reduced.to(x.dtype), basis.to(x.dtype)
+
+
+def _check(
+    network: Network,
+    params: Params,
+    x: Tensor,
+    labels: Tensor,
+    loss: Loss,
+    kind: Kind,
+    lr_ratios: Sequence[float] | None,
+    tol: float,
+    max_iter: int,
+    chunk: int | None,
+) -> None:
+    """Refuse what does not fit, with the reason."""
+    from etastar.training.losses import LOSSES
+
+    if kind not in KINDS:
+        raise unknown_name("kind of curvature", str(kind), KINDS)
+    if loss not in LOSSES:
+        raise unknown_name("loss", str(loss), LOSSES)
+    names = network.parameter_names()
+    if len(params) != len(names) or len({len(p) for p in params}) != 1 or not len(params[0]):
+        raise ConfigError(
+            f"params must be the {len(names)} tensors of network.init, with one row per replica; "
+            f"got shapes {[tuple(p.shape) for p in params]}."
+        )
+    if len(x) != len(labels) or not len(x):
+        raise ConfigError(
+            f"x and labels must hold the same samples, at least one; got {len(x)} and "
+            f"{len(labels)}."
+        )
+    try:
+        row = [p[:1].detach() for p in params]
+        outputs = network.apply(row, x[:1].to(params[0].dtype)).shape[-1]
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the network cannot be applied to x of shape {tuple(x.shape)}: {error}. Expected the "
+            "inputs that params were drawn for."
+        ) from error
+    if not 0 <= int(labels.min()) <= int(labels.max()) < outputs:
+        raise ConfigError(
+            f"labels must be class indices from 0 to {outputs - 1}, as the network has {outputs} "
+            f"outputs; got {int(labels.min())} to {int(labels.max())}."
+        )
+    if not tol > 0:
+        raise ConfigError(f"tol must be positive; got {tol}.")
+    for name, number in (("max_iter", max_iter), ("chunk", chunk)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be at least 1; got {number}.")
+    if lr_ratios is None:
+        return
+    if len(lr_ratios) != len(names) or not all(0 <= ratio < np.inf for ratio in lr_ratios):
+        raise ConfigError(
+            f"lr_ratios must hold one finite ratio ≥ 0 for each of {', '.join(names)}; got "
+            f"{list(lr_ratios)}."
+        )

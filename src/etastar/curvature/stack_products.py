@@ -1,0 +1,307 @@
+"""Curvature-vector products of a stack of replicas whose weights stay fixed.
+
+Two routes to the same product. `AutogradProducts` differentiates any `Network.apply`, reusing the
+graph of the gradient. `MLPProducts` is written out for `MLP`: what depends on the weights alone is
+computed once, and a product is one linearised forward and one linearised backward pass (Pearlmutter
+1994; Schraudolph 2002 for Gauss-Newton) in batched matrix products on buffers that are kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+import torch
+
+from etastar.curvature.graphs import (
+    GaussNewtonGraph,
+    Graph,
+    HessianGraph,
+    Kind,
+    twice_differentiable,
+)
+from etastar.networks import MLP, Network
+from etastar.training.losses import stacked_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from etastar.networks.base import Params
+    from etastar.training.losses import Loss
+
+
+class StackProducts(ABC):
+    """Maps vectors `[r, P]` to curvature matrices times them, one matrix per replica.
+
+    Replicas can be dropped: `active` is the number r that is left, and the replica in each place is
+    the one that `drop`'s moves have put there.
+
+    Args:
+        network: The architecture.
+        params: Each `[R, ...]`; P is their size per replica.
+        x: Inputs `[m, ...]`, shared by all replicas.
+        labels: `[m]`.
+        loss: Which loss.
+        kind: `"hessian"` or `"gauss-newton"`.
+    """
+
+    def __init__(
+        self, network: Network, params: Params, x: Tensor, labels: Tensor, loss: Loss, kind: Kind
+    ) -> None:
+        self.network, self.params, self.x, self.labels = network, params, x, labels
+        self.loss, self.kind = loss, kind
+        self.active = params[0].shape[0]
+        self.sizes = [p[0].numel() for p in params]
+        self.losses = self._prepare()
+        """Loss of each replica at these weights, `[R]`."""
+
+    @abstractmethod
+    def _prepare(self) -> Tensor:
+        """Compute what all products share; return the losses, `[R]`."""
+
+    @abstractmethod
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """The products, `[r, P]`, for vectors `[r, P]`."""
+
+    @abstractmethod
+    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
+        """Keep `active` replicas, after moving replicas as `(to, from)`."""
+
+
+class AutogradProducts(StackProducts):
+    """Any `Network`. Replicas do not interact: the summed loss holds the Hessian of each."""
+
+    def _prepare(self) -> Tensor:
+        self.places = list(range(self.active))  # of the active replicas in the graph
+        return self._build(self.params)
+
+    def _build(self, params: Params) -> Tensor:
+        self.leaves = [p.detach().requires_grad_() for p in params]
+        with twice_differentiable():
+            outputs = self.network.apply(self.leaves, self.x)
+            losses = stacked_loss(self.loss, outputs, self.labels)
+            self.graph: Graph = (
+                HessianGraph(losses.sum(), self.leaves)
+                if self.kind == "hessian"
+                else GaussNewtonGraph(
+                    outputs, lambda z: stacked_loss(self.loss, z, self.labels).sum(), self.leaves
+                )
+            )
+        return losses.detach()
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """See `StackProducts`."""
+        size = len(self.leaves[0])
+        if len(self.places) == size and self.places == list(range(size)):
+            return self._product(vectors)
+        padded = vectors.new_zeros(size, vectors.shape[1])
+        padded[self.places] = vectors
+        return self._product(padded)[self.places]
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        pieces = [
+            piece.reshape(p.shape)
+            for piece, p in zip(torch.split(vectors, self.sizes, 1), self.leaves, strict=True)
+        ]
+        with twice_differentiable():
+            images = self.graph.product(pieces)
+        return torch.cat([image.detach().flatten(1) for image in images], 1)
+
+    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
+        """See `StackProducts`. The graph is built anew when half of it serves nobody."""
+        for to, source in moves:
+            self.places[to] = self.places[source]
+        self.active, self.places = active, self.places[:active]
+        if 0 < active <= len(self.leaves[0]) // 2:
+            self._build([p[self.places] for p in self.leaves])
+            self.places = list(range(active))
+
+
+class MLPProducts(StackProducts):
+    """`MLP`, written out.
+
+    With `h_l` the input of layer l, `δ_l` the gradient of the loss in its output, and `R·` the
+    derivative along the vector `(V, c)`:
+
+        R z_l = h_l V_l + (R h_l) W_l + c_l,   R h_{l+1} = 1[h_{l+1} > 0] · R z_l
+        R δ_L = ∇²ℓ · R z_L,   R δ_{l-1} = 1[h_l > 0] · ((R δ_l) W_lᵀ + δ_l V_lᵀ)
+        product = h_lᵀ (R δ_l) + (R h_l)ᵀ δ_l   and, for the bias, the sum of R δ_l over samples
+
+    Gauss-Newton drops the two terms with `δ_l`.
+    """
+
+    network: MLP
+
+    def _prepare(self) -> Tensor:
+        net, hidden = self.network, self.network.depth
+        weights, biases = net.split(self.params)
+        self.weights = [w.clone() for w in weights]  # rows move when replicas are dropped
+        self.inputs = [self.x.expand(self.active, *self.x.shape)]
+        with torch.no_grad():
+            for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+                z = torch.bmm(self.inputs[-1], weight)
+                if bias is not None:
+                    z += bias.unsqueeze(1)
+                if layer < hidden:
+                    self.inputs.append(z.relu_())
+            losses = stacked_loss(self.loss, z, self.labels)
+            self.softmax = z.softmax(-1) if self.loss == "cross-entropy" else None
+            self._prepare_gradients(z if self.softmax is None else self.softmax)
+        self._linear_inputs = [torch.empty_like(h) for h in self.inputs[1:]]  # R h
+        self._linear_outputs = torch.empty_like(z)
+        self._linear_gradients = [torch.empty_like(h) for h in self.inputs[1:]]  # R δ
+        self._images = [torch.empty_like(w) for w in self.weights]
+        self._result = z.new_empty(self.active, sum(self.sizes))
+        return losses
+
+    def _prepare_gradients(self, predictions: Tensor) -> None:
+        """`δ_l` of every layer, `[R, m, fan_out]`; none for Gauss-Newton."""
+        self.gradients: list[Tensor] = []
+        if self.kind == "gauss-newton":
+            return
+        labels = self.labels.expand(predictions.shape[:-1]).unsqueeze(-1)
+        g = predictions.scatter_add(-1, labels, predictions.new_tensor(-1.0).expand(labels.shape))
+        g /= len(self.x)
+        self.gradients.append(g)
+        for layer in range(self.network.depth, 0, -1):
+            g = torch.bmm(g, self.weights[layer].transpose(1, 2))
+            self.gradients.insert(0, _masked(g, self.inputs[layer]))
+
+    @torch.no_grad()
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """See `StackProducts`. The result is overwritten by the next call."""
+        pieces = list(torch.split(vectors, self.sizes, 1))
+        weight_pieces, bias_pieces = self.network.split(pieces)
+        directions = [
+            piece.view(self.active, *w.shape[1:])
+            for piece, w in zip(weight_pieces, self.weights, strict=True)
+        ]
+        g = self._bend(self._forward(directions, bias_pieces))
+        result = self._result[: self.active]
+        images, bias_images = self.network.split(list(torch.split(result, self.sizes, 1)))
+        for layer in range(self.network.depth, -1, -1):
+            g = self._backward(layer, g, directions[layer], images[layer], bias_images[layer])
+        return result
+
+    def _forward(self, directions: list[Tensor], biases: list[Tensor | None]) -> Tensor:
+        """`R z` of the last layer, `[r, m, C]`; leaves the `R h` of the others behind."""
+        r = self.active
+        for layer, (direction, bias) in enumerate(zip(directions, biases, strict=True)):
+            last = layer == self.network.depth
+            out = (self._linear_outputs if last else self._linear_inputs[layer])[:r]
+            if bias is None:
+                torch.bmm(self.inputs[layer][:r], direction, out=out)
+            else:
+                torch.baddbmm(bias.unsqueeze(1), self.inputs[layer][:r], direction, out=out)
+            if layer > 0:
+                out.baddbmm_(self._linear_inputs[layer - 1][:r], self.weights[layer][:r])
+            if not last:
+                _masked(out, self.inputs[layer + 1][:r])
+        return out
+
+    def _bend(self, z: Tensor) -> Tensor:
+        """The Hessian of the loss in the outputs, times `z` `[r, m, C]`, which is overwritten."""
+        if self.softmax is not None:  # diag(p) − ppᵀ
+            p = self.softmax[: self.active]
+            z.mul_(p)
+            z.addcmul_(p, z.sum(-1, keepdim=True), value=-1)
+        return z.div_(len(self.x))
+
+    def _backward(
+        self, layer: int, g: Tensor, direction: Tensor, image: Tensor, bias_image: Tensor | None
+    ) -> Tensor:
+        """Write the images of one layer's weight and bias; return `R δ` of the layer below."""
+        r, hessian = self.active, self.kind == "hessian"
+        held = self._images[layer][:r]
+        torch.bmm(self.inputs[layer][:r].transpose(1, 2), g, out=held)
+        if layer > 0 and hessian:
+            linear = self._linear_inputs[layer - 1][:r].transpose(1, 2)
+            held.baddbmm_(linear, self.gradients[layer][:r])
+        image.copy_(held.flatten(1))
+        if bias_image is not None:
+            torch.sum(g, 1, out=bias_image)
+        if layer == 0:
+            return g
+        below = self._linear_gradients[layer - 1][:r]
+        torch.bmm(g, self.weights[layer][:r].transpose(1, 2), out=below)
+        if hessian:
+            below.baddbmm_(self.gradients[layer][:r], direction.transpose(1, 2))
+        return _masked(below, self.inputs[layer][:r])
+
+    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
+        """See `StackProducts`."""
+        self.active = active
+        held = [*self.inputs[1:], *self.weights, *self.gradients]
+        if self.softmax is not None:
+            held.append(self.softmax)
+        for tensor in held:
+            for to, source in moves:
+                tensor[to] = tensor[source]
+
+
+def _masked(g: Tensor, h: Tensor) -> Tensor:
+    """`g` where the ReLU output `h` is positive, else 0; in place."""
+    masked: Tensor = torch.ops.aten.threshold_backward.grad_input(g, h, 0, grad_input=g)
+    return masked
+
+
+class SampleBlocks(StackProducts):
+    """The same products, with the samples in blocks: for data whose activations do not fit.
+
+    What a block needs is computed anew for every product, which costs about one more pass.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        params: Params,
+        x: Tensor,
+        labels: Tensor,
+        loss: Loss,
+        kind: Kind,
+        block: int,
+    ) -> None:
+        self._blocks = [
+            (x[at : at + block], labels[at : at + block]) for at in range(0, len(x), block)
+        ]
+        super().__init__(network, [p.clone() for p in params], x, labels, loss, kind)
+
+    def _parts(self) -> list[tuple[float, tuple[Tensor, Tensor]]]:
+        return [(len(y) / len(self.x), (x, y)) for x, y in self._blocks]
+
+    def _prepare(self) -> Tensor:
+        with torch.no_grad():
+            return sum(
+                (
+                    share * stacked_loss(self.loss, self.network.apply(self.params, x), y)
+                    for share, (x, y) in self._parts()
+                ),
+                torch.zeros((), dtype=self.params[0].dtype, device=self.x.device),
+            )
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """See `StackProducts`."""
+        total = torch.zeros_like(vectors)
+        active = [p[: self.active] for p in self.params]
+        for share, (x, y) in self._parts():
+            products = make_products(self.network, active, x, y, self.loss, self.kind)
+            total.add_(products(vectors), alpha=share)
+        return total
+
+    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
+        """See `StackProducts`."""
+        self.active = active
+        for p in self.params:
+            for to, source in moves:
+                p[to] = p[source]
+
+
+def make_products(
+    network: Network, params: Params, x: Tensor, labels: Tensor, loss: Loss, kind: Kind
+) -> StackProducts:
+    """The written-out products where the architecture has them, autograd otherwise."""
+    route = WRITTEN_OUT.get(type(network), AutogradProducts)
+    return route(network, params, x, labels, loss, kind)
+
+
+WRITTEN_OUT: dict[type[Network], type[StackProducts]] = {MLP: MLPProducts}
