@@ -25,7 +25,7 @@ from etastar.networks import MLP
 from etastar.training.engine import Engine, train_all
 from etastar.training.trial import Criterion, Recipe, Trial
 
-BATCH, SAMPLES, CLASSES, STEPS = 128, 20_000, 10, 48
+BATCH, SAMPLES, CLASSES, STEPS = 128, 20_000, 10, 192
 
 
 def main() -> None:
@@ -35,10 +35,8 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--inputs", type=int, nargs="+", default=[784, 64], help="input dimensions")
-    parser.add_argument(
-        "--slots", type=int, help="replicas per thread; default: the engine's choice"
-    )
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--slots", type=int, help="replicas per thread")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json")

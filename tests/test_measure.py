@@ -35,9 +35,10 @@ def test_brackets_on_digits_are_confirmed_by_a_plain_loop() -> None:
     found = etastar.measure(network, data, seeds=5)
     assert [seed.status for seed in found.seeds.values()] == ["bracketed"] * 5
     agree = confirm(network, data, found)
-    # Near the boundary training is chaotic, so that the rounding of another order of summation can
-    # tip a run. Over 60 such verdicts on this data 57 agreed; 8 of 10 allows for that rate.
-    assert sum(agree) >= 8, agree
+    # Near the boundary training is chaotic: another order of summation can tip a run. On digits 63
+    # of 80 such verdicts agreed (20 seeds of two networks); at that rate fewer than 6 of 10 would be
+    # a false alarm of 3 % for another choice of seeds.
+    assert sum(agree) >= 6, agree
 
 
 @pytest.mark.data
@@ -47,7 +48,7 @@ def test_the_brackets_of_the_readme_are_confirmed_on_mnist() -> None:
     found = etastar.measure(network, data, seeds=5)
     assert [seed.status for seed in found.seeds.values()] == ["bracketed"] * 5
     agree = confirm(network, data, found)
-    assert sum(agree) >= 8, agree
+    assert sum(agree) >= 9, agree  # of 20 such verdicts with seeds 0 to 9, all agreed
 
 
 def test_brackets_lie_on_the_lattice_and_meet_the_resolution() -> None:

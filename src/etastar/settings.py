@@ -31,9 +31,9 @@ class Defaults(BaseModel):
 # width 32 to 512 reach the threshold well within the budget somewhere in the default range.
 DEFAULTS: dict[str, Defaults] = {
     "digits": Defaults(threshold=0.9, batch_size=128, epochs={"cross-entropy": 40, "mse": 80}),
-    "mnist": Defaults(threshold=0.925, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
-    "fashion-mnist": Defaults(threshold=0.8, batch_size=128, epochs={"cross-entropy": 1, "mse": 5}),
-    "cifar10": Defaults(threshold=0.34, batch_size=128, epochs={"cross-entropy": 2, "mse": 10}),
+    "mnist": Defaults(threshold=0.925, batch_size=128, epochs={"cross-entropy": 1, "mse": 12}),
+    "fashion-mnist": Defaults(threshold=0.8, batch_size=128, epochs={"cross-entropy": 1, "mse": 8}),
+    "cifar10": Defaults(threshold=0.34, batch_size=128, epochs={"cross-entropy": 5, "mse": 30}),
     "gaussians": Defaults(threshold=0.9, batch_size=128, epochs={"cross-entropy": 1, "mse": 2}),
 }
 
