@@ -8,7 +8,7 @@ import torch
 
 from etastar.curvature import sharpness, stack_sharpness
 from etastar.curvature import stack as stack_module
-from etastar.curvature.stack import fewer_inputs
+from etastar.curvature.stack_inputs import fewer_inputs
 from etastar.curvature.stack_products import AutogradProducts, MLPProducts, SampleBlocks
 from etastar.errors import ConfigError
 from etastar.networks import MLP, LayerNormMLP
