@@ -24,10 +24,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 import warnings
 from collections.abc import Callable
+
+# SciPy's threads would go on spinning beside PyTorch's, and slow down whatever runs after ARPACK
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
@@ -119,9 +123,11 @@ def timed(ways: Ways, rounds: int) -> tuple[dict[str, dict[int, float]], dict[st
     best = {name: [float("inf")] * len(pieces) for name, (_, pieces) in ways.items()}
     for way, pieces in ways.values():
         way(pieces[0][:1])  # first calls load libraries
-    for _ in range(rounds):
+    for round_ in range(rounds):
+        order = list(ways.items())
+        order = order[round_ % len(order) :] + order[: round_ % len(order)]
         for turn in range(max(len(pieces) for _, pieces in ways.values())):
-            for name, (way, pieces) in ways.items():
+            for name, (way, pieces) in order:
                 if turn >= len(pieces):
                     continue
                 start = time.perf_counter()
