@@ -1,0 +1,129 @@
+"""A cell of a study: one network under one set of conditions, and the identity of its results.
+
+Two results are the same thing exactly when their specifications are the same JSON. What cannot
+change a result (how many seeds, how many threads, where the files lie) is not part of it, so a
+study that is given more seeds computes only the new ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from etastar.settings import DEFAULTS, Settings
+
+IDENTITY_VERSION = 1
+"""Raised when the meaning of a specification changes: results under the old one stay apart."""
+
+NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir"}
+"""Settings that do not change what a seed's result is."""
+
+Kind = Literal["maximal-lr", "sharpness"]
+
+
+class SharpnessSettings(BaseModel):
+    """How λ1 at initialisation is measured beside η*, for every seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    samples: int = Field(1000, ge=1)
+    """λ1 is of the loss over the first so many training samples."""
+    tol: float = Field(1e-3, gt=0.0, lt=1.0)
+    """Relative residual at which the Lanczos iteration stops."""
+    max_iter: int = Field(200, ge=1)
+    """Hessian-vector products before it is given up."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network under one set of conditions, with its seeds.
+
+    Attributes:
+        settings: Of the measurement of η*.
+        sharpness: How λ1 is measured; None if it is not.
+    """
+
+    settings: Settings
+    sharpness: SharpnessSettings | None = None
+
+    @property
+    def seeds(self) -> range:
+        """The seeds that the study wants."""
+        first = self.settings.first_seed
+        return range(first, first + self.settings.seeds)
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """Every setting, with the defaults of data set and loss filled in."""
+        values = self.settings.model_dump()
+        known = DEFAULTS.get(self.settings.dataset)
+        if known:
+            if values["threshold"] is None:
+                values["threshold"] = known.threshold
+            if values["batch_size"] is None:
+                values["batch_size"] = known.batch_size
+            if values["epochs"] is None and values["max_steps"] is None:
+                values["epochs"] = float(known.epochs[self.settings.loss])
+        return values
+
+    @cached_property
+    def specification(self) -> str:
+        """What the result of a seed of η* is a function of, as canonical JSON."""
+        fields = {k: v for k, v in self.fields.items() if k not in NOT_IDENTITY}
+        fields["device"] = self._device_kind
+        return canonical({"kind": "maximal-lr", "identity": IDENTITY_VERSION, **fields})
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the specification."""
+        return digest(self.specification)
+
+    @cached_property
+    def sharpness_specification(self) -> str | None:
+        """The same for λ1: it knows nothing of thresholds, budgets and searches."""
+        if self.sharpness is None:
+            return None
+        settings = self.settings
+        wanted = self.sharpness.model_dump()
+        # the first samples of a smaller training set are those of the larger one, bit for bit
+        wanted["samples"] = min(wanted["samples"], settings.train_size or wanted["samples"])
+        machine = settings.model_dump(include={"dataset", "loss", "dtype"})
+        machine["device"] = self._device_kind
+        network = settings.network().model_dump()
+        version = {"kind": "sharpness", "identity": IDENTITY_VERSION}
+        return canonical({**version, **machine, "network": network, **wanted})
+
+    @cached_property
+    def sharpness_id(self) -> str | None:
+        """Hash of `sharpness_specification`."""
+        return self.sharpness_specification and digest(self.sharpness_specification)
+
+    @property
+    def _device_kind(self) -> str:
+        """`cuda` for `cuda:1`: which of several is no part of a result, rounding by kind is."""
+        return self.settings.device.split(":")[0]
+
+    @property
+    def title(self) -> str:
+        """Enough to tell the cell from others in a log line."""
+        s = self.settings
+        return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
+
+
+def canonical(specification: dict[str, Any]) -> str:
+    """The one JSON text of a specification: sorted keys, no spaces, ASCII, finite numbers.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    return json.dumps(specification, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(text: str) -> str:
+    """The first 20 hexadecimal digits of the text's SHA-256."""
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:20]

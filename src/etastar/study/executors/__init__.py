@@ -1,0 +1,38 @@
+"""Where tasks run. A new executor is a file here and a line in `EXECUTORS`.
+
+An executor is anything with `submit(function, task) -> concurrent.futures.Future`. Two optional
+attributes tell how to feed it: `slots`, tasks to have submitted at once; `threads_per_task`, CPU
+threads that a task may use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
+from etastar.errors import unknown_name
+from etastar.study.executors.base import Executor, ExecutorOptions
+from etastar.study.executors.dask_cluster import dask_cluster
+from etastar.study.executors.in_process import InProcess, in_process
+
+Maker: TypeAlias = Callable[[ExecutorOptions], AbstractContextManager[Executor]]
+
+EXECUTORS: dict[str, Maker] = {
+    "in-process": in_process,
+    "dask": dask_cluster,
+}
+
+
+def make_executor(name: str, options: ExecutorOptions) -> AbstractContextManager[Executor]:
+    """The executor of that name, as a context that closes it.
+
+    Raises:
+        ConfigError: The name is not in `EXECUTORS`; on entering, it cannot be had.
+    """
+    if name not in EXECUTORS:
+        raise unknown_name("executor", name, EXECUTORS)
+    return EXECUTORS[name](options)
+
+
+__all__ = ["EXECUTORS", "Executor", "ExecutorOptions", "InProcess", "make_executor"]

@@ -1,0 +1,28 @@
+"""What the runner asks of an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Executor(Protocol):
+    """The part of `concurrent.futures.Executor` that a study uses."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `fn(*args)` somewhere, some time; possibly more than once."""
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """What the command line may say about an executor.
+
+    Attributes:
+        workers: Processes to start; all cores if None.
+        scheduler: Address of one that runs already.
+    """
+
+    workers: int | None = None
+    scheduler: str | None = None

@@ -1,0 +1,113 @@
+"""Dask distributed: worker processes here, or a cluster that runs already.
+
+Dask may run a task more than once: when a worker dies, results that were still held there are
+computed again. That is harmless, since results are keyed by specification, and rare, since a
+future is dropped as soon as its result is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any
+
+from etastar.errors import ConfigError
+from etastar.study.executors.base import ExecutorOptions
+
+ALLOWED_FAILURES = 10
+"""Deaths of workers that a task may be near to. All tasks assigned to a dead worker count as
+suspects (distributed #5234), so few would condemn the innocent."""
+
+CONNECT_SECONDS = 30
+
+
+class DaskExecutor:
+    """Hands tasks to a Dask client.
+
+    Args:
+        client: Connected, with at least one worker.
+    """
+
+    threads_per_task = 1
+    """A worker thread is a core to Dask; workers start with `OMP_NUM_THREADS=1`."""
+
+    def __init__(self, client: Any) -> None:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        cores = sum(worker["nthreads"] for worker in workers)
+        # twice what can run: no core waits for a task, and few are lost with a scheduler
+        self.slots = 2 * cores
+        self._executor = client.get_executor(pure=False)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `fn(*args)` on some worker."""
+        future: Future[Any] = self._executor.submit(fn, *args)
+        return future
+
+
+@contextmanager
+def dask_cluster(options: ExecutorOptions) -> Iterator[DaskExecutor]:
+    """Worker processes on this machine, one core each, or the cluster of `options.scheduler`.
+
+    Raises:
+        ConfigError: Dask is not installed, the scheduler does not answer, has no workers, or they
+            have another version of etastar.
+    """
+    try:
+        dask: Any = import_module("dask")
+        distributed: Any = import_module("distributed")
+    except ImportError as error:
+        raise ConfigError(
+            f"--executor dask needs Dask ({error}): pip install 'etastar[cluster]'."
+        ) from None
+    if options.scheduler and options.workers:
+        raise ConfigError("--workers is for a cluster of our own; --scheduler names one that runs.")
+    with ExitStack() as stack:
+        stack.enter_context(
+            dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES})
+        )
+        where: Any = options.scheduler
+        if where is None:
+            where = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=options.workers or os.cpu_count() or 1,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    memory_limit=0,  # the engine plans its memory; Dask would pause or kill
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        try:
+            client = stack.enter_context(distributed.Client(where, timeout=CONNECT_SECONDS))
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                f"--scheduler {options.scheduler}: no scheduler with a worker answered within "
+                f"{CONNECT_SECONDS} s ({type(error).__name__}: {error})."
+            ) from None
+        _check_versions(client)
+        yield DaskExecutor(client)
+
+
+def _check_versions(client: Any) -> None:
+    """Workers that compute something else would spoil the store silently."""
+    from etastar import __version__
+
+    for worker, version in client.run(_version).items():
+        if version != __version__:
+            raise ConfigError(
+                f"worker {worker} has etastar {version or 'not installed'}; expected "
+                f"{__version__}, as here. Install the same version on all workers."
+            )
+
+
+def _version() -> str | None:
+    """Runs on a worker."""
+    try:
+        from etastar import __version__
+    except ImportError:
+        return None
+    return __version__

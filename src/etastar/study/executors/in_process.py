@@ -1,0 +1,43 @@
+"""The default: tasks run here, one after another, each with all cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from etastar.errors import ConfigError
+from etastar.study.executors.base import ExecutorOptions
+
+
+class InProcess:
+    """Runs a task as soon as it is submitted: one stack of networks uses all cores by itself."""
+
+    slots = 1
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `fn(*args)` now; the future that is returned has ended.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C. Any `Exception` is kept in the future.
+        """
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@contextmanager
+def in_process(options: ExecutorOptions) -> Iterator[InProcess]:
+    """The executor, which needs no closing.
+
+    Raises:
+        ConfigError: Options were given that are for a cluster.
+    """
+    for name, value in (("workers", options.workers), ("scheduler", options.scheduler)):
+        if value is not None:
+            raise ConfigError(f"--{name} needs --executor dask.")
+    yield InProcess()

@@ -1,0 +1,201 @@
+"""What a worker does: measure some seeds of one specification. Knows nothing of stores."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from etastar.settings import Settings
+from etastar.study.cell import Kind, SharpnessSettings
+from etastar.study.results import LambdaResult, LrResult, Results, Sharpness
+
+if TYPE_CHECKING:
+    from etastar.data import Dataset
+    from etastar.training.trial import Outcome, Trial
+
+OnOutcome: TypeAlias = Callable[["Trial", "Outcome"], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one executor slot: all missing seeds of one specification, as one stack.
+
+    Attributes:
+        kind: `maximal-lr` or `sharpness`.
+        id: Hash of the specification.
+        specification: As canonical JSON.
+        settings: Of the measurement; its seeds are not read.
+        seeds: What to measure.
+        sharpness: How, for λ1; the defaults if None.
+        known: Outcomes from an interrupted search, which then need no second run.
+    """
+
+    kind: Kind
+    id: str
+    specification: str
+    settings: Settings
+    seeds: tuple[int, ...]
+    sharpness: SharpnessSettings | None = None
+    known: Mapping[Trial, Outcome] = field(default_factory=dict)
+
+
+def run_task(task: Task, on_outcome: OnOutcome | None = None) -> Results:
+    """Do a task, in whatever process this is.
+
+    Args:
+        task: The task.
+        on_outcome: Called after every trial, from the engine's threads, one at a time.
+
+    Raises:
+        EtaStarError: The data cannot be read, or does not fit the settings.
+    """
+    if task.kind == "sharpness":
+        return measure_sharpness(task)
+    return measure_lr(task, on_outcome)
+
+
+def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
+    """Brackets of η*: what `etastar.measure` does, but able to go on from known outcomes.
+
+    A test holds every bracket and trial to those of `etastar.measure`.
+    """
+    import torch
+
+    from etastar.api import environment
+    from etastar.search import STRATEGIES, Lattice, SearchQueue
+    from etastar.training.engine import Engine
+
+    started = time.perf_counter()
+    settings = task.settings
+    data = load_data(settings)
+    recipe = settings.recipe(data)
+    engine = Engine(
+        settings.network(),
+        data,
+        recipe,
+        device=settings.device,
+        dtype=getattr(torch, settings.dtype),
+        threads=settings.threads,
+    )
+    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
+    strategies = {seed: STRATEGIES[settings.strategy](lattice) for seed in task.seeds}
+    for trial, outcome in task.known.items():
+        if trial.seed in strategies:
+            strategies[trial.seed].tell(trial.lr, outcome)
+    queue = SearchQueue(strategies, width=engine.useful_width)
+    queue.on_outcome = on_outcome
+    engine.run(queue)
+    return LrResult(
+        seeds={seed: strategy.result() for seed, strategy in queue.strategies.items()},
+        trials=queue.outcomes(),
+        resolved={"recipe": recipe.model_dump(), **_facts(data)},
+        seconds=round(time.perf_counter() - started, 3),
+        environment=environment(engine),
+    )
+
+
+def measure_sharpness(task: Task) -> LambdaResult:
+    """λ1 of the Hessian and of the Gauss-Newton matrix at initialisation, for every seed."""
+    import torch
+
+    from etastar.curvature import stack_sharpness
+
+    started = time.perf_counter()
+    settings = task.settings
+    wanted = task.sharpness or SharpnessSettings.model_validate({})
+    data = load_data(settings)
+    count = min(wanted.samples, len(data.y_train))
+    dtype = getattr(torch, settings.dtype)
+    x = data.x_train[:count].to(settings.device, dtype)
+    labels = data.y_train[:count].to(settings.device)
+    network = settings.network()
+    params = network.init(
+        task.seeds, data.inputs, data.classes, dtype=dtype, device=settings.device
+    )
+    options: dict[str, Any] = {
+        "loss": settings.loss,
+        "tol": wanted.tol,
+        "max_iter": wanted.max_iter,
+    }
+    ratios = network.lr_ratios()
+    with _threads(settings.threads) as threads:
+        hessian = stack_sharpness(network, params, x, labels, lr_ratios=ratios, **options)
+        newton = stack_sharpness(
+            network, params, x, labels, kind="gauss-newton", lr_ratios=ratios, **options
+        )
+        plain = hessian
+        if any(ratio != 1 for ratio in ratios):
+            plain = stack_sharpness(network, params, x, labels, **options)
+    found = {
+        seed: Sharpness(
+            _finite(hessian.values[row]),
+            _finite(newton.values[row]),
+            _finite(plain.values[row]),
+            _finite(hessian.residuals[row]),
+            all(method.converged[row] for method in (hessian, newton, plain)),
+        )
+        for row, seed in enumerate(task.seeds)
+    }
+    return LambdaResult(
+        seeds=found,
+        resolved={"samples": count, **_facts(data)},
+        seconds=round(time.perf_counter() - started, 3),
+        environment=_environment(settings, threads),
+    )
+
+
+def load_data(settings: Settings) -> Dataset:
+    """The data set of these settings, read once per process while it stays in use."""
+    return _load(settings.dataset, settings.data_dir, settings.train_size, settings.val_size)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, data_dir: str | None, train_size: int | None, val_size: int | None) -> Dataset:
+    from etastar.data import load
+
+    return load(name, data_dir=data_dir, train_size=train_size, val_size=val_size)
+
+
+def _facts(data: Dataset) -> dict[str, Any]:
+    return {"classes": data.classes, "inputs": data.inputs, "data": data.provenance}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """PyTorch's threads, for a while: a worker of a cluster starts with one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield wanted or before
+    finally:
+        torch.set_num_threads(before)
+
+
+def _environment(settings: Settings, threads: int) -> dict[str, Any]:
+    """As `etastar.api.environment`, where there is no engine."""
+    import platform
+
+    import torch
+
+    from etastar import __version__
+
+    return {
+        "etastar": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "threads": threads,
+    }

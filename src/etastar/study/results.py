@@ -1,0 +1,58 @@
+"""What a task gives back: plain values that can be sent between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from etastar.search.base import SeedResult
+    from etastar.training.trial import Outcome, Trial
+
+
+class Sharpness(NamedTuple):
+    """λ1 at initialisation of one seed; None where it is not finite."""
+
+    lambda1: float | None
+    """Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
+    lambda1_gauss_newton: float | None
+    """Of `D^½ G D^½`, G the Gauss-Newton matrix."""
+    lambda1_plain: float | None
+    """Of the Hessian H itself."""
+    residual: float | None
+    """Of `lambda1`: some eigenvalue is at most this far from it."""
+    converged: bool
+    """Whether all three met their tolerance."""
+
+
+@dataclass(frozen=True)
+class LrResult:
+    """Brackets of η*.
+
+    Attributes:
+        seeds: By seed.
+        trials: Every trial that the searches used.
+        resolved: What the specification came to: recipe, classes, provenance of the data.
+        seconds: Wall-clock time.
+        environment: Versions, device, threads.
+    """
+
+    seeds: Mapping[int, SeedResult]
+    trials: Mapping[Trial, Outcome]
+    resolved: Mapping[str, Any]
+    seconds: float
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LambdaResult:
+    """λ1 at initialisation; attributes as in `LrResult`."""
+
+    seeds: Mapping[int, Sharpness]
+    resolved: Mapping[str, Any]
+    seconds: float
+    environment: Mapping[str, Any]
+
+
+Results: TypeAlias = LrResult | LambdaResult

@@ -1,0 +1,265 @@
+"""Runs a study: hands tasks to an executor, stores what comes back, survives what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etastar.errors import ConfigError
+from etastar.study.cell import Cell
+from etastar.study.errors import StoreError
+from etastar.study.executors import Executor, InProcess
+from etastar.study.measuring import Task, run_task
+from etastar.study.plan import Facts, Planned, State, identities, plan
+from etastar.study.results import LrResult, Results
+from etastar.study.specification import Study
+from etastar.study.store import StoreWriter
+
+if TYPE_CHECKING:
+    from etastar.training.trial import Outcome, Trial
+
+ATTEMPTS = 3
+"""Failures after which a task is recorded with its error, and the study goes on without it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a study is.
+
+    Attributes:
+        cells: Cells of the study.
+        done: Of these, finished; those of earlier runs included.
+        failed: Given up.
+        trials: Trials that this run has ended.
+        seconds: Since this run began.
+        seconds_left: Expected; None before anything is known.
+        latest: What happened last, in words; empty for a trial.
+    """
+
+    cells: int
+    done: int = 0
+    failed: int = 0
+    trials: int = 0
+    seconds: float = 0.0
+    seconds_left: float | None = None
+    latest: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of a study did.
+
+    Attributes:
+        progress: At its end.
+        failures: Cells that were given up, with the error.
+        out_of_budget: Whether the budget ended it before all was done.
+        store: Where the results are.
+    """
+
+    progress: Progress
+    failures: dict[str, str]
+    out_of_budget: bool
+    store: Path
+
+
+def run_study(
+    study: Study,
+    store: str | Path | None = None,
+    *,
+    executor: Executor | None = None,
+    hours: float | None = None,
+    retry_failed: bool = False,
+    wait_for_store: bool = True,
+    on_wait: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Summary:
+    """Compute what is missing of a study; what is in the store already stays as it is.
+
+    Args:
+        study: The study.
+        store: The store's file; beside the study file if None. Studies may share one.
+        executor: Where tasks run: anything with `submit(function, task) -> Future`. In this
+            process, one task after another with all cores, if None.
+        hours: Start nothing new after so long; the study's own budget if None.
+        retry_failed: Try again what was given up in earlier runs.
+        wait_for_store: Wait for another process that is writing the store; otherwise refuse.
+        on_wait: Called once before waiting, with who is writing.
+        on_progress: Called after every trial of this process and every task.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ConfigError: A setting does not fit the data or the machine.
+        DataError: A data set cannot be read.
+        StoreError: The store cannot be used, or the disk is full.
+        KeyboardInterrupt: On Ctrl-C; all that had ended is stored.
+    """
+    hours = study.file.budget.hours if hours is None else hours
+    # an unsound store is a reason not to read data for minutes first
+    State.of_file(Path(store or study.default_store))
+    facts = Facts.of(study)
+    executor = executor or InProcess()
+    if isinstance(executor, InProcess):
+        _check_devices(study)
+    path = Path(store or study.default_store)
+    with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
+        run = _Run(study, writer, executor, on_progress)
+        return run.all(facts, None if hours is None else hours * 3600, retry_failed)
+
+
+class _Run:
+    """One run: tasks waiting, tasks in flight, attempts, counts."""
+
+    def __init__(
+        self,
+        study: Study,
+        store: StoreWriter,
+        executor: Executor,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.study, self.store, self.executor = study, store, executor
+        self.on_progress = on_progress
+        self.state = State.of(store)
+        self.started = time.perf_counter()
+        self.attempts: dict[str, int] = {}
+        self.in_flight: dict[Future[Results], Planned] = {}
+        self.spent = self.left = 0.0  # expected costs of what this run has done, and of the rest
+        self.cells_of: dict[str, list[Cell]] = {}
+        for cell in study.cells:
+            for identity in identities(cell):
+                self.cells_of.setdefault(identity, []).append(cell)
+        self.done = {cell.id for cell in study.cells if self.state.is_done(cell)}
+        self.failed = {c.id for c in study.cells if self.state.error(c)} - self.done
+        self.progress = Progress(len(study.cells), len(self.done), len(self.failed))
+
+    def all(self, facts: Facts, limit: float | None, retry_failed: bool) -> Summary:
+        """Everything that is missing, until the limit in seconds."""
+        waiting = deque(plan(self.study, facts, self.state, retry_failed=retry_failed))
+        self.left = sum(planned.seconds for planned in waiting)
+        slots = getattr(self.executor, "slots", None) or 2 * (os.cpu_count() or 1)
+        over = False
+        try:
+            while waiting or self.in_flight:
+                over = limit is not None and time.perf_counter() - self.started > limit
+                while waiting and not over and len(self.in_flight) < slots:
+                    planned = waiting.popleft()
+                    self.in_flight[self._submit(planned.task)] = planned
+                if not self.in_flight:
+                    break
+                for future in wait(self.in_flight, return_when=FIRST_COMPLETED).done:
+                    # a distributed engine keeps results, and repeats them after a worker's
+                    # death, as long as their future lives
+                    self._settle(future, self.in_flight.pop(future), waiting)
+        finally:
+            for future in self.in_flight:
+                future.cancel()
+        failures = {
+            cell.title: self.state.error(cell) or ""
+            for cell in self.study.cells
+            if cell.id in self.failed
+        }
+        return Summary(self.progress, failures, bool(waiting), self.store.path)
+
+    def _submit(self, task: Task) -> Future[Results]:
+        """Start a task; one in this process reports and stores its trials as they end."""
+        task = replace(task, known=self.store.unfinished_trials(task.id))
+        threads = getattr(self.executor, "threads_per_task", None)
+        if threads and task.settings.threads is None:
+            settings = task.settings.model_copy(update={"threads": threads})
+            task = replace(task, settings=settings)
+        if not isinstance(self.executor, InProcess):
+            return self.executor.submit(run_task, task)
+        key = self.store.specify(task.id, task.kind, task.specification)
+
+        def on_outcome(trial: Trial, outcome: Outcome) -> None:
+            self.store.add_trial(key, trial, outcome)
+            self._report("", trials=1)
+
+        return self.executor.submit(partial(run_task, on_outcome=on_outcome), task)
+
+    def _settle(self, future: Future[Results], planned: Planned, waiting: deque[Planned]) -> None:
+        """Store a result, or count a failure."""
+        task = planned.task
+        try:
+            results = future.result()
+        except StoreError:
+            raise
+        except (Exception, CancelledError) as error:
+            self._fail(planned, f"{type(error).__name__}: {error}", waiting)
+            return
+        key = self.store.specify(task.id, task.kind, task.specification)
+        self.store.add_results(key, results)
+        self.state.done.setdefault(task.id, set()).update(results.seeds)
+        self.state.failures.pop(task.id, None)
+        self.spent += planned.seconds
+        trials = 0
+        if isinstance(results, LrResult) and not isinstance(self.executor, InProcess):
+            trials = len(results.trials)
+        self._ended(planned, f"{_title(task)}: {results.seconds:.1f} s", trials)
+
+    def _fail(self, planned: Planned, error: str, waiting: deque[Planned]) -> None:
+        """Put a task at the end of the queue, or give it up."""
+        task = planned.task
+        attempts = self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
+        if attempts < ATTEMPTS:
+            waiting.append(planned)
+            self._report(f"attempt {attempts} of {ATTEMPTS} failed: {_title(task)}: {error}")
+            return
+        key = self.store.specify(task.id, task.kind, task.specification)
+        self.store.add_failure(key, attempts, error)
+        self.state.failures[task.id] = error
+        self._ended(planned, f"given up after {attempts} attempts: {_title(task)}: {error}")
+
+    def _ended(self, planned: Planned, latest: str, trials: int = 0) -> None:
+        """A task needs no further attempt: bring the counts of its cells up to date."""
+        self.left -= planned.seconds
+        for cell in self.cells_of[planned.task.id]:
+            self.failed.discard(cell.id)
+            if self.state.is_done(cell):
+                self.done.add(cell.id)
+            elif self.state.error(cell):
+                self.failed.add(cell.id)
+        self._report(latest, trials=trials)
+
+    def _report(self, latest: str, *, trials: int = 0) -> None:
+        seconds = time.perf_counter() - self.started
+        self.progress = replace(
+            self.progress,
+            done=len(self.done),
+            failed=len(self.failed),
+            trials=self.progress.trials + trials,
+            seconds=seconds,
+            seconds_left=seconds * max(self.left, 0.0) / self.spent if self.spent else None,
+            latest=latest,
+        )
+        if self.on_progress:
+            self.on_progress(self.progress)
+
+
+def _title(task: Task) -> str:
+    s = task.settings
+    what = "η*" if task.kind == "maximal-lr" else "λ1"
+    return (
+        f"{what} of {s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}, "
+        f"{len(task.seeds)} seeds"
+    )
+
+
+def _check_devices(study: Study) -> None:
+    """Refuse a device that this machine lacks before anything is computed."""
+    import torch
+
+    for name in sorted({cell.settings.device for cell in study.cells}):
+        try:
+            torch.empty(1, device=name)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device {name!r} cannot be used: {reason} Try cpu.") from None

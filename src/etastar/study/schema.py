@@ -1,0 +1,230 @@
+"""The tables of a store, how a file becomes one, and what SQLite's complaints mean.
+
+A store is one SQLite file. `specification` holds every specification with its hash; `seed`,
+`trial` and `sharpness` hold results, keyed by specification and seed, so that a result that comes
+twice changes nothing; `failure` and `work` tell how they came about.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from etastar.study.errors import StoreError
+from etastar.study.filesystem import is_network
+
+APPLICATION_ID = 0x45544153  # "ETAS": tells a store from other SQLite files
+SCHEMA_VERSION = 1
+"""Raised whenever a table changes; a store of a newer version is refused."""
+
+TABLES = """
+CREATE TABLE specification (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,             -- hash of json
+    kind TEXT NOT NULL,                  -- maximal-lr or sharpness
+    json TEXT NOT NULL,                  -- canonical
+    resolved TEXT                        -- what it came to on the data: recipe, provenance; JSON
+);
+CREATE TABLE seed (
+    cell INTEGER NOT NULL REFERENCES specification (key),
+    seed INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    eta_lo REAL,
+    eta_hi REAL,
+    hi_outcome TEXT,
+    re_entries TEXT NOT NULL,            -- JSON list of rates
+    trials INTEGER NOT NULL,
+    steps INTEGER NOT NULL,
+    PRIMARY KEY (cell, seed)
+) WITHOUT ROWID;
+CREATE TABLE trial (                     -- of finished seeds those that the search used
+    cell INTEGER NOT NULL REFERENCES specification (key),  -- and of others all that have ended
+    seed INTEGER NOT NULL,
+    lr REAL NOT NULL,
+    outcome TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    accuracy REAL,
+    slow INTEGER NOT NULL,
+    PRIMARY KEY (cell, seed, lr)
+) WITHOUT ROWID;
+CREATE TABLE sharpness (
+    cell INTEGER NOT NULL REFERENCES specification (key),
+    seed INTEGER NOT NULL,
+    lambda1 REAL,                        -- Hessian, preconditioned by the layers' rates
+    lambda1_gauss_newton REAL,           -- Gauss-Newton matrix, preconditioned
+    lambda1_plain REAL,                  -- Hessian
+    residual REAL,                       -- of lambda1
+    converged INTEGER NOT NULL,          -- whether all three did
+    PRIMARY KEY (cell, seed)
+) WITHOUT ROWID;
+CREATE TABLE failure (
+    cell INTEGER PRIMARY KEY REFERENCES specification (key),
+    attempts INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    time TEXT NOT NULL
+);
+CREATE TABLE work (                      -- one row per task that ended
+    number INTEGER PRIMARY KEY,
+    cell INTEGER NOT NULL REFERENCES specification (key),
+    seeds TEXT NOT NULL,                 -- JSON list
+    ended TEXT NOT NULL,
+    seconds REAL NOT NULL,
+    environment TEXT NOT NULL            -- JSON
+);
+CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """Open a store for writing, or make a new one. The caller holds the store's lock.
+
+    Every commit is on the disk when it returns (`synchronous=FULL`).
+
+    Raises:
+        StoreError: The file is damaged, newer, or something else; it is left as it is.
+    """
+    if path.exists() and path.stat().st_size:
+        check(path)  # before anything that could write
+    with translated(path):
+        # transactions are begun and ended in `store.py`; searches report from several threads
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection, "DELETE" if is_network(path.parent) else "WAL")
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, journal: str) -> None:
+    """Durability of every commit, and the tables."""
+    connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        _create(connection)
+    connection.execute(
+        "INSERT OR REPLACE INTO note VALUES ('sqlite_version', ?)", (sqlite3.sqlite_version,)
+    )
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a store for reading only, while another process may be writing it.
+
+    Raises:
+        StoreError: There is no such file, or it is damaged, newer, or something else.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist: nothing has been computed yet.")
+    check(path)
+    with translated(path):
+        connection = _connect_read_only(path)
+        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+            connection.close()
+            raise StoreError(f"{path} is empty: nothing has been computed yet.")
+    return connection
+
+
+def check(path: Path) -> None:
+    """Refuse a file that is not a sound store of a version that is known here.
+
+    Raises:
+        StoreError: What is wrong with it, and what to do.
+    """
+    with translated(path):
+        connection = _connect_read_only(path)
+        try:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if application != APPLICATION_ID and not (application == version == tables == 0):
+                raise StoreError(
+                    f"{path} is a SQLite file, but not a store of etastar. It was left as it is; "
+                    "give --store another name."
+                )
+            if version > SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path} was written by a newer etastar: its schema is {version}, the newest "
+                    f"known here is {SCHEMA_VERSION}. Upgrade etastar, or give --store another "
+                    "name."
+                )
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise damaged(path, verdict)
+        finally:
+            connection.close()
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    # a reader of a write-ahead log must make shared memory beside it; where nothing can be
+    # written and nobody left a log, nobody can be writing either
+    fixed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    uri = f"file:{quote(str(path.resolve()))}?mode=ro{'&immutable=1' if fixed else ''}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """All tables in one transaction, so that there is never half a store."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in TABLES.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        rollback(connection)
+        raise
+
+
+def rollback(connection: sqlite3.Connection) -> None:
+    """End a transaction without its changes; SQLite may have ended it by itself."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as `StoreError`s that name the file and say what to do.
+
+    Raises:
+        StoreError: In place of a `sqlite3.Error`.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _meaning(path, error) from error
+
+
+def damaged(path: Path, reason: str) -> StoreError:
+    """The error for a store whose content cannot be trusted."""
+    return StoreError(
+        f"{path} is damaged ({reason}). It was left as it is. Move it aside and run the study "
+        f"again, or salvage it first: sqlite3 {path.name} .recover | sqlite3 repaired.sqlite"
+    )
+
+
+def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
+    """What a failure of SQLite means for the user."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(path, str(error))
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreError(
+            f"{path}: the disk is full, or a limit on file sizes was met. What was stored before "
+            "is kept. Free some space and run the same command again: it goes on from there."
+        )
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return StoreError(
+            f"{path} cannot be read or written ({error}). What was stored before is kept. Check "
+            "the folder's permissions and the disk (also for free space), then run again."
+        )
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreError(f"{path} is locked by another program ({error}). Close it, run again.")
+    return StoreError(f"{path}: {error}.")
