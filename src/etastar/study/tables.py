@@ -1,0 +1,214 @@
+"""Results as tables: one row per network and seed, or per trial; as CSV, Parquet or Python values.
+
+Rows are in the order of the study's cells, then of seeds, then of rates, so the same results give
+the same file, whatever was computed when.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from etastar.errors import ConfigError, unknown_name
+from etastar.settings import Settings
+from etastar.study.cell import Cell
+from etastar.study.specification import Study
+from etastar.study.store import Store
+
+Columns: TypeAlias = dict[str, list[Any]]
+"""One list per column, all of one length."""
+
+NOT_A_COLUMN = {"seeds", "first_seed", "data_dir", "threads"}
+SETTINGS = [name for name in Settings.model_fields if name not in NOT_A_COLUMN]
+FACTS = ["inputs", "classes"]
+SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
+SHARPNESS = ["lambda1", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"]
+SEED_COLUMNS = [
+    *("width", "depth", "input_lr_ratio", "loss"),
+    *(name for name in SEED),
+    *SHARPNESS,
+    *("lambda1_converged", "sharpness_samples"),
+    *(name for name in SETTINGS if name not in ("width", "depth", "input_lr_ratio", "loss")),
+    *FACTS,
+    "cell",
+]
+"""Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
+`lambda1` are empty where they do not exist; `cell` is the hash of the specification."""
+TRIAL_COLUMNS = [
+    *("width", "depth", "input_lr_ratio", "loss", "dataset"),
+    *("seed", "lr", "outcome", "step", "accuracy", "slow", "cell"),
+]
+"""Columns of the table of trials: those that the searches used, of finished seeds."""
+
+_SEED_QUERY = """
+SELECT seed, status, eta_lo, eta_hi, hi_outcome, re_entries, trials, steps FROM seed
+WHERE cell = ? AND seed >= ? AND seed < ? ORDER BY seed
+"""
+_SHARPNESS_QUERY = """
+SELECT seed, lambda1, lambda1_gauss_newton, lambda1_plain, residual, converged FROM sharpness
+WHERE cell = ? AND seed >= ? AND seed < ?
+"""
+_TRIAL_QUERY = """
+SELECT t.seed, lr, outcome, step, accuracy, slow FROM trial t JOIN seed s USING (cell, seed)
+WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
+"""
+
+
+def seed_rows(study: Study, store: Store) -> list[dict[str, Any]]:
+    """One mapping per network and seed whose η* is known: see `SEED_COLUMNS`."""
+    columns = seed_columns(study, store)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def seed_columns(study: Study, store: Store) -> Columns:
+    """The same, column by column."""
+    columns: Columns = {name: [] for name in SEED_COLUMNS}
+    keys, resolved = store.keys(), store.resolved()
+    for cell in study.cells:
+        if cell.id not in keys:
+            continue
+        span = (cell.seeds.start, cell.seeds.stop)
+        found = store.rows(_SEED_QUERY, (keys[cell.id], *span))
+        sharpness: dict[int, tuple[Any, ...]] = {}
+        if cell.sharpness_id in keys:
+            rows = store.rows(_SHARPNESS_QUERY, (keys[cell.sharpness_id], *span))
+            sharpness = {seed: values for seed, *values in rows}
+        facts = _cell_values(cell, resolved)
+        for seed, status, lo, hi, why, re_entries, trials, steps in found:
+            values = facts | {
+                "seed": seed,
+                "status": status,
+                "eta_lo": lo,
+                "eta_hi": hi,
+                "eta": math.sqrt(lo * hi) if lo and hi else None,
+                "hi_outcome": why,
+                "re_entries": len(json.loads(re_entries)),
+                "trials": trials,
+                "steps": steps,
+            }
+            if seed in sharpness:
+                *numbers, converged = sharpness[seed]
+                values |= zip(SHARPNESS, numbers, strict=True)
+                values["lambda1_converged"] = bool(converged)
+            for name, column in columns.items():
+                column.append(values.get(name))
+    return columns
+
+
+def trial_columns(study: Study, store: Store) -> Columns:
+    """One row per trial, column by column: see `TRIAL_COLUMNS`."""
+    columns: Columns = {name: [] for name in TRIAL_COLUMNS}
+    keys = store.keys()
+    own = ["seed", "lr", "outcome", "step", "accuracy", "slow"]
+    for cell in study.cells:
+        if cell.id not in keys:
+            continue
+        span = (cell.seeds.start, cell.seeds.stop)
+        found = store.rows(_TRIAL_QUERY, (keys[cell.id], *span))
+        for name, values in zip(own, zip(*found, strict=True), strict=False):
+            columns[name].extend(map(bool, values) if name == "slow" else values)
+        columns["cell"].extend([cell.id] * len(found))
+        for name in ("width", "depth", "input_lr_ratio", "loss", "dataset"):
+            columns[name].extend([cell.fields[name]] * len(found))
+    return columns
+
+
+def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What all seeds of a cell share, defaults filled in as far as the data decided them."""
+    values = {name: cell.fields[name] for name in SETTINGS}
+    known = resolved.get(cell.id)
+    if known:
+        recipe = known["recipe"]
+        values |= {name: known[name] for name in FACTS}
+        values |= {name: known["data"][name] for name in ("train_size", "val_size")}
+        values |= {name: recipe["criterion"][name] for name in ("max_steps", "eval_every")}
+        values["batch_size"] = recipe["batch_size"]
+    # one type per column: "full" would make a column of mixed values
+    values["batch_size"] = str(values["batch_size"])
+    values["cell"] = cell.id
+    if cell.sharpness and cell.sharpness_id in resolved:
+        values["sharpness_samples"] = resolved[cell.sharpness_id]["samples"]
+    return values
+
+
+TABLES: dict[str, Callable[[Study, Store], Columns]] = {
+    "seeds": seed_columns,
+    "trials": trial_columns,
+}
+
+
+def write_csv(columns: Columns, path: Path) -> None:
+    """Comma-separated values with a header; floats exact, missing values empty."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def write_parquet(columns: Columns, path: Path) -> None:
+    """Apache Parquet.
+
+    Raises:
+        ConfigError: PyArrow is not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError(
+            "the format parquet needs PyArrow: pip install 'etastar[parquet]', or use csv."
+        ) from None
+    parquet.write_table(pyarrow.table(columns), path)
+
+
+FORMATS: dict[str, Callable[[Columns, Path], None]] = {
+    "csv": write_csv,
+    "parquet": write_parquet,
+}
+"""Formats of an export. A new one is a function here and a line."""
+
+
+def export(
+    study: Study, store: Store, path: Path, *, format: str = "csv", table: str = "seeds"
+) -> int:
+    """Write results to a file, as a whole or not at all.
+
+    Args:
+        study: The study.
+        store: Its store.
+        path: The file; replaced if it exists.
+        format: A key of `FORMATS`.
+        table: A key of `TABLES`.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ConfigError: The format or table is unknown, or the file cannot be written.
+        StoreError: The store cannot be read.
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    if table not in TABLES:
+        raise unknown_name("table", table, TABLES)
+    columns = TABLES[table](study, store)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        FORMATS[format](columns, partial)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(columns["cell"])
+
+
+def iterate(columns: Columns) -> Iterator[dict[str, Any]]:
+    """The rows of a table, as mappings."""
+    for row in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, row, strict=True))
