@@ -36,8 +36,8 @@ def test_brackets_on_digits_are_confirmed_by_a_plain_loop() -> None:
     assert [seed.status for seed in found.seeds.values()] == ["bracketed"] * 5
     agree = confirm(network, data, found)
     # Near the boundary training is chaotic: another order of summation can tip a run. On digits 63
-    # of 80 such verdicts agreed (20 seeds of two networks); at that rate fewer than 6 of 10 would be
-    # a false alarm of 3 % for another choice of seeds.
+    # of 80 such verdicts agreed (20 seeds of two networks); at that rate fewer than 6 of 10 would
+    # be a false alarm of 3 % for another choice of seeds.
     assert sum(agree) >= 6, agree
 
 
@@ -126,7 +126,7 @@ def test_a_tight_budget_is_flagged() -> None:
         {"momentum": 0.9},
         {"batch_size": "full", "max_steps": 60},
         {"criterion": "hold"},
-        {"norm": "layer", "end_lr": 1000.0},
+        {"norm": "layer", "loss": "mse"},
         {"input_lr_ratio": 0.0},
         {"biases": False, "output_variance": 0.5},
         {"dtype": "float64"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,15 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.environ.get("ETASTAR_DATA_DIR"):
-        return
-    needy = [item for item in items if item.get_closest_marker("data")]
-    if needy:
-        config.hook.pytest_deselected(items=needy)
-        items[:] = [item for item in items if item not in needy]
 
 
 @pytest.fixture(autouse=True)
