@@ -1,0 +1,147 @@
+"""What a figure shows, apart from how it is drawn: axes and layers of points, lines, cells.
+
+A figure of a study is written once, as a `Chart`; `draw_matplotlib` makes the printed picture of
+it and `draw_plotly` the interactive twin, so the two cannot disagree. Text may raise an exponent
+as `^{2}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Marked points, `[M]`.
+
+    Attributes:
+        x: Abscissas.
+        y: Ordinates.
+        colour: Of all of them, `#rrggbb`.
+        label: In the legend; not listed there if empty.
+        shape: A name in `style.SHAPES`, or `up`, `down`, `dash`.
+        hollow: Points drawn as outlines; None for none.
+        y_low, y_high: Ends of vertical intervals; None for none.
+        x_low, x_high: Ends of horizontal intervals.
+        hover: What the pointer shows, one text per point; lines apart by `<br>`.
+        joined: Whether a thin line runs through them.
+        size: Of the marks, in points.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    colour: str
+    label: str = ""
+    shape: str = "circle"
+    hollow: BoolArray | None = None
+    y_low: FloatArray | None = None
+    y_high: FloatArray | None = None
+    x_low: FloatArray | None = None
+    x_high: FloatArray | None = None
+    hover: Sequence[str] = ()
+    joined: bool = False
+    size: float = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A line through points, `[M]`; `dash` is `solid`, `dash` or `dot`."""
+
+    x: FloatArray
+    y: FloatArray
+    colour: str
+    label: str = ""
+    dash: str = "solid"
+    width: float = 1.4
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """Values over two lists of categories, in diverging colours around zero.
+
+    Attributes:
+        columns: Names along x, `[W]`.
+        rows: Names along y, from below, `[D]`.
+        values: `[W, D]`; NaN where there is none.
+        limit: Where the colours end, on both sides.
+        text: Printed in the fields, `[W][D]`.
+        hover: What the pointer shows, `[W][D]`.
+        label: Of the colours.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[str]
+    values: FloatArray
+    limit: float
+    text: Sequence[Sequence[str]]
+    hover: Sequence[Sequence[str]]
+    label: str
+
+
+Layer: TypeAlias = Points | Line | Heat
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """One panel of a figure.
+
+    Attributes:
+        x_label: Of the horizontal axis.
+        y_label: Of the vertical axis.
+        layers: Drawn in this order; legends are in it too.
+        title: Above the panel; empty for none.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical one is.
+        y_range: Limits of the vertical axis; found from the data if None.
+        square: Whether both axes share one scale.
+        name: What this view is called where there are several.
+        views: The same layers in other coordinates, to switch to in the page.
+    """
+
+    x_label: str
+    y_label: str
+    layers: Sequence[Layer]
+    title: str = ""
+    log_x: bool = True
+    log_y: bool = True
+    y_range: tuple[float, float] | None = None
+    square: bool = False
+    name: str = ""
+    views: Sequence[Chart] = field(default=())
+
+    @property
+    def legend(self) -> list[str]:
+        """Labels of the layers that have one."""
+        return [layer.label for layer in self.layers if layer.label and not isinstance(layer, Heat)]
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the axes are lists of categories."""
+        return any(isinstance(layer, Heat) for layer in self.layers)
+
+    def extent(self, axis: str) -> tuple[float, float] | None:
+        """Least and largest positive value on the axis `x` or `y`, intervals included."""
+        parts = [
+            np.ravel(values)
+            for layer in self.layers
+            if not isinstance(layer, Heat)
+            for name in (axis, f"{axis}_low", f"{axis}_high")
+            if (values := getattr(layer, name, None)) is not None
+        ]
+        found = np.concatenate(parts) if parts else np.zeros(0)
+        found = found[np.isfinite(found) & (found > 0)]
+        return (float(found.min()), float(found.max())) if len(found) else None
+
+    def decades(self, axis: str) -> float:
+        """How many powers of ten an axis spans; 1 if nothing is on it."""
+        extent = self.extent(axis)
+        return math.log10(extent[1] / extent[0]) if extent else 1.0

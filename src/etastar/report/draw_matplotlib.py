@@ -1,0 +1,239 @@
+"""Charts as matplotlib Axes, and files for papers."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from etastar.report.chart import Chart, Heat, Line, Points
+from etastar.report.style import GRID, INK, MUTED, STYLE, diverging_colours, for_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "pdf", "svg")
+"""Files of every figure."""
+_SHAPES = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle": "^",
+    "cross": "P",
+    "star": "*",
+    "x": "X",
+    "up": "^",
+    "down": "v",
+    "dash": "_",
+}
+_DASHES = {"solid": "-", "dash": "--", "dot": ":"}
+_PANEL = (3.6, 3.0)
+"""Inches of a panel without its legend: two of them fill the text width of a paper."""
+_LEGEND_LINE = 0.165
+
+
+def draw(chart: Chart, ax: Axes | None = None) -> Axes:
+    """Draw a chart.
+
+    Args:
+        chart: What to draw.
+        ax: Where; a new figure if None.
+
+    Returns:
+        The Axes.
+    """
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=(_PANEL[0] + 1.4, _PANEL[1] + 0.6), layout="constrained")[1]
+    if not chart.is_map:
+        _axes(chart, ax)
+    for layer in chart.layers:
+        if isinstance(layer, Points):
+            _points(layer, ax)
+        elif isinstance(layer, Line):
+            _line(layer, ax)
+        else:
+            _heat(layer, ax)
+    if chart.title:
+        ax.set_title(for_matplotlib(chart.title), loc="left", fontsize=9, color=INK)
+    ax.set_xlabel(for_matplotlib(chart.x_label))
+    ax.set_ylabel(for_matplotlib(chart.y_label))
+    if chart.legend:
+        below = -46 / (72 * _PANEL[1])
+        ax.legend(
+            loc="upper left",
+            bbox_to_anchor=(-0.13, below),
+            borderaxespad=0.0,
+            handlelength=1.6,
+            labelspacing=0.35,
+        )
+    return ax
+
+
+def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> list[Path]:
+    """Write charts side by side to `stem.png`, `.pdf` and `.svg`, each as a whole or not at all.
+
+    Args:
+        charts: The panels of a figure.
+        stem: The files' path without its ending.
+        caption: Kept in the files' metadata.
+
+    Returns:
+        The files.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(charts), 2 if len(charts) in (2, 4) else 3)
+    rows = math.ceil(len(charts) / columns)
+    written = []
+    with rc_context(STYLE):
+        lines = [
+            max((len(chart.legend) for chart in charts[i * columns : (i + 1) * columns]), default=0)
+            for i in range(rows)
+        ]
+        heights = [_PANEL[1] + _LEGEND_LINE * count for count in lines]
+        figure = Figure(figsize=(_PANEL[0] * columns, sum(heights)), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        for place, ax in enumerate(grid.flat):
+            if place < len(charts):
+                draw(charts[place], ax)
+            else:
+                ax.set_axis_off()
+        for ending in FORMATS:
+            path = stem.with_name(f"{stem.name}.{ending}")
+            _save(figure, path, ending, caption)
+            written.append(path)
+    return written
+
+
+def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
+    """One file. Without dates, so that the same results give the same bytes."""
+    metadata: dict[str, Any] = {
+        "png": {"Description": caption},
+        "pdf": {"Subject": caption, "CreationDate": None},
+        "svg": {"Description": caption, "Date": None},
+    }[ending]
+    partial = path.with_name(path.name + ".partial")
+    try:
+        figure.savefig(partial, format=ending, metadata=metadata, bbox_inches="tight")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _axes(chart: Chart, ax: Axes) -> None:
+    ax.set_xscale("log" if chart.log_x else "linear")
+    ax.set_yscale("log" if chart.log_y else "linear")
+    if chart.log_x:
+        _decimal_ticks(ax.xaxis, chart.decades("x"))
+    if chart.log_y:
+        _decimal_ticks(ax.yaxis, chart.decades("y"))
+    ax.grid(True, color=GRID, lw=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(colors=MUTED, labelcolor=INK, which="both", width=0.6)
+    if chart.y_range:
+        ax.set_ylim(*chart.y_range)
+    if chart.square:
+        ax.set_aspect("equal", adjustable="datalim")
+
+
+def _decimal_ticks(axis: Any, decades: float) -> None:
+    """0.2, 0.5, 1 rather than powers of ten, as long as they find room."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if decades > 6:
+        return
+    steps = (1, 2, 3, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 2.2 else (1,)
+    axis.set_major_locator(LogLocator(10, subs=steps, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _points(layer: Points, ax: Axes) -> None:
+    for ends, values, error in (
+        ((layer.y_low, layer.y_high), layer.y, "yerr"),
+        ((layer.x_low, layer.x_high), layer.x, "xerr"),
+    ):
+        if ends[0] is not None and ends[1] is not None:
+            lengths = np.maximum(0.0, [values - ends[0], ends[1] - values])
+            bars: Any = {error: lengths}
+            ax.errorbar(
+                layer.x, layer.y, fmt="none", ecolor=layer.colour, elinewidth=0.7, alpha=0.5, **bars
+            )
+    if layer.joined:
+        ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
+    hollow = layer.hollow if layer.hollow is not None else np.zeros(len(layer.x), dtype=bool)
+    open_shape = layer.shape == "dash"
+    faces = ["white" if empty else layer.colour for empty in hollow]
+    ax.scatter(
+        layer.x,
+        layer.y,
+        s=layer.size**2,
+        c=layer.colour if open_shape else faces or layer.colour,
+        edgecolors=None if open_shape else layer.colour,
+        lw=1.1 if open_shape else 0.8,
+        marker=_SHAPES[layer.shape],
+        zorder=3,
+        label=for_matplotlib(layer.label) or None,
+    )
+
+
+def _line(layer: Line, ax: Axes) -> None:
+    ax.plot(
+        layer.x,
+        layer.y,
+        color=layer.colour,
+        ls=_DASHES[layer.dash],
+        lw=layer.width,
+        zorder=2.5,
+        label=for_matplotlib(layer.label) or None,
+    )
+
+
+def _heat(layer: Heat, ax: Axes) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("around zero", diverging_colours())
+    image = ax.imshow(
+        layer.values.T,
+        origin="lower",
+        aspect="auto",
+        cmap=colours,
+        vmin=-layer.limit,
+        vmax=layer.limit,
+    )
+    ax.set_xticks(range(len(layer.columns)), layer.columns)
+    ax.set_yticks(range(len(layer.rows)), layer.rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    small = 7 if len(layer.columns) <= 8 else 5
+    for i, texts in enumerate(layer.text):
+        for j, text in enumerate(texts):
+            value = layer.values[i, j]
+            ink = "white" if abs(value) > 0.7 * layer.limit else INK
+            ax.text(i, j, text, ha="center", va="center", fontsize=small, color=ink)
+    if ax.figure is not None:
+        bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=25)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.set_label(for_matplotlib(layer.label), fontsize=8)
+        bar.ax.tick_params(labelsize=7, length=2)
+
+
+def svg_text(path: Path) -> str:
+    """An SVG file as an element that may stand inside a page: without prologue and outside names.
+
+    Its description repeats the caption, which the page has already.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
