@@ -1,0 +1,27 @@
+"""Figures of a study. A new one is a file here and a line in `FIGURES`."""
+
+from __future__ import annotations
+
+from etastar.report.plots import (
+    cost,
+    eta_law,
+    eta_sharpness,
+    prediction,
+    residuals,
+    sharpness,
+    success,
+)
+from etastar.report.plots.base import Drawing, Figure
+
+FIGURES: dict[str, Figure] = {
+    "eta-law": Figure("η* against depth × width", eta_law.make),
+    "success": Figure("p(η): where seeds train", success.make),
+    "residuals": Figure("What one exponent misses", residuals.make),
+    "lambda1-law": Figure("λ₁ against depth × width", sharpness.make),
+    "eta-lambda1": Figure("η* against λ₁", eta_sharpness.make),
+    "prediction": Figure("Predicted against measured", prediction.make),
+    "cost": Figure("What it took", cost.make),
+}
+"""By the name of their files, in the order of the page."""
+
+__all__ = ["FIGURES", "Drawing", "Figure"]

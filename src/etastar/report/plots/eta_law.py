@@ -1,0 +1,106 @@
+"""η* against depth × width, with the law of one exponent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from etastar.report.chart import Line, Points
+from etastar.report.evidence import Family, Group
+from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, series
+from etastar.report.style import count, fixed, interval
+from etastar.scaling import PowerLawFit
+
+
+def make(family: Family) -> Drawing:
+    """See the module."""
+    charts = per_loss(
+        family,
+        lambda group: _layers(family, group),
+        x_label="width × depth, n·L",
+        y_label="η*, median over seeds",
+    )
+    lost = sum(_lost(group) for group in family.groups)
+    missing = ""
+    if lost:
+        missing = (
+            f"{count(lost, 'network')} of which more than half of the seeds trained nowhere in "
+            "the range cannot be drawn."
+        )
+    if not charts:
+        missing = "No network has a bracketed η*, so there is nothing to draw."
+    return Drawing(charts, network_rows(family.groups), _CAPTION, missing)
+
+
+_CAPTION = (
+    "η* of every network, the median over its seeds, with its 95 % interval from the spread over "
+    "seeds and the width of the brackets. Hollow: most of the network's brackets end because the "
+    "budget was spent, not because training was unstable. Hollow triangles: lower bounds, where "
+    "the highest rate tried still trains. Lines: the law η* = a·(n·L)^{b}, fitted by weighted "
+    "least squares to the networks with a known median; in the legend b with its 95 % interval "
+    "(Student t, over networks) and R²."
+)
+
+
+def law_text(fit: PowerLawFit | None, symbol: str = "η*") -> str:
+    """`η* ∝ (nL)^{−0.62} [−0.70, −0.54], R² 0.82`."""
+    if fit is None:
+        return "no law (too few networks)"
+    exponent = fit["product"]
+    return (
+        f"{symbol} ∝ (nL)^{{{fixed(exponent.value)}}} {interval(exponent.low, exponent.high)}, "
+        f"R² {fixed(fit.r2)}"
+    )
+
+
+def law_line(fit: PowerLawFit, colour: str, **options: str) -> Line:
+    """The law over the networks that it was fitted to; it must be a law of n·L alone."""
+    low, high = fit.domain.product
+    size = np.geomspace(low, high, 2)
+    return Line(size, np.exp(fit.predict_log(size, np.ones(2))), colour, **options)
+
+
+def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
+    found, fit = medians(group), group.law("product").value
+    if found is None or not (found.used.any() or np.isfinite(found.bound).any()):
+        return []
+    style = series(family, group)
+    used, bounded = found.used, np.isfinite(found.bound) & ~found.used
+    short = group.budget_share()
+    layers: list[Points | Line] = [
+        Points(
+            found.size[used],
+            found.value[used],
+            label=f"κ = {group.kappa:g}: {law_text(fit)}",
+            hollow=short[used] > 0.5,
+            y_low=found.low[used],
+            y_high=found.high[used],
+            hover=found.hover(
+                f"κ = {group.kappa:g}, η*",
+                used,
+                [f"{100 * share:.0f} % of brackets end by the budget" for share in short[used]],
+            ),
+            **style,
+        )
+    ]
+    if bounded.any():
+        layers.append(
+            Points(
+                found.size[bounded],
+                found.bound[bounded],
+                style["colour"],
+                f"κ = {group.kappa:g}: at least this ({count(int(bounded.sum()), 'network')})",
+                shape="up",
+                hollow=np.ones(int(bounded.sum()), dtype=bool),
+                hover=found.hover(f"κ = {group.kappa:g}, η*", bounded),
+            )
+        )
+    if fit is not None:
+        layers.append(law_line(fit, style["colour"]))
+    return layers
+
+
+def _lost(group: Group) -> int:
+    found = medians(group)
+    return 0 if found is None else int((~found.used & ~np.isfinite(found.bound)).sum())

@@ -1,0 +1,97 @@
+"""η* against λ1: is the maximal learning rate inverse to the sharpness?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from etastar.report.chart import Line, Points
+from etastar.report.evidence import Family, Group
+from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, sentence, series
+from etastar.report.plots.sharpness import NOTHING
+from etastar.report.style import MUTED, fixed, interval, number
+from etastar.scaling import SlopeFit
+
+
+def make(family: Family) -> Drawing:
+    """See the module."""
+    if not any(medians(group, "lambda1") for group in family.groups):
+        return Drawing([], {}, _CAPTION, NOTHING)
+    charts = per_loss(
+        family,
+        lambda group: _layers(family, group),
+        x_label="λ₁ at initialisation, median over seeds",
+        y_label="η*, median over seeds",
+    )
+    charts = [_with_reference(chart) for chart in charts]
+    reasons = [
+        f"No slope for {group.name}: {sentence(group.slope.reason)}"
+        for group in family.groups
+        if group.slope.value is None
+    ]
+    return Drawing(charts, network_rows(family.groups, lambda1=True), _CAPTION, " ".join(reasons))
+
+
+_CAPTION = (
+    "Every network once: η* and λ₁ of D^{½}HD^{½} at initialisation, medians over the same seeds "
+    "with 95 % intervals. Solid lines: the slope of log η* on log λ₁, corrected for the noise of "
+    "both (BCES), with its 95 % interval, the wider of Student t and the bootstrap. Dotted: slope "
+    "−1, η* ∝ 1/λ₁, through the middle of the points."
+)
+
+
+def slope_text(fit: SlopeFit | None) -> str:
+    """`slope −0.62 [−0.70, −0.54], excludes −1`."""
+    if fit is None:
+        return "no slope"
+    low, high = slope_interval(fit)
+    verdict = "excludes −1" if fit.excludes(-1.0) else "does not exclude −1"
+    return f"slope {fixed(fit.corrected.value)} {interval(low, high)}, {verdict}"
+
+
+def slope_interval(fit: SlopeFit) -> tuple[float, float]:
+    """The wider of both intervals on each side: what `excludes` judges by."""
+    slope = fit.corrected
+    return min(slope.low, slope.bootstrap[0]), max(slope.high, slope.bootstrap[1])
+
+
+def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
+    eta, sharp = medians(group), medians(group, "lambda1")
+    if eta is None or sharp is None or not (both := eta.used & sharp.used).any():
+        return []
+    style, fit = series(family, group), group.slope.value
+    layers: list[Points | Line] = [
+        Points(
+            sharp.value[both],
+            eta.value[both],
+            label=f"κ = {group.kappa:g}: {slope_text(fit)}",
+            x_low=sharp.low[both],
+            x_high=sharp.high[both],
+            y_low=eta.low[both],
+            y_high=eta.high[both],
+            hover=eta.hover(
+                f"κ = {group.kappa:g}, η*",
+                both,
+                [f"λ₁ {number(value)}" for value in sharp.value[both]],
+            ),
+            **style,
+        )
+    ]
+    if fit is not None:
+        x = np.array([sharp.value[both].min(), sharp.value[both].max()])
+        y = np.exp(fit.intercept + fit.corrected.value * np.log(x))
+        layers.append(Line(x, y, style["colour"]))
+    return layers
+
+
+def _with_reference(chart):  # type: ignore[no-untyped-def]
+    """The same with a line of slope −1 through the centre of all points."""
+    import dataclasses
+
+    points = [layer for layer in chart.layers if isinstance(layer, Points)]
+    x, y = (np.concatenate([getattr(p, axis) for p in points]) for axis in ("x", "y"))
+    ends = np.array([x.min(), x.max()])
+    line = np.exp(np.log(y).mean() + np.log(x).mean()) / ends
+    reference = Line(ends, line, MUTED, "slope −1: η* ∝ 1/λ₁", dash="dot")
+    return dataclasses.replace(chart, layers=[*chart.layers, reference])

@@ -1,0 +1,111 @@
+"""Large networks, predicted from small ones, against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from etastar.report.chart import Chart, Line, Points
+from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group, HeldOutCells
+from etastar.report.plots.base import Drawing, columns_of, sentence, series
+from etastar.report.style import MUTED, number, percent
+from etastar.scaling import FORMS
+
+FORM_NAMES = {"product": "one exponent, a·(nL)^{b}", "separate": "separate exponents, a·n^{b}L^{c}"}
+
+
+def make(family: Family) -> Drawing:
+    """See the module."""
+    charts = [
+        chart
+        for loss in family.losses
+        for form in LAW_FORMS
+        if (chart := _chart(family, loss, form))
+    ]
+    reasons = [
+        f"No prediction for {group.name} with {FORMS[form].title}: {sentence(found.reason)}"
+        for group in family.groups
+        for form in LAW_FORMS
+        if (found := group.held_out(form)).value is None
+    ]
+    return Drawing(charts, columns_of(_rows(family)), _CAPTION, " ".join(reasons))
+
+
+_CAPTION = (
+    f"The law is fitted to the networks with n·L up to {number(FRACTION)} of the group's largest, "
+    f"and predicts the others, which it has not seen; bars are {percent(LEVEL)} prediction "
+    "intervals, the seed noise of the measured median included. On the dotted line predicted and "
+    "measured agree. In the legend the median error, the share of measured values inside their "
+    "intervals, and the networks predicted; the table below has the same for the rules η* ∝ 1/n "
+    "and η* ∝ L^{−3/2}."
+)
+
+
+def _chart(family: Family, loss: str, form: str) -> Chart | None:
+    layers: list[Points | Line] = []
+    for group in family.of_loss(loss):
+        found = group.held_out(form).value
+        if found is not None:
+            layers.append(_points(family, group, found))
+    if not layers:
+        return None
+    ends = np.concatenate([np.r_[p.x, p.y] for p in layers])
+    equal = np.array([ends.min(), ends.max()])
+    layers.append(Line(equal, equal, MUTED, dash="dot"))
+    return Chart(
+        x_label="measured η*",
+        y_label="predicted η*",
+        layers=layers,
+        title=f"{loss}: {FORM_NAMES[form]}",
+    )
+
+
+def _points(family: Family, group: Group, found: HeldOutCells) -> Points:
+    held = found.summary
+    return Points(
+        found.measured,
+        found.predicted,
+        label=(
+            f"κ = {group.kappa:g}: off by {percent(held.median_error)}, "
+            f"{percent(held.coverage)} inside, of {held.test}"
+        ),
+        y_low=found.low,
+        y_high=found.high,
+        hover=[
+            f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>predicted "
+            f"{number(predicted)} [{number(low)}, {number(high)}]<br>"
+            f"cell {group.cell_id(n, d)}"
+            for n, d, measured, predicted, low, high in _zipped(found)
+        ],
+        **series(family, group),
+    )
+
+
+def _zipped(found: HeldOutCells) -> Sequence[tuple[float, ...]]:
+    columns = found.width, found.depth, found.measured, found.predicted, found.low, found.high
+    return [tuple(map(float, values)) for values in zip(*columns, strict=True)]
+
+
+def _rows(family: Family) -> list[dict[str, Any]]:
+    return [
+        {
+            "width": int(n),
+            "depth": int(d),
+            "input_lr_ratio": group.kappa,
+            "loss": group.loss,
+            "dataset": group.rows["dataset"][0],
+            "form": form,
+            "measured": measured,
+            "predicted": predicted,
+            "low": low,
+            "high": high,
+            "inside": low <= measured <= high,
+            "cell": group.cell_id(n, d),
+        }
+        for group in family.groups
+        for form in LAW_FORMS
+        if (found := group.held_out(form).value) is not None
+        for n, d, measured, predicted, low, high in _zipped(found)
+    ]
