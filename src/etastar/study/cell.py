@@ -60,7 +60,7 @@ class Cell:
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Every setting, with the defaults of data set and loss filled in."""
-        values = self.settings.model_dump()
+        values = _unsigned_zeros(self.settings.model_dump())
         known = DEFAULTS.get(self.settings.dataset)
         if known:
             if values["threshold"] is None:
@@ -94,7 +94,7 @@ class Cell:
         wanted["samples"] = min(wanted["samples"], settings.train_size or wanted["samples"])
         machine = settings.model_dump(include={"dataset", "loss", "dtype"})
         machine["device"] = self._device_kind
-        network = settings.network().model_dump()
+        network = _unsigned_zeros(settings.network().model_dump())
         version = {"kind": "sharpness", "identity": IDENTITY_VERSION}
         return canonical({**version, **machine, "network": network, **wanted})
 
@@ -113,6 +113,11 @@ class Cell:
         """Enough to tell the cell from others in a log line."""
         s = self.settings
         return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
+
+
+def _unsigned_zeros(values: dict[str, Any]) -> dict[str, Any]:
+    """−0.0 trains as 0.0 does, but is written differently."""
+    return {k: v + 0.0 if isinstance(v, float) else v for k, v in values.items()}
 
 
 def canonical(specification: dict[str, Any]) -> str:

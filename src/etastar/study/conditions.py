@@ -7,7 +7,9 @@ numbers, strings, `+ - * / // % **`, comparisons, `in`, `and`, `or`, `not`, and 
 from __future__ import annotations
 
 import ast
+import math
 import operator
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
-    ast.Pow: lambda base, exponent: float(base) ** float(exponent),  # integers could grow for hours
+    ast.Pow: math.pow,  # integers could grow for hours
 }
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -69,7 +71,9 @@ class Condition:
         if len(text) > LONGEST:
             raise ConfigError(f"{place}: {len(text)} characters; expected at most {LONGEST}.")
         try:
-            tree = ast.parse(text.translate(_SIGNS).strip(), mode="eval").body
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `1or 2` is told below, if it is wrong
+                tree = ast.parse(text.translate(_SIGNS).strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(
                 f"{place}: {text!r} is not a condition ({type(error).__name__}); expected for "
@@ -91,9 +95,10 @@ class Condition:
         try:
             result = _value(self._tree, values)
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            where = ", ".join(f"{name} = {values[name]!r}" for name in self.names())
             raise ConfigError(
-                f"{self.place}: {self.text!r} cannot be evaluated ({error}) where "
-                f"{', '.join(f'{k} = {values[k]!r}' for k in self.names())}."
+                f"{self.place}: {self.text!r} cannot be evaluated ({error})"
+                f"{where and ' where '}{where}."
             ) from None
         if not isinstance(result, bool):
             raise ConfigError(

@@ -38,7 +38,9 @@ class StoreLock:
     def __init__(
         self, store: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
     ) -> None:
-        self.path = store.with_name(store.name + ".lock").resolve()
+        # beside the file itself: a store that is reached through a link is the same store
+        store = store.resolve()
+        self.path = store.with_name(store.name + ".lock")
         # a POSIX lock does not exclude its own process, so threads are told apart here
         with _guard:
             if self.path in _held:
@@ -47,7 +49,8 @@ class StoreLock:
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            _held.discard(self.path)
+            with _guard:
+                _held.discard(self.path)
             raise StoreError(f"{self.path} cannot be written: {error.strerror}.") from None
         try:
             self._acquire(store, wait, on_wait)
@@ -86,6 +89,11 @@ class StoreLock:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be locked ({error.strerror}): some network file systems know "
+                "no locks. Put the store on another disk with --store."
+            ) from None
         return True
 
     def _close(self) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from etastar.study.cell import digest
 from etastar.study.errors import StoreError
 from etastar.study.filesystem import is_network
 
@@ -155,8 +156,17 @@ def check(path: Path) -> None:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise damaged(path, verdict)
+            if version:
+                _check_identities(path, connection)
         finally:
             connection.close()
+
+
+def _check_identities(path: Path, connection: sqlite3.Connection) -> None:
+    """Every specification must have the hash it had: results would belong to another one."""
+    for identity, text in connection.execute("SELECT id, json FROM specification"):
+        if not (isinstance(text, str) and text.isascii() and digest(text) == identity):
+            raise damaged(path, f"specification {identity} is not what it was")
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
@@ -199,6 +209,23 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _meaning(path, error) from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
+        raise damaged(path, str(error)) from error
+
+
+@contextmanager
+def decoded(path: Path) -> Iterator[None]:
+    """`translated`, around code that also makes something of the values that were read.
+
+    Raises:
+        StoreError: In place of a `sqlite3.Error`, or of the `TypeError`, `ValueError` or
+            `KeyError` that a value brings about which was never written.
+    """
+    try:
+        with translated(path):
+            yield
+    except (TypeError, ValueError, KeyError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 def damaged(path: Path, reason: str) -> StoreError:
@@ -213,7 +240,8 @@ def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
     """What a failure of SQLite means for the user."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    # our statements are right for a sound schema: an error in one means that it is not sound
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
         return damaged(path, str(error))
     if primary == sqlite3.SQLITE_FULL:
         return StoreError(

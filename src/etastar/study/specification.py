@@ -81,7 +81,7 @@ class Study:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
         except OSError as error:
             raise ConfigError(f"study file {path} cannot be read: {error.strerror}.") from None
         except UnicodeDecodeError as error:
@@ -98,9 +98,10 @@ class Study:
         path = Path(path)
         try:
             content = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # plain ValueError: 4301 digits and more
             raise ConfigError(f"study file {path} is not valid TOML: {error}.") from None
         try:
+            _check_integers(content, ())
             file = _study_file(content)
             return cls(path, file, tuple(_Expansion(file).cells()))
         except ConfigError as error:
@@ -127,6 +128,18 @@ class Study:
         )
 
 
+def _check_integers(value: Any, place: tuple[str | int, ...]) -> None:
+    """Refuse integers beyond the 64 bits of TOML, which nothing here could use."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _check_integers(part, (*place, key))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            _check_integers(part, (*place, number))
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{_dotted(place)} must be an integer of at most 64 bits.")
+
+
 def _study_file(content: Mapping[str, Any]) -> StudyFile:
     """The checked top level of a file."""
     content = dict(content)
@@ -142,6 +155,14 @@ def _study_file(content: Mapping[str, Any]) -> StudyFile:
         raise _complaint(error) from None
 
 
+_TABLES = {
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "list_type": "must be a list",
+}
+"""TOML's words for pydantic's types of error."""
+
+
 def _complaint(error: ValidationError) -> ConfigError:
     """The first complaint of pydantic about the top level, as one line with its dotted path."""
     first = error.errors()[0]
@@ -154,7 +175,7 @@ def _complaint(error: ValidationError) -> ConfigError:
             ("budget",): Budget,
         }
         return _unknown_key(place, str(last), models[tuple(parents)].model_fields)
-    return _wrong_value(place, first["msg"], first["input"])
+    return _wrong_value(place, _TABLES.get(first["type"], first["msg"]), first["input"])
 
 
 def _unknown_key(place: str, key: str, known: Iterable[str]) -> ConfigError:
@@ -215,6 +236,10 @@ class _Expansion:
             for key, values in grid.items()
             if key != "filter"
         ]
+        if not axes:
+            raise ConfigError(
+                f"{place} is empty; expected at least one list of values, e.g. width = [32, 64]."
+            )
         if (count := math.prod(map(len, axes))) > MOST_CELLS:
             raise ConfigError(f"{place} has {count} cells; expected at most {MOST_CELLS}.")
         own = grid.get("filter", [])
@@ -266,6 +291,8 @@ def _axis(place: str, key: str, values: Any) -> Iterator[Assignment]:
     for name in names:
         if name not in Settings.model_fields:
             raise _unknown_key(place, name, Settings.model_fields)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{place} names a field twice.")
     if not isinstance(values, list):
         values = [values]
     if not values:
@@ -302,7 +329,7 @@ def _checked_value(place: str, key: str, value: Any) -> Any:
         if first["loc"]:
             raise _wrong_value(place, first["msg"], value) from None
         if first["type"] != "value_error" or "start_lr must be below" not in first["msg"]:
-            raise _wrong_value(place, str(first["ctx"]["error"]), value) from None
+            raise ConfigError(f"{place}: {first['ctx']['error']}.") from None
     if key == "dataset" and value not in DATASETS:
         raise ConfigError(f"{place}: {unknown_name('dataset', value, DATASETS)}")
     if key == "threshold" and not 0 < value <= 1:

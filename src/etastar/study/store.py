@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from etastar.search.base import SeedResult
 from etastar.study.cell import Kind
 from etastar.study.lock import StoreLock
 from etastar.study.results import LambdaResult, LrResult, Results
-from etastar.study.schema import connect_reader, connect_writer, rollback, translated
+from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
 from etastar.training.trial import Outcome, Trial
 
 FLUSH_EVERY = 1.0
@@ -66,13 +66,22 @@ class Store:
         with translated(self.path):
             return self._connection.execute(query, values).fetchall()
 
+    def decoded(self) -> AbstractContextManager[None]:
+        """A context for code that makes something of rows: what fails there is damage.
+
+        Raises:
+            StoreError: On leaving, in place of a `TypeError`, `ValueError` or `KeyError`.
+        """
+        return decoded(self.path)
+
     def seeds_done(self) -> dict[str, set[int]]:
         """Finished seeds of every specification, by its hash."""
         done: dict[str, set[int]] = {}
-        for table in ("seed", "sharpness"):
-            query = f"SELECT id, seed FROM {table} JOIN specification ON key = cell"
-            for identity, seed in self.rows(query):
-                done.setdefault(identity, set()).add(seed)
+        with self.decoded():
+            for table in ("seed", "sharpness"):
+                query = f"SELECT id, seed FROM {table} JOIN specification ON key = cell"
+                for identity, seed in self.rows(query):
+                    done.setdefault(identity, set()).add(seed)
         return done
 
     def failures(self) -> dict[str, str]:
@@ -82,7 +91,8 @@ class Store:
     def resolved(self) -> dict[str, dict[str, Any]]:
         """What every specification came to: recipe, criterion and provenance."""
         query = "SELECT id, resolved FROM specification WHERE resolved IS NOT NULL"
-        return {identity: json.loads(text) for identity, text in self.rows(query)}
+        with self.decoded():
+            return {identity: json.loads(text) for identity, text in self.rows(query)}
 
     def keys(self) -> dict[str, int]:
         """The integer by which the tables refer to every specification."""

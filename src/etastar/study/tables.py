@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,35 +70,43 @@ def seed_columns(study: Study, store: Store) -> Columns:
     """The same, column by column."""
     columns: Columns = {name: [] for name in SEED_COLUMNS}
     keys, resolved = store.keys(), store.resolved()
-    for cell in study.cells:
-        if cell.id not in keys:
-            continue
-        span = (cell.seeds.start, cell.seeds.stop)
-        found = store.rows(_SEED_QUERY, (keys[cell.id], *span))
-        sharpness: dict[int, tuple[Any, ...]] = {}
-        if cell.sharpness_id in keys:
-            rows = store.rows(_SHARPNESS_QUERY, (keys[cell.sharpness_id], *span))
-            sharpness = {seed: values for seed, *values in rows}
-        facts = _cell_values(cell, resolved)
-        for seed, status, lo, hi, why, re_entries, trials, steps in found:
-            values = facts | {
-                "seed": seed,
-                "status": status,
-                "eta_lo": lo,
-                "eta_hi": hi,
-                "eta": math.sqrt(lo * hi) if lo and hi else None,
-                "hi_outcome": why,
-                "re_entries": len(json.loads(re_entries)),
-                "trials": trials,
-                "steps": steps,
-            }
-            if seed in sharpness:
-                *numbers, converged = sharpness[seed]
-                values |= zip(SHARPNESS, numbers, strict=True)
-                values["lambda1_converged"] = bool(converged)
-            for name, column in columns.items():
-                column.append(values.get(name))
+    with store.decoded():
+        for cell in study.cells:
+            if cell.id in keys:
+                for values in _cell_seeds(cell, store, keys, resolved):
+                    for name, column in columns.items():
+                        column.append(values.get(name))
     return columns
+
+
+def _cell_seeds(
+    cell: Cell, store: Store, keys: Mapping[str, int], resolved: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one cell."""
+    span = (cell.seeds.start, cell.seeds.stop)
+    sharpness: dict[int, dict[str, Any]] = {}
+    if cell.sharpness_id and cell.sharpness_id in keys:
+        for seed, *numbers, converged in store.rows(
+            _SHARPNESS_QUERY, (keys[cell.sharpness_id], *span)
+        ):
+            found = dict(zip(SHARPNESS, numbers, strict=True))
+            sharpness[seed] = found | {"lambda1_converged": bool(converged)}
+    facts = _cell_values(cell, resolved)
+    for seed, status, lo, hi, why, re_entries, trials, steps in store.rows(
+        _SEED_QUERY, (keys[cell.id], *span)
+    ):
+        yield facts | {
+            "seed": seed,
+            "status": status,
+            "eta_lo": lo,
+            "eta_hi": hi,
+            "eta": math.sqrt(lo * hi) if lo and hi else None,
+            "hi_outcome": why,
+            "re_entries": len(json.loads(re_entries)),
+            "trials": trials,
+            "steps": steps,
+            **sharpness.get(seed, {}),
+        }
 
 
 def trial_columns(study: Study, store: Store) -> Columns:
@@ -131,7 +140,7 @@ def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[
     # one type per column: "full" would make a column of mixed values
     values["batch_size"] = str(values["batch_size"])
     values["cell"] = cell.id
-    if cell.sharpness and cell.sharpness_id in resolved:
+    if cell.sharpness_id and cell.sharpness_id in resolved:
         values["sharpness_samples"] = resolved[cell.sharpness_id]["samples"]
     return values
 
@@ -204,7 +213,8 @@ def export(
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
     return len(columns["cell"])
 
 
