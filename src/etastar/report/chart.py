@@ -101,8 +101,8 @@ class Chart:
         title: Above the panel; empty for none.
         log_x: Whether the horizontal axis is logarithmic.
         log_y: Whether the vertical one is.
-        y_range: Limits of the vertical axis; found from the data if None.
-        square: Whether both axes share one scale.
+        x_range: Limits of the horizontal axis; found from the data if None.
+        y_range: Limits of the vertical axis, likewise.
         name: What this view is called where there are several.
         views: The same layers in other coordinates, to switch to in the page.
     """
@@ -113,8 +113,8 @@ class Chart:
     title: str = ""
     log_x: bool = True
     log_y: bool = True
+    x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
-    square: bool = False
     name: str = ""
     views: Sequence[Chart] = field(default=())
 
@@ -129,7 +129,10 @@ class Chart:
         return any(isinstance(layer, Heat) for layer in self.layers)
 
     def extent(self, axis: str) -> tuple[float, float] | None:
-        """Least and largest positive value on the axis `x` or `y`, intervals included."""
+        """Ends of the axis `x` or `y`: as given, or the least and largest positive value on it."""
+        given = self.x_range if axis == "x" else self.y_range
+        if given:
+            return given
         parts = [
             np.ravel(values)
             for layer in self.layers

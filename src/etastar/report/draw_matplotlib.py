@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +32,17 @@ _SHAPES = {
     "dash": "_",
 }
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
-_PANEL = (3.6, 3.0)
+_PANEL = (3.7, 3.0)
 """Inches of a panel without its legend: two of them fill the text width of a paper."""
 _LEGEND_LINE = 0.165
+_STEPS = (
+    (2.2, (1, 2, 5)),
+    (1.0, (1, 2, 3, 5, 7)),
+    (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)),
+)
+"""Ticks of logarithmic axes that span fewer decades than the first number."""
+_SHORT_LABEL = 26
+"""Letters of a legend's entry below which two stand side by side."""
 
 
 def draw(chart: Chart, ax: Axes | None = None) -> Axes:
@@ -66,15 +73,24 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(for_matplotlib(chart.x_label))
     ax.set_ylabel(for_matplotlib(chart.y_label))
     if chart.legend:
-        below = -46 / (72 * _PANEL[1])
         ax.legend(
             loc="upper left",
-            bbox_to_anchor=(-0.13, below),
+            bbox_to_anchor=(-0.15, -46 / (72 * _PANEL[1])),
             borderaxespad=0.0,
-            handlelength=1.6,
+            handlelength=1.4,
+            handletextpad=0.6,
             labelspacing=0.35,
+            ncols=_legend_columns(chart),
         )
     return ax
+
+
+def _legend_columns(chart: Chart) -> int:
+    return 2 if len(chart.legend) > 1 and max(map(len, chart.legend)) < _SHORT_LABEL else 1
+
+
+def _legend_lines(chart: Chart) -> int:
+    return math.ceil(len(chart.legend) / _legend_columns(chart))
 
 
 def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> list[Path]:
@@ -92,12 +108,12 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(len(charts), 2 if len(charts) in (2, 4) else 3)
+    columns = min(len(charts), 2 if len(charts) <= 4 else 3)
     rows = math.ceil(len(charts) / columns)
     written = []
     with rc_context(STYLE):
         lines = [
-            max((len(chart.legend) for chart in charts[i * columns : (i + 1) * columns]), default=0)
+            max(_legend_lines(chart) for chart in charts[i * columns : (i + 1) * columns])
             for i in range(rows)
         ]
         heights = [_PANEL[1] + _LEGEND_LINE * count for count in lines]
@@ -118,14 +134,14 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
 
 def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
     """One file. Without dates, so that the same results give the same bytes."""
-    metadata: dict[str, Any] = {
+    metadata: dict[str, dict[str, Any]] = {
         "png": {"Description": caption},
         "pdf": {"Subject": caption, "CreationDate": None},
         "svg": {"Description": caption, "Date": None},
-    }[ending]
+    }
     partial = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(partial, format=ending, metadata=metadata, bbox_inches="tight")
+        figure.savefig(partial, format=ending, metadata=metadata[ending], bbox_inches="tight")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -141,10 +157,10 @@ def _axes(chart: Chart, ax: Axes) -> None:
     ax.grid(True, color=GRID, lw=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(colors=MUTED, labelcolor=INK, which="both", width=0.6)
+    if chart.x_range:
+        ax.set_xlim(*chart.x_range)
     if chart.y_range:
         ax.set_ylim(*chart.y_range)
-    if chart.square:
-        ax.set_aspect("equal", adjustable="datalim")
 
 
 def _decimal_ticks(axis: Any, decades: float) -> None:
@@ -153,7 +169,10 @@ def _decimal_ticks(axis: Any, decades: float) -> None:
 
     if decades > 6:
         return
-    steps = (1, 2, 3, 5, 7) if decades < 0.7 else (1, 2, 5) if decades < 2.2 else (1,)
+    steps: tuple[float, ...] = (1,)
+    for most, finer in _STEPS:
+        if decades < most:
+            steps = finer
     axis.set_major_locator(LogLocator(10, subs=steps, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
@@ -173,19 +192,18 @@ def _points(layer: Points, ax: Axes) -> None:
     if layer.joined:
         ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
     hollow = layer.hollow if layer.hollow is not None else np.zeros(len(layer.x), dtype=bool)
-    open_shape = layer.shape == "dash"
-    faces = ["white" if empty else layer.colour for empty in hollow]
-    ax.scatter(
-        layer.x,
-        layer.y,
-        s=layer.size**2,
-        c=layer.colour if open_shape else faces or layer.colour,
-        edgecolors=None if open_shape else layer.colour,
-        lw=1.1 if open_shape else 0.8,
-        marker=_SHAPES[layer.shape],
-        zorder=3,
-        label=for_matplotlib(layer.label) or None,
-    )
+    mark: dict[str, Any] = {"marker": _SHAPES[layer.shape], "s": layer.size**2, "zorder": 3}
+    if layer.shape == "dash":
+        mark |= {"color": layer.colour, "lw": 1.2}
+        ax.scatter(layer.x, layer.y, **mark)
+    else:
+        mark |= {"edgecolors": layer.colour, "lw": 0.8}
+        faces = ["white" if empty else layer.colour for empty in hollow]
+        ax.scatter(layer.x, layer.y, c=faces or layer.colour, **mark)
+        # the legend shows the usual mark, whatever the first point happens to be
+        mark["c"] = "white" if len(hollow) and hollow.all() else layer.colour
+    if layer.label:
+        ax.scatter([], [], label=for_matplotlib(layer.label), **mark)
 
 
 def _line(layer: Line, ax: Axes) -> None:
@@ -224,16 +242,6 @@ def _heat(layer: Heat, ax: Axes) -> None:
             ax.text(i, j, text, ha="center", va="center", fontsize=small, color=ink)
     if ax.figure is not None:
         bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=25)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.set_label(for_matplotlib(layer.label), fontsize=8)
         bar.ax.tick_params(labelsize=7, length=2)
-
-
-def svg_text(path: Path) -> str:
-    """An SVG file as an element that may stand inside a page: without prologue and outside names.
-
-    Its description repeats the caption, which the page has already.
-    """
-    text = path.read_text(encoding="utf-8")
-    text = text[text.index("<svg") :]
-    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

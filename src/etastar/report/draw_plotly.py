@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -217,13 +218,11 @@ def _axis(chart: Chart, axis: str) -> dict[str, Any]:
     if logarithmic:
         settings |= {"type": "log", "tickformat": "~g", "exponentformat": "power"}
         decades = chart.decades(axis)
-        settings |= {"dtick": "D2"} if decades < 2.2 else {"dtick": 1} if decades < 6 else {}
-        if decades < 0.7:
-            settings |= {"dtick": "D1"}
-    elif axis == "y" and chart.y_range:
-        settings["range"] = list(chart.y_range)
-    if chart.square and axis == "y":
-        settings |= {"scaleanchor": "x", "scaleratio": 1}
+        if 0.6 <= decades < 6:
+            settings["dtick"] = "D2" if decades < 2.2 else 1
+    limits = chart.x_range if axis == "x" else chart.y_range
+    if limits:
+        settings["range"] = [math.log10(end) if logarithmic else end for end in limits]
     return settings
 
 
@@ -240,7 +239,8 @@ def _switch(chart: Chart) -> dict[str, Any]:
                     {"x": [layer.x for layer in points], "y": [layer.y for layer in points]},
                     {
                         "xaxis.title.text": for_html(view.x_label),
-                        "xaxis.autorange": True,
+                        "xaxis.range": _axis(view, "x").get("range"),
+                        "xaxis.autorange": view.x_range is None,
                     },
                 ],
             }

@@ -344,9 +344,7 @@ def collect(study: Study, store: Store) -> Evidence:
         for key, cells in sorted_cells.items()
     ]
     failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
-    return Evidence(
-        study, _families(groups), rows, len(trials["lr"]), failures, environments
-    )
+    return Evidence(study, _families(groups), rows, len(trials["lr"]), failures, environments)
 
 
 def _grouped(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -364,7 +362,7 @@ def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Co
     group_of = {cell.id: number for number, cells in enumerate(groups.values()) for cell in cells}
     number = np.array([group_of[identity] for identity in table["cell"]], dtype=np.int64)
     if len(groups) == 1:
-        return {key: table for key in groups}
+        return dict.fromkeys(groups, table)
     order = np.argsort(number, kind="stable")
     ends = np.searchsorted(number[order], np.arange(len(groups) + 1))
     picks = [order[ends[i] : ends[i + 1]].tolist() for i in range(len(groups))]

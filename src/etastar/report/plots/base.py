@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
 _NORMAL_95 = 1.959964
+_LAMBDA1 = {"lambda1": "value", "lambda1_low": "low", "lambda1_high": "high"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +158,13 @@ def medians(group: Group, response: Response = "eta_star") -> Medians | None:
     )
 
 
-def series(family: Family, group: Group) -> dict[str, str]:
+def series(family: Family, group: Group) -> tuple[str, str]:
     """Colour and shape of a group's κ, the same in all panels of a family."""
     place = family.kappas.index(group.kappa)
-    return {"colour": SERIES[place % len(SERIES)], "shape": SHAPES[place % len(SHAPES)]}
+    return SERIES[place % len(SERIES)], SHAPES[place % len(SHAPES)]
 
 
-def per_loss(
-    family: Family, layers: Callable[[Group], Sequence[Any]], **axes: Any
-) -> list[Chart]:
+def per_loss(family: Family, layers: Callable[[Group], Sequence[Any]], **axes: Any) -> list[Chart]:
     """One panel per loss, with the layers of all its κ; losses without any are left out."""
     charts = []
     for loss in family.losses:
@@ -206,12 +205,8 @@ def network_rows(groups: Sequence[Group], *, lambda1: bool = False) -> Columns:
                 "eta_star_above": plain(eta.bound[i]),
             }
             if lambda1:
-                for name, values in (
-                    ("lambda1", sharp and sharp.value),
-                    ("lambda1_low", sharp and sharp.low),
-                    ("lambda1_high", sharp and sharp.high),
-                ):
-                    record[name] = plain(values[i]) if values is not None else None
+                for name, field in _LAMBDA1.items():
+                    record[name] = plain(getattr(sharp, field)[i]) if sharp else None
             record["cell"] = eta.ids[i]
             records.append(record)
     return columns_of(records)

@@ -69,7 +69,7 @@ def cost_rows(group: Group) -> list[dict[str, Any]]:
 
 def _layers(family: Family, group: Group) -> Sequence[Points]:
     records = cost_rows(group)
-    style = series(family, group)
+    colour, shape = series(family, group)
     layers = []
     for name, hollow, label in (
         ("seconds_per_seed", False, "η*"),
@@ -89,7 +89,8 @@ def _layers(family: Family, group: Group) -> Sequence[Points]:
                         f"steps of {r['seeds']} seeds<br>cell {r['cell']}"
                         for r in known
                     ],
-                    **style,
+                    colour=colour,
+                    shape=shape,
                 )
             )
     return layers

@@ -54,18 +54,18 @@ def law_text(fit: PowerLawFit | None, symbol: str = "η*") -> str:
     )
 
 
-def law_line(fit: PowerLawFit, colour: str, **options: str) -> Line:
+def law_line(fit: PowerLawFit, colour: str) -> Line:
     """The law over the networks that it was fitted to; it must be a law of n·L alone."""
     low, high = fit.domain.product
     size = np.geomspace(low, high, 2)
-    return Line(size, np.exp(fit.predict_log(size, np.ones(2))), colour, **options)
+    return Line(size, np.exp(fit.predict_log(size, np.ones(2))), colour)
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     found, fit = medians(group), group.law("product").value
     if found is None or not (found.used.any() or np.isfinite(found.bound).any()):
         return []
-    style = series(family, group)
+    colour, shape = series(family, group)
     used, bounded = found.used, np.isfinite(found.bound) & ~found.used
     short = group.budget_share()
     layers: list[Points | Line] = [
@@ -81,7 +81,8 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
                 used,
                 [f"{100 * share:.0f} % of brackets end by the budget" for share in short[used]],
             ),
-            **style,
+            colour=colour,
+            shape=shape,
         )
     ]
     if bounded.any():
@@ -89,7 +90,7 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
             Points(
                 found.size[bounded],
                 found.bound[bounded],
-                style["colour"],
+                colour,
                 f"κ = {group.kappa:g}: at least this ({count(int(bounded.sum()), 'network')})",
                 shape="up",
                 hollow=np.ones(int(bounded.sum()), dtype=bool),
@@ -97,7 +98,7 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
             )
         )
     if fit is not None:
-        layers.append(law_line(fit, style["colour"]))
+        layers.append(law_line(fit, colour))
     return layers
 
 

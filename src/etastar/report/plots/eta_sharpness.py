@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from etastar.report.chart import Line, Points
+from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, sentence, series
 from etastar.report.plots.sharpness import NOTHING
@@ -42,11 +43,11 @@ _CAPTION = (
 
 
 def slope_text(fit: SlopeFit | None) -> str:
-    """`slope −0.62 [−0.70, −0.54], excludes −1`."""
+    """`slope −0.62 [−0.70, −0.54], −1 excluded`."""
     if fit is None:
         return "no slope"
     low, high = slope_interval(fit)
-    verdict = "excludes −1" if fit.excludes(-1.0) else "does not exclude −1"
+    verdict = "−1 excluded" if fit.excludes(-1.0) else "−1 not excluded"
     return f"slope {fixed(fit.corrected.value)} {interval(low, high)}, {verdict}"
 
 
@@ -60,7 +61,7 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     eta, sharp = medians(group), medians(group, "lambda1")
     if eta is None or sharp is None or not (both := eta.used & sharp.used).any():
         return []
-    style, fit = series(family, group), group.slope.value
+    (colour, shape), fit = series(family, group), group.slope.value
     layers: list[Points | Line] = [
         Points(
             sharp.value[both],
@@ -75,23 +76,22 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
                 both,
                 [f"λ₁ {number(value)}" for value in sharp.value[both]],
             ),
-            **style,
+            colour=colour,
+            shape=shape,
         )
     ]
     if fit is not None:
         x = np.array([sharp.value[both].min(), sharp.value[both].max()])
         y = np.exp(fit.intercept + fit.corrected.value * np.log(x))
-        layers.append(Line(x, y, style["colour"]))
+        layers.append(Line(x, y, colour))
     return layers
 
 
-def _with_reference(chart):  # type: ignore[no-untyped-def]
+def _with_reference(chart: Chart) -> Chart:
     """The same with a line of slope −1 through the centre of all points."""
-    import dataclasses
-
     points = [layer for layer in chart.layers if isinstance(layer, Points)]
     x, y = (np.concatenate([getattr(p, axis) for p in points]) for axis in ("x", "y"))
     ends = np.array([x.min(), x.max()])
     line = np.exp(np.log(y).mean() + np.log(x).mean()) / ends
     reference = Line(ends, line, MUTED, "slope −1: η* ∝ 1/λ₁", dash="dot")
-    return dataclasses.replace(chart, layers=[*chart.layers, reference])
+    return replace(chart, layers=[*chart.layers, reference])

@@ -13,6 +13,8 @@ from etastar.report.plots.base import Drawing, columns_of, sentence, series
 from etastar.report.style import MUTED, number, percent
 from etastar.scaling import FORMS
 
+_ROOM = 8.0
+"""Bars that reach further than this factor from the points run out of the picture."""
 FORM_NAMES = {"product": "one exponent, a·(nL)^{b}", "separate": "separate exponents, a·n^{b}L^{c}"}
 
 
@@ -36,34 +38,39 @@ def make(family: Family) -> Drawing:
 _CAPTION = (
     f"The law is fitted to the networks with n·L up to {number(FRACTION)} of the group's largest, "
     f"and predicts the others, which it has not seen; bars are {percent(LEVEL)} prediction "
-    "intervals, the seed noise of the measured median included. On the dotted line predicted and "
-    "measured agree. In the legend the median error, the share of measured values inside their "
-    "intervals, and the networks predicted; the table below has the same for the rules η* ∝ 1/n "
-    "and η* ∝ L^{−3/2}."
+    "intervals, the seed noise of the measured median included, and may run out of the panel. On "
+    "the dotted line predicted and measured agree. In the legend the median error, the share of "
+    "measured values inside their intervals, and the number of networks predicted; the table "
+    "below has the same for the rules η* ∝ 1/n and η* ∝ L^{−3/2}."
 )
 
 
 def _chart(family: Family, loss: str, form: str) -> Chart | None:
-    layers: list[Points | Line] = []
-    for group in family.of_loss(loss):
-        found = group.held_out(form).value
-        if found is not None:
-            layers.append(_points(family, group, found))
-    if not layers:
+    points = [
+        _points(family, group, found)
+        for group in family.of_loss(loss)
+        if (found := group.held_out(form).value) is not None
+    ]
+    if not points:
         return None
-    ends = np.concatenate([np.r_[p.x, p.y] for p in layers])
+    layers: list[Points | Line] = [*points]
+    ends = np.concatenate([np.r_[p.x, p.y] for p in points])
     equal = np.array([ends.min(), ends.max()])
     layers.append(Line(equal, equal, MUTED, dash="dot"))
+    low, high = equal[0] / _ROOM, equal[1] * _ROOM
+    beyond = any(np.any(p.y_low < low) or np.any(p.y_high > high) for p in points)
     return Chart(
         x_label="measured η*",
         y_label="predicted η*",
         layers=layers,
         title=f"{loss}: {FORM_NAMES[form]}",
+        y_range=(float(low), float(high)) if beyond else None,
     )
 
 
 def _points(family: Family, group: Group, found: HeldOutCells) -> Points:
     held = found.summary
+    colour, shape = series(family, group)
     return Points(
         found.measured,
         found.predicted,
@@ -74,12 +81,13 @@ def _points(family: Family, group: Group, found: HeldOutCells) -> Points:
         y_low=found.low,
         y_high=found.high,
         hover=[
-            f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>predicted "
-            f"{number(predicted)} [{number(low)}, {number(high)}]<br>"
+            f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>"
+            f"predicted {number(predicted)} [{number(low)}, {number(high)}]<br>"
             f"cell {group.cell_id(n, d)}"
             for n, d, measured, predicted, low, high in _zipped(found)
         ],
-        **series(family, group),
+        colour=colour,
+        shape=shape,
     )
 
 

@@ -61,7 +61,7 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
     if found is None or not found.used.any():
         return []
     fit = group.law("product", "lambda1").value
-    style, used = series(family, group), found.used
+    (colour, shape), used = series(family, group), found.used
     layers: list[Points | Line] = [
         Points(
             found.size[used],
@@ -70,11 +70,12 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
             y_low=found.low[used],
             y_high=found.high[used],
             hover=found.hover(f"κ = {group.kappa:g}, λ₁", used),
-            **style,
+            colour=colour,
+            shape=shape,
         )
     ]
     if fit is not None:
-        layers.append(law_line(fit, style["colour"]))
+        layers.append(law_line(fit, colour))
     for side in ("lower", "upper"):
         known = np.array([identity in bounds.values for identity in found.ids]) & used
         if known.any():
@@ -85,7 +86,7 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
                 Points(
                     found.size[known],
                     values,
-                    style["colour"],
+                    colour,
                     shape="dash",
                     hover=[
                         f"{side} bound {value:.4g}<br>{found.ids[i]}"
@@ -95,5 +96,3 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
                 )
             )
     return layers
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class Curve:
     @property
     def seeds(self) -> npt.NDArray[np.int64]:
         """Seeds that are counted at each rate."""
-        return self.counts.sum(1) + self.above + self.below
+        return np.asarray(self.counts.sum(1) + self.above + self.below)
 
     @property
     def good(self) -> npt.NDArray[np.int64]:
@@ -148,7 +148,8 @@ _CAPTION = (
     "some seeds were not tried there, and their bracket was taken instead, as if trainability "
     "were monotone. The rate is divided by the network's own η* (median over seeds): curves that "
     "then lie on each other differ by a factor only. Exact binomial intervals, and what became "
-    "of the seeds that failed, are in the rows and under the pointer."
+    "of the seeds that failed, are in the rows and under the pointer. Beyond the right edge no "
+    "seed trained."
 )
 
 
@@ -159,9 +160,7 @@ def _spread(group: Group, found: list[Curve]) -> list[tuple[Curve, float, float,
         return []
     by_id = {curve.cell: curve for curve in found}
     order = [
-        i
-        for i in np.lexsort([known.width, known.size])
-        if known.used[i] and known.ids[i] in by_id
+        i for i in np.lexsort([known.width, known.size]) if known.used[i] and known.ids[i] in by_id
     ]
     if len(order) > MOST:
         picks = np.linspace(0, len(order) - 1, MOST).round().astype(int)
@@ -187,16 +186,33 @@ def _chart(group: Group, chosen: list[tuple[Curve, float, float, float]]) -> Cha
             for (curve, width, depth, eta), colour in zip(chosen, colours, strict=True)
         ]
 
-    axes = {"y_label": "fraction of seeds that train", "log_y": False, "y_range": (-0.04, 1.04)}
-    raw = Chart("learning rate η", layers=layers(False), name="η", **axes)  # type: ignore[arg-type]
-    return Chart(
-        "η ÷ η* of the network",
-        layers=layers(True),
-        title=group.name,
-        name="η ÷ η*",
-        views=[raw],
-        **axes,  # type: ignore[arg-type]
-    )
+    def chart(x_label: str, normalised: bool, name: str) -> Chart:
+        return Chart(
+            x_label,
+            "fraction of seeds that train",
+            layers(normalised),
+            title=group.name,
+            log_y=False,
+            x_range=_range(chosen, normalised),
+            y_range=(-0.04, 1.04),
+            name=name,
+        )
+
+    raw = chart("learning rate η", False, "η")
+    return replace(chart("η ÷ η* of the network", True, "η ÷ η*"), views=[raw])
+
+
+def _range(
+    chosen: list[tuple[Curve, float, float, float]], normalised: bool
+) -> tuple[float, float]:
+    """From the lowest rate to somewhat above the last that trains: beyond, p is 0 by definition."""
+    low, high = [], []
+    for curve, _, _, eta in chosen:
+        scale = eta if normalised else 1.0
+        good = np.flatnonzero(curve.good)
+        low.append(curve.rates[0] / scale)
+        high.append(curve.rates[min(good[-1] + 1, len(curve.rates) - 1)] / scale)
+    return min(low) / 1.15, max(high) * 1.5
 
 
 def _hover(curve: Curve, name: str) -> list[str]:

@@ -1,0 +1,91 @@
+"""Under which conditions a family was measured, in words: stands below every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from etastar.report.evidence import Family, Group
+from etastar.report.style import count, listed, number
+
+LOSSES = {
+    "mse": "mse (½ · sum over outputs · mean over samples, one-hot targets)",
+    "cross-entropy": "cross-entropy (mean over samples)",
+}
+
+
+def criterion_text(family: Family) -> str:
+    """Criterion, budget, data, losses, κ and training of a family."""
+    s = family.settings
+    kind = "touches" if s["criterion"] == "reach" else "is, when the budget ends, at least"
+    kappas = listed([number(kappa) for kappa in family.kappas])
+    return (
+        f"Criterion ({s['criterion']}): validation accuracy {kind} {number(s['threshold'])} "
+        f"{_budgets(family)}. Data: {_data(family)}. {_training(s)}, {_batch(family)}. "
+        f"Loss: {listed([LOSSES.get(loss, loss) for loss in family.losses])}. "
+        f"κ, the input layer's share of the learning rate: {kappas}. {_seeds(family)}, brackets "
+        f"within {number(100 * s['resolution'])} % between {number(s['start_lr'])} and "
+        f"{number(s['end_lr'])}."
+    )
+
+
+def _budgets(family: Family) -> str:
+    """`within 150 steps`, per loss where they differ."""
+    texts: dict[str, list[str]] = {}
+    for loss in family.losses:
+        texts.setdefault(_budget(family.of_loss(loss)[0]), []).append(loss)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return listed([f"{text} for {listed(losses)}" for text, losses in texts.items()])
+
+
+def _budget(group: Group) -> str:
+    fields = group.cells[0].fields
+    steps = _known(group, "max_steps") or fields["max_steps"]
+    every = _known(group, "eval_every") or fields["eval_every"]
+    parts = []
+    if steps:
+        parts.append(count(int(steps), "step"))
+    if fields["epochs"]:
+        epochs = f"{number(fields['epochs'])} epochs"
+        parts.append(f"({epochs})" if steps else epochs)
+    checked = f", evaluated every {every}" if every and fields["criterion"] == "reach" else ""
+    return f"within {' '.join(parts)}{checked}"
+
+
+def _data(family: Family) -> str:
+    group = next((g for g in family.groups if g.measured), family.groups[0])
+    sizes = [_known(group, "train_size"), _known(group, "val_size")]
+    if None in sizes:
+        return str(family.settings["dataset"])
+    return f"{family.settings['dataset']}, {sizes[0]} training and {sizes[1]} validation samples"
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    momentum = f" with momentum {number(settings['momentum'])}" if settings["momentum"] else ""
+    network = "ReLU networks"
+    if settings["norm"] != "none":
+        network += f" with {settings['norm']} normalisation"
+    if not settings["biases"]:
+        network += " without biases"
+    return (
+        f"{network}, output variance {number(settings['output_variance'])}, trained by "
+        f"{settings['optimizer'].upper()}{momentum} at a constant rate"
+    )
+
+
+def _batch(family: Family) -> str:
+    group = next((g for g in family.groups if g.measured), family.groups[0])
+    batch = _known(group, "batch_size") or family.settings["batch_size"]
+    return "full batch" if batch == "full" else f"batch {batch}"
+
+
+def _seeds(family: Family) -> str:
+    wanted = sorted({len(cell.seeds) for group in family.groups for cell in group.cells})
+    many = number(wanted[0]) if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
+    return f"{many} seed{'s' if wanted != [1] else ''} per network"
+
+
+def _known(group: Group, name: str) -> Any:
+    """A setting as the data decided it; None if nothing was measured."""
+    return group.rows[name][0] if group.measured else None

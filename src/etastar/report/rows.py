@@ -1,0 +1,44 @@
+"""Rows of results as links that carry their own file: nothing has to be fetched."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import html
+import io
+
+from etastar.report.style import count
+from etastar.study.tables import Columns
+
+MOST_PLAIN = 4_000_000
+"""Characters beyond which a file is compressed: pandas reads it as it is."""
+
+
+def csv_text(columns: Columns) -> str:
+    """Comma-separated values with a header; floats exact, missing values empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return buffer.getvalue()
+
+
+def link(columns: Columns, name: str, what: str = "row") -> str:
+    """An HTML link that downloads these columns as `name.csv`.
+
+    Args:
+        columns: The table.
+        name: Of the file, without its ending.
+        what: What a row is, for the link's text.
+    """
+    text = csv_text(columns)
+    kind, ending, content = "text/csv;charset=utf-8", "csv", text.encode()
+    if len(text) > MOST_PLAIN:
+        # without a time stamp, so that the same results give the same page
+        kind, ending, content = "application/gzip", "csv.gz", gzip.compress(content, 6, mtime=0)
+    rows = len(next(iter(columns.values()), []))
+    data = base64.b64encode(content).decode("ascii")
+    shown = html.escape(f"{count(rows, what)} ({ending.upper()})")
+    file = html.escape(f"{name}.{ending}", quote=True)
+    return f'<a class="rows" download="{file}" href="data:{kind};base64,{data}">{shown}</a>'

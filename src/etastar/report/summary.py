@@ -1,0 +1,110 @@
+"""The findings of a study as sentences with numbers."""
+
+from __future__ import annotations
+
+from etastar.report.evidence import FRACTION, LEVEL, Evidence, Family, Group
+from etastar.report.plots.base import sentence
+from etastar.report.plots.eta_sharpness import slope_interval
+from etastar.report.style import count, fixed, interval, listed, number, percent
+
+
+def opening(evidence: Evidence) -> str:
+    """What was measured, and how much of it is there."""
+    wanted = sum(group.wanted for group in evidence.groups)
+    done = len(evidence.rows["seed"])
+    networks = len({cell for cell in evidence.rows["cell"]})
+    steps = sum(evidence.rows["steps"])
+    text = (
+        f"{count(networks, 'network')} under {count(len(evidence.groups), 'set')} of conditions, "
+        f"{count(done, 'seed')} of η* in all, from {count(evidence.trials, 'training run')} and "
+        f"{count(steps, 'optimizer step')}."
+    )
+    if done < wanted:
+        text += (
+            f" The study is not complete: {count(wanted - done, 'seed')} of {wanted} are still "
+            "missing, and what follows may change."
+        )
+    if evidence.failures:
+        text += f" {count(len(evidence.failures), 'network')} could not be measured; see below."
+    return text
+
+
+def findings(family: Family) -> list[tuple[str, str]]:
+    """For every group its name and what was found."""
+    return [(group.name, finding(group)) for group in family.groups]
+
+
+def finding(group: Group) -> str:
+    """Law, exponent, interval, R², held-out error and slope of one group."""
+    parts = [_law(group), _separate(group), _held_out(group), _slope(group), _budget(group)]
+    return " ".join(part for part in parts if part)
+
+
+def _law(group: Group) -> str:
+    fit = group.law("product").value
+    if fit is None:
+        return f"No law. {sentence(group.law('product').reason)}"
+    b = fit["product"]
+    text = (
+        f"η* ∝ (n·L)^{{{fixed(b.value)}}} with a 95 % interval of {interval(b.low, b.high)} and "
+        f"R² = {fixed(fit.r2)} over {count(fit.usage.used, 'network')}."
+    )
+    return text
+
+
+def _separate(group: Group) -> str:
+    fit, comparison = group.law("separate").value, group.comparison.value
+    if fit is None:
+        return ""
+    n, d = fit["width"], fit["depth"]
+    text = (
+        f"With exponents of their own, {fixed(n.value)} {interval(n.low, n.high)} for the width "
+        f"and {fixed(d.value)} {interval(d.low, d.high)} for the depth, R² = {fixed(fit.r2)}"
+    )
+    p = comparison.equal_exponents if comparison else float("nan")
+    if p == p:
+        verdict = "so one exponent is not enough" if p < 0.05 else "which one exponent may serve"
+        shown = "p < 0.001" if p < 0.001 else f"p = {number(p, 2)}"
+        text += f"; {verdict} ({shown} for equal exponents)"
+    return text + "."
+
+
+def _held_out(group: Group) -> str:
+    parts = []
+    for form, name in (("product", "one exponent"), ("separate", "separate exponents")):
+        found = group.held_out(form).value
+        if found is not None:
+            held = found.summary
+            parts.append(
+                f"{name} {percent(held.median_error)} off (median), {percent(held.coverage)} "
+                f"inside the {percent(LEVEL)} intervals"
+            )
+            tested = held.test
+    if not parts:
+        return ""
+    return (
+        f"Predicting the {count(tested, 'network')} beyond {number(FRACTION)} of the largest n·L "
+        f"from the smaller ones: {listed(parts)}."
+    )
+
+
+def _slope(group: Group) -> str:
+    fit = group.slope.value
+    if fit is None:
+        return ""
+    low, high = slope_interval(fit)
+    verdict = "excludes" if fit.excludes(-1.0) else "does not exclude"
+    return (
+        f"η* against λ₁: slope {fixed(fit.corrected.value)} {interval(low, high)}, which "
+        f"{verdict} −1."
+    )
+
+
+def _budget(group: Group) -> str:
+    total = sum(group.ends.values())
+    if not total:
+        return ""
+    share = group.ends["short"] / total
+    if share < 0.5:
+        return ""
+    return f"The budget, not stability, ends {percent(share)} of the brackets."
