@@ -17,6 +17,9 @@ LOSSES = {
 def criterion_text(family: Family) -> str:
     """Criterion, budget, data, losses, κ and training of a family."""
     s = family.settings
+    low, high = _extent(family, "start_lr")[0], _extent(family, "end_lr")[1]
+    finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
+    resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
     kind = "touches" if s["criterion"] == "reach" else "is, when the budget ends, at least"
     kappas = listed([number(kappa) for kappa in family.kappas])
     return (
@@ -24,9 +27,14 @@ def criterion_text(family: Family) -> str:
         f"{_budgets(family)}. Data: {_data(family)}. {_training(s)}, {_batch(family)}. "
         f"Loss: {listed([LOSSES.get(loss, loss) for loss in family.losses])}. "
         f"κ, the input layer's share of the learning rate: {kappas}. {_seeds(family)}, brackets "
-        f"within {number(100 * s['resolution'])} % between {number(s['start_lr'])} and "
-        f"{number(s['end_lr'])}."
+        f"within {resolution} %, rates from {number(low)} to {number(high)}."
     )
+
+
+def _extent(family: Family, name: str) -> tuple[float, float]:
+    """Least and largest value of a setting of the search, which may differ between networks."""
+    values = [cell.fields[name] for group in family.groups for cell in group.cells]
+    return min(values), max(values)
 
 
 def _budgets(family: Family) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -36,6 +36,7 @@ from etastar.scaling import (
 )
 from etastar.settings import DEFAULTS
 from etastar.study.cell import Cell
+from etastar.study.laws import OF_THE_SEARCH
 from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -348,12 +349,27 @@ def collect(study: Study, store: Store) -> Evidence:
 
 
 def _grouped(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Cells by all that is not their width and depth."""
+    """Cells by all that is not their width and depth, nor how η* was looked for.
+
+    Where the search is itself what is varied, so that a network would stand twice in one group, it
+    counts too.
+    """
+    found = _by_fields(cells, OF_THE_SEARCH)
+    networks = Counter(
+        (key, cell.settings.width, cell.settings.depth)
+        for key, members in found.items()
+        for cell in members
+    )
+    if networks and max(networks.values()) > 1:
+        return _by_fields(cells, {"width", "depth"})
+    return found
+
+
+def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        labels = {k: v for k, v in cell.fields.items() if k not in {"width", "depth"}}
-        key = json.dumps({k: v for k, v in labels.items() if k not in NOT_A_COLUMN})
-        found.setdefault(key, []).append(cell)
+        fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_A_COLUMN}
+        found.setdefault(json.dumps(fields), []).append(cell)
     return found
 
 
@@ -376,8 +392,7 @@ def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
     """Groups by all that is not κ and loss, nor follows from the loss by default."""
     sorted_groups: dict[str, list[Group]] = {}
     for group in groups:
-        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN}
-        settings = {k: v for k, v in settings.items() if k not in NOT_A_COLUMN}
+        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN | NOT_A_COLUMN}
         default = DEFAULTS.get(settings["dataset"])
         if default and settings["epochs"] == default.epochs[group.loss]:
             settings["epochs"] = "default"

@@ -12,7 +12,7 @@ def opening(evidence: Evidence) -> str:
     """What was measured, and how much of it is there."""
     wanted = sum(group.wanted for group in evidence.groups)
     done = len(evidence.rows["seed"])
-    networks = len({cell for cell in evidence.rows["cell"]})
+    networks = len(set(evidence.rows["cell"]))
     steps = sum(evidence.rows["steps"])
     text = (
         f"{count(networks, 'network')} under {count(len(evidence.groups), 'set')} of conditions, "

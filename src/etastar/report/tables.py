@@ -252,7 +252,7 @@ def cost_table(family: Family) -> str:
     """Trials, steps and time of every group, and their sum."""
     head = ["conditions", "networks", "seeds", "trials", "trials per seed", "steps", "hours"]
     body = []
-    total = [0, 0, 0, 0, 0.0]
+    total: list[Any] = [0, 0, 0, 0, 0.0]
     for group in family.groups:
         records = cost_rows(group)
         sums: list[Any] = [
@@ -269,7 +269,7 @@ def cost_table(family: Family) -> str:
 
 def _seconds(group: Group) -> float:
     """Of η* and λ1; λ1 that several groups share counts for each of them in full."""
-    ids = {i for cell in group.cells for i in (cell.id, cell.sharpness_id)}
+    ids = {i for cell in group.cells for i in (cell.id, cell.sharpness_id or "")}
     return sum(group.seconds[i][0] for i in ids if i in group.seconds)
 
 

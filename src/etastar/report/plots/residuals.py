@@ -35,8 +35,8 @@ def make(family: Family) -> Drawing:
 _CAPTION = (
     "How far the measured η* lies above (red) or below (blue) the law of one exponent, "
     "a·(n·L)^{b}; the colours are the natural logarithm of measured ÷ law, on one scale for all "
-    "panels. A law that holds leaves no pattern; a gradient along one axis says that width and depth need "
-    "exponents of their own."
+    "panels. A law that holds leaves no pattern; a gradient along one axis says that width and "
+    "depth need exponents of their own."
 )
 
 
