@@ -18,6 +18,9 @@ import numpy.typing as npt
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+_SHORT_LABEL = 26
+"""Letters of a legend's entry below which two find room side by side."""
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -122,6 +125,17 @@ class Chart:
     def legend(self) -> list[str]:
         """Labels of the layers that have one."""
         return [layer.label for layer in self.layers if layer.label and not isinstance(layer, Heat)]
+
+    @property
+    def legend_columns(self) -> int:
+        """How many entries of the legend stand side by side: two if they are short."""
+        longest = max(map(len, self.legend), default=0)
+        return 2 if len(self.legend) > 1 and longest < _SHORT_LABEL else 1
+
+    @property
+    def legend_lines(self) -> int:
+        """Lines that the legend takes."""
+        return math.ceil(len(self.legend) / self.legend_columns)
 
     @property
     def is_map(self) -> bool:

@@ -41,8 +41,6 @@ _STEPS = (
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)),
 )
 """Ticks of logarithmic axes that span fewer decades than the first number."""
-_SHORT_LABEL = 26
-"""Letters of a legend's entry below which two stand side by side."""
 
 
 def draw(chart: Chart, ax: Axes | None = None) -> Axes:
@@ -80,17 +78,9 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
             handlelength=1.4,
             handletextpad=0.6,
             labelspacing=0.35,
-            ncols=_legend_columns(chart),
+            ncols=chart.legend_columns,
         )
     return ax
-
-
-def _legend_columns(chart: Chart) -> int:
-    return 2 if len(chart.legend) > 1 and max(map(len, chart.legend)) < _SHORT_LABEL else 1
-
-
-def _legend_lines(chart: Chart) -> int:
-    return math.ceil(len(chart.legend) / _legend_columns(chart))
 
 
 def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> list[Path]:
@@ -113,7 +103,7 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
     written = []
     with rc_context(STYLE):
         lines = [
-            max(_legend_lines(chart) for chart in charts[i * columns : (i + 1) * columns])
+            max(chart.legend_lines for chart in charts[i * columns : (i + 1) * columns])
             for i in range(rows)
         ]
         heights = [_PANEL[1] + _LEGEND_LINE * count for count in lines]
@@ -125,6 +115,9 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
                 draw(charts[place], ax)
             else:
                 ax.set_axis_off()
+        # laid out once, not for every format
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for ending in FORMATS:
             path = stem.with_name(f"{stem.name}.{ending}")
             _save(figure, path, ending, caption)
@@ -141,7 +134,7 @@ def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
     }
     partial = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(partial, format=ending, metadata=metadata[ending], bbox_inches="tight")
+        figure.savefig(partial, format=ending, metadata=metadata[ending])
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -158,8 +158,8 @@ def _heat(layer: Heat) -> dict[str, Any]:
 
 
 def _layout(chart: Chart) -> dict[str, Any]:
-    below = 62 + _LEGEND_LINE * len(chart.legend)
-    top = (34 if chart.title else 12) + (34 if chart.views else 0)
+    below = 62 + _LEGEND_LINE * chart.legend_lines
+    top = 64 if chart.views else 30
     layout: dict[str, Any] = {
         "height": _PLOT + below + top,
         "margin": {"l": 62, "r": 12, "t": top, "b": below},
@@ -168,6 +168,11 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "plot_bgcolor": "#ffffff",
         "hoverlabel": {"bgcolor": "#ffffff", "font": {"color": INK}, "align": "left"},
         "legend": {
+            # an upright legend would take its width from the plot; lying, with entries as wide
+            # as the chart, it stands below
+            "orientation": "h",
+            "entrywidth": 0.98 / chart.legend_columns,
+            "entrywidthmode": "fraction",
             "x": 0,
             "xanchor": "left",
             "xref": "container",
@@ -183,18 +188,6 @@ def _layout(chart: Chart) -> dict[str, Any]:
         "hovermode": "closest",
         "dragmode": "pan",
     }
-    if chart.title:
-        layout["title"] = {
-            "text": for_html(chart.title),
-            "font": {"size": 14},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"t": 6, "l": 4},
-        }
     if chart.views:
         layout["updatemenus"] = [_switch(chart)]
     return layout

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.report.chart import FloatArray
+from etastar.report.chart import BoolArray, FloatArray
 from etastar.scaling import (
     CellEstimates,
     CellTable,
@@ -196,9 +196,7 @@ class Group:
     @cached_property
     def comparison(self) -> Attempt[Comparison]:
         """Several laws, and rules in use, judged by networks that they have not seen."""
-        return self._with_table(
-            lambda t: compare_forms(t, fraction=FRACTION, level=LEVEL, n_boot=0)
-        )
+        return self._with_table(_compare)
 
     @cached_property
     def region(self) -> Attempt[Region]:
@@ -241,13 +239,30 @@ class Group:
         )
 
 
+def _small(cells: CellTable, estimates: CellEstimates) -> BoolArray:
+    """The networks that the others are predicted from."""
+    size = cells.width * cells.depth
+    largest = size[estimates.used].max(initial=0.0)
+    return estimates.used & (size <= FRACTION * largest * (1 + 1e-9))
+
+
+def _compare(cells: CellTable) -> Comparison:
+    """`scaling.compare_forms`, with nothing held out where nothing is small enough to fit."""
+    fraction = FRACTION if _small(cells, estimate_cells(cells)).any() else 1.0
+    return compare_forms(cells, fraction=fraction, level=LEVEL, n_boot=0)
+
+
 def _hold_out(cells: CellTable, form: str) -> HeldOutCells:
     """What `scaling.extrapolate` judges, network by network."""
-    summary = extrapolate(cells, form=form, fraction=FRACTION, level=LEVEL)
     estimates = estimate_cells(cells)
-    size = cells.width * cells.depth
-    small = size <= FRACTION * size[estimates.used].max() * (1 + 1e-9)
-    fit = fit_power_law(cells.subset(estimates.used & small), form=form, n_boot=0)
+    small = _small(cells, estimates)
+    if not small.any():
+        raise ConfigError(
+            f"no network with a known η* has n·L up to {FRACTION:g} of the largest, so there is "
+            "nothing to predict from."
+        )
+    summary = extrapolate(cells, form=form, fraction=FRACTION, level=LEVEL)
+    fit = fit_power_law(cells.subset(small), form=form, n_boot=0)
     test = estimates.used & ~small
     width, depth = cells.width[test], cells.depth[test]
     centre = fit.predict_log(width, depth)

@@ -4,13 +4,18 @@
   const settings = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    showSendToCloud: false,
+    plotlyServerURL: "",
+    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
     toImageButtonOptions: { format: "svg" },
   };
+  // a finger that scrolls the page must not move the chart instead
+  const touch = window.matchMedia("(pointer: coarse)").matches;
   const draw = (place) => {
     if (place.dataset.drawn) return;
     place.dataset.drawn = "yes";
     const chart = JSON.parse(place.querySelector("script").textContent);
+    if (touch) chart.layout.dragmode = false;
     Plotly.newPlot(place, chart.data, chart.layout, settings);
   };
   const places = document.querySelectorAll(".chart");

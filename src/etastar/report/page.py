@@ -11,6 +11,7 @@ from pathlib import Path
 
 from etastar.errors import ConfigError
 from etastar.report import tables
+from etastar.report.chart import Chart
 from etastar.report.criterion import criterion_text
 from etastar.report.draw_matplotlib import save_charts
 from etastar.report.draw_plotly import interactive, require_plotly
@@ -33,7 +34,7 @@ _TABLES = {
 _TABLE_NOTES = {
     "fits": (
         "Exponents with 95 % intervals over networks (Student t, robust to the lack of fit); "
-        "below them, over seeds and brackets of these very networks (bootstrap). τ: spread of "
+        "in grey, over seeds and brackets of these very networks (bootstrap). τ: spread of "
         "ln η* around the law beyond seed noise. ΔAIC, ΔBIC: above the best law of the group, "
         "less is better. Left out: median error when every network is predicted from all others. "
         "Held out: median error on the networks beyond a quarter of the largest n·L, predicted "
@@ -154,11 +155,7 @@ def _figure(anchor: str, title: str, drawing: Drawing, criterion: str, stem: Pat
     missing = f'<p class="missing">{text(drawing.missing)}</p>' if drawing.missing else ""
     if not drawing.charts:
         return f'<h3 id="{anchor}">{text(title)}</h3>{missing}'
-    charts = "".join(
-        f'<div class="chart"><script type="application/json">{_json(interactive(chart).to_json())}'
-        "</script></div>"
-        for chart in drawing.charts
-    )
+    charts = "".join(map(_panel, drawing.charts))
     alternative = html.escape(for_plain_text(f"{title}. {drawing.caption}"), quote=True)
     picture = f'<img class="print" alt="{alternative}" src="{_svg(stem)}">'
     rows = link(drawing.rows, anchor)
@@ -170,6 +167,16 @@ def _figure(anchor: str, title: str, drawing: Drawing, criterion: str, stem: Pat
         f'them: <a href="#rows">all rows of the study</a>. For papers: '
         f"<code>{html.escape(stem.name)}</code> as PNG, PDF and SVG in "
         f"<code>{html.escape(stem.parent.name)}</code>.</p></figcaption></figure>"
+    )
+
+
+def _panel(chart: Chart) -> str:
+    """One interactive panel; its place is kept until it is drawn, so that nothing jumps."""
+    shown = interactive(chart)
+    return (
+        f'<div class="panel"><h4>{text(chart.title)}</h4>'
+        f'<div class="chart" style="min-height:{shown.layout.height:.0f}px">'
+        f'<script type="application/json">{_json(shown.to_json())}</script></div></div>'
     )
 
 

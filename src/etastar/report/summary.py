@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from etastar.report.evidence import FRACTION, LEVEL, Evidence, Family, Group
+from etastar.report.evidence import LEVEL, Evidence, Family, Group
 from etastar.report.plots.base import sentence
 from etastar.report.plots.eta_sharpness import slope_interval
 from etastar.report.style import count, fixed, interval, listed, number, percent
@@ -63,9 +63,9 @@ def _separate(group: Group) -> str:
     )
     p = comparison.equal_exponents if comparison else float("nan")
     if p == p:
-        verdict = "so one exponent is not enough" if p < 0.05 else "which one exponent may serve"
+        verdict = "excluded" if p < 0.05 else "not excluded"
         shown = "p < 0.001" if p < 0.001 else f"p = {number(p, 2)}"
-        text += f"; {verdict} ({shown} for equal exponents)"
+        text += f"; equal exponents are {verdict} ({shown})"
     return text + "."
 
 
@@ -76,14 +76,14 @@ def _held_out(group: Group) -> str:
         if found is not None:
             held = found.summary
             parts.append(
-                f"{name} {percent(held.median_error)} off (median), {percent(held.coverage)} "
-                f"inside the {percent(LEVEL)} intervals"
+                f"{name} {percent(held.median_error)} off in the median, "
+                f"{percent(held.coverage)} inside the {percent(LEVEL)} intervals"
             )
             tested = held.test
     if not parts:
         return ""
     return (
-        f"Predicting the {count(tested, 'network')} beyond {number(FRACTION)} of the largest n·L "
+        f"Predicting the {count(tested, 'network')} beyond a quarter of the largest n·L "
         f"from the smaller ones: {listed(parts)}."
     )
 

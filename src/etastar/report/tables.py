@@ -20,6 +20,7 @@ FORM_TITLES = {
     "inverse-width": "a/n (rule)",
     "depth^-3/2": "a·L^{−3/2} (rule)",
 }
+_LETTERS = {"separate": ["b = ", "c = "]}
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], *, words: int = 1) -> str:
@@ -59,9 +60,9 @@ def fits_table(family: Family) -> str:
     head = [
         "conditions",
         "law for η*",
-        "exponents [95 %]",
+        "exponents",
         "R²",
-        "scatter τ",
+        "τ",
         "ΔAIC",
         "ΔBIC",
         "left out",
@@ -90,9 +91,10 @@ def fits_table(family: Family) -> str:
 
 def _fit_cells(group: Group, row: ComparedForm, least: tuple[float, float]) -> list[str]:
     fit = row.fit
-    exponents = ", ".join(
-        f"{fixed(c.value)} {interval(c.low, c.high)}{_bootstrap(group, row.form, c.name)}"
-        for c in fit.coefficients[1:]
+    letters = _LETTERS.get(row.form, [""])
+    exponents = "<br>".join(
+        f"{letter}{fixed(c.value)} {interval(c.low, c.high)}{_bootstrap(group, row.form, c.name)}"
+        for letter, c in zip(letters, fit.coefficients[1:], strict=False)
     )
     held = row.extrapolated
     return [
@@ -114,7 +116,7 @@ def _bootstrap(group: Group, form: str, name: str) -> str:
     """The bootstrap interval over seeds and brackets, where one was drawn."""
     fit = group.law(form).value if form in ("product", "separate") else None
     ends = fit[name].bootstrap if fit else None
-    return f'<br><span class="quiet">seeds {interval(*ends)}</span>' if ends else ""
+    return f' <span class="quiet">{interval(*ends)}</span>' if ends else ""
 
 
 def _error(held: HeldOut | None) -> str:

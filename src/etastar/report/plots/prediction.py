@@ -11,7 +11,6 @@ from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group, HeldOutCells
 from etastar.report.plots.base import Drawing, columns_of, sentence, series
 from etastar.report.style import MUTED, number, percent
-from etastar.scaling import FORMS
 
 _ROOM = 8.0
 """Bars that reach further than this factor from the points run out of the picture."""
@@ -27,7 +26,7 @@ def make(family: Family) -> Drawing:
         if (chart := _chart(family, loss, form))
     ]
     reasons = [
-        f"No prediction for {group.name} with {FORMS[form].title}: {sentence(found.reason)}"
+        f"No prediction for {group.name} with {FORM_NAMES[form]}: {sentence(found.reason)}"
         for group in family.groups
         for form in LAW_FORMS
         if (found := group.held_out(form)).value is None
