@@ -7,9 +7,8 @@ for; one that cannot be made says why, and the page prints that.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -34,13 +33,9 @@ from etastar.scaling import (
     fit_cell_slope,
     fit_power_law,
 )
-from etastar.settings import DEFAULTS
 from etastar.study.cell import Cell
-from etastar.study.laws import OF_THE_SEARCH
-from etastar.study.plan import State
 from etastar.study.specification import Study
-from etastar.study.store import Store
-from etastar.study.tables import NOT_A_COLUMN, Columns, seed_columns, trial_columns
+from etastar.study.tables import Columns
 
 N_BOOT = 1000
 """Bootstrap replicates of the exponents that are quoted."""
@@ -50,7 +45,6 @@ LEVEL = 0.9
 """Coverage of prediction intervals."""
 LAW_FORMS = ("product", "separate")
 """The laws that figures show: one exponent of n·L, and separate exponents."""
-_OWN = {"width", "depth", "input_lr_ratio", "loss"}
 _LABELS = ("input_lr_ratio", "loss", "inputs", "output_variance")
 
 T = TypeVar("T")
@@ -243,7 +237,7 @@ def _small(cells: CellTable, estimates: CellEstimates) -> BoolArray:
     """The networks that the others are predicted from."""
     size = cells.width * cells.depth
     largest = size[estimates.used].max(initial=0.0)
-    return estimates.used & (size <= FRACTION * largest * (1 + 1e-9))
+    return np.asarray(estimates.used & (size <= FRACTION * largest * (1 + 1e-9)))
 
 
 def _compare(cells: CellTable) -> Comparison:
@@ -338,104 +332,3 @@ class Evidence:
     def groups(self) -> list[Group]:
         """Of all families."""
         return [group for family in self.families for group in family.groups]
-
-
-def collect(study: Study, store: Store) -> Evidence:
-    """Read a study's results.
-
-    Args:
-        study: The study.
-        store: Its store.
-
-    Raises:
-        StoreError: The store cannot be read.
-    """
-    rows, trials = seed_columns(study, store), trial_columns(study, store)
-    seconds, environments = _work(store, study)
-    state = State.of(store)
-    sorted_cells = _grouped(study.cells)
-    rows_of, trials_of = (_split(table, sorted_cells) for table in (rows, trials))
-    groups = [
-        Group(tuple(cells), rows_of[key], trials_of[key], seconds)
-        for key, cells in sorted_cells.items()
-    ]
-    failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
-    return Evidence(study, _families(groups), rows, len(trials["lr"]), failures, environments)
-
-
-def _grouped(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Cells by all that is not their width and depth, nor how η* was looked for.
-
-    Where the search is itself what is varied, so that a network would stand twice in one group, it
-    counts too.
-    """
-    found = _by_fields(cells, OF_THE_SEARCH)
-    networks = Counter(
-        (key, cell.settings.width, cell.settings.depth)
-        for key, members in found.items()
-        for cell in members
-    )
-    if networks and max(networks.values()) > 1:
-        return _by_fields(cells, {"width", "depth"})
-    return found
-
-
-def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]]:
-    found: dict[str, list[Cell]] = {}
-    for cell in cells:
-        fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_A_COLUMN}
-        found.setdefault(json.dumps(fields), []).append(cell)
-    return found
-
-
-def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Columns]:
-    """The rows of every group."""
-    group_of = {cell.id: number for number, cells in enumerate(groups.values()) for cell in cells}
-    number = np.array([group_of[identity] for identity in table["cell"]], dtype=np.int64)
-    if len(groups) == 1:
-        return dict.fromkeys(groups, table)
-    order = np.argsort(number, kind="stable")
-    ends = np.searchsorted(number[order], np.arange(len(groups) + 1))
-    picks = [order[ends[i] : ends[i + 1]].tolist() for i in range(len(groups))]
-    return {
-        key: {name: [column[i] for i in pick] for name, column in table.items()}
-        for key, pick in zip(groups, picks, strict=True)
-    }
-
-
-def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
-    """Groups by all that is not κ and loss, nor follows from the loss by default."""
-    sorted_groups: dict[str, list[Group]] = {}
-    for group in groups:
-        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN | NOT_A_COLUMN}
-        default = DEFAULTS.get(settings["dataset"])
-        if default and settings["epochs"] == default.epochs[group.loss]:
-            settings["epochs"] = "default"
-        sorted_groups.setdefault(json.dumps(settings), []).append(group)
-    shared = [json.loads(key) for key in sorted_groups]
-    varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1]
-    return tuple(
-        Family(
-            tuple(sorted(members, key=lambda g: (losses.index(g.loss), g.kappa))),
-            settings,
-            {k: settings[k] for k in varied},
-        )
-        for settings, members in zip(shared, sorted_groups.values(), strict=True)
-        for losses in [list(dict.fromkeys(g.loss for g in members))]
-    )
-
-
-def _work(
-    store: Store, study: Study
-) -> tuple[dict[str, tuple[float, int]], list[tuple[Mapping[str, Any], int]]]:
-    """Time and seeds by specification, and the environments, of this study's tasks."""
-    wanted = {identity for cell in study.cells for identity in (cell.id, cell.sharpness_id)}
-    seconds: dict[str, tuple[float, int]] = {}
-    environments: Counter[str] = Counter()
-    query = "SELECT id, seeds, seconds, environment FROM work JOIN specification ON key = cell"
-    for identity, seeds, spent, environment in store.rows(query):
-        if identity in wanted:
-            before = seconds.get(identity, (0.0, 0))
-            seconds[identity] = before[0] + spent, before[1] + len(json.loads(seeds))
-            environments[environment] += 1
-    return seconds, [(json.loads(text), tasks) for text, tasks in environments.most_common()]

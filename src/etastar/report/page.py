@@ -12,10 +12,11 @@ from pathlib import Path
 from etastar.errors import ConfigError
 from etastar.report import tables
 from etastar.report.chart import Chart
+from etastar.report.collect import collect
 from etastar.report.criterion import criterion_text
 from etastar.report.draw_matplotlib import save_charts
 from etastar.report.draw_plotly import interactive, require_plotly
-from etastar.report.evidence import Evidence, Family, collect
+from etastar.report.evidence import Evidence, Family
 from etastar.report.plots import FIGURES, Drawing
 from etastar.report.rows import link
 from etastar.report.style import for_plain_text
@@ -27,8 +28,9 @@ from etastar.study.store import Store
 _HERE = Path(__file__).parent
 _TABLES = {
     "fits": ("The laws compared", tables.fits_table),
+    "predictions": ("Predictions compared", tables.predictions_table),
     "region": ("Where the law holds", tables.region_table),
-    "seeds": ("What became of the seeds", lambda f: tables.seeds_table(f) + _unbracketed(f)),
+    "seeds": ("What became of the seeds", tables.seeds_table),
     "cost-table": ("Cost", tables.cost_table),
 }
 _TABLE_NOTES = {
@@ -36,11 +38,14 @@ _TABLE_NOTES = {
         "Exponents with 95 % intervals over networks (Student t, robust to the lack of fit); "
         "in grey, over seeds and brackets of these very networks (bootstrap). τ: spread of "
         "ln η* around the law beyond seed noise. ΔAIC, ΔBIC: above the best law of the group, "
-        "less is better. Left out: median error when every network is predicted from all others. "
-        "Held out: median error on the networks beyond a quarter of the largest n·L, predicted "
-        "from the smaller ones, with the share inside 90 % intervals, the median interval's upper "
-        "over lower end, and the numbers of networks fitted → predicted. a·E‖∂f‖^{2b}: one "
-        "exponent on the expected squared gradient norm, which keeps the input layer's share."
+        "less is better. a·E‖∂f‖^{2b}: one exponent on the expected squared gradient norm of an "
+        "output, which keeps the input layer's share."
+    ),
+    "predictions": (
+        "Left out: median error when every network is predicted from all others. Held out: median "
+        "error on the networks beyond a quarter of the largest n·L, predicted from the smaller "
+        "ones; with the share inside 90 % intervals, and the median interval's upper over lower "
+        "end. Rules: exponents in use elsewhere, of which only a is fitted."
     ),
     "region": (
         "The law with separate exponents, fitted to networks with n/L at least a cutoff: the "
@@ -49,9 +54,9 @@ _TABLE_NOTES = {
     ),
     "seeds": (
         "All trained: the highest rate tried still trains, so η* is above the range. None "
-        "trained: no rate of the range trains. Ended by budget: the rate just above η* failed "
+        "trained: no rate of the range trains. By budget: the rate just above η* failed "
         "because the budget was spent, so a longer budget may give a larger η*. Re-entries: seeds "
-        "with a failed rate below a trained one."
+        "with a failed rate below a trained one. λ₁ open: its iteration did not converge."
     ),
     "cost-table": "Hours of wall-clock time of the tasks, λ₁ included where it was measured.",
 }
@@ -139,10 +144,6 @@ class _Chapter:
             parts.append(f'<h3 id="{key}{name}">{text(title)}</h3>{make(family)}{note}')
             contents.append((f"{key}{name}", title))
         return cls(key, family.name, "\n".join(parts), contents, files)
-
-
-def _unbracketed(family: Family) -> str:
-    return tables.unbracketed_table(family)
 
 
 def _slug(name: str, place: int) -> str:

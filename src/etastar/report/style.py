@@ -76,10 +76,10 @@ def interval(low: float, high: float, decimals: int = 2) -> str:
 
 
 def percent(share: float | None, decimals: int = 0) -> str:
-    """`12 %`; a dash where there is no number."""
+    """`12 %`, which no line break parts; a dash where there is no number."""
     if share is None or not math.isfinite(share):
         return "–"
-    return f"{fixed(100 * share, decimals)} %"
+    return f"{fixed(100 * share, decimals)}\u202f%"
 
 
 def count(number_of: int, noun: str, plural: str | None = None) -> str:

@@ -56,23 +56,9 @@ def text(value: object) -> str:
 
 
 def fits_table(family: Family) -> str:
-    """Every law of every group: exponents, criteria, held-out error."""
-    head = [
-        "conditions",
-        "law for η*",
-        "exponents",
-        "R²",
-        "τ",
-        "ΔAIC",
-        "ΔBIC",
-        "left out",
-        "held out",
-        f"inside {percent(LEVEL)}",
-        "interval ×",
-        "networks",
-    ]
-    body = []
-    notes = []
+    """Every law of every group: exponents, R², information criteria."""
+    head = ["conditions", "law for η*", "exponents", "R²", "τ", "ΔAIC", "ΔBIC", "networks"]
+    body, notes = [], []
     for group in family.groups:
         comparison = group.comparison
         if comparison.value is None:
@@ -80,13 +66,46 @@ def fits_table(family: Family) -> str:
             continue
         rows = comparison.value.rows
         least = min(row.fit.aic for row in rows), min(row.fit.bic for row in rows)
-        for place, row in enumerate(rows):
-            body.append([text(group.name) if place == 0 else "", *_fit_cells(group, row, least)])
+        for row in rows:
+            body.append([_once(group, row, rows), *_fit_cells(group, row, least)])
         notes += [
             f"<p>{text(group.name)}, {text(FORMS[form].title)}: {text(sentence(reason))}</p>"
             for form, reason in comparison.value.skipped.items()
         ]
     return (table(head, body, words=3) if body else "") + "".join(notes)
+
+
+def predictions_table(family: Family) -> str:
+    """How well every law, and the rules in use, predict networks that they have not seen."""
+    head = ["conditions", "law for η*", "left out: error", "held out: error"]
+    head += [f"inside {percent(LEVEL)}", "interval ×", "fitted", "predicted"]
+    body = []
+    for group in family.groups:
+        rows = group.comparison.value.rows if group.comparison.value else ()
+        for row in rows:
+            held = row.extrapolated
+            body.append(
+                [
+                    _once(group, row, rows),
+                    _title(row),
+                    _error(row.cross_validated),
+                    _error(held),
+                    percent(held.coverage) if held else "–",
+                    number(held.median_width) if held else "–",
+                    str(held.train) if held else "–",
+                    str(held.test) if held else "–",
+                ]
+            )
+    return table(head, body, words=2) if body else "<p>No law could be fitted.</p>"
+
+
+def _once(group: Group, row: ComparedForm, rows: Sequence[ComparedForm]) -> str:
+    """The group's name in its first row."""
+    return text(group.name) if row is rows[0] else ""
+
+
+def _title(row: ComparedForm) -> str:
+    return text(FORM_TITLES.get(row.form, FORMS[row.form].title))
 
 
 def _fit_cells(group: Group, row: ComparedForm, least: tuple[float, float]) -> list[str]:
@@ -96,19 +115,14 @@ def _fit_cells(group: Group, row: ComparedForm, least: tuple[float, float]) -> l
         f"{letter}{fixed(c.value)} {interval(c.low, c.high)}{_bootstrap(group, row.form, c.name)}"
         for letter, c in zip(letters, fit.coefficients[1:], strict=False)
     )
-    held = row.extrapolated
     return [
-        text(FORM_TITLES.get(row.form, FORMS[row.form].title)),
+        _title(row),
         exponents or "fixed",
         fixed(fit.r2),
         fixed(math.sqrt(fit.tau2)),
         fixed(fit.aic - least[0], 1),
         fixed(fit.bic - least[1], 1),
-        _error(row.cross_validated),
-        _error(held),
-        percent(held.coverage) if held else "–",
-        number(held.median_width) if held else "–",
-        f"{fit.usage.used}" + (f"; {held.train} → {held.test}" if held else ""),
+        str(fit.usage.used),
     ]
 
 
@@ -179,11 +193,11 @@ def seeds_table(family: Family) -> str:
         "bracketed",
         "all trained",
         "none trained",
-        "ended by budget",
+        "by budget",
         "diverged",
         "dead",
         "re-entries",
-        "λ₁ not converged",
+        "λ₁ open",
     ]
     body = []
     for group in family.groups:
@@ -206,7 +220,7 @@ def seeds_table(family: Family) -> str:
                 str(len(measured) - sum(measured)) if measured else "–",
             ]
         )
-    return table(head, body)
+    return table(head, body) + unbracketed_table(family)
 
 
 def unbracketed_table(family: Family) -> str:

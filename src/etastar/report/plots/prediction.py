@@ -40,7 +40,7 @@ _CAPTION = (
     "intervals, the seed noise of the measured median included, and may run out of the panel. On "
     "the dotted line predicted and measured agree. In the legend the median error, the share of "
     "measured values inside their intervals, and the number of networks predicted; the table "
-    "below has the same for the rules η* ∝ 1/n and η* ∝ L^{−3/2}."
+    "of predictions has the same for the rules η* ∝ 1/n and η* ∝ L^{−3/2}."
 )
 
 

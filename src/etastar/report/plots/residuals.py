@@ -71,7 +71,7 @@ def _chart(group: Group, fit: PowerLawFit, limit: float) -> Chart:
 
 
 def _signed(log_residual: float) -> str:
-    text = percent(float(np.expm1(log_residual))).removesuffix(" %")
+    text = percent(float(np.expm1(log_residual))).removesuffix("\u202f%")
     return text if text.startswith("−") or text == "0" else f"+{text}"
 
 
