@@ -4,30 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from etastar.report.style import COLOURS, MARKERS, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from etastar.measurement import Measurement
-
-# Okabe & Ito (2008): distinguishable with any colour vision, and in grey.
-COLOURS = {
-    "trained": "#0072B2",
-    "diverged": "#D55E00",
-    "dead": "#000000",
-    "short": "#E69F00",
-}
-MARKERS = {"trained": "o", "diverged": "x", "dead": "+", "short": "v"}
-STYLE: Any = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "savefig.dpi": 200,
-    "svg.hashsalt": "etastar",
-}
 
 
 def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
@@ -62,9 +46,11 @@ def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
     seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.curve]
     ax.plot(rates, p, color=COLOURS["trained"], lw=1.2, zorder=3)
     faces = [COLOURS["trained"] if every else "white" for every in seen]
-    ax.scatter(
-        rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4, label="trained"
-    )
+    ax.scatter(rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4)
+    for every, text in ((True, "trained"), (False, "trained, some seeds inferred")):
+        if every in seen:
+            face = COLOURS["trained"] if every else "white"
+            ax.scatter([], [], s=14, c=face, edgecolors=COLOURS["trained"], lw=0.8, label=text)
     _mark_eta_star(found, ax)
     ax.set(ylim=(-0.03, 1.03), ylabel="fraction of seeds that train")
     _rate_axis(ax)
