@@ -158,7 +158,16 @@ class Chart:
         found = found[np.isfinite(found) & (found > 0)]
         return (float(found.min()), float(found.max())) if len(found) else None
 
+    def limits(self, axis: str) -> tuple[float, float] | None:
+        """Limits of an axis that must be set: as given, or around values that are all alike."""
+        given = self.x_range if axis == "x" else self.y_range
+        logarithmic = self.log_x if axis == "x" else self.log_y
+        extent = self.extent(axis)
+        if given is None and logarithmic and extent and extent[1] < 1.1 * extent[0]:
+            return extent[0] / 1.5, extent[1] * 1.5
+        return given
+
     def decades(self, axis: str) -> float:
         """How many powers of ten an axis spans; 1 if nothing is on it."""
-        extent = self.extent(axis)
+        extent = self.limits(axis) or self.extent(axis)
         return math.log10(extent[1] / extent[0]) if extent else 1.0

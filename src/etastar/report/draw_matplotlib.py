@@ -150,10 +150,10 @@ def _axes(chart: Chart, ax: Axes) -> None:
     ax.grid(True, color=GRID, lw=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(colors=MUTED, labelcolor=INK, which="both", width=0.6)
-    if chart.x_range:
-        ax.set_xlim(*chart.x_range)
-    if chart.y_range:
-        ax.set_ylim(*chart.y_range)
+    if ends := chart.limits("x"):
+        ax.set_xlim(*ends)
+    if ends := chart.limits("y"):
+        ax.set_ylim(*ends)
 
 
 def _decimal_ticks(axis: Any, decades: float) -> None:

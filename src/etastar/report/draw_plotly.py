@@ -213,8 +213,7 @@ def _axis(chart: Chart, axis: str) -> dict[str, Any]:
         decades = chart.decades(axis)
         if 0.6 <= decades < 6:
             settings["dtick"] = "D2" if decades < 2.2 else 1
-    limits = chart.x_range if axis == "x" else chart.y_range
-    if limits:
+    if limits := chart.limits(axis):
         settings["range"] = [math.log10(end) if logarithmic else end for end in limits]
     return settings
 

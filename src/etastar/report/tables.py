@@ -51,8 +51,8 @@ def _align(column: int, words: int) -> str:
 
 
 def text(value: object) -> str:
-    """Safe HTML, exponents raised."""
-    return for_html(html.escape(str(value)))
+    """Safe HTML, exponents raised, no line break before a per cent sign."""
+    return for_html(html.escape(str(value))).replace(" %", "\u202f%")
 
 
 def fits_table(family: Family) -> str:
