@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def synthetic(inputs: int) -> Dataset:
-    """Standard normal inputs and random labels: the arithmetic of a step does not depend on them."""
+    """Standard normal inputs, random labels: the arithmetic of a step does not depend on them."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, inputs, generator=g)
     y = torch.randint(CLASSES, (SAMPLES,), generator=g)

@@ -6,6 +6,9 @@ import sys
 
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
+    "sharpness": "measure λ1 at initialisation, with its bounds",
+    "study": "sweep, store, fit and report: etastar study run|status|fit|report|export",
+    "predict": "predict η* of a network that was not measured",
 }
 """Subcommands: each a module of this package with a function `run(arguments) -> int`."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from etastar.cli.options import parse
-from etastar.errors import ConfigError
+from etastar.cli.output import check_figure, check_output, number, write_whole
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
     from etastar.api import Progress
     from etastar.measurement import Measurement
-
-FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 GROUPS = {
     "dataset": "data",
@@ -50,8 +47,8 @@ def run(arguments: list[str]) -> int:
         description="Measure the maximal initial learning rate η* of a ReLU network.",
         groups=GROUPS,
     )
-    outputs = [Path(f) for f in (options.plot, options.json_file) if f and f != "-"]
-    _check_outputs(outputs, options.plot)
+    check_figure(options.plot)
+    check_output(options.json_file)
     from rich.console import Console
 
     from etastar.api import measure
@@ -77,29 +74,6 @@ def run(arguments: list[str]) -> int:
         write_whole(Path(options.json_file), found.to_json() + "\n")
         console.print(f"JSON: {options.json_file}")
     return 0
-
-
-def _check_outputs(paths: list[Path], plot: str | None) -> None:
-    """Refuse what cannot be written before hours are spent on it."""
-    if plot and Path(plot).suffix.lower() not in FIGURE_FORMATS:
-        raise ConfigError(f"--plot {plot}: the name must end in {', '.join(FIGURE_FORMATS)}.")
-    for path in paths:
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder; give the name of a file.")
-        if not path.parent.is_dir():
-            raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ConfigError(f"{path} cannot be written: permission denied.")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one move, so that no partial one is ever left."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class ProgressLine:
@@ -175,8 +149,3 @@ def print_table(found: Measurement, console: Console) -> None:
     console.print(f"cost: {cost.trials} trials, {cost.steps:,} steps, {cost.seconds:.1f} s")
     for warning in found.warnings:
         console.print(f"[yellow]note:[/yellow] {warning}")
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "–" if value is None else f"{value:.4g}"

@@ -34,7 +34,8 @@ def parse(
     *,
     prog: str,
     description: str,
-    groups: dict[str, str],
+    groups: dict[str, str] | None = None,
+    positional: tuple[str, ...] = (),
 ) -> Model:
     """Read a command line.
 
@@ -44,6 +45,7 @@ def parse(
         prog: The command, for messages.
         description: Shown by `--help`.
         groups: First field of each group of options → the group's heading.
+        positional: Fields that are given by their place, not as options.
 
     Returns:
         The validated settings.
@@ -55,8 +57,12 @@ def parse(
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     group: Any = parser
     flags = []
+    for name in positional:
+        parser.add_argument(name, metavar=name.upper(), help=_help(model.model_fields[name]))
     for name, field in model.model_fields.items():
-        if name in groups:
+        if name in positional:
+            continue
+        if groups and name in groups:
             group = parser.add_argument_group(groups[name])
         flag = "--" + (field.alias or name).replace("_", "-")
         flags.append(flag)

@@ -1,0 +1,88 @@
+"""`etastar predict`: η* of a network that was not trained, from a study's law."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from etastar.cli.options import parse
+from etastar.cli.output import check_output, write_whole
+from etastar.scaling.cells import Response
+
+
+class PredictOptions(BaseModel):
+    """Options of `etastar predict`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    source: str = Field(alias="from", description="The study file whose law is used.")
+    store: str | None = Field(None, description="Its store. [default: STUDY.sqlite beside it]")
+    width: int = Field(ge=1, description="n: units per hidden layer.")
+    depth: int = Field(ge=1, description="L: number of hidden layers.")
+    input_lr_ratio: float | None = Field(
+        None, ge=0.0, allow_inf_nan=False, description="κ, where the study has several."
+    )
+    loss: str | None = Field(None, description="The loss, where the study has several.")
+    dataset: str | None = Field(None, description="The data set, where the study has several.")
+    response: Response = Field("eta_star", description="Predict η* (eta_star) or λ1 (lambda1).")
+    form: str = Field(
+        "separate", description="The law: separate exponents of n and L, or one of n·L (product)."
+    )
+    cutoff: float | None = Field(
+        None, ge=0.0, allow_inf_nan=False, description="Fit only cells with n/L at least this."
+    )
+    level: float = Field(0.9, gt=0.0, lt=1.0, description="Coverage of the prediction interval.")
+    strict: bool = Field(
+        False, description="Refuse a network outside the sizes that were measured."
+    )
+    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
+
+
+def run(arguments: list[str]) -> int:
+    """Predict, print the interval and every warning; returns the exit code."""
+    options = parse(
+        PredictOptions,
+        arguments,
+        prog="etastar predict",
+        description="Predict η* of a network that was not measured, from the law of a study.",
+    )
+    check_output(options.json_file)
+    from etastar.scaling import fit_laws
+    from etastar.study.laws import cell_table
+    from etastar.study.specification import Study
+    from etastar.study.store import Store
+
+    study = Study.from_file(options.source)
+    with Store(Path(options.store) if options.store else study.default_store) as store:
+        cells = cell_table(study, store)
+    wanted = options.model_dump(include={"input_lr_ratio", "loss", "dataset"}, exclude_none=True)
+    cells = cells.select(**wanted) if wanted else cells
+    laws = fit_laws(cells, form=options.form, response=options.response, cutoff=options.cutoff)
+    found = laws.predict(options.width, options.depth, level=options.level, strict=options.strict)
+    if options.json_file:
+        law = laws.find()
+        record = {
+            **{name: getattr(found, name) for name in ("width", "depth", "value", "low", "high")},
+            "level": found.level,
+            "in_region": found.in_region,
+            "warnings": list(found.warnings),
+            "law": {"form": law.form, "response": law.response, "labels": dict(law.labels)},
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if options.json_file == "-":
+            sys.stdout.write(text)
+        else:
+            write_whole(Path(options.json_file), text)
+        return 0
+    name = {"eta_star": "η*", "lambda1": "λ1"}.get(options.response, options.response)
+    print(
+        f"{name} = {found.value:.4g}  ({found.level:.0%} prediction interval {found.low:.4g} – "
+        f"{found.high:.4g})  for width {options.width}, depth {options.depth}"
+    )
+    print("  ".join(f"{k}={v}" for k, v in laws.find().labels.items()))
+    for warning in found.warnings:
+        print(f"WARNING: {warning}", file=sys.stderr)
+    return 0

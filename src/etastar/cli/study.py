@@ -1,0 +1,352 @@
+"""`etastar study run|status|fit|report|export`: each a function that parses, calls and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from etastar.cli.options import parse
+from etastar.cli.output import check_output, write_whole
+from etastar.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from etastar.study.runner import Progress, Summary
+    from etastar.study.specification import Study
+
+
+class _Options(BaseModel):
+    """What all of the commands need: a study, and its store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    study: str = Field(description="The study file, *.toml.")
+    store: str | None = Field(
+        None, description="The store; studies may share one. [default: STUDY.sqlite beside it]"
+    )
+
+    def opened(self) -> tuple[Study, Path]:
+        """The study, checked, and the path of its store."""
+        from etastar.study.specification import Study
+
+        study = Study.from_file(self.study)
+        return study, Path(self.store) if self.store else study.default_store
+
+
+class RunOptions(_Options):
+    """Options of `study run`."""
+
+    resume: bool = Field(
+        True, description="Go on from what the store holds; --no-resume refuses a used store."
+    )
+    dry_run: bool = Field(False, description="Print the cells and a time estimate; run nothing.")
+    hours: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False, description="Start nothing new after so many hours."
+    )
+    retry_failed: bool = Field(False, description="Try again what was given up in earlier runs.")
+    wait: bool = Field(
+        True, description="Wait for another process that is writing the store; else refuse."
+    )
+    executor: Literal["in-process", "dask"] | None = Field(
+        None, description="Where cells run. [default: in-process; dask with the options below]"
+    )
+    workers: int | None = Field(None, ge=1, description="Dask worker processes to start here.")
+    scheduler: str | None = Field(None, description="Address of a Dask scheduler that runs.")
+
+
+class StatusOptions(_Options):
+    """Options of `study status`."""
+
+    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
+
+
+class FitOptions(_Options):
+    """Options of `study fit`."""
+
+    response: Literal["eta_star", "lambda1", "eta_lambda1"] = Field(
+        "eta_star", description="What the law is of: η*, λ1, or their product."
+    )
+    cutoff: float | None = Field(
+        None, ge=0.0, allow_inf_nan=False, description="Use only cells with n/L at least this."
+    )
+    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
+
+
+class ReportOptions(_Options):
+    """Options of `study report`."""
+
+    output: str | None = Field(None, description="The page. [default: STUDY.html beside the study]")
+
+
+class ExportOptions(_Options):
+    """Options of `study export`."""
+
+    format: Literal["csv", "parquet"] = Field("csv", description="Of the file.")
+    table: Literal["seeds", "trials"] = Field(
+        "seeds", description="One row per network and seed, or one per trial."
+    )
+    output: str | None = Field(None, description="The file. [default: STUDY.FORMAT beside it]")
+
+
+def run(arguments: list[str]) -> int:
+    """Run a subcommand; returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: etastar study COMMAND STUDY.toml [OPTIONS]\n")
+        for name, (_, purpose, _) in ACTIONS.items():
+            print(f"  {name:<8} {purpose}")
+        print("\netastar study COMMAND --help lists a command's options.")
+        return 0
+    if arguments[0] not in ACTIONS:
+        raise unknown_name("command", f"{arguments[0]}", ACTIONS)
+    model, purpose, action = ACTIONS[arguments[0]]
+    options = parse(
+        model,
+        arguments[1:],
+        prog=f"etastar study {arguments[0]}",
+        description=purpose[0].upper() + purpose[1:] + ".",
+        positional=("study",),
+    )
+    return action(options)
+
+
+def _run(options: RunOptions) -> int:
+    from etastar.study.executors import ExecutorOptions, make_executor
+    from etastar.study.runner import run_study
+
+    study, store = options.opened()
+    if options.dry_run:
+        return _dry_run(study, store)
+    if not options.resume and store.exists() and store.stat().st_size:
+        raise ConfigError(
+            f"--no-resume: {store} holds results already, and results are never overwritten. Give "
+            "--store another name, or move the file away."
+        )
+    name = options.executor or ("dask" if options.workers or options.scheduler else "in-process")
+    given = ExecutorOptions(workers=options.workers, scheduler=options.scheduler)
+    with make_executor(name, given) as executor, _Display(study) as display:
+        try:
+            summary = run_study(
+                study,
+                store,
+                executor=executor,
+                hours=options.hours,
+                retry_failed=options.retry_failed,
+                wait_for_store=options.wait,
+                on_wait=lambda who: display.line(f"waiting: {store} is being written by {who}"),
+                on_progress=display.update,
+            )
+        except KeyboardInterrupt:
+            display.close()
+            again = f"The same command goes on from there ({store})."
+            print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
+            return 130
+    return _print_summary(summary)
+
+
+def _print_summary(summary: Summary) -> int:
+    """What a run did; 1 if cells were given up."""
+    p = summary.progress
+    print(
+        f"{p.done} of {p.cells} cells done, {p.failed} failed; "
+        f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {summary.store}"
+    )
+    for title, error in summary.failures.items():
+        print(f"failed: {title}: {error}")
+    if summary.out_of_budget:
+        print("The budget is spent; the same command goes on from here.")
+    return 1 if summary.failures else 0
+
+
+def _dry_run(study: Study, store: Path) -> int:
+    """The cells with what is left of each, and how long all of it will take."""
+    from etastar.study.cost import calibrate, step_seconds
+    from etastar.study.plan import Facts, State, plan
+
+    state = State.of_file(store)
+    facts = Facts.of(study)
+    tasks = plan(study, facts, state)
+    for cell in study.cells:
+        left = [t for t in tasks if t.task.id in (cell.id, cell.sharpness_id)]
+        seeds = f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
+        print(f"{cell.title}, {seeds}: {'to do' if left else 'done'}")
+    if not tasks:
+        print(f"{len(study.cells)} cells, all done.")
+        return 0
+    known = {cell.id: (cell.settings, *facts.cells[cell.id]) for cell in study.cells}
+    scale = calibrate(list(known.values()))
+    by_id = {i: known[c.id] for c in study.cells for i in (c.id, c.sharpness_id) if i}
+    seconds = sum(t.seconds * scale.factor(step_seconds(*by_id[t.task.id])) for t in tasks)
+    threads = _threads()
+    print(
+        f"{len(study.cells)} cells, {len(tasks)} tasks to do: about "
+        f"{duration(seconds / threads)} on this machine ({threads} threads), within a factor of 3."
+    )
+    return 0
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _status(options: StatusOptions) -> int:
+    from etastar.study.plan import State, identities
+
+    study, path = options.opened()
+    check_output(options.json_file)
+    state = State.of_file(path)
+    done = [cell for cell in study.cells if state.is_done(cell)]
+    failed = {c.title: state.error(c) for c in study.cells if state.error(c) and c not in done}
+    missing = {
+        (i, s) for c in study.cells for i in identities(c) for s in state.missing(i, c.seeds)
+    }
+    record = {
+        "study": str(study.path),
+        "store": str(path),
+        "cells": len(study.cells),
+        "done": len(done),
+        "failed": failed,
+        "seeds_missing": len(missing),
+    }
+    if options.json_file:
+        return _write_json(record, options.json_file)
+    print(f"{study.file.title or study.name}: {len(done)} of {len(study.cells)} cells done")
+    print(f"results missing (η* and λ1, by seed): {len(missing)}")
+    print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)"))
+    for title, error in failed.items():
+        print(f"failed: {title}: {error}")
+    return 0
+
+
+def _fit(options: FitOptions) -> int:
+    from etastar.cli.laws import fit_records, print_laws
+    from etastar.study.laws import cell_table
+    from etastar.study.store import Store
+
+    check_output(options.json_file)
+    study, path = options.opened()
+    with Store(path) as store:
+        cells = cell_table(study, store)
+    groups = fit_records(cells, options.response, options.cutoff)
+    if options.json_file:
+        return _write_json({"study": str(study.path), "groups": groups}, options.json_file)
+    print_laws(groups)
+    return 0
+
+
+def _report(options: ReportOptions) -> int:
+    from etastar.report import write_report
+    from etastar.study.store import Store
+
+    study, path = options.opened()
+    output = Path(options.output) if options.output else study.path.with_suffix(".html")
+    check_output(str(output))
+    with Store(path) as store:
+        for file in write_report(study, store, output):
+            print(file)
+    return 0
+
+
+def _export(options: ExportOptions) -> int:
+    from etastar.study.store import Store
+    from etastar.study.tables import export
+
+    study, path = options.opened()
+    output = Path(options.output or study.path.with_suffix(f".{options.format}"))
+    check_output(str(output))
+    with Store(path) as store:
+        rows = export(study, store, output, format=options.format, table=options.table)
+    print(f"{output}: {rows} rows")
+    return 0
+
+
+ACTIONS: dict[str, tuple[type[Any], str, Callable[[Any], int]]] = {
+    "run": (RunOptions, "compute what the store does not hold yet", _run),
+    "status": (StatusOptions, "say what is done, missing and failed", _status),
+    "fit": (FitOptions, "fit the laws and compare their forms", _fit),
+    "report": (ReportOptions, "write the page and its figures", _report),
+    "export": (ExportOptions, "write the results as CSV or Parquet", _export),
+}
+
+
+def _write_json(record: dict[str, Any], file: str) -> int:
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+    else:
+        write_whole(Path(file), text)
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """`3 h 20 min`, `12 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+class _Display:
+    """A live bar on a terminal; elsewhere a line per finished cell, at most one every 5 seconds."""
+
+    QUIET = 5.0
+
+    def __init__(self, study: Study) -> None:
+        self.text = "nothing had ended"
+        self._cells = len(study.cells)
+        self._bar: Any = None
+        self._printed = 0.0
+
+    def __enter__(self) -> _Display:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                TextColumn("cells"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task("reading data", total=self._cells)
+            self._bar.start()
+        return self
+
+    def update(self, now: Progress) -> None:
+        """Show how far the study is."""
+        rate = now.trials / now.seconds if now.seconds else 0.0
+        left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
+        self.text = f"{now.done} of {now.cells} cells done, {now.trials:,} trials"
+        tail = f"{now.trials:,} trials, {rate:.1f}/s{left}"
+        if self._bar:
+            self._bar.update(self._task, completed=now.done, description=tail)
+        if not now.latest:
+            return
+        wrong = now.latest.startswith(("attempt", "given up"))
+        if wrong or (not self._bar and time.monotonic() - self._printed > self.QUIET):
+            self._printed = time.monotonic()
+            self.line(f"[{now.done}/{now.cells}] {now.latest}; {tail}")
+
+    def line(self, text: str) -> None:
+        """A line above the bar."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
