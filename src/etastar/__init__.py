@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from etastar.errors import DataError as DataError
     from etastar.errors import EtaStarError as EtaStarError
     from etastar.measurement import Measurement as Measurement
+    from etastar.modules import MaximalLR as MaximalLR
+    from etastar.modules import ModelError as ModelError
+    from etastar.modules import NotBracketedWarning as NotBracketedWarning
+    from etastar.modules import maximal_lr as maximal_lr
     from etastar.networks import MLP as MLP
     from etastar.networks import LayerNormMLP as LayerNormMLP
 
@@ -29,6 +33,9 @@ _HOME = {
     # measure
     "measure": "api",
     "Measurement": "measurement",
+    # a model of one's own
+    "maximal_lr": "modules",
+    "MaximalLR": "modules",
     # what is measured
     "MLP": "networks",
     "LayerNormMLP": "networks",
@@ -41,6 +48,8 @@ _HOME = {
     "EtaStarError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
+    "ModelError": "modules",
+    "NotBracketedWarning": "modules",
 }
 """Public name → its module, imported on first use, so that `import etastar` is quick."""
 

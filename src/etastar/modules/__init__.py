@@ -1,0 +1,9 @@
+"""A user's `nn.Module`: η* of any model, and the warm-up that goes with it."""
+
+from __future__ import annotations
+
+from etastar.modules.errors import ModelError, NotBracketedWarning
+from etastar.modules.maximal import maximal_lr
+from etastar.modules.result import MaximalLR
+
+__all__ = ["MaximalLR", "ModelError", "NotBracketedWarning", "maximal_lr"]

@@ -1,0 +1,151 @@
+"""Where trials start: fresh copies of a model as given, or of what a factory draws for a seed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from etastar.modules.errors import ModelError
+from etastar.modules.streams import Stream
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Start:
+    """What differs between two searches of one measurement.
+
+    Attributes:
+        model: Seed of the initialisation; of no effect if the model is given.
+        order: Seed of the order of the data and of the random numbers that training draws.
+    """
+
+    model: int
+    order: int
+
+
+class Origin:
+    """Initial models, one per seed, drawn once; every trial trains a copy.
+
+    Args:
+        given: A module, or a factory seed → module. The factory is called under random streams
+            fixed by the seed, so it need not use the seed itself.
+        device: Where copies are put; None for where the given model is.
+        checkpoint: A state dict to start from instead, see `etastar.maximal_lr`.
+
+    Raises:
+        ModelError: What is given is no model, or cannot be copied.
+    """
+
+    def __init__(
+        self,
+        given: nn.Module | Callable[[int], nn.Module],
+        device: torch.device | str | None,
+        checkpoint: Mapping[str, Any] | None = None,
+    ) -> None:
+        from torch import nn
+
+        self.is_factory = not isinstance(given, nn.Module)
+        if self.is_factory and not callable(given):
+            raise ModelError(
+                "model must be a torch.nn.Module or a factory seed -> Module, got "
+                f"{type(given).__name__}."
+            )
+        self._given = given
+        self._checkpoint = checkpoint
+        self._drawn: dict[int, nn.Module] = {}
+        self._device = device
+        self.device = self._find_device()
+
+    @property
+    def varies(self) -> bool:
+        """Whether seeds change the initial weights."""
+        return self.is_factory and self._checkpoint is None
+
+    def copy(self, seed: int) -> nn.Module:
+        """A fresh copy of the initial model of a seed, in train mode, without gradients."""
+        key = seed if self.is_factory else 0
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(seed)
+        return self._copied(self._drawn[key])
+
+    def _draw(self, seed: int) -> nn.Module:
+        from torch import nn
+
+        if isinstance(self._given, nn.Module):
+            model = self._copied(getattr(self._given, "_orig_mod", self._given))
+        else:
+            with Stream("model", seed).active():
+                drawn = self._given(seed)
+            if not isinstance(drawn, nn.Module):
+                raise ModelError(
+                    f"the model factory must return a torch.nn.Module, got {type(drawn).__name__}."
+                )
+            model = self._copied(drawn)  # a factory may hand out the same module every time
+        if self._device is not None:
+            model = model.to(self._device)
+        model.train()
+        if self._checkpoint is not None:
+            try:
+                model.load_state_dict(self._checkpoint)
+            except (RuntimeError, TypeError, AttributeError) as error:
+                raise ModelError(
+                    f"from_checkpoint does not fit the model: {error}. Expected what "
+                    "model.state_dict() returns, or {'model': ..., 'optimizer': ...} of both "
+                    "state dicts."
+                ) from error
+        _check_trainable(model)
+        return model
+
+    def _copied(self, model: nn.Module) -> nn.Module:
+        try:
+            copied = copy.deepcopy(model)
+        except Exception as error:
+            raise ModelError(
+                f"the model cannot be copied ({type(error).__name__}: {error}), and every rate "
+                "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
+            ) from error
+        copied.zero_grad(set_to_none=True)
+        return copied
+
+    def _find_device(self) -> torch.device:
+        import torch
+
+        if self._device is not None:
+            try:
+                torch.empty(1, device=self._device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ModelError(
+                    f"device {str(self._device)!r} cannot be used: {reason} Try device='cpu'."
+                ) from None
+            return torch.device(self._device)
+        if isinstance(self._given, torch.nn.Module):
+            parameter = next(self._given.parameters(), None)
+            return torch.device("cpu") if parameter is None else parameter.device
+        return torch.device("cpu")  # until the factory has drawn one: see `settle_device`
+
+    def settle_device(self, seed: int) -> None:
+        """Take the device of the model that the factory draws, unless one was asked for."""
+        if self._device is None:
+            self.device = next(self.copy(seed).parameters()).device
+
+
+def _check_trainable(model: nn.Module) -> None:
+    from torch.nn.parameter import UninitializedParameter
+
+    parameters = list(model.parameters())
+    if any(isinstance(p, UninitializedParameter) for p in parameters):
+        raise ModelError(
+            "the model has lazy parameters without a shape. Run one batch through it first, so "
+            "that every trial starts from the same weights."
+        )
+    if not any(p.requires_grad for p in parameters):
+        raise ModelError(
+            f"the model has no trainable parameter ({len(parameters)} parameters, all frozen). "
+            "Call requires_grad_(True) on those that train."
+        )

@@ -1,0 +1,202 @@
+"""Everything that the trials of one measurement share, and how a single one runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from etastar.modules.batches import Batches, to_device
+from etastar.modules.errors import ModelError
+from etastar.modules.objective import Objective
+from etastar.modules.optimizers import OptimizerFactory, needs_closure
+from etastar.modules.origin import Origin, Start
+from etastar.modules.streams import Stream
+from etastar.training.trial import UNSTABLE, Outcome
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RunKind: TypeAlias = Literal["trained", "diverged", "short"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a trial of a user's model ended.
+
+    Attributes:
+        kind: `trained`, `diverged` (non-finite loss or parameters) or `short`.
+        step: Optimizer steps after which this was so.
+        metric: At the last evaluation of a run that trained or was short; None otherwise.
+        slow: For `short`: no batch's loss exceeded 1.5 times the first one's, so the rate was
+            merely too slow for the budget.
+    """
+
+    kind: RunKind
+    step: int
+    metric: float | None = None
+    slow: bool = False
+
+    def outcome(self, objective: Objective) -> Outcome:
+        """As a search reads it: the metric as a score, higher is better."""
+        score = None if self.metric is None else objective.score(self.metric)
+        return Outcome(self.kind, self.step, score, self.slow)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement's trials.
+
+    Attributes:
+        origin: Initial models.
+        train: Training data.
+        val: What the metric is evaluated on.
+        objective: Loss and criterion.
+        optimizer: Builds optimizers.
+        max_steps: The budget.
+        eval_every: Steps between evaluations.
+    """
+
+    origin: Origin
+    train: Batches
+    val: Batches
+    objective: Objective
+    optimizer: OptimizerFactory
+    max_steps: int
+    eval_every: int
+
+    def holding(self) -> Task:
+        """The same, but the threshold must stand at the end of the budget."""
+        return replace(self, objective=replace(self.objective, hold=True))
+
+    def evaluates_at(self, step: int) -> bool:
+        """Whether the metric is asked for after so many steps."""
+        if step == self.max_steps:
+            return True
+        return not self.objective.hold and step % self.eval_every == 0
+
+    def evaluate(self, model: nn.Module, *, random: bool = True) -> float:
+        """The metric of a model, which is left in train mode.
+
+        Args:
+            model: On the task's device.
+            random: Whether the model or the metric may draw random numbers: then they are the same
+                at every evaluation.
+        """
+        model.eval()
+        with Stream("metric", 0).active() if random else nullcontext():
+            value = self.objective.evaluate(model, self.val.once(), self.origin.device)
+        model.train()
+        return value
+
+
+class Session:
+    """One trial in progress: a copy of the model, its optimizer, its place in the data.
+
+    Args:
+        task: What is trained.
+        start: Seeds.
+        lr: η.
+    """
+
+    def __init__(self, task: Task, start: Start, lr: float) -> None:
+        self.task = task
+        self.model = task.origin.copy(start.model)
+        self.optimizer = task.optimizer.build(self.model, lr)
+        self._closure = needs_closure(self.optimizer)
+        self._batches = task.train.stream(start.order)
+        self._stream = Stream("training", start.order)
+        self.steps = 0
+
+    def set_rates(self, rates: list[float]) -> None:
+        """The rate of each parameter group from the next step on."""
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The random streams of this trial; steps are taken inside only."""
+        with self._stream.active():
+            yield
+
+    def step(self) -> float:
+        """Take one optimizer step; the loss of its batch before the update."""
+        batch = to_device(next(self._batches), self.task.origin.device)
+        losses: list[float] = []
+
+        def closure() -> Any:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.task.objective.loss(self.model, batch)
+            if not losses:
+                losses.append(float(loss.detach()))
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        if self._closure:
+            self.optimizer.step(closure)
+        else:
+            closure()
+            self.optimizer.step()
+        self.steps += 1
+        return losses[0]
+
+    def healthy(self) -> bool:
+        """Whether every parameter is finite."""
+        return all(bool(p.isfinite().all()) for p in self.model.parameters())
+
+
+def run_trial(
+    task: Task,
+    start: Start,
+    lr: float,
+    rates: Callable[[int], list[float]] | None = None,
+) -> Run:
+    """Train one copy until its outcome is known.
+
+    Args:
+        task: What is trained.
+        start: Seeds.
+        lr: η, if constant.
+        rates: Step (from 0) → rate of each group, for a schedule.
+
+    Returns:
+        The outcome, a pure function of the arguments.
+    """
+    session = Session(task, start, lr)
+    first = peak = -math.inf
+    value: float | None = None
+    with session.active():
+        while session.steps < task.max_steps:
+            if rates:
+                session.set_rates(rates(session.steps))
+            try:
+                loss = session.step()
+            except ModelError:
+                raise
+            except Exception:
+                if session.healthy():
+                    raise
+                return Run("diverged", session.steps + 1)  # the model refused its own NaN
+            if not math.isfinite(loss):
+                return Run("diverged", session.steps)
+            first = loss if session.steps == 1 else first
+            peak = max(peak, loss)
+            if task.evaluates_at(session.steps):
+                if not session.healthy():
+                    return Run("diverged", session.steps)
+                value = task.evaluate(session.model)
+                if task.objective.met(value):
+                    return Run("trained", session.steps, value)
+    return short(task.objective, task.max_steps, value, first, peak)
+
+
+def short(objective: Objective, step: int, value: float | None, first: float, peak: float) -> Run:
+    """The outcome of a budget spent below the threshold; an infinite loss is divergence."""
+    if value is None or not math.isfinite(value):
+        if not callable(objective.metric):
+            return Run("diverged", step)
+        value = None
+    slow = peak - first <= (UNSTABLE - 1) * abs(first)
+    return Run("short", step, value, slow)
