@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.measurement import Measurement
     from etastar.networks import Network
+    from etastar.search import SearchQueue
     from etastar.search.base import SeedResult
     from etastar.training.engine import Engine
     from etastar.training.trial import Recipe
@@ -70,9 +72,7 @@ def measure(
     settings = Settings.checked(dataset=name, **options)
     if network is None:
         network = settings.network()
-    elif given := {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"} & set(
-        options
-    ):
+    elif given := NETWORK_OPTIONS & set(options):
         raise ConfigError(
             f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
         )
@@ -95,20 +95,12 @@ def _measure(
     on_progress: Callable[[Progress], None] | None,
 ) -> Measurement:
     """data, network, recipe → engine and searches → brackets → η*."""
-    import torch
-
     from etastar.measurement import Cost, Measurement
-    from etastar.search import STRATEGIES, Lattice, SearchQueue
     from etastar.search.estimate import eta_star, success_curve
-    from etastar.training.engine import Engine
 
     started = time.perf_counter()
-    dtype = getattr(torch, settings.dtype)
-    engine = Engine(network, data, recipe, device=device, dtype=dtype, threads=settings.threads)
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    strategy = STRATEGIES[settings.strategy]
-    queue = SearchQueue({seed: strategy(lattice) for seed in seeds}, width=engine.useful_width)
+    engine, queue = prepare(network, data, recipe, settings, seeds, device)
     if on_progress:
         queue.on_outcome = lambda trial, outcome: on_progress(
             Progress(queue.done, settings.seeds, queue.ended, engine.steps_taken)
@@ -137,6 +129,41 @@ def _measure(
         environment=environment(engine),
         warnings=tuple(advice(results, recipe, settings)),
     )
+
+
+def prepare(
+    network: Network,
+    data: Dataset,
+    recipe: Recipe,
+    settings: Settings,
+    seeds: Iterable[int],
+    device: torch.device | str,
+) -> tuple[Engine, SearchQueue]:
+    """The engine that will train, and the searches that will say what; nothing has run yet."""
+    import torch
+
+    from etastar.search import STRATEGIES, Lattice, SearchQueue
+    from etastar.training.engine import Engine
+
+    dtype = getattr(torch, settings.dtype)
+    engine = Engine(network, data, recipe, device=device, dtype=dtype, threads=settings.threads)
+    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
+    strategy = STRATEGIES[settings.strategy]
+    searches = {seed: strategy(lattice) for seed in seeds}
+    return engine, SearchQueue(searches, width=engine.useful_width)
+
+
+@contextmanager
+def use_threads(wanted: int | None) -> Iterator[int]:
+    """PyTorch's threads, for a while; as many as now if None."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted or before)
+    try:
+        yield wanted or before
+    finally:
+        torch.set_num_threads(before)
 
 
 def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -> list[str]:

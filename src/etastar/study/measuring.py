@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from etastar.settings import Settings
@@ -64,30 +62,17 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
 
     A test holds every bracket and trial to those of `etastar.measure`.
     """
-    import torch
-
-    from etastar.api import environment
-    from etastar.search import STRATEGIES, Lattice, SearchQueue
-    from etastar.training.engine import Engine
+    from etastar.api import environment, prepare
 
     started = time.perf_counter()
     settings = task.settings
     data = load_data(settings)
     recipe = settings.recipe(data)
-    engine = Engine(
-        settings.network(),
-        data,
-        recipe,
-        device=settings.device,
-        dtype=getattr(torch, settings.dtype),
-        threads=settings.threads,
-    )
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
-    strategies = {seed: STRATEGIES[settings.strategy](lattice) for seed in task.seeds}
+    network = settings.network()
+    engine, queue = prepare(network, data, recipe, settings, task.seeds, settings.device)
     for trial, outcome in task.known.items():
-        if trial.seed in strategies:
-            strategies[trial.seed].tell(trial.lr, outcome)
-    queue = SearchQueue(strategies, width=engine.useful_width)
+        if trial.seed in queue.strategies:
+            queue.strategies[trial.seed].tell(trial.lr, outcome)
     queue.on_outcome = on_outcome
     engine.run(queue)
     return LrResult(
@@ -103,43 +88,37 @@ def measure_sharpness(task: Task) -> LambdaResult:
     """λ1 of the Hessian and of the Gauss-Newton matrix at initialisation, for every seed."""
     import torch
 
-    from etastar.curvature import stack_sharpness
+    from etastar.api import use_threads
+    from etastar.curvature.initial import initial_sharpness
 
     started = time.perf_counter()
     settings = task.settings
     wanted = task.sharpness or SharpnessSettings.model_validate({})
     data = load_data(settings)
     count = min(wanted.samples, len(data.y_train))
-    dtype = getattr(torch, settings.dtype)
-    x = data.x_train[:count].to(settings.device, dtype)
-    labels = data.y_train[:count].to(settings.device)
-    network = settings.network()
-    params = network.init(
-        task.seeds, data.inputs, data.classes, dtype=dtype, device=settings.device
+    solve = partial(
+        initial_sharpness,
+        settings.network(),
+        data,
+        task.seeds,
+        loss=settings.loss,
+        samples=count,
+        tol=wanted.tol,
+        max_iter=wanted.max_iter,
+        dtype=getattr(torch, settings.dtype),
+        device=settings.device,
     )
-    options: dict[str, Any] = {
-        "loss": settings.loss,
-        "tol": wanted.tol,
-        "max_iter": wanted.max_iter,
-    }
-    ratios = network.lr_ratios()
-    with _threads(settings.threads) as threads:
-        hessian = stack_sharpness(network, params, x, labels, lr_ratios=ratios, **options)
-        newton = stack_sharpness(
-            network, params, x, labels, kind="gauss-newton", lr_ratios=ratios, **options
-        )
-        plain = hessian
-        if any(ratio != 1 for ratio in ratios):
-            plain = stack_sharpness(network, params, x, labels, **options)
+    with use_threads(settings.threads) as threads:
+        hessian, newton = solve(kind="hessian"), solve(kind="gauss-newton")
     found = {
         seed: Sharpness(
-            _finite(hessian.values[row]),
-            _finite(newton.values[row]),
-            _finite(plain.values[row]),
-            _finite(hessian.residuals[row]),
-            all(method.converged[row] for method in (hessian, newton, plain)),
+            hessian[seed].preconditioned,
+            newton[seed].preconditioned,
+            hessian[seed].lambda1,
+            hessian[seed].preconditioned_residual,
+            hessian[seed].converged and newton[seed].converged,
         )
-        for row, seed in enumerate(task.seeds)
+        for seed in task.seeds
     }
     return LambdaResult(
         seeds=found,
@@ -163,23 +142,6 @@ def _load(name: str, data_dir: str | None, train_size: int | None, val_size: int
 
 def _facts(data: Dataset) -> dict[str, Any]:
     return {"classes": data.classes, "inputs": data.inputs, "data": data.provenance}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    """PyTorch's threads, for a while: a worker of a cluster starts with one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield wanted or before
-    finally:
-        torch.set_num_threads(before)
 
 
 def _environment(settings: Settings, threads: int) -> dict[str, Any]:

@@ -1,0 +1,121 @@
+"""`etastar sharpness`: λ1 at initialisation, with bounds, beside η* where asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from etastar.cli.measure import GROUPS
+from etastar.cli.options import parse
+from etastar.cli.output import check_output, number, write_whole
+from etastar.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from etastar.initial import Sharpness
+
+
+class SharpnessOptions(Settings):
+    """The options of `etastar sharpness`: those of `measure`, and how λ1 is found."""
+
+    kind: Literal["hessian", "gauss-newton"] = Field(
+        "hessian",
+        description="Matrix: the loss's Hessian, which does not see the kinks of ReLU, or its "
+        "positive part.",
+    )
+    samples: int | None = Field(
+        None,
+        ge=1,
+        description="λ1 is of the loss over the first so many training samples. [default: all "
+        "that --train-size leaves; without it, at most 5000]",
+    )
+    tol: float = Field(
+        1e-4, gt=0.0, lt=1.0, description="Relative residual at which the iteration stops."
+    )
+    max_iter: int = Field(200, ge=1, description="Products before a seed is given up.")
+    with_eta_star: bool = Field(
+        False, description="Measure η* of the same networks too: minutes instead of seconds."
+    )
+    json_file: str | None = Field(
+        None, alias="json", description="Write the result as JSON here; - is standard output."
+    )
+
+
+def run(arguments: list[str]) -> int:
+    """Measure λ1, print it beside its bounds; returns the exit code."""
+    options = parse(
+        SharpnessOptions,
+        arguments,
+        prog="etastar sharpness",
+        description="Measure the sharpness λ1 at initialisation, beside its bounds.",
+        groups={**{k: v for k, v in GROUPS.items() if k != "plot"}, "kind": "sharpness"},
+    )
+    check_output(options.json_file)
+    from rich.console import Console
+
+    from etastar.initial import measure_sharpness
+
+    console = Console(stderr=options.json_file == "-", highlight=False)
+    given = options.model_dump(exclude={"json_file"})
+    try:
+        found = measure_sharpness(**given)
+    except KeyboardInterrupt:
+        print("etastar: interrupted. Nothing was written.", file=sys.stderr)
+        return 130
+    _print(found, console)
+    if options.json_file:
+        text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if options.json_file == "-":
+            sys.stdout.write(text)
+        else:
+            write_whole(Path(options.json_file), text)
+            console.print(f"JSON: {options.json_file}")
+    return 0
+
+
+def _print(found: Sharpness, console: Console) -> None:
+    from rich.table import Table
+
+    console.print(found.heading)
+    console.print()
+    table = Table(box=None, pad_edge=False)
+    for column in ("seed", "λ1", "residual", "preconditioned λ1", "residual", "converged"):
+        table.add_column(column, justify="right")
+    for seed, row in found.seeds.items():
+        numbers = (row.lambda1, row.residual, row.preconditioned, row.preconditioned_residual)
+        table.add_row(str(seed), *map(number, numbers), "yes" if row.converged else "no")
+    console.print(table)
+    console.print()
+    for name, values in (("λ1", found.lambda1), ("preconditioned λ1", found.preconditioned)):
+        low, high = number(values["ci_low"]), number(values["ci_high"])
+        console.print(f"[bold]{name} = {number(values['median'])}[/bold]  (95 % {low} – {high})")
+    _print_bounds(found.bounds, found.bounds_note, console)
+    rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
+    console.print(f"reference rates, λ1 preconditioned: {rates}")
+    if found.eta_star:
+        star = found.eta_star
+        console.print(
+            f"[bold]η* = {number(star['median'])}[/bold]  (95 % {number(star['ci_low'])} – "
+            f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
+        )
+    for note in found.warnings:
+        console.print(f"[yellow]note:[/yellow] {note}")
+
+
+def _print_bounds(bounds: dict[str, Any], note: str | None, console: Console) -> None:
+    """The bounds in rising order of what they say, with their labels."""
+    if note:
+        console.print(f"bounds: {note}")
+        return
+    console.print(f"bound below: {number(bounds['lower'])} ({bounds['lower_label']})")
+    console.print(
+        f"kernel prediction: {number(bounds['kernel_prediction'])} "
+        f"(infinite width: {number(bounds['kernel_infinite_width'])})"
+    )
+    console.print(f"bound above: {number(bounds['upper'])} ({bounds['upper_label']})")
+    console.print(f"proved bound above: {number(bounds['upper_proved'])}")

@@ -1,0 +1,130 @@
+"""λ1 at initialisation of an architecture: the networks that a measurement of η* would train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from etastar.curvature.graphs import Kind
+from etastar.curvature.stack import StackSharpness, stack_sharpness
+
+if TYPE_CHECKING:
+    import torch
+
+    from etastar.data import Dataset
+    from etastar.networks import Network
+    from etastar.training.losses import Loss
+
+DRAWS = 10_000
+"""Bootstrap resamples of the median."""
+
+
+@dataclass(frozen=True)
+class SeedSharpness:
+    """λ1 of one initialisation; None where the loss or a product was not finite.
+
+    Attributes:
+        lambda1: Of the curvature matrix itself.
+        preconditioned: Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer.
+        residual: Of `lambda1`: some eigenvalue lies within it, and `lambda1` is a lower bound.
+        preconditioned_residual: Of `preconditioned`, likewise.
+        converged: Whether both met their tolerance.
+    """
+
+    lambda1: float | None
+    preconditioned: float | None
+    residual: float | None
+    preconditioned_residual: float | None
+    converged: bool
+
+
+def initial_sharpness(
+    network: Network,
+    data: Dataset,
+    seeds: Sequence[int],
+    *,
+    loss: Loss,
+    kind: Kind = "hessian",
+    samples: int | None = None,
+    tol: float = 1e-3,
+    max_iter: int = 200,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Mapping[int, SeedSharpness]:
+    """λ1 of the training loss at the initialisations of these seeds.
+
+    Args:
+        network: The architecture.
+        data: λ1 is of the mean loss over its training samples.
+        seeds: As in `etastar.measure`: the same seed is the same network.
+        loss: `"mse"` or `"cross-entropy"`.
+        kind: `"hessian"` or `"gauss-newton"`.
+        samples: Use the first so many training samples; all if None.
+        tol: Relative residual at which the iteration stops.
+        max_iter: Products before a replica is given up.
+        dtype: float32 if None.
+        device: Where to compute.
+
+    Returns:
+        By seed.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    x = data.x_train[:samples].to(device, dtype)
+    labels = data.y_train[:samples].to(device)
+    params = network.init(seeds, data.inputs, data.classes, dtype=dtype, device=device)
+
+    def solve(ratios: Sequence[float] | None) -> StackSharpness:
+        return stack_sharpness(
+            *(network, params, x, labels),
+            loss=loss,
+            kind=kind,
+            lr_ratios=ratios,
+            tol=tol,
+            max_iter=max_iter,
+        )
+
+    plain = scaled = solve(None)
+    ratios = network.lr_ratios()
+    if any(ratio != 1 for ratio in ratios):
+        scaled = solve(ratios)
+    return {
+        seed: SeedSharpness(
+            lambda1=_finite(plain.values[row]),
+            preconditioned=_finite(scaled.values[row]),
+            residual=_finite(plain.residuals[row]),
+            preconditioned_residual=_finite(scaled.residuals[row]),
+            converged=plain.converged[row] and scaled.converged[row],
+        )
+        for row, seed in enumerate(seeds)
+    }
+
+
+def median_interval(
+    values: Sequence[float | None], level: float = 0.95
+) -> tuple[float | None, float | None, float | None]:
+    """Median over seeds with its percentile bootstrap interval; None where it is undefined.
+
+    A missing value makes the median undefined; a single one has no interval.
+    """
+    if not values or any(value is None for value in values):
+        return None, None, None
+    array = np.array(values, dtype=float)
+    if len(array) == 1:
+        return float(array[0]), None, None
+    rng = np.random.default_rng(0)
+    medians = np.median(array[rng.integers(len(array), size=(DRAWS, len(array)))], axis=1)
+    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.median(array)), float(low), float(high)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,203 @@
+"""λ1 at initialisation, end to end: what `etastar sharpness` runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from etastar.errors import EtaStarError
+from etastar.settings import Settings
+
+if TYPE_CHECKING:
+    from etastar.curvature.initial import SeedSharpness
+    from etastar.data import Dataset
+    from etastar.networks import Network
+
+MOST_SAMPLES = 5000
+"""Training samples used where neither `samples` nor `train_size` says how many."""
+
+NORMALISATION = {
+    "mse": "half the squared distance to the one-hot target, summed over outputs, mean over "
+    "samples",
+    "cross-entropy": "mean over samples",
+}
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """λ1 at initialisation of one architecture.
+
+    Attributes:
+        heading: What was measured, in one line.
+        lambda1: Median over seeds of λ1 of the matrix itself, with its 95 % interval.
+        preconditioned: The same of `D^½ H D^½`, D the layers' learning-rate ratios.
+        seeds: By seed.
+        bounds: On the preconditioned λ1, and its prediction from the data; values None where
+            there is no theory.
+        bounds_note: Why there is none.
+        reference_rates: 2, 4 and 12 over the median preconditioned λ1.
+        eta_star: As in `etastar.Measurement`; None if it was not asked for.
+        eta_star_times_lambda1: Median over bracketed seeds of η* times preconditioned λ1.
+        conventions: Everything that the numbers depend on.
+        warnings: What to know before trusting them.
+    """
+
+    heading: str
+    lambda1: dict[str, float | None]
+    preconditioned: dict[str, float | None]
+    seeds: dict[int, SeedSharpness]
+    bounds: dict[str, Any]
+    bounds_note: str | None
+    reference_rates: dict[str, float | None]
+    eta_star: dict[str, float | None] | None
+    eta_star_times_lambda1: float | None
+    conventions: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As strict JSON: None, never NaN."""
+        record = asdict(self)
+        record["seeds"] = [{"seed": seed, **asdict(row)} for seed, row in self.seeds.items()]
+        record["warnings"] = list(self.warnings)
+        return record
+
+
+def measure_sharpness(
+    network: Network | None = None,
+    dataset: Dataset | str = "digits",
+    *,
+    kind: Literal["hessian", "gauss-newton"] = "hessian",
+    samples: int | None = None,
+    tol: float = 1e-4,
+    max_iter: int = 200,
+    with_eta_star: bool = False,
+    **options: Any,
+) -> Sharpness:
+    """λ1 at initialisation of the networks that `etastar.measure` would train, with its bounds.
+
+    Args:
+        network: An architecture; None builds one from the options.
+        dataset: A data set, or the name of one.
+        kind: `"hessian"` or `"gauss-newton"`.
+        samples: λ1 is of the loss over the first so many training samples. None: all that
+            `train_size` leaves, and without it at most `MOST_SAMPLES`.
+        tol: Relative residual at which the Lanczos iteration stops.
+        max_iter: Products before a seed is given up.
+        with_eta_star: Measure η* of the same networks too.
+        **options: Any field of `etastar.settings.Settings`.
+
+    Raises:
+        ConfigError: An option is unknown, out of range, or contradicts another.
+        DataError: A data file is missing or damaged.
+    """
+    import torch
+
+    from etastar.api import use_threads
+    from etastar.curvature.initial import initial_sharpness, median_interval
+    from etastar.data import load
+
+    name = dataset if isinstance(dataset, str) else dataset.name
+    settings = Settings.checked(dataset=name, **options)
+    network = network or settings.network()
+    if isinstance(dataset, str):
+        where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
+        dataset = load(dataset, **where)
+    count = min(samples or settings.train_size or MOST_SAMPLES, len(dataset.y_train))
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    with use_threads(settings.threads):
+        found = dict(
+            initial_sharpness(
+                *(network, dataset, seeds),
+                loss=settings.loss,
+                kind=kind,
+                samples=count,
+                tol=tol,
+                max_iter=max_iter,
+                dtype=getattr(torch, settings.dtype),
+                device=settings.device,
+            )
+        )
+    middle = median_interval([row.preconditioned for row in found.values()])
+    plain = median_interval([row.lambda1 for row in found.values()])
+    bounds, note = _bounds(network, dataset, count, settings.loss, kind)
+    star, product = _eta_star(network, dataset, options, found) if with_eta_star else (None, None)
+    keys = ("median", "ci_low", "ci_high")
+    return Sharpness(
+        heading=f"λ1 ({kind}) at initialisation of {settings.width}×{settings.depth} "
+        f"{network.architecture}, κ = {network.input_lr_ratio:g}, {settings.loss}, on the first "
+        f"{count:,} training samples of {dataset.name}",
+        lambda1=dict(zip(keys, plain, strict=True)),
+        preconditioned=dict(zip(keys, middle, strict=True)),
+        seeds=found,
+        bounds=bounds,
+        bounds_note=note,
+        reference_rates={f"{c}/λ1": middle[0] and c / middle[0] for c in (2, 4, 12)},
+        eta_star=star,
+        eta_star_times_lambda1=product,
+        conventions={
+            "kind": kind,
+            "loss": settings.loss,
+            "normalisation": NORMALISATION[settings.loss],
+            "samples": count,
+            "tol": tol,
+            "dtype": settings.dtype,
+            "network": network.model_dump(),
+            "data": {"name": dataset.name, "classes": dataset.classes, **dataset.provenance},
+            "lambda1": "of the matrix itself",
+            "preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the input)",
+            "bounds": "on the preconditioned λ1",
+            "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
+            "kinks": "the Hessian of a ReLU network by autograd does not see its kinks",
+        },
+        warnings=tuple(_warnings(found, max_iter)),
+    )
+
+
+def _bounds(
+    network: Network, data: Dataset, count: int, loss: str, kind: str
+) -> tuple[dict[str, Any], str | None]:
+    """Bounds and their labels, or why there are none."""
+    from etastar.curvature.theory import SharpnessBounds, sharpness_bounds
+
+    x = data.x_train[:count]
+    step = -(-count // MOST_SAMPLES)
+    try:
+        found = sharpness_bounds(network, x[::step], data.classes, loss=loss, kind=kind)
+    except EtaStarError as error:
+        return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
+    bounds = asdict(found)
+    if step > 1:  # the bound on the loss over a part of the samples proves nothing of the rest
+        bounds |= {"upper_proved": None, "lower_proved": None}
+        bounds |= {"upper_label": "asymptotic", "lower_label": "asymptotic"}
+    return bounds, None
+
+
+def _eta_star(
+    network: Network, data: Dataset, options: dict[str, Any], found: dict[int, SeedSharpness]
+) -> tuple[dict[str, float | None], float | None]:
+    """η* of the same networks, and the median of η*·λ1 over bracketed seeds."""
+    import math
+    from statistics import median
+
+    from etastar.api import NETWORK_OPTIONS, measure
+
+    rest = {k: v for k, v in options.items() if k not in NETWORK_OPTIONS}
+    measured = measure(network, data, **rest)
+    products = [
+        math.sqrt(result.lo * result.hi) * row.preconditioned
+        for seed, result in measured.seeds.items()
+        if (row := found[seed]).preconditioned and result.lo and result.hi
+    ]
+    return measured.to_dict()["eta_star"], median(products) if products else None
+
+
+def _warnings(found: dict[int, SeedSharpness], max_iter: int) -> list[str]:
+    notes = []
+    if missed := [seed for seed, row in found.items() if not row.converged]:
+        notes.append(
+            f"seeds {', '.join(map(str, missed))} did not converge within {max_iter} products: "
+            "their λ1 is a lower bound only. Raise --max-iter or --tol."
+        )
+    if lost := [seed for seed, row in found.items() if row.preconditioned is None]:
+        notes.append(f"seeds {', '.join(map(str, lost))}: the loss or its curvature is not finite.")
+    return notes
