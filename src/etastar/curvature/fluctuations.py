@@ -136,10 +136,11 @@ def _layer_noise(
     them; the rest comes through `relu(z_i) relu(z_j)`. Those parts of X that lead from v to other
     samples, `resolvent` turns into the second-order shift.
     """
-    z = _gaussian(kernels.forward[layer], rng)  # (U, m)
+    half = _gaussian(kernels.forward[layer], UNITS // 2, rng)
+    z = np.concatenate([half, -half])  # (U, m): in pairs, for the exact share of active units
     active = z > 0
     above = np.prod(kernels.slopes[layer + 1 :], axis=0) * np.ones_like(below)
-    gradients = [active * _gaussian(above, rng) for _ in range(OUTPUTS)]
+    gradients = [active * _gaussian(above, UNITS, rng) for _ in range(OUTPUTS)]
     images = [(g * v) @ below for g in gradients]
     traces = np.sum((active * v) @ (below * above) * active * v, axis=1)  # E X_kk given z
     mean = float(traces.mean())
@@ -227,9 +228,9 @@ def _wishart_root(inverse: float, draws: int, size: int, rng: np.random.Generato
     return np.asarray(vectors * np.sqrt(values.clip(0))[:, None, :])
 
 
-def _gaussian(covariance: _Array, rng: np.random.Generator) -> _Array:
-    """`UNITS` draws of a centred Gaussian vector, `[UNITS, m]`."""
-    return rng.normal(size=(UNITS, len(covariance))) @ _root(covariance).T
+def _gaussian(covariance: _Array, draws: int, rng: np.random.Generator) -> _Array:
+    """Draws of a centred Gaussian vector, `[draws, m]`."""
+    return rng.normal(size=(draws, len(covariance))) @ _root(covariance).T
 
 
 def _root(covariance: _Array) -> _Array:
