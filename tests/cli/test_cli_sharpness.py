@@ -1,0 +1,120 @@
+"""`etastar sharpness`: its keys, and λ1 against a dense Hessian of a network built by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.functional import hessian
+from torch.func import functional_call
+
+import etastar
+from etastar.cli import main
+
+SMALL = ["--width", "5", "--depth", "2", "--seeds", "3", "--train-size", "40", "--dtype", "float64"]
+
+
+def record_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    assert main(["sharpness", *arguments, "--json", "-"]) == 0
+    text = capsys.readouterr().out
+    found: dict[str, object] = json.loads(text, parse_constant=lambda word: pytest.fail(word))
+    return found
+
+
+def dense(loss: str, seed: int, kappa: float) -> tuple[float, float]:
+    """λ1 of H and of D^½ H D^½ by autograd over a network that shares only its weights."""
+    data = etastar.load("digits", train_size=40)
+    params = etastar.MLP(width=5, depth=2).init([seed], data.inputs, 10, dtype=torch.float64)
+    layers: list[nn.Module] = []
+    for w, b in zip(params[::2], params[1::2], strict=True):
+        layer = nn.Linear(*w.shape[1:]).double()
+        layer.load_state_dict({"weight": w[0].T, "bias": b[0].reshape(-1)})
+        layers += [layer, nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    named = dict(model.named_parameters())
+    sizes = [p.numel() for p in named.values()]
+    x, y = data.x_train.double(), data.y_train
+
+    def objective(flat: torch.Tensor) -> torch.Tensor:
+        parts = flat.split(sizes)
+        values = {n: part.view_as(p) for (n, p), part in zip(named.items(), parts, strict=True)}
+        out = functional_call(model, values, (x,))
+        if loss == "mse":
+            return 0.5 * (out - nn.functional.one_hot(y, 10)).square().sum(1).mean()
+        return nn.functional.cross_entropy(out, y)
+
+    matrix = hessian(objective, torch.cat([p.detach().flatten() for p in named.values()]))
+    root = torch.ones(len(matrix), dtype=torch.float64)
+    root[: sizes[0] + sizes[1]] = kappa**0.5
+    scaled = root[:, None] * matrix * root
+    return float(torch.linalg.eigvalsh(matrix)[-1]), float(torch.linalg.eigvalsh(scaled)[-1])
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_lambda1_is_that_of_the_dense_hessian(
+    loss: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--loss", loss, "--input-lr-ratio", "0.1", "--tol", "1e-8"]
+    record = record_of([*SMALL, *options], capsys)
+    seeds: list[dict[str, float]] = record["seeds"]  # type: ignore[assignment]
+    for row in seeds:
+        plain, scaled = dense(loss, int(row["seed"]), 0.1)
+        assert row["lambda1"] == pytest.approx(plain, rel=1e-6)
+        assert row["preconditioned"] == pytest.approx(scaled, rel=1e-6)
+        assert row["converged"]
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
+def test_keys_and_order_of_the_bounds(
+    loss: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--width", "64", "--depth", "2", "--seeds", "8", "--train-size", "200"]
+    record = record_of([*options, "--loss", loss, "--kind", kind], capsys)
+    assert {"lambda1", "seeds", "bounds", "conventions"} <= set(record)
+    median: dict[str, float] = record["lambda1"]  # type: ignore[assignment]
+    assert median["ci_low"] <= median["median"] <= median["ci_high"]
+    bounds: dict[str, float] = record["bounds"]  # type: ignore[assignment]
+    expected = {"lower", "upper", "upper_proved", "kernel_prediction", "kernel_infinite_width"}
+    assert expected <= set(bounds)
+    assert bounds["lower"] < bounds["kernel_prediction"] < bounds["upper"]
+    if kind == "gauss-newton":
+        assert bounds["lower"] < median["median"] < bounds["upper_proved"]
+    else:
+        assert bounds["upper_proved"] is None
+
+
+def test_with_eta_star_measures_the_same_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--width", "16", "--depth", "1", "--seeds", "2", "--resolution", "0.3"]
+    record = record_of([*options, "--with-eta-star"], capsys)
+    found = etastar.measure(width=16, depth=1, seeds=2, resolution=0.3)
+    assert record["eta_star"] == found.to_dict()["eta_star"]
+
+
+def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    record = record_of(["--norm", "layer", "--seeds", "1", "--train-size", "50"], capsys)
+    bounds: dict[str, object] = record["bounds"]  # type: ignore[assignment]
+    assert bounds["lower"] is None
+    assert record["bounds_note"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--kind", "fisher"], "kind must be"),
+        (["--samples", "0"], "samples must be"),
+        (["--tol", "2"], "tol must be"),
+        (["--width", "0"], "width must be"),
+        (["--with-eta"], "did you mean --with-eta-star"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sharpness", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
