@@ -108,7 +108,7 @@ def _plant_cell(store, cell, eta, seed_sd, lambda1, rng):
     key = store.specify(cell.id, "maximal-lr", cell.specification)
     store.add_results(key, LrResult(seeds, trials, resolved, 1.5, machine))
     if cell.sharpness_id and lambda1 is not None:
-        facts = {"samples": 50, **_facts(data)}
+        facts = {"samples": 10, **_facts(data)}
         key = store.specify(cell.sharpness_id, "sharpness", cell.sharpness_specification)
         store.add_results(key, LambdaResult(sharp, facts, 0.5, machine))
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    study, store = plant(folder, power_law(-0.5, -0.7), seed_sd=0.1, kappas=(0.1,))
+    study, store = plant(folder, power_law(-0.5, -0.7), seed_sd=0.1, kappas=(0.1,), losses=("mse",))
     with store:
         return write_report(study, store, folder / "page.html")[0]
 

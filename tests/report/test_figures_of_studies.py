@@ -9,6 +9,10 @@ import pytest
 from matplotlib.colors import to_hex
 from planted_studies import plant, power_law
 
+from etastar.curvature.theory import sharpness_bounds
+from etastar.data import load
+from etastar.networks import MLP
+from etastar.report.bounds import MOST as MOST_BOUNDS
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.collect import collect
 from etastar.report.draw_matplotlib import draw, save_charts
@@ -113,10 +117,9 @@ def test_paper_and_page_show_the_same_numbers(family, name) -> None:
             ]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_files_for_papers(family, name, tmp_path) -> None:
-    files = FIGURES[name].save(family, tmp_path / name)
-    assert [path.suffix for path in files] == [".png", ".pdf", ".svg"]
+def test_files_for_papers(family, tmp_path) -> None:
+    files = FIGURES["eta-law"].save(family, tmp_path / "a")
+    assert [path.name for path in files] == ["a.png", "a.pdf", "a.svg"]
     starts = [path.read_bytes()[:5] for path in files]
     assert starts == [b"\x89PNG\r", b"%PDF-", b"<?xml"]
     assert sorted(tmp_path.iterdir()) == sorted(files)
@@ -263,6 +266,51 @@ def test_cost_is_that_of_the_tasks(family) -> None:
     assert set(drawing.rows["seconds_per_seed"]) == {0.5}
     assert set(drawing.rows["lambda1_seconds_per_seed"]) == {0.5 / 3}
     assert sum(drawing.rows["trials"]) == sum(len(g.trials["lr"]) for g in family.groups)
+
+
+def test_bounds_are_those_of_the_theory_on_the_samples_of_the_study(family) -> None:
+    """λ₁ is planted as 2/η*, so that some networks are outside, and counted so."""
+    drawing = FIGURES["lambda1-law"].make(family)
+    data = load("digits")
+    place = drawing.rows["cell"].index(family.groups[0].cell_id(8, 1))
+    loss = drawing.rows["loss"][place]
+    expected = sharpness_bounds(
+        MLP(width=8, depth=1, input_lr_ratio=0.1),
+        data.x_train[:10],
+        10,
+        loss=loss,
+        kind="gauss-newton",
+    )
+    assert drawing.rows["lower"][place] == expected.lower
+    assert drawing.rows["upper"][place] == expected.upper
+    assert drawing.rows["upper_label"][place] == expected.upper_label
+    known = [
+        cell
+        for cell, low in zip(drawing.rows["cell"], drawing.rows["lower"], strict=True)
+        if low is not None
+    ]
+    assert len(known) == MOST_BOUNDS
+    assert (
+        drawing.missing == f"Bounds are computed for {MOST_BOUNDS} of 48 networks, spread "
+        "evenly over n·L."
+    )
+    inside = 0
+    for cell in known:
+        i = drawing.rows["cell"].index(cell)
+        group = next(g for g in family.groups if cell in g.ids.values())
+        rows = zip(group.rows["cell"], group.rows["lambda1_gauss_newton"], strict=True)
+        mean = np.mean([value for identity, value in rows if identity == cell])
+        inside += drawing.rows["lower"][i] <= mean <= drawing.rows["upper"][i]
+    assert f"lies within for {inside} of {MOST_BOUNDS} networks" in drawing.caption
+
+
+def test_networks_that_theory_does_not_cover_are_drawn_without_bounds(tmp_path) -> None:
+    family = family_of(tmp_path, base='norm = "layer"', kappas=(1.0,))
+    drawing = FIGURES["lambda1-law"].make(family)
+    assert drawing.missing.startswith("Drawn without bounds: cross-entropy, κ = 1: ")
+    (points,) = [layer for layer in drawing.charts[0].layers if isinstance(layer, Points)]
+    assert len(points.x) == 12
+    assert set(drawing.rows["lower"]) == {None}
 
 
 @pytest.mark.parametrize("name", ["lambda1-law", "eta-lambda1"])

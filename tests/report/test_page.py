@@ -63,7 +63,7 @@ def report(folder, *arguments, **options):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    return report(folder, power_law(-0.5, -0.7), seed_sd=0.1)
+    return report(folder, power_law(-0.5, -0.7), seed_sd=0.1, kappas=(0.1,), losses=("mse",))
 
 
 def test_figures_lie_beside_the_page(written) -> None:
@@ -132,7 +132,7 @@ def test_all_rows_of_the_study_can_be_downloaded(written) -> None:
 def test_charts_are_plotly_figures(written) -> None:
     _, _, page = written
     charts = [json.loads(code) for attrs, code in page.scripts if attrs.get("type")]
-    assert len(charts) == 10  # of one loss and two κ
+    assert len(charts) == 8  # of one loss and one κ: two predictions, one of all else
     for chart in charts:
         assert chart["data"]
         assert chart["layout"]["xaxis"]["title"]["text"]
@@ -141,7 +141,7 @@ def test_charts_are_plotly_figures(written) -> None:
 def test_the_summary_has_the_numbers(written) -> None:
     _, _, page = written
     summary = re.sub(r"\s+", " ", page.text[: page.text.index("Figures and tables")])
-    assert "24 networks under 2 sets of conditions, 72 seeds of η* in all" in summary
+    assert "12 networks under 1 set of conditions, 36 seeds of η* in all" in summary
     assert re.search(
         r"η\* ∝ \(n·L\)−0\.\d\d with a 95\u202f% interval of \[−0\.\d\d, −0\.\d\d\] and "
         r"R² = 0\.\d\d over 12 networks",
@@ -177,7 +177,8 @@ def test_the_same_results_give_the_same_page(written, tmp_path) -> None:
 
 
 def test_settings_that_vary_make_chapters(tmp_path) -> None:
-    _, files, page = report(tmp_path, grid="threshold = [0.8, 0.9]", kappas=(1.0,))
+    options = {"kappas": (1.0,), "depths": (1,), "sharpness": False}
+    _, files, page = report(tmp_path, grid="threshold = [0.8, 0.9]", **options)
     assert "digits, threshold = 0.8" in page.text
     assert "digits, threshold = 0.9" in page.text
     names = {path.name for path in files}
@@ -220,7 +221,7 @@ def test_a_study_without_any_bracket_still_has_a_page(tmp_path, law) -> None:
 
 
 def test_two_networks_give_figures_but_no_law(tmp_path) -> None:
-    _, _, page = report(tmp_path, widths=(8, 16), depths=(1,), kappas=(1.0,))
+    _, _, page = report(tmp_path, widths=(8, 16), depths=(1,), kappas=(1.0,), losses=("mse",))
     assert "needs at least 3 cells for an interval; got 2" in page.text
 
 
@@ -235,7 +236,7 @@ def test_without_plotly_the_message_says_what_to_install(tmp_path, monkeypatch) 
 
 
 def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path) -> None:
-    study, store = plant(tmp_path, widths=(8,), depths=(1,))
+    study, store = plant(tmp_path, widths=(8,), depths=(1,), sharpness=False)
     (tmp_path / "page.html").mkdir()
     with store, pytest.raises(ConfigError, match="cannot be written"):
         write_report(study, store, tmp_path / "page.html")

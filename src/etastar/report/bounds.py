@@ -1,52 +1,104 @@
-"""Bounds on λ1 at initialisation, for the networks of a group, on the data that the study used."""
+"""Bounds on λ1 at initialisation, for the networks of a family, on the data that the study used."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
 
 from etastar.errors import EtaStarError
-from etastar.report.evidence import Group
+from etastar.report.evidence import Family, Group
 from etastar.study.cell import Cell
 from etastar.study.measuring import load_data
 
 if TYPE_CHECKING:
     from etastar.curvature.theory import SharpnessBounds
 
+MOST = 24
+"""Networks of a family that bounds are computed for: they take up to a few seconds each."""
+
 
 @dataclass(frozen=True)
 class Bounds:
-    """What theory says of λ1.
+    """What theory says of λ1 of the Gauss-Newton matrix, in the mean over initialisations.
 
     Attributes:
         values: By the hash of the cell.
-        labels: What the bounds are, each once.
-        reason: Why there are none, or not for all; empty if there are.
+        networks: Number of networks whose λ1 was measured.
+        inside: Networks in `values` whose measured mean lies between lower and upper.
+        reason: Why there are none for some networks; empty if none was refused.
     """
 
     values: Mapping[str, SharpnessBounds]
-    labels: Sequence[str]
+    networks: int
+    inside: int
     reason: str = ""
 
+    @property
+    def labels(self) -> list[str]:
+        """How sure the bounds are: `lower bounds asymptotic`, ...; each once."""
+        sides = {"lower": set[str](), "upper": set[str]()}
+        for found in self.values.values():
+            sides["lower"].add(found.lower_label)
+            sides["upper"].add(found.upper_label)
+        return [
+            f"{side} bounds {' or '.join(sorted(said))}" for side, said in sides.items() if said
+        ]
 
-def bounds_of(group: Group) -> Bounds:
-    """Bounds on λ1 of the Gauss-Newton matrix, for every cell whose λ1 has been measured."""
-    samples = {
-        identity: count
-        for identity, count, value in zip(
-            group.rows["cell"], group.rows["sharpness_samples"], group.rows["lambda1"], strict=True
-        )
-        if value is not None
-    }
+
+_KNOWN: WeakKeyDictionary[Family, Bounds] = WeakKeyDictionary()
+
+
+def bounds_of(family: Family) -> Bounds:
+    """Bounds for up to `MOST` networks with a known λ1, spread evenly over every group's n·L."""
+    if family not in _KNOWN:
+        _KNOWN[family] = _compute(family)
+    return _KNOWN[family]
+
+
+def _compute(family: Family) -> Bounds:
+    each = max(2, MOST // len(family.groups))
+    measured = {id(group): _measured(group) for group in family.groups}
     found: dict[str, SharpnessBounds] = {}
-    try:
-        for cell in group.cells:
-            if cell.id in samples:
-                found[cell.id] = _bounds(cell, int(samples[cell.id]))
-    except EtaStarError as error:
-        return Bounds(found, _labels(found), str(error))
-    return Bounds(found, _labels(found))
+    same: dict[str | None, SharpnessBounds] = {}  # by λ1's own specification
+    reasons: dict[str, None] = {}
+    for group in family.groups:
+        for cell in _spread(group, measured[id(group)], each):
+            try:
+                if cell.sharpness_id not in same:
+                    same[cell.sharpness_id] = _bounds(cell, measured[id(group)][cell.id][1])
+                found[cell.id] = same[cell.sharpness_id]
+            except EtaStarError as error:
+                reasons[f"{group.name}: {error}"] = None
+                break
+    means = {identity: mean for known in measured.values() for identity, (mean, _) in known.items()}
+    inside = sum(b.lower <= means[identity] <= b.upper for identity, b in found.items())
+    return Bounds(found, len(means), inside, " ".join(reasons))
+
+
+def _measured(group: Group) -> dict[str, tuple[float, int]]:
+    """Mean over seeds of λ1 of the Gauss-Newton matrix, and its samples, by cell."""
+    values: dict[str, list[float]] = {}
+    samples: dict[str, int] = {}
+    names = ("cell", "lambda1_gauss_newton", "sharpness_samples")
+    for identity, value, count in zip(*(group.rows[name] for name in names), strict=True):
+        if value is not None:
+            values.setdefault(identity, []).append(value)
+            samples[identity] = int(count)
+    return {i: (float(np.mean(found)), samples[i]) for i, found in values.items()}
+
+
+def _spread(group: Group, known: Mapping[str, object], most: int) -> Sequence[Cell]:
+    """Up to so many cells with a known λ1, the smallest and the largest network among them."""
+    cells = [cell for cell in group.cells if cell.id in known]
+    cells.sort(key=lambda cell: (cell.settings.width * cell.settings.depth, cell.settings.width))
+    if len(cells) > most:
+        picks = np.linspace(0, len(cells) - 1, most).round().astype(int)
+        cells = [cells[i] for i in picks]
+    return cells
 
 
 def _bounds(cell: Cell, samples: int) -> SharpnessBounds:
@@ -60,14 +112,4 @@ def _bounds(cell: Cell, samples: int) -> SharpnessBounds:
         data.classes,
         loss=settings.loss,
         kind="gauss-newton",
-    )
-
-
-def _labels(found: Mapping[str, SharpnessBounds]) -> list[str]:
-    return list(
-        dict.fromkeys(
-            text
-            for bounds in found.values()
-            for text in (f"lower, {bounds.lower_label}", f"upper, {bounds.upper_label}")
-        )
     )

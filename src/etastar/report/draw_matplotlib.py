@@ -158,7 +158,7 @@ def _axes(chart: Chart, ax: Axes) -> None:
 
 def _decimal_ticks(axis: Any, decades: float) -> None:
     """0.2, 0.5, 1 rather than powers of ten, as long as they find room."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if decades > 6:
         return
@@ -168,7 +168,7 @@ def _decimal_ticks(axis: Any, decades: float) -> None:
             steps = finer
     axis.set_major_locator(LogLocator(10, subs=steps, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _points(layer: Points, ax: Axes) -> None:

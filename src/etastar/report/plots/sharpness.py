@@ -14,11 +14,10 @@ from etastar.report.plots.base import (
     medians,
     network_rows,
     per_loss,
-    plain,
     series,
 )
 from etastar.report.plots.eta_law import law_line, law_text
-from etastar.report.style import listed
+from etastar.report.style import listed, number
 
 NOTHING = "The study has not measured λ1 (sharpness = true in the study file measures it)."
 
@@ -27,32 +26,48 @@ def make(family: Family) -> Drawing:
     """See the module."""
     if not any(medians(group, "lambda1") for group in family.groups):
         return Drawing([], {}, _CAPTION, NOTHING)
-    bounds = {id(group): bounds_of(group) for group in family.groups}
+    bounds = bounds_of(family)
     charts = per_loss(
         family,
-        lambda group: _layers(family, group, bounds[id(group)]),
+        lambda group: _layers(family, group, bounds),
         x_label="width × depth, n·L",
         y_label="λ₁ at initialisation",
     )
     rows = network_rows(family.groups, lambda1=True)
-    every = {key: value for found in bounds.values() for key, value in found.values.items()}
-    for name in ("lower", "upper", "kernel_prediction"):
-        rows[f"bound_{name}" if name != "kernel_prediction" else name] = [
-            plain(getattr(every[cell], name)) if cell in every else None for cell in rows["cell"]
-        ]
-    labels = list(dict.fromkeys(text for found in bounds.values() for text in found.labels))
-    note = f" Bounds: {listed(labels)}." if labels else ""
-    reasons = dict.fromkeys(found.reason for found in bounds.values() if found.reason)
-    missing = f"Drawn without some bounds: {' '.join(reasons)}" if reasons else ""
-    return Drawing(charts, rows, _CAPTION + note, missing)
+    for name in _IN_ROWS:
+        rows[name] = [getattr(bounds.values.get(cell), name, None) for cell in rows["cell"]]
+    note = ""
+    if bounds.values:
+        note = (
+            f" Here {listed(bounds.labels)}; the measured mean of λ₁ of the Gauss-Newton matrix "
+            f"over seeds lies within for {bounds.inside} of {len(bounds.values)} networks."
+        )
+    return Drawing(charts, rows, _CAPTION + note, _missing(bounds))
 
 
+def _missing(bounds: Bounds) -> str:
+    if bounds.reason:
+        return f"Drawn without bounds: {bounds.reason}"
+    if len(bounds.values) < bounds.networks:
+        return (
+            f"Bounds are computed for {len(bounds.values)} of {bounds.networks} networks, spread "
+            "evenly over n·L."
+        )
+    return ""
+
+
+_IN_ROWS = (
+    *("lower", "lower_label", "lower_proved", "upper", "upper_label", "upper_proved"),
+    "kernel_prediction",
+)
+"""Columns that the bounds add to the rows, by the names that `SharpnessBounds` has for them."""
 _CAPTION = (
     "λ₁ of D^{½}HD^{½} at initialisation, H the Hessian of the training loss over the first "
     "samples of the training set and D the layers' learning-rate ratios (κ on the input layer); "
-    "median over seeds with its 95 % interval. Dashes above and below, in the same colour: bounds "
-    "on λ₁ of the Gauss-Newton part. Solid lines: the law λ₁ = a·(n·L)^{b}, its exponent with a "
-    "95 % interval (Student t, over networks) and R²."
+    "median over seeds with its 95 % interval. Solid lines: the law λ₁ = a·(n·L)^{b}, its exponent "
+    "with a 95 % interval (Student t, over networks) and R². Dashes above and below, in the same "
+    "colour: bounds on the expected λ₁ of the Gauss-Newton part of H, from the inputs alone; "
+    "proved, or asymptotic in the width, as the rows say for each."
 )
 
 
@@ -89,7 +104,7 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
                     colour,
                     shape="dash",
                     hover=[
-                        f"{side} bound {value:.4g}<br>{found.ids[i]}"
+                        f"{side} bound {number(value)}<br>cell {found.ids[i]}"
                         for i, value in zip(np.flatnonzero(known), values, strict=True)
                     ],
                     size=6.0,
