@@ -76,6 +76,8 @@ class Cell:
         """What the result of a seed of η* is a function of, as canonical JSON."""
         fields = {k: v for k, v in self.fields.items() if k not in NOT_IDENTITY}
         fields["device"] = self._device_kind
+        if not fields["from_step"]:  # from initialisation: as before there were checkpoints
+            del fields["from_step"], fields["from_lr"]
         return canonical({"kind": "maximal-lr", "identity": IDENTITY_VERSION, **fields})
 
     @cached_property

@@ -20,7 +20,7 @@ from etastar.study.measuring import Task, run_task
 from etastar.study.plan import Facts, Planned, State, identities, plan
 from etastar.study.results import LrResult, Results
 from etastar.study.specification import Study
-from etastar.study.store import StoreWriter
+from etastar.study.store import StoreWriter, check_place
 
 if TYPE_CHECKING:
     from etastar.training.trial import Outcome, Trial
@@ -103,13 +103,14 @@ def run_study(
         KeyboardInterrupt: On Ctrl-C; all that had ended is stored.
     """
     hours = study.file.budget.hours if hours is None else hours
+    path = Path(store or study.default_store)
     # an unsound store is a reason not to read data for minutes first
-    State.of_file(Path(store or study.default_store))
+    check_place(path)
+    State.of_file(path)
     facts = Facts.of(study)
     executor = executor or InProcess()
     if isinstance(executor, InProcess):
         _check_devices(study)
-    path = Path(store or study.default_store)
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
         run = _Run(study, writer, executor, on_progress)
         return run.all(facts, None if hours is None else hours * 3600, retry_failed)

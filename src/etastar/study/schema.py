@@ -19,6 +19,9 @@ from etastar.study.errors import StoreError
 from etastar.study.filesystem import is_network
 
 APPLICATION_ID = 0x45544153  # "ETAS": tells a store from other SQLite files
+MAGIC = b"SQLite format 3\0"
+SMALLEST = 512
+"""Bytes of the shortest SQLite file that is not empty: one page of the smallest size."""
 SCHEMA_VERSION = 1
 """Raised whenever a table changes; a store of a newer version is refused."""
 
@@ -137,6 +140,7 @@ def check(path: Path) -> None:
         StoreError: What is wrong with it, and what to do.
     """
     with translated(path):
+        _check_shape(path)
         connection = _connect_read_only(path)
         try:
             application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -162,6 +166,29 @@ def check(path: Path) -> None:
             connection.close()
 
 
+def _check_shape(path: Path) -> None:
+    """Refuse what SQLite itself would take for an empty file, or pad with zeros."""
+    with path.open("rb") as file:
+        start = file.read(SMALLEST)
+        size = file.seek(0, os.SEEK_END)
+    if not start:
+        return
+    if len(start) < SMALLEST or not start.startswith(MAGIC):
+        raise damaged(path, "it does not begin as an SQLite file does")
+    page = int.from_bytes(start[16:18], "big")
+    page = 65536 if page == 1 else page
+    # a writer that was killed may have left part of a page, and beside it the log to mend it with
+    if page and size % page and not (_log(path, "-wal") or _log(path, "-journal")):
+        raise damaged(path, "its last page is cut short")
+
+
+def _log(path: Path, end: str) -> bool:
+    """Whether SQLite's log with this ending holds something, beside the file or a link's target."""
+    path = path.resolve()
+    log = path.with_name(path.name + end)
+    return log.exists() and log.stat().st_size > 0
+
+
 def _check_identities(path: Path, connection: sqlite3.Connection) -> None:
     """Every specification must have the hash it had: results would belong to another one."""
     for identity, text in connection.execute("SELECT id, json FROM specification"):
@@ -170,11 +197,21 @@ def _check_identities(path: Path, connection: sqlite3.Connection) -> None:
 
 
 def _connect_read_only(path: Path) -> sqlite3.Connection:
-    # a reader of a write-ahead log must make shared memory beside it; where nothing can be
-    # written and nobody left a log, nobody can be writing either
-    fixed = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
-    uri = f"file:{quote(str(path.resolve()))}?mode=ro{'&immutable=1' if fixed else ''}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    real = path.resolve()
+    mode = "mode=ro"
+    if _log(path, "-journal"):
+        # of a writer that is at work, or was killed: then its last, unfinished transaction must be
+        # taken back before anything can be read
+        mode = "mode=rw"
+    elif not os.access(real.parent, os.W_OK) and not _log(path, "-wal"):
+        # a reader of a write-ahead log must make shared memory beside it; where nothing can be
+        # written and nobody left a log, nobody can be writing either
+        mode = "mode=ro&immutable=1"
+    connection = sqlite3.connect(
+        f"file:{quote(str(real))}?{mode}", uri=True, isolation_level=None, check_same_thread=False
+    )
+    connection.execute("PRAGMA query_only=ON")
+    return connection
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -211,6 +248,8 @@ def translated(path: Path) -> Iterator[None]:
         raise _meaning(path, error) from error
     except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
         raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -111,6 +112,25 @@ class Store:
         }
 
 
+def check_place(path: Path) -> None:
+    """Refuse a name that no store can have.
+
+    Raises:
+        ConfigError: Its folder does not exist, or it is a folder, or not a name for a file.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path} cannot be used as a store: {reason}.") from None
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give --store the name of a file.")
+
+
 class StoreWriter(Store):
     """A store, for writing; made if there is none.
 
@@ -127,10 +147,7 @@ class StoreWriter(Store):
     def __init__(
         self, path: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
     ) -> None:
-        if not path.parent.is_dir():
-            raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder; give --store the name of a file.")
+        check_place(path)
         self._lock = StoreLock(path, wait=wait, on_wait=on_wait)
         self._writing = threading.RLock()
         self._buffer: list[tuple[Any, ...]] = []
