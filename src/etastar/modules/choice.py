@@ -93,6 +93,7 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
     What is known to fail is refused by name. For the rest one gradient is taken both ways, on a
     batch of the training data, and must agree.
     """
+    from etastar.modules.engine_vmap import batchable_attention
     from etastar.modules.rules import rule_for
 
     model = task.origin.copy(start.model)
@@ -110,7 +111,7 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
     if reason := _draws_or_remembers(task, start, batch):
         return reason, 0
     try:
-        with _no_slow_paths():
+        with _no_slow_paths(), batchable_attention():
             return _compare(task, start, batch)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from etastar.modules.batches import TensorBatches, to_device
@@ -22,7 +24,7 @@ from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.rules import Rule, options, rule_for
 from etastar.modules.task import Run, Task, short
-from etastar.training.engine import Engine
+from etastar.training.engine import Engine, Queue
 from etastar.training.memory import replicas_that_fit
 from etastar.training.trial import Outcome, Trial
 
@@ -308,6 +310,13 @@ def stacked(batches: list[Any]) -> Any:
     return tree_unflatten(parts, spec)
 
 
+@contextmanager
+def batchable_attention() -> Iterator[None]:
+    """Attention by matrix products: fused kernels have no batching rule."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 class VmapEngine(Engine):
     """Runs a queue of trials on `VmapStack`s, one per thread.
 
@@ -332,6 +341,11 @@ class VmapEngine(Engine):
         """See `SPECULATION`; on a GPU as many as fit, up to 64."""
         wide = SPECULATION * self.threads if self.device.type == "cpu" else 64
         return min(wide, self.slots * self.threads)
+
+    def run(self, queue: Queue) -> None:
+        """See `Engine`; attention is computed by the kernel that vmap can batch."""
+        with batchable_attention():
+            super().run(queue)
 
     def stack(self) -> VmapStack:  # type: ignore[override] # the crew asks no more of it
         """An empty stack; called once by every thread."""
