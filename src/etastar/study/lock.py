@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from etastar.study.errors import StoreError
@@ -79,7 +80,8 @@ class StoreLock:
                 told = True
             time.sleep(POLL)
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with suppress(OSError):  # who holds it is for messages: on a full disk the store tells why
+            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def _try(self) -> bool:
         """Take the lock if it is free. A POSIX lock is not inherited by forked children."""
