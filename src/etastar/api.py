@@ -81,9 +81,33 @@ def measure(
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
         dataset = load(dataset, **where)
-    recipe = settings.recipe(dataset)
     device = _device(settings.device)
+    if settings.from_step and settings.from_lr is None:
+        settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)
+    recipe = settings.recipe(dataset)
     return _measure(network, dataset, recipe, settings, device, on_progress)
+
+
+def _with_half_of_eta_star(
+    network: Network,
+    data: Dataset,
+    settings: Settings,
+    device: torch.device,
+    on_progress: Callable[[Progress], None] | None,
+) -> Settings:
+    """The settings with `from_lr` filled in.
+
+    Raises:
+        ConfigError: η* at initialisation does not exist, so half of it does not either.
+    """
+    initial = settings.model_copy(update={"from_step": 0})
+    found = _measure(network, data, initial.recipe(data), initial, device, on_progress)
+    if found.eta_star.median is None:
+        raise ConfigError(
+            "from_lr: η* at initialisation was not found, so half of it cannot be the rate up to "
+            f"step {settings.from_step}. {' '.join(found.warnings)} Or give --from-lr."
+        )
+    return settings.model_copy(update={"from_lr": found.eta_star.median / 2})
 
 
 def _measure(

@@ -79,11 +79,15 @@ class Measurement:
         size = f" {net['width']}×{net['depth']}" if {"width", "depth"} <= net.keys() else ""
         batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
         momentum = f" with momentum {recipe.momentum:g}" if recipe.momentum else ""
+        start = (
+            f" from step {recipe.from_step} at rate {recipe.from_lr}" if recipe.from_step else ""
+        )
         return (
             f"{net['architecture']}{size}, κ = {net['input_lr_ratio']:g}, on {self.data['name']}; "
             f"{recipe.loss}, SGD{momentum}, {batch}\n"
             f"{criterion.kind} validation accuracy {criterion.threshold:g} within "
-            f"{criterion.max_steps} steps, evaluated every {criterion.eval_every}"
+            f"{criterion.max_steps} steps{start}, evaluated every "
+            f"{criterion.eval_every}"
         )
 
     def to_dict(self) -> dict[str, Any]:

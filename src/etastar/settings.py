@@ -117,6 +117,19 @@ class Settings(BaseModel):
         description="reach: touch the threshold at any evaluation. hold: be at or above it when "
         "the budget ends.",
     )
+    from_step: int = Field(
+        0,
+        ge=0,
+        description="Measure the largest rate from the checkpoint after so many steps, instead of "
+        "from initialisation.",
+    )
+    from_lr: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="Learning rate of the steps up to that checkpoint. [default: half of η* at "
+        "initialisation, which is then measured first]",
+    )
 
     seeds: int = Field(8, ge=1, description="Number of initialisations.")
     first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
@@ -197,11 +210,15 @@ class Settings(BaseModel):
             epochs = known.epochs[self.loss] if known else 1.0
         limits = [] if epochs is None else [max(1, round(epochs * per_epoch))]
         steps = min(limits + ([self.max_steps] if self.max_steps else []))
+        if self.from_step and self.from_lr is None:
+            raise ConfigError(f"from_step = {self.from_step} needs from_lr, the rate up to there")
         return Recipe(
             loss=self.loss,
             optimizer=self.optimizer,
             momentum=self.momentum,
             batch_size=batch,
+            from_step=self.from_step,
+            from_lr=self.from_lr if self.from_step else None,
             criterion=Criterion(
                 kind=self.criterion,
                 threshold=float(threshold),

@@ -215,3 +215,30 @@ def test_stacks_are_sized_by_memory() -> None:
     assert replicas_that_fit(free_bytes(cpu) // 8, cpu, stacks=2) in range(1, 3)
     small, large = (Engine(MLP(width=w), DATA, RECIPE).bytes_per_replica() for w in (16, 512))
     assert small < large
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("batch", [32, "full"])
+def test_trials_from_a_checkpoint_equal_the_plain_trainers(
+    momentum: float, batch: int | str
+) -> None:
+    """The checkpoint lies in the second epoch, so that the order must go on, not start again."""
+    steps = len(DATA.y_train) // 32 + 3
+    recipe = Recipe(
+        loss="mse",
+        momentum=momentum,
+        batch_size=batch,  # type: ignore[arg-type]
+        from_step=steps,
+        from_lr=0.02,
+        criterion=Criterion(threshold=0.95, max_steps=30, eval_every=1),
+    )
+    network = MLP(width=8, depth=2, input_lr_ratio=0.3)
+    engine = Engine(network, DATA, recipe, dtype=torch.float64, threads=1)
+    trials = [Trial(seed, lr) for seed in range(3) for lr in (1e-3, 0.05, 0.3, 1e3)]
+    found = train_all(engine, trials)
+    assert len({outcome.kind for outcome in found.values()}) > 1
+    for trial, outcome in found.items():
+        plain = train_one(network, DATA, recipe, trial, dtype=torch.float64)
+        assert outcome.kind == plain.kind, trial
+        if outcome.kind != "dead":
+            assert (outcome.step, outcome.accuracy) == (plain.step, plain.accuracy), trial

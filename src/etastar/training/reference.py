@@ -120,10 +120,15 @@ def train_one(
     """
     data, criterion = dataset.to(dtype=dtype), recipe.criterion
     module = build_module(network, trial.seed, data.inputs, data.classes, dtype)
-    optimizer = make_optimizer(module, network, recipe, trial.lr)
     loss_of = loss_function(recipe)
     accuracy, silent = None, 0
     order = batches(len(data.y_train), recipe, trial.seed)
+    common = make_optimizer(module, network, recipe, recipe.from_lr or 0.0)
+    for rows in itertools.islice(order, recipe.from_step):
+        common.zero_grad()
+        loss_of(module(data.x_train[rows]), data.y_train[rows]).backward()  # type: ignore[no-untyped-call]
+        common.step()
+    optimizer = make_optimizer(module, network, recipe, trial.lr)
     for step, rows in enumerate(itertools.islice(order, criterion.max_steps), start=1):
         optimizer.zero_grad()
         loss = loss_of(module(data.x_train[rows]), data.y_train[rows])

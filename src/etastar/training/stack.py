@@ -108,7 +108,27 @@ class Stack:
             self._drawn[seed] = self.network.init(
                 [seed], self.inputs, self.data.classes, dtype=self.dtype, device=self.device
             )
+            if self.recipe.from_step:
+                self._train_to_checkpoint(seed, self._drawn[seed])
         return self._drawn[seed]
+
+    def _train_to_checkpoint(self, seed: int, params: Params) -> None:
+        """Take the steps that all trials of a seed have in common, in place."""
+        step = make_step(self.network, self.recipe.loss, self.recipe.momentum)
+        velocity = [torch.zeros_like(p) for p in params] if self.recipe.momentum else []
+        lr = torch.full((1,), self.recipe.from_lr or 0.0, dtype=self.dtype, device=self.device)
+        order = DataOrder(self.samples)
+        x, labels = self.data.x_train, self.data.y_train
+        per_epoch = self.samples // self.batch
+        for taken in range(self.recipe.from_step):
+            epoch, at = divmod(taken, per_epoch)
+            if self.batch == self.samples:
+                step(params, velocity, lr, x[None], labels[None])
+                continue
+            span = order.permutation(seed, epoch)[at * self.batch : (at + 1) * self.batch]
+            rows = span.to(self.device)
+            order.keep_only({(seed, epoch)})
+            step(params, velocity, lr, x[rows][None], labels[rows][None])
 
     def drop(self, rows: list[int]) -> None:
         """Remove replicas and close the gaps."""
@@ -140,7 +160,8 @@ class Stack:
         nearest = self.check_every
         per_epoch = self.samples // self.batch
         for step in self.steps:
-            nearest = min(nearest, criterion.max_steps - step, per_epoch - step % per_epoch)
+            to_next_order = per_epoch - (self.recipe.from_step + step) % per_epoch
+            nearest = min(nearest, criterion.max_steps - step, to_next_order)
             if criterion.kind == "reach":
                 nearest = min(nearest, criterion.eval_every - step % criterion.eval_every)
         return nearest
@@ -148,7 +169,7 @@ class Stack:
     def _rows(self, steps: int) -> torch.Tensor:
         """The training samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
         per_epoch = self.samples // self.batch
-        places = [divmod(step, per_epoch) for step in self.steps]
+        places = [divmod(self.recipe.from_step + step, per_epoch) for step in self.steps]
         keys = [(t.seed, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
         self._order.keep_only(set(keys))
         spans = [

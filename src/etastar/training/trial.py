@@ -45,6 +45,11 @@ class Recipe(BaseModel):
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     """μ of heavy-ball momentum as PyTorch writes it: `v ← μ·v + g`, `w ← w − η·v`."""
     batch_size: int | Literal["full"] = 128
+    from_step: int = Field(default=0, ge=0)
+    """Steps of a common run before the trial begins: its checkpoint is where every rate starts. The
+    trial goes on with the next batch; its own steps, and momentum, begin at zero."""
+    from_lr: float | None = Field(default=None, gt=0.0)
+    """Learning rate of that run."""
     criterion: Criterion
 
 
