@@ -38,6 +38,7 @@ CHANGES = {
     "max_steps": 7,
     "eval_every": 2,
     "criterion": "hold",
+    "from_step": 10,
     "resolution": 0.1,
     "start_lr": 1e-2,
     "end_lr": 5.0,
@@ -45,7 +46,7 @@ CHANGES = {
     "device": "cuda",
     "dtype": "float64",
 }
-SAME = {"seeds": 3, "first_seed": 5, "threads": 2, "data_dir": "elsewhere"}
+SAME = {"from_lr": 0.1, "seeds": 3, "first_seed": 5, "threads": 2, "data_dir": "elsewhere"}
 OF_LAMBDA = {
     *("dataset", "width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"),
     *("loss", "device", "dtype"),
@@ -81,6 +82,8 @@ def test_a_default_is_the_value_it_stands_for() -> None:
     assert cell(device="cuda:1").id == cell(device="cuda").id
     zero, minus = cell(input_lr_ratio=0.0), cell(input_lr_ratio=-0.0)
     assert (zero.id, zero.sharpness_id) == (minus.id, minus.sharpness_id)
+    # the rate up to a step matters once there are such steps
+    assert cell(from_step=10, from_lr=0.1).id != cell(from_step=10, from_lr=0.2).id
     # where the budget is given in steps, no default of epochs applies
     assert cell(max_steps=7).id != cell(max_steps=7, epochs=1.0).id
 
@@ -115,7 +118,7 @@ def test_the_specification_is_canonical_json() -> None:
     assert " " not in text
     assert text.isascii()
     assert cell().id == hashlib.sha256(text.encode()).hexdigest()[:20]
-    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"}
+    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"} - {"from_step"}
     assert canonical({"b": 1, "a": "κ"}) == '{"a":"\\u03ba","b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"a": float("inf")})
@@ -138,7 +141,7 @@ def test_added_seeds_are_the_only_ones_computed(tmp_path: Path) -> None:
     more = tiny(path, TINY.replace("seeds = 3", "seeds = 4"))
     with Store(more.default_store) as store:
         tasks = plan(more, Facts.of(more), State.of(store))
-    assert len(tasks) == 16
+    assert len(tasks) == 8
     assert {planned.task.seeds for planned in tasks} == {(3,)}
     before = more.default_store.stat().st_ino
     run_study(more)
