@@ -49,7 +49,8 @@ class Sequence(nn.Module):
 
 
 def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(16, 3))
 
 
 def cnn(norm: type[nn.Module] = nn.Identity) -> nn.Module:
@@ -109,12 +110,12 @@ def data(samples: int = 96, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 QUICK: dict[str, Any] = {
-    "threshold": 0.6,
+    "threshold": 0.55,
     "batch_size": 16,
-    "epochs": 4,
+    "epochs": 6,
     "eval_every": 6,
-    "start_lr": 1e-3,
-    "end_lr": 1000.0,
+    "start_lr": 1e-2,
+    "end_lr": 100.0,
     "resolution": 0.25,
     "seeds": 2,
     "progress": False,

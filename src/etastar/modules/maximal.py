@@ -229,9 +229,11 @@ def _advice(found: Mapping[str, Any], settings: Settings) -> list[str]:
         met = [t.metric for t in tried if t.metric is not None]
         best = (max if settings.higher else min)(met, default=None)
         closest = "every run diverged" if best is None else f"the best run reached {best:.4g}"
+        results = found["seeds"].values()
+        who = f"{sum(r.status == 'none-trained' for r in results)} of {len(results)} seeds"
         notes.append(
-            f"no rate from {settings.start_lr:g} to {settings.end_lr:g} reached the threshold "
-            f"{settings.threshold:g} within {found['settings']['max_steps']} steps; {closest}. "
+            f"{who}: no rate from {settings.start_lr:g} to {settings.end_lr:g} reached the "
+            f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; {closest}. "
             "Train longer (epochs), make the threshold easier, or widen the range."
         )
     if found["status"] == "all-trained":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -55,7 +56,7 @@ class OptimizerFactory:
             optimizer = given(model, lr)
         if self.state is not None:
             rates = [group["lr"] for group in optimizer.param_groups]
-            optimizer.load_state_dict(self.state)
+            optimizer.load_state_dict(copy.deepcopy(self.state))  # it keeps tensors, not copies
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
         return optimizer
