@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etastar
 
-
 EASY = QUICK | {"threshold": 0.45, "seeds": 1}
 
 
