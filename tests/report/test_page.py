@@ -204,6 +204,7 @@ def test_what_is_missing_is_said(tmp_path) -> None:
     assert "The study is not complete: 12 seeds of 36 are still missing" in text
     assert "1 network could not be measured" in text
     assert "MemoryError: <out> of memory" in text
+    assert "Of 24 seeds, 6 trained at every rate and 6 trained at none." in text
     assert "4 networks with seeds that have no bracket" in text
     assert "has not measured λ1" in text
     assert {path.parent.name for path in files[1:]} == {"own"}

@@ -17,7 +17,7 @@ from etastar.study.measuring import load_data
 if TYPE_CHECKING:
     from etastar.curvature.theory import SharpnessBounds
 
-MOST = 24
+MOST = 12
 """Networks of a family that bounds are computed for: they take up to a few seconds each."""
 
 
@@ -39,13 +39,15 @@ class Bounds:
 
     @property
     def labels(self) -> list[str]:
-        """How sure the bounds are: `lower bounds asymptotic`, ...; each once."""
+        """How sure the bounds are: `the lower bounds are asymptotic`, ...; each once."""
         sides = {"lower": set[str](), "upper": set[str]()}
         for found in self.values.values():
             sides["lower"].add(found.lower_label)
             sides["upper"].add(found.upper_label)
         return [
-            f"{side} bounds {' or '.join(sorted(said))}" for side, said in sides.items() if said
+            f"the {side} bounds are {' or '.join(sorted(said))}"
+            for side, said in sides.items()
+            if said
         ]
 
 
@@ -60,8 +62,8 @@ def bounds_of(family: Family) -> Bounds:
 
 
 def _compute(family: Family) -> Bounds:
-    each = max(2, MOST // len(family.groups))
     measured = {id(group): _measured(group) for group in family.groups}
+    each = max(2, MOST // max(1, sum(map(bool, measured.values()))))
     found: dict[str, SharpnessBounds] = {}
     same: dict[str | None, SharpnessBounds] = {}  # by λ1's own specification
     reasons: dict[str, None] = {}

@@ -55,7 +55,7 @@ def _budget(group: Group) -> str:
     if steps:
         parts.append(count(int(steps), "step"))
     if fields["epochs"]:
-        epochs = f"{number(fields['epochs'])} epochs"
+        epochs = f"{number(fields['epochs'])} epoch{'s' if fields['epochs'] != 1 else ''}"
         parts.append(f"({epochs})" if steps else epochs)
     checked = f", evaluated every {every}" if every and fields["criterion"] == "reach" else ""
     return f"within {' '.join(parts)}{checked}"

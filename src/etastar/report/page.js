@@ -1,5 +1,5 @@
 "use strict";
-// Charts are drawn when they come near the window: a page with a hundred opens at once.
+// Charts near the window are drawn first, the others one by one: a page with a hundred opens at once.
 (() => {
   const settings = {
     responsive: true,
@@ -18,14 +18,19 @@
     if (touch) chart.layout.dragmode = false;
     Plotly.newPlot(place, chart.data, chart.layout, settings);
   };
-  const places = document.querySelectorAll(".chart");
-  if (!("IntersectionObserver" in window)) {
-    places.forEach(draw);
-    return;
+  const places = [...document.querySelectorAll(".chart")];
+  if ("IntersectionObserver" in window) {
+    const watcher = new IntersectionObserver(
+      (entries) => entries.forEach((entry) => entry.isIntersecting && draw(entry.target)),
+      { rootMargin: "600px" },
+    );
+    places.forEach((place) => watcher.observe(place));
   }
-  const watcher = new IntersectionObserver(
-    (entries) => entries.forEach((entry) => entry.isIntersecting && draw(entry.target)),
-    { rootMargin: "600px" },
-  );
-  places.forEach((place) => watcher.observe(place));
+  const rest = () => {
+    const next = places.find((place) => !place.dataset.drawn);
+    if (!next) return;
+    draw(next);
+    setTimeout(rest, 20);
+  };
+  setTimeout(rest, 20);
 })();

@@ -36,7 +36,8 @@ def findings(family: Family) -> list[tuple[str, str]]:
 
 def finding(group: Group) -> str:
     """Law, exponent, interval, R², held-out error and slope of one group."""
-    parts = [_law(group), _separate(group), _held_out(group), _slope(group), _budget(group)]
+    parts = [_law(group), _separate(group), _held_out(group), _slope(group)]
+    parts += [_budget(group), _unbracketed(group)]
     return " ".join(part for part in parts if part)
 
 
@@ -98,6 +99,14 @@ def _slope(group: Group) -> str:
         f"η* against λ₁: slope {fixed(fit.corrected.value)} {interval(low, high)}, which "
         f"{verdict} −1."
     )
+
+
+def _unbracketed(group: Group) -> str:
+    """Seeds without a bracket are in no median as a number: say how many."""
+    above, nowhere = group.statuses["all-trained"], group.statuses["none-trained"]
+    said = [f"{above} trained at every rate"] if above else []
+    said += [f"{nowhere} trained at none"] if nowhere else []
+    return f"Of {count(group.measured, 'seed')}, {listed(said)}." if said else ""
 
 
 def _budget(group: Group) -> str:

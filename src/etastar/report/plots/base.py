@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etastar.report.chart import BoolArray, Chart, FloatArray, Points
+from etastar.report.chart import BoolArray, Chart, FloatArray, IntArray, Points
 from etastar.report.draw_matplotlib import draw, save_charts
 from etastar.report.draw_plotly import interactive
 from etastar.report.evidence import Family, Group
@@ -119,10 +119,10 @@ class Medians:
         """n·L."""
         return self.width * self.depth
 
-    def hover(self, symbol: str, mask: BoolArray, extra: Sequence[str] = ()) -> list[str]:
-        """What the pointer shows of the networks under the mask; `extra` one line for each."""
+    def hover(self, symbol: str, which: IntArray, extra: Sequence[str] = ()) -> list[str]:
+        """What the pointer shows of the networks with these indices; `extra` one line for each."""
         lines = []
-        for place, i in enumerate(np.flatnonzero(mask)):
+        for place, i in enumerate(which):
             value = f"{symbol} {number(self.value[i])}"
             if np.isfinite(self.low[i]):
                 value += f" [{number(self.low[i])}, {number(self.high[i])}]"

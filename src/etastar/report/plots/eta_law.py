@@ -66,8 +66,11 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     if found is None or not (found.used.any() or np.isfinite(found.bound).any()):
         return []
     colour, shape = series(family, group)
-    used, bounded = found.used, np.isfinite(found.bound) & ~found.used
     short = group.budget_share()
+    used = np.flatnonzero(found.used)
+    # filled ones first: plotly's legend shows the mark of the first
+    used = used[np.argsort(short[used] > 0.5, kind="stable")]
+    bounded = np.flatnonzero(np.isfinite(found.bound) & ~found.used)
     layers: list[Points | Line] = [
         Points(
             found.size[used],
@@ -85,15 +88,15 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
             shape=shape,
         )
     ]
-    if bounded.any():
+    if len(bounded):
         layers.append(
             Points(
                 found.size[bounded],
                 found.bound[bounded],
                 colour,
-                f"κ = {group.kappa:g}: at least this ({count(int(bounded.sum()), 'network')})",
+                f"κ = {group.kappa:g}: at least this ({count(len(bounded), 'network')})",
                 shape="up",
-                hollow=np.ones(int(bounded.sum()), dtype=bool),
+                hollow=np.ones(len(bounded), dtype=bool),
                 hover=found.hover(f"κ = {group.kappa:g}, η*", bounded),
             )
         )

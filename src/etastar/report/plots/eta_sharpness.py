@@ -11,7 +11,7 @@ from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, sentence, series
 from etastar.report.plots.sharpness import NOTHING
-from etastar.report.style import MUTED, fixed, interval, number
+from etastar.report.style import MUTED, count, fixed, interval, number
 from etastar.scaling import SlopeFit
 
 
@@ -27,19 +27,32 @@ def make(family: Family) -> Drawing:
     )
     charts = [_with_reference(chart) for chart in charts]
     reasons = [
-        f"No slope for {group.name}: {sentence(group.slope.reason)}"
+        f"No slope for {group.name}: {_why(group)}"
         for group in family.groups
         if group.slope.value is None
     ]
     return Drawing(charts, network_rows(family.groups, lambda1=True), _CAPTION, " ".join(reasons))
 
 
+_LEAST = 4
+"""Points that `scaling.fit_slope` needs."""
 _CAPTION = (
     "Every network once: η* and λ₁ of D^{½}HD^{½} at initialisation, medians over the same seeds "
     "with 95 % intervals. Solid lines: the slope of log η* on log λ₁, corrected for the noise of "
     "both (BCES), with its 95 % interval, the wider of Student t and the bootstrap. Dotted: slope "
     "−1, η* ∝ 1/λ₁, through the middle of the points."
 )
+
+
+def _why(group: Group) -> str:
+    """Why a group has no slope."""
+    eta, sharp = medians(group), medians(group, "lambda1")
+    if eta is None or sharp is None:
+        return "λ₁ has not been measured."
+    both = int((eta.used & sharp.used).sum())
+    if both < _LEAST:
+        return f"{count(both, 'network')} with known η* and λ₁; at least {_LEAST} are needed."
+    return sentence(group.slope.reason)
 
 
 def slope_text(fit: SlopeFit | None) -> str:
@@ -73,7 +86,7 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
             y_high=eta.high[both],
             hover=eta.hover(
                 f"κ = {group.kappa:g}, η*",
-                both,
+                np.flatnonzero(both),
                 [f"λ₁ {number(value)}" for value in sharp.value[both]],
             ),
             colour=colour,

@@ -39,7 +39,7 @@ def make(family: Family) -> Drawing:
     note = ""
     if bounds.values:
         note = (
-            f" Here {listed(bounds.labels)}; the measured mean of λ₁ of the Gauss-Newton matrix "
+            f" Here {listed(bounds.labels)}. The measured mean of λ₁ of the Gauss-Newton matrix "
             f"over seeds lies within for {bounds.inside} of {len(bounds.values)} networks."
         )
     return Drawing(charts, rows, _CAPTION + note, _missing(bounds))
@@ -84,7 +84,7 @@ def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | L
             label=f"κ = {group.kappa:g}: {law_text(fit, 'λ₁')}",
             y_low=found.low[used],
             y_high=found.high[used],
-            hover=found.hover(f"κ = {group.kappa:g}, λ₁", used),
+            hover=found.hover(f"κ = {group.kappa:g}, λ₁", np.flatnonzero(used)),
             colour=colour,
             shape=shape,
         )
