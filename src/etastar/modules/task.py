@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 RunKind: TypeAlias = Literal["trained", "diverged", "short"]
 
 
+BLOWN_UP = 1e3
+"""An exception in a step is divergence if the parameters are not finite, or a loss was this many
+times the first one's: models and losses may refuse numbers that only a blown-up run produces."""
+
+
 @dataclass(frozen=True)
 class Run:
     """How a trial of a user's model ended.
@@ -176,9 +181,9 @@ def run_trial(
             except ModelError:
                 raise
             except Exception:
-                if session.healthy():
+                if session.healthy() and peak <= BLOWN_UP * abs(first):
                     raise
-                return Run("diverged", session.steps + 1)  # the model refused its own NaN
+                return Run("diverged", session.steps + 1)  # the model refused its own numbers
             if not math.isfinite(loss):
                 return Run("diverged", session.steps)
             first = loss if session.steps == 1 else first
