@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from etastar.errors import ConfigError
 from etastar.study.cell import Cell
-from etastar.study.errors import StoreError
+from etastar.study.errors import ExecutorError, StoreError
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import Facts, Planned, State, identities, plan
@@ -100,6 +100,7 @@ def run_study(
         ConfigError: A setting does not fit the data or the machine.
         DataError: A data set cannot be read.
         StoreError: The store cannot be used, or the disk is full.
+        ExecutorError: The executor is gone.
         KeyboardInterrupt: On Ctrl-C; all that had ended is stored.
     """
     hours = study.file.budget.hours if hours is None else hours
@@ -177,7 +178,10 @@ class _Run:
             settings = task.settings.model_copy(update={"threads": threads})
             task = replace(task, settings=settings)
         if not isinstance(self.executor, InProcess):
-            return self.executor.submit(run_task, task)
+            try:
+                return self.executor.submit(run_task, task)
+            except Exception as error:
+                raise _gone(error) from error
         key = self.store.specify(task.id, task.kind, task.specification)
 
         def on_outcome(trial: Trial, outcome: Outcome) -> None:
@@ -193,7 +197,9 @@ class _Run:
             results = future.result()
         except StoreError:
             raise
-        except (Exception, CancelledError) as error:
+        except (BrokenExecutor, CancelledError) as error:
+            raise _gone(error) from error
+        except Exception as error:
             self._fail(planned, f"{type(error).__name__}: {error}", waiting)
             return
         key = self.store.specify(task.id, task.kind, task.specification)
@@ -243,6 +249,14 @@ class _Run:
         )
         if self.on_progress:
             self.on_progress(self.progress)
+
+
+def _gone(error: BaseException) -> ExecutorError:
+    """No fault of a task, so none is recorded: with its scheduler gone, every task would fail."""
+    return ExecutorError(
+        f"the executor is gone ({type(error).__name__}: {error}). What had ended is stored. Start "
+        "it again and run the same command: it goes on from there."
+    )
 
 
 def _title(task: Task) -> str:

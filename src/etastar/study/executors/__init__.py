@@ -13,14 +13,14 @@ from typing import TypeAlias
 
 from etastar.errors import unknown_name
 from etastar.study.executors.base import Executor, ExecutorOptions
-from etastar.study.executors.dask_cluster import dask_cluster
-from etastar.study.executors.in_process import InProcess, in_process
+from etastar.study.executors.dask_cluster import make_dask
+from etastar.study.executors.in_process import InProcess, make_in_process
 
 Maker: TypeAlias = Callable[[ExecutorOptions], AbstractContextManager[Executor]]
 
 EXECUTORS: dict[str, Maker] = {
-    "in-process": in_process,
-    "dask": dask_cluster,
+    "in-process": make_in_process,
+    "dask": make_dask,
 }
 
 

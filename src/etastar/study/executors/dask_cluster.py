@@ -18,9 +18,10 @@ from typing import Any
 from etastar.errors import ConfigError
 from etastar.study.executors.base import ExecutorOptions
 
-ALLOWED_FAILURES = 10
-"""Deaths of workers that a task may be near to. All tasks assigned to a dead worker count as
-suspects (distributed #5234), so few would condemn the innocent."""
+ALLOWED_FAILURES = 3
+"""Deaths of workers that a task may be near to in one attempt, Dask's own default. All tasks
+assigned to a dead worker count as suspects (distributed #5234); the runner's further attempts
+acquit the innocent. With ten, a task that always kills was not given up within five minutes."""
 
 CONNECT_SECONDS = 30
 
@@ -49,7 +50,7 @@ class DaskExecutor:
 
 
 @contextmanager
-def dask_cluster(options: ExecutorOptions) -> Iterator[DaskExecutor]:
+def make_dask(options: ExecutorOptions) -> Iterator[DaskExecutor]:
     """Worker processes on this machine, one core each, or the cluster of `options.scheduler`.
 
     Raises:
@@ -69,6 +70,10 @@ def dask_cluster(options: ExecutorOptions) -> Iterator[DaskExecutor]:
         stack.enter_context(
             dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES})
         )
+        # what ends a run is raised as one line; the client would log its own traceback before that
+        logger = logging.getLogger("distributed.client")
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
         where: Any = options.scheduler
         if where is None:
             where = stack.enter_context(

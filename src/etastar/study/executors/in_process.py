@@ -31,7 +31,7 @@ class InProcess:
 
 
 @contextmanager
-def in_process(options: ExecutorOptions) -> Iterator[InProcess]:
+def make_in_process(options: ExecutorOptions) -> Iterator[InProcess]:
     """The executor, which needs no closing.
 
     Raises:
