@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from etastar.modules import MaximalLR as MaximalLR
     from etastar.modules import ModelError as ModelError
     from etastar.modules import NotBracketedWarning as NotBracketedWarning
+    from etastar.modules import Warmup as Warmup
     from etastar.modules import maximal_lr as maximal_lr
+    from etastar.modules import warmup as warmup
     from etastar.networks import MLP as MLP
     from etastar.networks import LayerNormMLP as LayerNormMLP
 
@@ -36,6 +38,8 @@ _HOME = {
     # a model of one's own
     "maximal_lr": "modules",
     "MaximalLR": "modules",
+    "warmup": "modules",
+    "Warmup": "modules",
     # what is measured
     "MLP": "networks",
     "LayerNormMLP": "networks",

@@ -5,5 +5,7 @@ from __future__ import annotations
 from etastar.modules.errors import ModelError, NotBracketedWarning
 from etastar.modules.maximal import maximal_lr
 from etastar.modules.result import MaximalLR
+from etastar.modules.warm_up import warmup
+from etastar.modules.warm_up_result import Warmup
 
-__all__ = ["MaximalLR", "ModelError", "NotBracketedWarning", "maximal_lr"]
+__all__ = ["MaximalLR", "ModelError", "NotBracketedWarning", "Warmup", "maximal_lr", "warmup"]

@@ -233,8 +233,8 @@ def _advice(found: Mapping[str, Any], settings: Settings) -> list[str]:
         who = f"{sum(r.status == 'none-trained' for r in results)} of {len(results)} seeds"
         notes.append(
             f"{who}: no rate from {settings.start_lr:g} to {settings.end_lr:g} reached the "
-            f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; {closest}. "
-            "Train longer (epochs), make the threshold easier, or widen the range."
+            f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; "
+            f"{closest}. Train longer (epochs), make the threshold easier, or widen the range."
         )
     if found["status"] == "all-trained":
         notes.append(
