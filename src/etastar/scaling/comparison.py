@@ -235,6 +235,8 @@ def extrapolate(
     test = use & ~small
     if not test.any():
         raise ConfigError(f"no cell is left to predict beyond {fraction:g} of the largest n·L.")
+    if not (use & small).any():
+        raise ConfigError(f"no cell to fit has n·L up to {fraction:g} of the largest.")
     # the trained subset is made from usable cells alone, so its estimates see no held-out seed
     fit = fit_power_law(
         cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
