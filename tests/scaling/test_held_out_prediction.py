@@ -269,6 +269,8 @@ def test_forms_that_the_cells_do_not_determine_are_skipped_with_the_reason():
         compare_forms(table(widths=(4,), depths=(4,)), n_boot=0)
     with pytest.raises(ConfigError, match="no cell is left to predict beyond 1"):
         extrapolate(table(), form="product", fraction=1.0)
+    with pytest.raises(ConfigError, match="no cell to fit has"):
+        extrapolate(table(), form="product", fraction=1e-6)
 
 
 def test_many_cells_are_held_out_in_twenty_folds():
