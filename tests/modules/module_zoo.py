@@ -116,8 +116,8 @@ QUICK: dict[str, Any] = {
     "eval_every": 6,
     "start_lr": 1e-2,
     "end_lr": 100.0,
-    "resolution": 0.25,
-    "seeds": 2,
+    "resolution": 0.3,
+    "seeds": 1,
     "progress": False,
 }
 """A search of a few dozen steps."""

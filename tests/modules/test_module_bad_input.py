@@ -150,7 +150,9 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 
 def test_a_threshold_never_met_is_no_exception() -> None:
     with pytest.warns(etastar.NotBracketedWarning, match=r"2 of 2 seeds: no rate .* the best run"):
-        found = etastar.maximal_lr(drawn(mlp), (X, Y), **(QUICK | {"threshold": 1.0, "epochs": 1}))
+        found = etastar.maximal_lr(
+            drawn(mlp), (X, Y), **(QUICK | {"threshold": 1.0, "epochs": 1, "seeds": 2})
+        )
     assert found.lr is None
     assert found.bracket == (None, None)
     assert found.status == "none-trained"

@@ -100,7 +100,7 @@ class Disturbing(nn.Module):
         return self.inner(x)
 
 
-@pytest.mark.parametrize("end", [None, RuntimeError("no more"), KeyboardInterrupt()])
+@pytest.mark.parametrize("end", [None, OSError("no more"), KeyboardInterrupt()])
 @pytest.mark.parametrize("name", ["mlp", "cnn with batch norm", "dropout"])
 def test_everything_is_as_before(
     name: str, end: BaseException | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -23,7 +23,7 @@ from etastar.modules.batches import TensorBatches, to_device
 from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.rules import Rule, options, rule_for
-from etastar.modules.task import Run, Task, short
+from etastar.modules.task import REFUSALS, Run, Task, is_divergence, short
 from etastar.training.engine import Engine, Queue
 from etastar.training.memory import replicas_that_fit
 from etastar.training.trial import Outcome, Trial
@@ -280,7 +280,12 @@ class VmapStack:
                 named[name].copy_(values[index])
             for name, values in zip(self._fixed, tensors.fixed, strict=True):
                 named[name].copy_(values[index])
-        value = task.evaluate(self._scratch, random=callable(task.objective.metric))
+        try:
+            value = task.evaluate(self._scratch, random=callable(task.objective.metric))
+        except REFUSALS as error:
+            if not is_divergence(error, row.first, row.peak, healthy=True):
+                raise
+            return Run("diverged", row.steps)
         if task.objective.met(value):
             return Run("trained", row.steps, value)
         if row.steps == task.max_steps:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 RunKind: TypeAlias = Literal["trained", "diverged", "short"]
 
 
+REFUSALS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
 BLOWN_UP = 1e3
-"""An exception in a step is divergence if the parameters are not finite, or a loss was this many
-times the first one's: models and losses may refuse numbers that only a blown-up run produces."""
+"""Such an exception in training is divergence if the parameters are not finite or a loss was this
+many times the first one's: models may refuse numbers that only a blown-up run produces."""
 
 
 @dataclass(frozen=True)
@@ -178,23 +179,30 @@ def run_trial(
                 session.set_rates(rates(session.steps))
             try:
                 loss = session.step()
-            except ModelError:
-                raise
-            except Exception:
-                if session.healthy() and peak <= BLOWN_UP * abs(first):
-                    raise
-                return Run("diverged", session.steps + 1)  # the model refused its own numbers
-            if not math.isfinite(loss):
-                return Run("diverged", session.steps)
-            first = loss if session.steps == 1 else first
-            peak = max(peak, loss)
-            if task.evaluates_at(session.steps):
+                if not math.isfinite(loss):
+                    return Run("diverged", session.steps)
+                first = loss if session.steps == 1 else first
+                peak = max(peak, loss)
+                if not task.evaluates_at(session.steps):
+                    continue
                 if not session.healthy():
                     return Run("diverged", session.steps)
                 value = task.evaluate(session.model)
-                if task.objective.met(value):
-                    return Run("trained", session.steps, value)
+            except REFUSALS as error:
+                if not is_divergence(error, first, peak, session.healthy()):
+                    raise
+                return Run("diverged", session.steps + 1)
+            if task.objective.met(value):
+                return Run("trained", session.steps, value)
     return short(task.objective, task.max_steps, value, first, peak)
+
+
+def is_divergence(error: Exception, first: float, peak: float, healthy: bool) -> bool:
+    """Whether an exception is what a blown-up run ended in: see `BLOWN_UP`."""
+    import torch
+
+    ours = isinstance(error, ModelError | torch.OutOfMemoryError)
+    return not ours and (not healthy or peak > BLOWN_UP * abs(first))
 
 
 def short(objective: Objective, step: int, value: float | None, first: float, peak: float) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import inspect
 import math
 import warnings
@@ -126,12 +127,15 @@ def plan(
     if steps[0].lowest >= target:
         return "not-needed", 0
     draft = Warmup(target, shape, "found", 1, 1, tuple(steps), None, {}, {}, ())
-    for length in range(1, max_steps):
+
+    def allowed(length: int) -> bool:
         trial = replace(draft, length=length)
-        bound = [(s, trial.bound(s)) for s in range(max(length, steps[-1].step) + 1)]
-        if all(trial.lr_at(s) <= limit for s, limit in bound):
-            return "found", length
-    return "unreachable", None
+        end = max(length, steps[-1].step) + 1
+        return all(trial.lr_at(s) <= trial.bound(s) for s in range(end))
+
+    # every rate of a longer warm-up is at most that of a shorter one: what is allowed stays so
+    length = bisect.bisect_left(range(max_steps), True, lo=1, key=allowed)
+    return ("found", length) if length < max_steps else ("unreachable", None)
 
 
 def _measure(
