@@ -194,7 +194,7 @@ def test_nothing_of_the_callers_torch_is_changed() -> None:
         ({"seeds": True}, "seeds must be a valid integer"),
         ({"input_lr_ratio": -0.1}, "input_lr_ratio must be greater than or equal to 0"),
         ({"input_lr_ratio": float("nan")}, "input_lr_ratio must be"),
-        ({"resolution": 0.0}, "resolution must be greater than 0"),
+        ({"resolution": 0.0}, "resolution must be greater than or equal to 0.0001"),
         ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr must be below end_lr"),
         ({"start_lr": 0.1, "end_lr": 0.1}, "start_lr must be below end_lr"),
         ({"threshold": 0.1}, r"threshold must be above 1/classes = 0\.1"),

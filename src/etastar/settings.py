@@ -135,7 +135,7 @@ class Settings(BaseModel):
     first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
     resolution: float = Field(
         0.05,
-        gt=0.0,
+        ge=1e-4,
         allow_inf_nan=False,
         description="Bracket width: hi/lo is at most 1 + resolution.",
     )

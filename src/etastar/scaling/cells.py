@@ -27,7 +27,9 @@ RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
 STATUSES = ("bracketed", "all-trained", "none-trained")
 _BRACKETED, _ALL, _NONE = range(3)
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
-_NOT_LABELS = frozenset({"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1"})
+_NOT_LABELS = frozenset(
+    {"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1", "cell", "hi_outcome"}
+)
 
 
 @dataclass(frozen=True, eq=False)

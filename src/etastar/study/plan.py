@@ -102,7 +102,7 @@ class Facts:
 
 
 def plan(study: Study, facts: Facts, state: State, *, retry_failed: bool = False) -> list[Planned]:
-    """The tasks that are left, the longest first.
+    """The tasks that are left: those of the longest cell first, together, so that cells get done.
 
     Args:
         study: The study.
@@ -111,9 +111,13 @@ def plan(study: Study, facts: Facts, state: State, *, retry_failed: bool = False
         retry_failed: Whether to try again what was given up.
     """
     tasks: dict[str, Planned] = {}
+    rank: dict[str, float] = {}
     for cell in study.cells:
-        for planned in _tasks(cell, *facts.cells[cell.id], state):
+        found = _tasks(cell, *facts.cells[cell.id], state)
+        total = sum(planned.seconds for planned in found)
+        for planned in found:
             task = planned.task
+            rank[task.id] = max(rank.get(task.id, 0.0), total)
             if retry_failed or task.id not in state.failures:
                 other = tasks.setdefault(task.id, planned)
                 seeds = tuple(sorted({*other.task.seeds, *task.seeds}))
@@ -121,7 +125,7 @@ def plan(study: Study, facts: Facts, state: State, *, retry_failed: bool = False
                     seconds = other.seconds * len(seeds) / len(other.task.seeds)
                     merged = dataclasses.replace(other.task, seeds=seeds)
                     tasks[task.id] = Planned(merged, seconds)
-    return sorted(tasks.values(), key=lambda planned: -planned.seconds)
+    return sorted(tasks.values(), key=lambda p: (-rank[p.task.id], -p.seconds))
 
 
 def identities(cell: Cell) -> list[str]:
