@@ -81,7 +81,7 @@ def measure(
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
         dataset = load(dataset, **where)
-    device = _device(settings.device)
+    device = device_named(settings.device)
     if settings.from_step and settings.from_lr is None:
         settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)
     recipe = settings.recipe(dataset)
@@ -242,7 +242,7 @@ def environment(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     """The device of that name, if this machine has it."""
     import torch
 

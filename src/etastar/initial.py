@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from etastar.errors import EtaStarError
+from etastar.errors import ConfigError, EtaStarError
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,17 +92,32 @@ def measure_sharpness(
     """
     import torch
 
-    from etastar.api import use_threads
+    from etastar.api import NETWORK_OPTIONS, device_named, use_threads
     from etastar.curvature.initial import initial_sharpness, median_interval
     from etastar.data import load
 
     name = dataset if isinstance(dataset, str) else dataset.name
     settings = Settings.checked(dataset=name, **options)
+    if settings.from_step:
+        raise ConfigError("from_step: λ1 is measured at initialisation; leave it out.")
+    if network is not None and (given := NETWORK_OPTIONS & set(options)):
+        raise ConfigError(
+            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
+        )
     network = network or settings.network()
+    device = device_named(settings.device)
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
         dataset = load(dataset, **where)
-    count = min(samples or settings.train_size or MOST_SAMPLES, len(dataset.y_train))
+    if with_eta_star:
+        settings.recipe(dataset)  # a bad criterion is refused before anything is computed
+    available = len(dataset.y_train)
+    if samples is not None and not 1 <= samples <= available:
+        raise ConfigError(
+            f"samples must be from 1 to the {available} training samples of {dataset.name}, got "
+            f"{samples}"
+        )
+    count = min(samples or settings.train_size or MOST_SAMPLES, available)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     with use_threads(settings.threads):
         found = dict(
@@ -114,18 +129,21 @@ def measure_sharpness(
                 tol=tol,
                 max_iter=max_iter,
                 dtype=getattr(torch, settings.dtype),
-                device=settings.device,
+                device=device,
             )
         )
     middle = median_interval([row.preconditioned for row in found.values()])
     plain = median_interval([row.lambda1 for row in found.values()])
     bounds, note = _bounds(network, dataset, count, settings.loss, kind)
-    star, product = _eta_star(network, dataset, options, found) if with_eta_star else (None, None)
+    star, product, notes = None, None, tuple(_warnings(found, max_iter))
+    if with_eta_star:
+        star, more, product = _eta_star(network, dataset, options, found)
+        notes += more
     keys = ("median", "ci_low", "ci_high")
     return Sharpness(
-        heading=f"λ1 ({kind}) at initialisation of {settings.width}×{settings.depth} "
-        f"{network.architecture}, κ = {network.input_lr_ratio:g}, {settings.loss}, on the first "
-        f"{count:,} training samples of {dataset.name}",
+        heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
+        f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
+        f"of {dataset.name}",
         lambda1=dict(zip(keys, plain, strict=True)),
         preconditioned=dict(zip(keys, middle, strict=True)),
         seeds=found,
@@ -145,12 +163,19 @@ def measure_sharpness(
             "data": {"name": dataset.name, "classes": dataset.classes, **dataset.provenance},
             "lambda1": "of the matrix itself",
             "preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the input)",
-            "bounds": "on the preconditioned λ1",
+            "bounds": "lower and upper: on the mean over initialisations of the preconditioned λ1 "
+            "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
+            "leave out the rest term H − G, and nothing is proved.",
             "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
             "kinks": "the Hessian of a ReLU network by autograd does not see its kinks",
         },
-        warnings=tuple(_warnings(found, max_iter)),
+        warnings=notes,
     )
+
+
+def _size(network: Network) -> str:
+    fields = network.model_dump()
+    return f"{fields['width']}×{fields['depth']} " if {"width", "depth"} <= fields.keys() else ""
 
 
 def _bounds(
@@ -174,7 +199,7 @@ def _bounds(
 
 def _eta_star(
     network: Network, data: Dataset, options: dict[str, Any], found: dict[int, SeedSharpness]
-) -> tuple[dict[str, float | None], float | None]:
+) -> tuple[dict[str, float | None], tuple[str, ...], float | None]:
     """η* of the same networks, and the median of η*·λ1 over bracketed seeds."""
     import math
     from statistics import median
@@ -183,12 +208,14 @@ def _eta_star(
 
     rest = {k: v for k, v in options.items() if k not in NETWORK_OPTIONS}
     measured = measure(network, data, **rest)
+    star: dict[str, float | None] = measured.to_dict()["eta_star"]
     products = [
         math.sqrt(result.lo * result.hi) * row.preconditioned
         for seed, result in measured.seeds.items()
         if (row := found[seed]).preconditioned and result.lo and result.hi
     ]
-    return measured.to_dict()["eta_star"], median(products) if products else None
+    known = star["median"] is not None and products
+    return star, measured.warnings, median(products) if known else None
 
 
 def _warnings(found: dict[int, SeedSharpness], max_iter: int) -> list[str]:

@@ -108,6 +108,10 @@ def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) ->
         (["--tol", "2"], "tol must be"),
         (["--width", "0"], "width must be"),
         (["--with-eta"], "did you mean --with-eta-star"),
+        (["--samples", "99999"], "samples must be from 1 to the 1438"),
+        (["--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+        (["--from-step", "10", "--from-lr", "0.1"], "λ1 is measured at initialisation"),
+        (["--with-eta-star", "--threshold", "0.05"], "threshold must be above 1/classes"),
     ],
     ids=str,
 )

@@ -460,7 +460,7 @@ REFUSED = {
     "no pair": (mse, {"batches": [X]}, ConfigError, "batch 0 must be a pair"),
     "features": (mse, {"batches": [(X[:, :5], Y)]}, RuntimeError, "cannot be multiplied"),
     "k": (mse, {"k": 0}, ConfigError, "k must lie between 1"),
-    "tol": (mse, {"tol": -1.0}, ConfigError, "tol must be positive"),
+    "tol": (mse, {"tol": -1.0}, ConfigError, "tol must be above 0"),
     "max_iter": (mse, {"max_iter": 0}, ConfigError, "max_iter must be at least 1"),
 }
 

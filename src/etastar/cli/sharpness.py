@@ -108,14 +108,19 @@ def _print(found: Sharpness, console: Console) -> None:
 
 
 def _print_bounds(bounds: dict[str, Any], note: str | None, console: Console) -> None:
-    """The bounds in rising order of what they say, with their labels."""
+    """The prediction, then the bounds with their labels."""
     if note:
         console.print(f"bounds: {note}")
         return
-    console.print(f"bound below: {number(bounds['lower'])} ({bounds['lower_label']})")
+    console.print("theory of the Gauss-Newton matrix, preconditioned, from the data alone:")
     console.print(
-        f"kernel prediction: {number(bounds['kernel_prediction'])} "
+        f"  median predicted by the kernel: {number(bounds['kernel_prediction'])} "
         f"(infinite width: {number(bounds['kernel_infinite_width'])})"
     )
-    console.print(f"bound above: {number(bounds['upper'])} ({bounds['upper_label']})")
-    console.print(f"proved bound above: {number(bounds['upper_proved'])}")
+    console.print(f"  mean above {number(bounds['lower'])} ({bounds['lower_label']})")
+    console.print(f"  mean below {number(bounds['upper'])} ({bounds['upper_label']})")
+    proved = bounds["upper_proved"]
+    if proved is None:
+        console.print("  nothing is proved of the Hessian, which has a rest term; see --kind")
+    else:
+        console.print(f"  mean below {number(proved)} (proved)")

@@ -90,8 +90,8 @@ def largest_eigenpairs(
     """
     if not 1 <= k <= size:
         raise ConfigError(f"k must lie between 1 and the number of parameters, {size}; got {k}.")
-    if not tol > 0:
-        raise ConfigError(f"tol must be positive; got {tol}.")
+    if not 0 < tol < 1:
+        raise ConfigError(f"tol must be above 0 and below 1; got {tol}.")
     if max_iter < 1:
         raise ConfigError(f"max_iter must be at least 1; got {max_iter}.")
     search = _Search(product, size, k, tol, max_iter, seed, dtype, device, basis_size)

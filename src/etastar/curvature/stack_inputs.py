@@ -96,8 +96,8 @@ def check_stack(
             f"labels must be class indices from 0 to {outputs - 1}, as the network has {outputs} "
             f"outputs; got {int(labels.min())} to {int(labels.max())}."
         )
-    if not tol > 0:
-        raise ConfigError(f"tol must be positive; got {tol}.")
+    if not 0 < tol < 1:
+        raise ConfigError(f"tol must be above 0 and below 1; got {tol}.")
     for name, number in (("max_iter", max_iter), ("chunk", chunk)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be at least 1; got {number}.")
