@@ -313,7 +313,7 @@ def test_the_seed_changes_only_the_way():
 REFUSED = {
     "kind": ({"kind": "fisher"}, "unknown kind of curvature 'fisher'"),
     "loss": ({"loss": "mes"}, "did you mean 'mse'"),
-    "tol": ({"tol": 0.0}, "tol must be above 0; got 0.0"),
+    "tol": ({"tol": 0.0}, "tol must be above 0 and below 1; got 0.0"),
     "max_iter": ({"max_iter": 0}, "max_iter must be at least 1; got 0"),
     "chunk": ({"chunk": 0}, "chunk must be at least 1; got 0"),
     "few ratios": ({"lr_ratios": [1.0]}, r"one finite ratio ≥ 0 for each of layers.0.weight"),
