@@ -34,9 +34,11 @@ class Batches(ABC):
 
     Attributes:
         steps_per_epoch: Batches in one pass.
+        fixed: Whether every epoch is known to hold the same samples.
     """
 
     steps_per_epoch: int
+    fixed: bool
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Any]:
@@ -58,6 +60,8 @@ class TensorBatches(Batches):
         data: One tensor `[N, ...]`, or a tuple of tensors with equal N.
         batch_size: Samples per batch; all of them if there are no more.
     """
+
+    fixed = True
 
     def __init__(self, data: torch.Tensor | tuple[torch.Tensor, ...], batch_size: int) -> None:
         self.data = data
@@ -129,6 +133,7 @@ class LoaderBatches(Batches):
             loader = copy.copy(loader)
             vars(loader)["_iterator"] = None  # persistent workers stay with the user's loader
         self.loader, self.what = loader, what
+        self.fixed = isinstance(loader, list) or _holds_tensors(loader)
         self._budget = int(SHARE * free_bytes(torch.device("cpu")))
         self._kept: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
         self._sizes: dict[tuple[int, int], int] = {}
@@ -220,6 +225,18 @@ class LoaderBatches(Batches):
                 "stream is the same: rates cannot be compared. Give it a seed or a generator of "
                 "its own, or pass a list of batches."
             )
+
+
+def _holds_tensors(loader: Any) -> bool:
+    """Whether a loader reads plain tensors and changes nothing about them."""
+    from torch.utils.data import DataLoader, TensorDataset, default_collate
+
+    return (
+        type(loader) is DataLoader
+        and type(loader.dataset) is TensorDataset
+        and loader.collate_fn is default_collate
+        and not loader.drop_last
+    )
 
 
 def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> Batches:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from etastar.errors import unknown_name
@@ -116,6 +116,23 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return f"vmap cannot go there: {type(error).__name__}: {first[:160]}", 0
+
+
+def watched(task: Task, start: Start) -> Task:
+    """The task with its runs watched for collapse, where that is sound: see `collapse`."""
+    from etastar.modules.collapse import ceiling
+
+    objective = task.objective
+    if objective.metric != "accuracy" or not objective.higher_is_better or not task.train.fixed:
+        return task
+    batch = to_device(next(task.train.stream(start.order)), task.origin.device)
+    model = task.origin.copy(start.model)
+    if _stateful_layer(model) or _draws_or_remembers(task, start, batch):
+        return task
+    try:
+        return replace(task, ceiling=ceiling(task))
+    except ModelError:
+        return task  # the accuracy cannot be evaluated, which is said elsewhere
 
 
 def _stateful_layer(model: nn.Module) -> str | None:

@@ -17,7 +17,7 @@ from etastar.networks import MLP
 from etastar.training.engine import Engine
 from etastar.training.order import DataOrder
 from etastar.training.stack import Stack
-from etastar.training.trial import Criterion, Outcome, Recipe, Trial
+from etastar.training.trial import UNSTABLE, Criterion, Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
     from etastar.networks.base import Params
@@ -54,6 +54,7 @@ class GivenStack(Stack):
     def __init__(self, engine: StackEngine) -> None:
         super().__init__(engine.network, engine.data, engine.recipe, engine.check_every)
         self._task, self._starts = engine.task, engine.starts
+        self._given_up = engine.given_up
         self._order = MappedOrder(self.samples, [start.order for start in engine.starts])
 
     def _draw(self, seed: int) -> Params:
@@ -69,7 +70,21 @@ class GivenStack(Stack):
         return self._drawn[seed]
 
     def _bury(self, decided: dict[int, Outcome]) -> None:
-        """A user's model is given its whole budget: its output layer may still learn."""
+        """A dead replica is `short`; given up early if one class for all is not enough."""
+        ceiling, criterion = self._task.ceiling, self.recipe.criterion
+        if ceiling is None or criterion.threshold <= ceiling:
+            return
+        before = dict(decided)
+        super()._bury(decided)
+        for row, outcome in decided.items():
+            if outcome.kind != "dead":
+                continue
+            if row in before:
+                decided[row] = before[row]
+                continue
+            slow = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
+            decided[row] = Outcome("short", criterion.max_steps, self._accuracy[row], slow)
+            self._given_up[self.trials[row]] = self.steps[row]
 
 
 class StackEngine(Engine):
@@ -82,6 +97,7 @@ class StackEngine(Engine):
 
     def __init__(self, task: Task, starts: list[Start]) -> None:
         self.task, self.starts = task, starts
+        self.given_up: dict[Trial, int] = {}
         model = task.origin.copy(starts[0].model)
         layers = linear_layers(model)
         network = MLP(
@@ -127,7 +143,7 @@ class StackEngine(Engine):
         kind = outcome.kind
         assert kind != "dead"
         metric = None if kind == "diverged" else outcome.accuracy
-        return Run(kind, outcome.step, metric, outcome.slow)
+        return Run(kind, outcome.step, metric, outcome.slow, self.given_up.get(trial))
 
 
 def linear_layers(model: nn.Module) -> list[nn.Linear]:

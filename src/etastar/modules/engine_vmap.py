@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from etastar.modules.batches import TensorBatches, to_device
+from etastar.modules.collapse import Watch
 from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.rules import Rule, options, rule_for
@@ -62,6 +63,7 @@ class Row:
     steps: int = 0
     first: float = -math.inf
     peak: float = -math.inf
+    watch: Watch | None = None
 
 
 @dataclass
@@ -144,7 +146,7 @@ class VmapStack:
             order = self.starts[trial.seed].order
             train = self.task.train
             rows = train.rows(order) if isinstance(train, TensorBatches) else train.stream(order)
-            self.rows.append(Row(trial, rows))
+            self.rows.append(Row(trial, rows, watch=Watch(self.task)))
             fresh = self._fresh(trial)
             if self.tensors is None:
                 self.tensors = fresh
@@ -249,7 +251,15 @@ class VmapStack:
         return losses
 
     def gradients(self, tensors: Tensors, batch: Any) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Losses `[R]` and the gradient of each parameter `[R, ...]`; None where unused."""
+        """Losses `[R]` and the gradient of each parameter `[R, ...]`; None where unused.
+
+        A lone copy is computed twice: some kernels, e.g. of a convolution, round a stack of one
+        unlike any larger one, and an outcome must not depend on what trains beside it.
+        """
+        if len(tensors.lr) == 1:
+            twice = tensors.each(lambda t: torch.cat([t, t]))
+            losses, gradients = self.gradients(twice, doubled(batch))
+            return losses[:1], tuple(None if g is None else g[:1] for g in gradients)
         leaves = [p.detach().requires_grad_() for p in tensors.params]
         flat, spec = tree_flatten(batch)
         axes = [0 if isinstance(part, torch.Tensor) else None for part in flat]
@@ -281,15 +291,18 @@ class VmapStack:
             for name, values in zip(self._fixed, tensors.fixed, strict=True):
                 named[name].copy_(values[index])
         try:
-            value = task.evaluate(self._scratch, random=callable(task.objective.metric))
+            found = task.evaluate(self._scratch, random=callable(task.objective.metric))
         except REFUSALS as error:
             if not is_divergence(error, row.first, row.peak, healthy=True):
                 raise
             return Run("diverged", row.steps)
-        if task.objective.met(value):
-            return Run("trained", row.steps, value)
+        if task.objective.met(found.value):
+            return Run("trained", row.steps, found.value)
+        ended = short(task.objective, task.max_steps, found.value, row.first, row.peak)
         if row.steps == task.max_steps:
-            return short(task.objective, row.steps, value, row.first, row.peak)
+            return ended
+        if row.watch and row.watch.collapsed(self._scratch, row.steps, found.one_class):
+            return replace(ended, given_up=row.steps)
         return None
 
 
@@ -320,6 +333,11 @@ def batchable_attention() -> Iterator[None]:
     """Attention by matrix products: fused kernels have no batching rule."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def doubled(batch: Any) -> Any:
+    """A stacked batch of one copy as that of two."""
+    return tree_map(lambda p: torch.cat([p, p]) if isinstance(p, torch.Tensor) else p, batch)
 
 
 class VmapEngine(Engine):

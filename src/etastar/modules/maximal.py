@@ -132,7 +132,7 @@ def measured(settings: Settings) -> MaximalLR:
     results = [queue.strategies[index].result() for index in range(len(starts))]
     found = _assemble(settings, task, groups, choice, starts, own, results, runs)
     notes += _advice(found, settings) + _order_note(task, starts[:own])
-    result = MaximalLR(**found, notes=tuple(notes), cost=_cost(queue, began))
+    result = MaximalLR(**found, notes=tuple(notes), cost=_cost(runs, began))
     if result.lr is None:
         warnings.warn(notes[0], NotBracketedWarning, stacklevel=4)
     return result
@@ -216,6 +216,7 @@ def _history(
             run.kind,
             run.step,
             run.metric,
+            run.given_up,
         )
         for trial, run in sorted(runs.items())
     )
@@ -265,11 +266,10 @@ def _order_note(task: Task, starts: list[Start]) -> list[str]:
     ]
 
 
-def _cost(queue: SearchQueue, began: float) -> dict[str, float]:
-    used = queue.outcomes().values()
+def _cost(runs: dict[Trial, Run], began: float) -> dict[str, float]:
     return {
-        "trials": len(used),
-        "steps": sum(outcome.step for outcome in used),
+        "trials": len(runs),
+        "steps": sum(run.given_up or run.step for run in runs.values()),
         "seconds": round(time.perf_counter() - began, 3),
     }
 

@@ -31,6 +31,8 @@ class TrialRecord:
         outcome: `trained`, `diverged` or `short` (budget spent below the threshold).
         step: Optimizer steps after which this was so.
         metric: The metric then; None if the trial diverged.
+        given_up: The step after which a `short` run was not trained on, since it could only have
+            predicted one class for ever; None if it was.
     """
 
     initialisation: int | None
@@ -39,6 +41,7 @@ class TrialRecord:
     outcome: RunKind
     step: int
     metric: float | None
+    given_up: int | None = None
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ class Settings:
 
         from etastar.modules import checks
         from etastar.modules.batches import as_batches
+        from etastar.modules.choice import watched
         from etastar.modules.objective import Objective
         from etastar.modules.optimizers import OptimizerFactory
         from etastar.modules.origin import Origin, Start
@@ -137,6 +138,7 @@ class Settings:
             eval_every=self.eval_every or train.steps_per_epoch,
         )
         checks.check_first_step(task, Start(seeds[0], seeds[0]))
+        task = watched(task, Start(seeds[0], seeds[0]))
         notes = []
         for seed in seeds if origin.varies else seeds[:1]:
             start = Start(seed, seed)

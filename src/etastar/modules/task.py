@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from etastar.modules.batches import Batches, to_device
+from etastar.modules.collapse import Watch
 from etastar.modules.errors import ModelError
-from etastar.modules.objective import Objective
+from etastar.modules.objective import Evaluation, Objective
 from etastar.modules.optimizers import OptimizerFactory, needs_closure
 from etastar.modules.origin import Origin, Start
 from etastar.modules.streams import Stream
@@ -36,6 +37,8 @@ class Run:
         kind: `trained`, `diverged` (non-finite loss or parameters) or `short`.
         step: Optimizer steps after which this was so.
         metric: At the last evaluation of a run that trained or was short; None otherwise.
+        given_up: For `short`: the step after which the run had collapsed (`collapse`), so that it
+            was not trained to the end of its budget; else None.
         slow: For `short`: no batch's loss exceeded 1.5 times the first one's, so the rate was
             merely too slow for the budget.
     """
@@ -44,6 +47,7 @@ class Run:
     step: int
     metric: float | None = None
     slow: bool = False
+    given_up: int | None = None
 
     def outcome(self, objective: Objective) -> Outcome:
         """As a search reads it: the metric as a score, higher is better."""
@@ -63,6 +67,7 @@ class Task:
         optimizer: Builds optimizers.
         max_steps: The budget.
         eval_every: Steps between evaluations.
+        ceiling: Accuracy of one class for all, if runs are watched for collapse; see `collapse`.
     """
 
     origin: Origin
@@ -72,6 +77,7 @@ class Task:
     optimizer: OptimizerFactory
     max_steps: int
     eval_every: int
+    ceiling: float | None = None
 
     def holding(self) -> Task:
         """The same, but the threshold must stand at the end of the budget."""
@@ -83,7 +89,7 @@ class Task:
             return True
         return not self.objective.hold and step % self.eval_every == 0
 
-    def evaluate(self, model: nn.Module, *, random: bool = True) -> float:
+    def evaluate(self, model: nn.Module, *, random: bool = True) -> Evaluation:
         """The metric of a model, which is left in train mode.
 
         Args:
@@ -93,9 +99,9 @@ class Task:
         """
         model.eval()
         with Stream("metric", 0).active() if random else nullcontext():
-            value = self.objective.evaluate(model, self.val.once(), self.origin.device)
+            found = self.objective.evaluate(model, self.val.once(), self.origin.device)
         model.train()
-        return value
+        return found
 
 
 class Session:
@@ -170,7 +176,7 @@ def run_trial(
     Returns:
         The outcome, a pure function of the arguments.
     """
-    session = Session(task, start, lr)
+    session, watch = Session(task, start, lr), Watch(task)
     first = peak = -math.inf
     value: float | None = None
     with session.active():
@@ -187,13 +193,17 @@ def run_trial(
                     continue
                 if not session.healthy():
                     return Run("diverged", session.steps)
-                value = task.evaluate(session.model)
+                found = task.evaluate(session.model)
             except REFUSALS as error:
                 if not is_divergence(error, first, peak, session.healthy()):
                     raise
                 return Run("diverged", session.steps + 1)
+            value = found.value
             if task.objective.met(value):
                 return Run("trained", session.steps, value)
+            if watch.collapsed(session.model, session.steps, found.one_class):
+                run = short(task.objective, task.max_steps, value, first, peak)
+                return replace(run, given_up=session.steps)
     return short(task.objective, task.max_steps, value, first, peak)
 
 
