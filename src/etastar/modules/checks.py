@@ -73,7 +73,7 @@ def check_first_metric(task: Task, start: Start) -> float:
     model = task.origin.copy(start.model)
     objective = task.objective
     try:
-        value = task.evaluate(model).value
+        value = task.evaluate(model)
     except ModelError:
         raise
     except ZeroDivisionError:

@@ -5,13 +5,14 @@ to what follows, and the rest of the budget changes nothing. Such a run is `shor
 at the end; that it is given up early changes the cost only. Nothing about the architecture is
 assumed. A run is *collapsed* if
 
-1. it predicted the same class for all validation data, twice, at least an epoch apart;
-2. some parameters U did not change by a bit in between, so their gradients were zero on all data;
-3. for other values of the parameters that did change, drawn at random three times, the outputs
-   still are the same for every training input and the gradients of U still are zero.
+1. some parameters U, the first one among them, did not change by a bit for a number of steps;
+2. for other values of the parameters that did change, drawn at random three times, the outputs are
+   the same for every training input and the gradients of U are zero (twice on one batch, once on
+   all the training data); the last time they are the same for every validation input too.
 
-So U blocks the inputs whatever the other parameters become, and U is never updated again. One
-class for all cannot reach the threshold if that is above the share of the commonest class.
+So U hides the inputs whatever the other parameters become, and U is never updated again: its
+gradients stay zero, and what an optimizer remembers of earlier ones fades. One class for all cannot
+reach the threshold if that is above the share of the commonest class.
 
 It takes fixed training data and a model without random numbers or statistics; others are trained to
 the end of their budget.
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etastar.modules.batches import to_device
+from etastar.modules.errors import ModelError
 from etastar.modules.objective import call, pair
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from etastar.modules.task import Task
 
 DRAWS = 3
+LOOK_EVERY = 16
+"""Steps between looks at the first parameter, and for which U must stand still."""
 SAME = 1e-5
 """Outputs that differ by less than this part of the largest one are the same: the rows of one
 matrix product need not be rounded alike."""
@@ -47,33 +51,51 @@ class Watch:
     """
 
     task: Task
+    _first: Tensor | None = None
     _before: list[Tensor] | None = None
     _since: int = 0
-    _patience: int = 1
+    _patience: int = LOOK_EVERY
 
-    def collapsed(self, model: nn.Module, step: int, one_class: bool) -> bool:
-        """Whether the run is collapsed; to be asked at every evaluation.
+    @property
+    def on(self) -> bool:
+        """Whether collapse is looked for: only where it rules out the threshold."""
+        ceiling = self.task.ceiling
+        return ceiling is not None and self.task.objective.threshold > ceiling
+
+    def looks_at(self, step: int) -> bool:
+        """Whether `moved` is to be asked after so many steps."""
+        return self.on and step % LOOK_EVERY == 0
+
+    def until_next(self, step: int) -> int:
+        """Steps until the next look."""
+        return LOOK_EVERY - step % LOOK_EVERY if self.on else self.task.max_steps
+
+    def moved(self, first: Tensor) -> bool:
+        """Whether the first parameter changed since the last look; `collapsed` is next if not."""
+        import torch
+
+        if self._first is not None and torch.equal(self._first, first):
+            return False
+        self._first, self._before = first.detach().clone(), None
+        return True
+
+    def collapsed(self, model: nn.Module, step: int) -> bool:
+        """Whether the run is collapsed, its first parameter standing still.
 
         Args:
             model: As it is now.
             step: Optimizer steps taken.
-            one_class: Whether it predicted the same class for all validation data.
         """
         import torch
 
-        if self.task.ceiling is None or self.task.objective.threshold <= self.task.ceiling:
-            return False
-        if not one_class:
-            self._before = None
-            return False
         now = [p.detach() for p in model.parameters()]
         if self._before is None:
             self._before, self._since = [p.clone() for p in now], step
             return False
-        if step - self._since < self._patience * self.task.train.steps_per_epoch:
+        if step - self._since < self._patience:
             return False
         same = [torch.equal(a, b) for a, b in zip(self._before, now, strict=True)]
-        if any(same) and blocked(self.task, model, same):
+        if blocked(self.task, model, same):
             return True
         self._before, self._since = [p.clone() for p in now], step
         self._patience *= 2
@@ -97,28 +119,55 @@ def blocked(task: Task, model: nn.Module, fixed: list[bool]) -> bool:
     if not still:
         return False
     now = [p.detach().clone() for p in others]
-    for _ in range(DRAWS):
+    for draw in range(DRAWS):
         with torch.no_grad():
             for p, value in zip(others, now, strict=True):
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
                 p.copy_(value + noise * (value.abs().max() / 2 + 0.01))
         reference: Tensor | None = None
+        last = draw == DRAWS - 1
         for raw in task.train.once():
             batch = to_device(raw, task.origin.device)
-            with torch.no_grad():
-                outputs = call(own, pair(batch)[0])
-            reference = outputs[:1] if reference is None else reference
-            if not bool(((outputs - reference).abs() <= SAME * outputs.abs().max()).all()):
+            outputs = call(own, pair(batch)[0])
+            reference = outputs[:1].detach() if reference is None else reference
+            if _differ(outputs, reference):
                 return False
-            if _any_gradient(task, own, batch, still):
+            if _any_gradient(task, own, batch, outputs, still):
                 return False
+            if not last:
+                break
+        if last and reference is not None and _sees_validation(task, own, reference):
+            return False
     return True
 
 
-def _any_gradient(task: Task, model: nn.Module, batch: Any, params: Sequence[Tensor]) -> bool:
+def _differ(outputs: Tensor, reference: Tensor) -> bool:
+    return not bool(((outputs - reference).abs() <= SAME * outputs.abs().max()).all())
+
+
+def _sees_validation(task: Task, model: nn.Module, reference: Tensor) -> bool:
+    """Whether some validation input gives another output than the training inputs."""
     import torch
 
-    loss = task.objective.loss(model, batch)
+    with torch.no_grad():
+        for raw in task.val.once():
+            inputs, _ = pair(to_device(raw, task.origin.device))
+            if _differ(call(model, inputs), reference):
+                return True
+    return False
+
+
+def _any_gradient(
+    task: Task, model: nn.Module, batch: Any, outputs: Tensor, params: Sequence[Tensor]
+) -> bool:
+    """Whether the loss of a batch has any gradient in these parameters."""
+    import torch
+
+    objective = task.objective
+    if objective.step_fn is None:
+        loss = objective.loss_fn(outputs, pair(batch)[1])
+    else:
+        loss = objective.loss(model, batch)
     if not loss.requires_grad:
         return False
     gradients = torch.autograd.grad(loss, params, allow_unused=True)
@@ -130,5 +179,7 @@ def ceiling(task: Task) -> float:
     import torch
 
     targets = [pair(batch)[1] for batch in task.val.once()]
+    if any(t.is_floating_point() and t.ndim < 2 for t in targets):
+        raise ModelError("the targets are no classes.")
     flat = torch.cat([(t.argmax(1) if t.is_floating_point() else t).flatten() for t in targets])
     return float(torch.unique(flat, return_counts=True)[1].max()) / len(flat)

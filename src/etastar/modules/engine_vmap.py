@@ -60,10 +60,10 @@ class Row:
 
     trial: Trial
     batches: Iterator[Any]
+    watch: Watch
     steps: int = 0
     first: float = -math.inf
     peak: float = -math.inf
-    watch: Watch | None = None
 
 
 @dataclass
@@ -146,7 +146,7 @@ class VmapStack:
             order = self.starts[trial.seed].order
             train = self.task.train
             rows = train.rows(order) if isinstance(train, TensorBatches) else train.stream(order)
-            self.rows.append(Row(trial, rows, watch=Watch(self.task)))
+            self.rows.append(Row(trial, rows, Watch(self.task)))
             fresh = self._fresh(trial)
             if self.tensors is None:
                 self.tensors = fresh
@@ -167,6 +167,7 @@ class VmapStack:
         steps = self.check_every
         for row in self.rows:
             steps = min(steps, task.max_steps - row.steps)
+            steps = min(steps, row.watch.until_next(row.steps))
             if not task.objective.hold:
                 steps = min(steps, task.eval_every - row.steps % task.eval_every)
         losses = torch.stack([self._step() for _ in range(steps)]).double().T.tolist()
@@ -181,7 +182,7 @@ class VmapStack:
                     continue
                 row.first = loss if row.steps == 1 else row.first
                 row.peak = max(row.peak, loss)
-            if index not in decided and task.evaluates_at(row.steps):
+            if index not in decided:
                 run = self._judge(index)
                 decided |= {} if run is None else {index: run}
         self.runs |= {self.rows[index].trial: run for index, run in decided.items()}
@@ -279,31 +280,42 @@ class VmapStack:
         return losses.detach(), gradients
 
     def _judge(self, index: int) -> Run | None:
-        """Evaluate one row: its outcome, if it is known now."""
+        """Look at one row, and evaluate it if that is due: its outcome, if it is known now."""
         row, task, tensors = self.rows[index], self.task, self.tensors
         assert tensors is not None
+        evaluates = task.evaluates_at(row.steps)
+        first = tensors.params[0][index]
+        looks = row.watch.looks_at(row.steps) and not row.watch.moved(first)
+        if not evaluates and not looks:
+            return None
         if not all(bool(p[index].isfinite().all()) for p in tensors.params):
-            return Run("diverged", row.steps)
-        named = dict(self._scratch.named_parameters()) | dict(self._scratch.named_buffers())
-        with torch.no_grad():
-            for name, values in zip(self._names, tensors.params, strict=True):
-                named[name].copy_(values[index])
-            for name, values in zip(self._fixed, tensors.fixed, strict=True):
-                named[name].copy_(values[index])
+            return Run("diverged", row.steps) if evaluates else None
+        self._load(index)
+        collapsed = looks and row.watch.collapsed(self._scratch, row.steps)
+        if not evaluates and not collapsed:
+            return None
         try:
-            found = task.evaluate(self._scratch, random=callable(task.objective.metric))
+            value = task.evaluate(self._scratch, random=callable(task.objective.metric))
         except REFUSALS as error:
             if not is_divergence(error, row.first, row.peak, healthy=True):
                 raise
             return Run("diverged", row.steps)
-        if task.objective.met(found.value):
-            return Run("trained", row.steps, found.value)
-        ended = short(task.objective, task.max_steps, found.value, row.first, row.peak)
+        if evaluates and task.objective.met(value):
+            return Run("trained", row.steps, value)
+        ended = short(task.objective, task.max_steps, value, row.first, row.peak)
         if row.steps == task.max_steps:
             return ended
-        if row.watch and row.watch.collapsed(self._scratch, row.steps, found.one_class):
-            return replace(ended, given_up=row.steps)
-        return None
+        return replace(ended, given_up=row.steps) if collapsed else None
+
+    def _load(self, index: int) -> None:
+        """Put the parameters and buffers of one row into the scratch model."""
+        assert self.tensors is not None
+        named = dict(self._scratch.named_parameters()) | dict(self._scratch.named_buffers())
+        with torch.no_grad():
+            for name, values in zip(self._names, self.tensors.params, strict=True):
+                named[name].copy_(values[index])
+            for name, values in zip(self._fixed, self.tensors.fixed, strict=True):
+                named[name].copy_(values[index])
 
 
 def _index(rows: list[int], like: Tensor) -> Tensor:

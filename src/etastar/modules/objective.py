@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A metric's value, and whether an accuracy's predictions were all of one class."""
-
-    value: float
-    one_class: bool = False
-
-
-@dataclass(frozen=True)
 class Objective:
     """Loss and criterion of a trial.
 
@@ -61,9 +53,7 @@ class Objective:
             )
         return loss.reshape(())
 
-    def evaluate(
-        self, model: nn.Module, batches: Iterable[Any], device: torch.device
-    ) -> Evaluation:
+    def evaluate(self, model: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
         """The metric of a model in eval mode over a whole pass.
 
         Accuracy counts samples; the loss, and a metric of `(model, batch)`, are averaged over
@@ -74,7 +64,6 @@ class Objective:
 
         total = weight = 0.0
         outputs, targets = [], []
-        classes: set[int] = set()
         with torch.no_grad():
             for raw in batches:
                 batch = to_device(raw, device)
@@ -83,17 +72,17 @@ class Objective:
                     outputs.append(call(model, inputs))
                     targets.append(target)
                     continue
-                value, size = self._on_batch(model, batch, classes)
+                value, size = self._on_batch(model, batch)
                 total, weight = total + value, weight + size
             if callable(self.metric) and self.step_fn is None:
-                return Evaluation(_number(self.metric(_together(outputs), _together(targets))))
-        return Evaluation(total / weight, len(classes) == 1)
+                return _number(self.metric(_together(outputs), _together(targets)))
+        return total / weight
 
-    def _on_batch(self, model: nn.Module, batch: Any, classes: set[int]) -> tuple[float, float]:
-        """The metric summed over a batch, and the weight of the batch; notes classes predicted."""
+    def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
+        """The metric summed over a batch, and the weight of the batch."""
         if self.metric == "accuracy":
             inputs, targets = pair(batch)
-            return correct(call(model, inputs), targets, classes)
+            return correct(call(model, inputs), targets)
         size = samples_in(batch)
         if callable(self.metric):
             return _number(self.metric(model, batch)) * size, size
@@ -140,8 +129,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def correct(outputs: Any, targets: Any, classes: set[int]) -> tuple[float, float]:
-    """Predictions that are right, and how many there are; adds classes predicted, up to two.
+def correct(outputs: Any, targets: Any) -> tuple[float, float]:
+    """Predictions that are right, and how many there are.
 
     Classes lie along the second axis of the outputs, as for `cross_entropy`, or along the last one
     if only that fits. A non-finite output is a mistake.
@@ -159,9 +148,9 @@ def correct(outputs: Any, targets: Any, classes: set[int]) -> tuple[float, float
         if not targets.is_floating_point():
             for axis in (1, -1):
                 if len(shape) > 1 and [*shape[:1], *shape[2:]] == wanted and axis == 1:
-                    return _count(outputs, targets, 1, classes)
+                    return _count(outputs, targets, 1)
                 if len(shape) > 1 and shape[:-1] == wanted and axis == -1:
-                    return _count(outputs, targets, -1, classes)
+                    return _count(outputs, targets, -1)
     raise ModelError(
         "metric='accuracy' needs outputs [B, classes, ...] and integer targets [B, ...], got "
         f"{shape_of(outputs)} and {shape_of(targets)}. Pass metric='loss' with a threshold for the "
@@ -170,11 +159,8 @@ def correct(outputs: Any, targets: Any, classes: set[int]) -> tuple[float, float
     )
 
 
-def _count(outputs: Tensor, targets: Tensor, axis: int, classes: set[int]) -> tuple[float, float]:
-    predicted = outputs.argmax(axis)
-    if len(classes) < 2:
-        classes |= {int(predicted.min()), int(predicted.max())}
-    right = (predicted == targets) & outputs.isfinite().all(axis)
+def _count(outputs: Tensor, targets: Tensor, axis: int) -> tuple[float, float]:
+    right = (outputs.argmax(axis) == targets) & outputs.isfinite().all(axis)
     return float(right.sum()), float(right.numel())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from etastar.modules.batches import Batches, to_device
 from etastar.modules.collapse import Watch
 from etastar.modules.errors import ModelError
-from etastar.modules.objective import Evaluation, Objective
+from etastar.modules.objective import Objective
 from etastar.modules.optimizers import OptimizerFactory, needs_closure
 from etastar.modules.origin import Origin, Start
 from etastar.modules.streams import Stream
@@ -89,7 +89,7 @@ class Task:
             return True
         return not self.objective.hold and step % self.eval_every == 0
 
-    def evaluate(self, model: nn.Module, *, random: bool = True) -> Evaluation:
+    def evaluate(self, model: nn.Module, *, random: bool = True) -> float:
         """The metric of a model, which is left in train mode.
 
         Args:
@@ -99,9 +99,9 @@ class Task:
         """
         model.eval()
         with Stream("metric", 0).active() if random else nullcontext():
-            found = self.objective.evaluate(model, self.val.once(), self.origin.device)
+            value = self.objective.evaluate(model, self.val.once(), self.origin.device)
         model.train()
-        return found
+        return value
 
 
 class Session:
@@ -154,6 +154,13 @@ class Session:
         self.steps += 1
         return losses[0]
 
+    def collapsed(self, watch: Watch) -> bool:
+        """Whether the run is collapsed; False between looks."""
+        if not watch.looks_at(self.steps):
+            return False
+        first = next(p for p in self.model.parameters() if p.requires_grad)
+        return not watch.moved(first) and watch.collapsed(self.model, self.steps)
+
     def healthy(self) -> bool:
         """Whether every parameter is finite."""
         return all(bool(p.isfinite().all()) for p in self.model.parameters())
@@ -189,19 +196,19 @@ def run_trial(
                     return Run("diverged", session.steps)
                 first = loss if session.steps == 1 else first
                 peak = max(peak, loss)
-                if not task.evaluates_at(session.steps):
+                collapsed = session.collapsed(watch)
+                if not collapsed and not task.evaluates_at(session.steps):
                     continue
                 if not session.healthy():
                     return Run("diverged", session.steps)
-                found = task.evaluate(session.model)
+                value = task.evaluate(session.model)
             except REFUSALS as error:
                 if not is_divergence(error, first, peak, session.healthy()):
                     raise
                 return Run("diverged", session.steps + 1)
-            value = found.value
-            if task.objective.met(value):
+            if task.evaluates_at(session.steps) and task.objective.met(value):
                 return Run("trained", session.steps, value)
-            if watch.collapsed(session.model, session.steps, found.one_class):
+            if collapsed:
                 run = short(task.objective, task.max_steps, value, first, peak)
                 return replace(run, given_up=session.steps)
     return short(task.objective, task.max_steps, value, first, peak)
