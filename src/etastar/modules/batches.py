@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.modules.errors import ModelError
 from etastar.modules.preserve import generators_of, seed_generator, untouched
-from etastar.modules.streams import Stream, mixed
+from etastar.modules.streams import Stream, exclusive, mixed
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,7 @@ class LoaderBatches(Batches):
         self._kept: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
         self._sizes: dict[tuple[int, int], int] = {}
         self._first: dict[tuple[int, int], Any] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self.streaming = False
         """Whether an epoch does not fit into its share of the memory."""
         self.steps_per_epoch = sum(1 for _ in self._epoch(0, 0))
@@ -168,12 +168,20 @@ class LoaderBatches(Batches):
     def _epoch(self, seed: int, epoch: int) -> Iterable[Any]:
         """The batches of one epoch: kept ones, else read."""
         key = (seed, epoch)
+        kept = self._found(key)
+        if kept is None:
+            with exclusive():  # one thread reads, the others find what it kept
+                kept = self._found(key)
+                if kept is None and not self.streaming:
+                    kept = self._keep(key)
+        return self._read(key) if kept is None else kept
+
+    def _found(self, key: tuple[int, int]) -> list[Any] | None:
+        """The batches of an epoch if they are kept."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-            kept = None if self.streaming else self._keep(key)
-        return self._read(key) if kept is None else kept
+            return self._kept.get(key)
 
     def _read(self, key: tuple[int, int]) -> Iterator[Any]:
         """Read one epoch, under streams of its own."""
@@ -208,11 +216,13 @@ class LoaderBatches(Batches):
             size += nbytes(batch)
             if size > self._budget:
                 self.streaming = True
-                self._kept.clear()
+                with self._lock:
+                    self._kept.clear()
                 return None
-        self._kept[key], self._sizes[key] = read, size
-        while sum(self._sizes[k] for k in self._kept) > self._budget:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[key], self._sizes[key] = read, size
+            while sum(self._sizes[k] for k in self._kept) > self._budget:
+                self._kept.popitem(last=False)
         return read
 
     def _check_repeats(self, key: tuple[int, int], batch: Any) -> None:

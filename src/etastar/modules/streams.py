@@ -82,6 +82,13 @@ def seed_all(seed: int) -> None:
             generator.manual_seed(seed)
 
 
+@contextmanager
+def exclusive() -> Iterator[None]:
+    """No other thread touches the global streams inside. Take this lock before any other."""
+    with _LOCK:
+        yield
+
+
 class Stream:
     """Streams of one purpose, which stand still while they are not active.
 

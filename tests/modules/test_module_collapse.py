@@ -1,0 +1,114 @@
+"""Runs given up early are those that end short anyway, in all engines; no other is given up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from module_zoo import DTYPE, MODELS, OPTIMIZERS, data, drawn, mlp
+from test_module_engines import settings
+from torch import nn
+
+from etastar.modules.collapse import blocked, ceiling
+from etastar.modules.origin import Start
+from etastar.modules.task import run_trial
+
+RATES = [0.3, 0.9, 1.5, 3.0, 6.0, 20.0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> None:
+    task, _, _ = settings(
+        drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=40, eval_every=60
+    ).task()
+    assert task.ceiling == ceiling(task)
+    given_up = 0
+    for order in (0, 1):
+        for lr in RATES:
+            watched = run_trial(task, Start(0, order), lr)
+            full = run_trial(replace(task, ceiling=None), Start(0, order), lr)
+            assert (watched.kind, watched.step) == (full.kind, full.step)
+            assert full.given_up is None
+            given_up += watched.given_up is not None
+            if watched.given_up is None:
+                assert watched == full
+            else:
+                assert full.metric is not None
+                assert full.metric <= task.ceiling
+    if (name, optimizer) == ("mlp", "sgd"):  # elsewhere the velocity, or nothing, stands still
+        assert given_up >= 3
+
+
+@pytest.mark.parametrize("engine", ["stack", "vmap", "loop"])
+def test_engines_agree_with_watching(engine: Any) -> None:
+    import etastar
+
+    options: dict[str, Any] = {
+        "threshold": 0.6,
+        "batch_size": 16,
+        "epochs": 20,
+        "start_lr": 0.1,
+        "end_lr": 30.0,
+        "resolution": 0.2,
+        "seeds": 1,
+        "progress": False,
+    }
+    found = etastar.maximal_lr(drawn(mlp), data(), data(192, 1), engine=engine, **options)
+    expected = etastar.maximal_lr(drawn(mlp), data(), data(192, 1), engine="loop", **options)
+    assert found.seeds == expected.seeds
+    assert [(t.lr, t.outcome) for t in found.history] == [
+        (t.lr, t.outcome) for t in expected.history
+    ]
+    assert any(t.given_up for t in found.history)
+    assert found.cost["steps"] < sum(t.step for t in found.history)
+
+
+def test_who_is_watched() -> None:
+    assert settings(drawn(mlp)).task()[0].ceiling is not None
+    for name in ("dropout", "cnn with batch norm"):
+        assert settings(drawn(MODELS[name][0])).task()[0].ceiling is None
+    assert settings(drawn(mlp), metric="loss", threshold=0.5).task()[0].ceiling is None
+    augmented = [(data()[0], data()[1])]
+    assert settings(drawn(mlp), train_data=augmented).task()[0].ceiling is not None
+    assert settings(drawn(mlp), train_data=Reader(augmented)).task()[0].ceiling is None
+
+
+class Reader:
+    """Batches that nobody vouches for."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+def test_blocked_sees_through_what_only_looks_collapsed() -> None:
+    """A zero head predicts one class and hides nothing; a silent layer hides everything."""
+    task, _, _ = settings(drawn(mlp)).task()
+    zero, silent, skip = drawn(mlp), drawn(mlp), WithSkip()
+    with torch.no_grad():
+        zero[4].weight.zero_()
+        for model in (silent, skip.inner):
+            model[0].bias.fill_(-1e3)
+    head = [name.startswith("4") for name, _ in zero.named_parameters()]
+    assert not blocked(task, zero, [not own for own in head])
+    below = [name.startswith("0") for name, _ in silent.named_parameters()]
+    assert blocked(task, silent, below)
+    assert not blocked(task, silent, [False] * len(below))
+    beside = ["inner.0" in name for name, _ in skip.named_parameters()]
+    assert not blocked(task, skip, beside)
+
+
+class WithSkip(nn.Module):
+    """A path around the silent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.around = drawn(mlp), nn.Linear(16, 3, dtype=DTYPE)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + self.around(x)
