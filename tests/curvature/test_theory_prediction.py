@@ -6,15 +6,17 @@ alarm. Seeds are fixed.
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+import etastar.curvature.softmax_law as softmax_module
 from etastar.curvature import sharpness_bounds, stack_sharpness
 from etastar.curvature.fluctuations import Spread, _wishart_root, chains, spread
 from etastar.curvature.kernel import kernel
-from etastar.curvature.laws import softmax_law
+from etastar.curvature.softmax_law import softmax_law
 from etastar.data import load
 from etastar.networks import MLP
 
@@ -133,10 +135,65 @@ def test_zero_logits_bend_the_kernel_by_one_over_the_classes():
     net = MLP(width=10**6, depth=2, output_variance=0.0)
     x = np.random.default_rng(0).normal(size=(20, 6))
     part: Spread = spread(net, x, 0)
-    assert softmax_law(net, part, 2, 0).limit == pytest.approx(0.5)
-    assert softmax_law(net, part, 4, 0).limit == pytest.approx(0.25)
+    assert softmax_law(net, x, part, part.top, 2, 0).limit == pytest.approx(0.5)
+    assert softmax_law(net, x, part, part.top, 4, 0).limit == pytest.approx(0.25)
     bounds = sharpness_bounds(net, x, 2, loss="cross-entropy", kind="gauss-newton")
     assert bounds.kernel_infinite_width <= bounds.upper_proved
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_kernel_without_a_leading_mode(depth):
+    """Gaussian inputs in more dimensions than there are samples, and large logits: λ1(K/m) is not
+    twice the hundredth eigenvalue at depth 1, and the softmax mixes all of them."""
+    x = np.random.default_rng(0).normal(size=(150, 784))
+    net = MLP(width=256, depth=depth, output_variance=20.0, biases=False)
+    bounds = sharpness_bounds(net, x, 10, loss="cross-entropy", kind="gauss-newton")
+    params = net.init(range(24), 784, 10)
+    inputs, labels = torch.as_tensor(x, dtype=torch.float32), torch.arange(150) % 10
+    found = stack_sharpness(
+        *(net, params, inputs, labels), loss="cross-entropy", kind="gauss-newton", tol=1e-2
+    )
+    values = np.array(found.values)
+    error = abs(math.log(bounds.kernel_prediction / np.median(values)))
+    assert error < 0.1 + 2 * relative_error_of_median(values)
+    assert bounds.lower < values.mean() < bounds.upper < 4 * values.mean()
+
+
+def test_softmax_on_every_mode_is_that_of_the_matrix_written_out():
+    """λ1 and ‖A‖_F of `Bᵀ (Σ_l K_l ⊗ Ψ_l) B`, from its products, against the dense matrix."""
+    net, x = MLP(width=32, depth=2), np.random.default_rng(0).normal(size=(9, 5))
+    block = softmax_module._Block(net, x)
+    rng = np.random.default_rng(1)
+    bend = softmax_module._Bend(block.logits(3, 4, rng))
+    assert bend.p.shape == (3, 4, 9)
+    psi = torch.eye(4).expand(3, 3, 4, 4)  # every layer's matrix is the identity: the limit
+    for middle in (block.limit, block.matrices(psi)):
+        values, _ = softmax_module._top(partial(bend, middle=middle), bend.start(rng))
+        for row in range(3):
+            p = bend.p[row].double().numpy()  # (C, m)
+            roots = np.zeros((36, 36))  # of diag(p) − ppᵀ, in the order (output, sample)
+            for i in range(9):
+                at = np.arange(4) * 9 + i
+                root = np.diag(np.sqrt(p[:, i])) - np.outer(p[:, i], np.sqrt(p[:, i]))
+                np.testing.assert_allclose(
+                    root @ root.T, np.diag(p[:, i]) - np.outer(p[:, i], p[:, i]), atol=1e-6
+                )
+                roots[np.ix_(at, at)] = root
+            scaled = kernel(net, x) / np.linalg.eigvalsh(kernel(net, x))[-1]
+            matrix = roots.T @ np.kron(np.eye(4), scaled) @ roots
+            assert values[row] == pytest.approx(np.linalg.eigvalsh(matrix)[-1], rel=1e-3)
+            squares = bend.squares(block.kernel)[row]
+            assert squares == pytest.approx((matrix**2).sum(), rel=1e-4)
+
+
+def test_blocks_of_samples_bound_from_above(digits, monkeypatch):
+    net = MLP(width=64, depth=2, input_lr_ratio=0.1)
+    call = {"loss": "cross-entropy", "kind": "gauss-newton"}
+    whole = sharpness_bounds(net, digits[0], 10, **call)
+    monkeypatch.setattr(softmax_module, "BLOCK", 50)
+    blocks = sharpness_bounds(net, digits[0], 10, **call)
+    assert blocks.kernel_prediction == pytest.approx(whole.kernel_prediction, rel=0.1)
+    assert 0.95 * whole.upper < blocks.upper < 1.3 * whole.upper
 
 
 def test_the_rest_term_shrinks_with_the_width():

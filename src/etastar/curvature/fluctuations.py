@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.curvature.dense import eigh
 from etastar.curvature.kernel import layer_kernels
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def spread(net: MLP, x: NDArray[np.float64], seed: int) -> Spread:
         See `Spread`.
     """
     kernels = layer_kernels(net, x)
-    values, vectors = np.linalg.eigh(kernels.total / len(x))
+    values, vectors = eigh(kernels.total / len(x))
     top, v = float(values[-1]), vectors[:, -1]
     shares = np.array([v @ term @ v for term in kernels.terms])
     shares /= shares.sum() if top > 0 else 1.0
@@ -224,7 +225,7 @@ def _wishart_root(inverse: float, draws: int, size: int, rng: np.random.Generato
     weight = (whole - np.sqrt(inside)) / (freedom - 1) if whole else 1.0
     rows = rng.normal(size=(draws, whole + 1, size))
     rows[:, -1] *= np.sqrt(weight)
-    values, vectors = np.linalg.eigh(rows.transpose(0, 2, 1) @ rows / (whole + weight))
+    values, vectors = eigh(rows.transpose(0, 2, 1) @ rows / (whole + weight))
     return np.asarray(vectors * np.sqrt(values.clip(0))[:, None, :])
 
 
@@ -235,7 +236,7 @@ def _gaussian(covariance: _Array, draws: int, rng: np.random.Generator) -> _Arra
 
 def _root(covariance: _Array) -> _Array:
     """A square root of a positive semi-definite matrix."""
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = eigh(covariance)
     return np.asarray(vectors * np.sqrt(values.clip(0)))
 
 

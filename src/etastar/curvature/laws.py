@@ -1,7 +1,7 @@
-"""The predicted law of λ1(G) at initialisation, for each loss, in units of λ1(K/m).
+"""The predicted law of λ1(G) at initialisation, in units of λ1(K/m); for MSE, and a lower bound.
 
-Derivation: `docs/theory.md`, §6. Both laws put random C × C matrices (`fluctuations.chains`) in the
-place of the identity that the outputs see at infinite width.
+Derivation: `docs/theory.md`, §6. Random C × C matrices (`fluctuations.chains`) take the place of
+the identity that the outputs see at infinite width. Cross-entropy: `softmax_law.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.curvature.dense import eigvalsh
 from etastar.curvature.fluctuations import chains
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""
-LOGIT_DRAWS = 128
-"""Draws for cross-entropy, each with logits on all samples: about 4 %."""
-MODES = 8
-"""Eigenvectors of the kernel that the softmax may mix."""
 SCHATTEN = 3
 """Power p of the norm that the upper estimate takes: any p ≥ 1 is above λ1, by a factor of at most
 `C^(1/p)` where the kernel's first eigenvalue stands alone; 2 would be loose, 4 within the error of
@@ -56,44 +53,12 @@ def mse_law(part: Spread, classes: int, seed: int) -> Law:
     eigenvalue of the C × C matrix, the coupling's square and the gap grow alike.
     """
     psi, _ = chains(part, classes, DRAWS, seed)
-    values = np.linalg.eigvalsh(np.einsum("slij,l->sij", psi, part.shares)).clip(0)
+    values = eigvalsh(np.einsum("slij,l->sij", psi, part.shares)).clip(0)
     shift = (classes - 1) * part.other + part.own
     others = part.values[:-1].clip(0) / part.top if part.top > 0 else np.zeros(1)
     powers = np.sum(values**SCHATTEN, axis=1) + classes * np.sum(others**SCHATTEN)
     norms = powers ** (1 / SCHATTEN)
     return Law(1.0, float(np.median(values[:, -1])) + shift, float(norms.mean()) + shift)
-
-
-def softmax_law(net: MLP, part: Spread, classes: int, seed: int) -> Law:
-    """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
-
-    At large width G has the non-zero spectrum of `S^½ (K ⊗ 1) S^½ / m` with `S_i = diag(p) − ppᵀ`
-    and `p = softmax(f(x_i))`, `f ~ N(0, v·q_L)`, independent of K: a random matrix even in the
-    limit.
-    """
-    if part.top <= 0:
-        return Law(0.0, 0.0, 0.0)
-    psi, signal = chains(part, classes, LOGIT_DRAWS, seed)
-    rng = np.random.default_rng([seed, 1])
-    samples = len(part.values)
-    values, vectors = np.linalg.eigh(net.output_variance * part.kernels.forward[-1])
-    normal = rng.normal(size=(LOGIT_DRAWS, samples, classes))
-    logits = (vectors * np.sqrt(values.clip(0))) @ normal  # (S, m, C)
-    modes = part.vectors[:, -MODES:]
-    terms = [modes.T @ term @ modes / samples / part.top for term in part.kernels.terms]
-    limit = np.kron(np.sum(terms, axis=0), np.eye(classes))
-    limits, medians, norms = [], [], []
-    for matrices, scale, f in zip(psi, signal, logits, strict=True):
-        limits.append(_bent(limit, modes, _softmax(f))[-1])
-        p = _softmax(f * np.sqrt(scale))
-        jacobian = np.sum([np.kron(t, c) for t, c in zip(terms, matrices, strict=True)], axis=0)
-        spectrum = _bent(jacobian, modes, p)
-        mean = np.diag(p.mean(0)) - p.T @ p / samples
-        first = float(np.linalg.eigvalsh(mean)[-1])
-        shift = (float(np.trace(mean)) - first) * part.other + first * part.own
-        medians.append(spectrum[-1] + shift)
-        norms.append(np.sum(spectrum**SCHATTEN) ** (1 / SCHATTEN) + shift)
-    return Law(float(np.median(limits)), float(np.median(medians)), float(np.mean(norms)))
 
 
 def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) -> float:
@@ -112,22 +77,6 @@ def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) 
     p = _softmax(np.sqrt(net.output_variance * grid)[:, None, None] * normal)
     traces = 1 - np.sum(p**2, axis=-1).mean(-1)
     return float(rows**2 @ np.interp(q, grid, traces)) / weight / (classes - 1)
-
-
-def _bent(jacobian: _Array, modes: _Array, p: _Array) -> _Array:
-    """Spectrum, ascending, of `J^½ (Σ_i V_i V_iᵀ ⊗ S_i) J^½` for modes V `[m, r]`, p `[m, C]`."""
-    classes, size = p.shape[1], len(jacobian)
-    pairs = modes[:, :, None] * modes[:, None, :]  # (m, r, r)
-    rows = modes[:, :, None] * p[:, None, :]  # (m, r, C)
-    flat = rows.reshape(len(p), size)
-    bend = (-flat.T @ flat).reshape(modes.shape[1], classes, modes.shape[1], classes)
-    diagonal = np.tensordot(p, pairs, axes=(0, 0))  # (C, r, r)
-    for k in range(classes):
-        bend[:, k, :, k] += diagonal[k]
-    values, vectors = np.linalg.eigh(jacobian)
-    root = vectors * np.sqrt(values.clip(0))
-    spectrum = np.linalg.eigvalsh(root.T @ bend.reshape(size, size) @ root)
-    return np.asarray(spectrum.clip(0))
 
 
 def _softmax(logits: _Array) -> _Array:
