@@ -224,22 +224,37 @@ def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -
 
 def environment(engine: Engine) -> dict[str, Any]:
     """Versions and machine, as far as they can change a result or its cost."""
+    return machine(engine.device, engine.dtype, engine.threads)
+
+
+def machine(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, Any]:
+    """The same where there is no engine."""
     import torch
 
     from etastar import __version__
 
-    device = engine.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "etastar": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": name,
-        "dtype": str(engine.dtype).removeprefix("torch."),
-        "threads": engine.threads,
+        "device_name": (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+        ),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": threads,
     }
+
+
+def _processor() -> str:
+    """The CPU's name. Linux gives it in /proc/cpuinfo only, where Python does not look."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[2].strip() for line in file if line[:10] == "model name"]
+    except OSError:
+        names = []
+    return next(filter(None, names), "") or platform.processor() or platform.machine()
 
 
 def device_named(name: str) -> torch.device:

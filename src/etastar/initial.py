@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from etastar.curvature.initial import SeedSharpness
     from etastar.data import Dataset
     from etastar.networks import Network
+
+SCHEMA_VERSION = 1
+"""Of the JSON form; raised whenever a key changes its meaning or goes away."""
 
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many."""
@@ -39,6 +43,8 @@ class Sharpness:
         eta_star: As in `etastar.Measurement`; None if it was not asked for.
         eta_star_times_lambda1: Median over bracketed seeds of η* times preconditioned λ1.
         conventions: Everything that the numbers depend on.
+        cost: Curvature-vector products on all samples, and seconds of wall-clock time.
+        environment: Versions, device, threads.
         warnings: What to know before trusting them.
     """
 
@@ -52,11 +58,13 @@ class Sharpness:
     eta_star: dict[str, float | None] | None
     eta_star_times_lambda1: float | None
     conventions: dict[str, Any]
+    cost: dict[str, Any]
+    environment: dict[str, Any]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: None, never NaN."""
-        record = asdict(self)
+        record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         record["seeds"] = [{"seed": seed, **asdict(row)} for seed, row in self.seeds.items()]
         record["warnings"] = list(self.warnings)
         return record
@@ -92,10 +100,11 @@ def measure_sharpness(
     """
     import torch
 
-    from etastar.api import NETWORK_OPTIONS, device_named, use_threads
+    from etastar.api import NETWORK_OPTIONS, device_named, machine, use_threads
     from etastar.curvature.initial import initial_sharpness, median_interval
     from etastar.data import load
 
+    started = time.perf_counter()
     name = dataset if isinstance(dataset, str) else dataset.name
     settings = Settings.checked(dataset=name, **options)
     if settings.from_step:
@@ -119,7 +128,8 @@ def measure_sharpness(
         )
     count = min(samples or settings.train_size or MOST_SAMPLES, available)
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    with use_threads(settings.threads):
+    dtype = getattr(torch, settings.dtype)
+    with use_threads(settings.threads) as threads:
         found = dict(
             initial_sharpness(
                 *(network, dataset, seeds),
@@ -128,7 +138,7 @@ def measure_sharpness(
                 samples=count,
                 tol=tol,
                 max_iter=max_iter,
-                dtype=getattr(torch, settings.dtype),
+                dtype=dtype,
                 device=device,
             )
         )
@@ -169,6 +179,11 @@ def measure_sharpness(
             "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
             "kinks": "the Hessian of a ReLU network by autograd does not see its kinks",
         },
+        cost={
+            "products": sum(row.products for row in found.values()),
+            "seconds": round(time.perf_counter() - started, 3),
+        },
+        environment=machine(device, dtype, threads),
         warnings=notes,
     )
 

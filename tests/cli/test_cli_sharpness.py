@@ -86,6 +86,19 @@ def test_keys_and_order_of_the_bounds(
         assert bounds["upper_proved"] is None
 
 
+def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    record = record_of([*SMALL, "--loss", "mse", "--threads", "1"], capsys)
+    assert record["schema_version"] == 1
+    cost: dict[str, float] = record["cost"]  # type: ignore[assignment]
+    assert cost["products"] >= 3
+    assert cost["seconds"] > 0
+    found = etastar.measure(width=5, depth=2, seeds=1, train_size=40, max_steps=1, threads=1)
+    environment: dict[str, object] = record["environment"]  # type: ignore[assignment]
+    assert environment == found.environment | {"dtype": "float64"}
+    assert environment["device_name"]
+    assert environment["threads"] == 1
+
+
 def test_with_eta_star_measures_the_same_networks(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--width", "16", "--depth", "1", "--seeds", "2", "--resolution", "0.3"]
     record = record_of([*options, "--with-eta-star"], capsys)

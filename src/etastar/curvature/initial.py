@@ -33,6 +33,7 @@ class SeedSharpness:
         residual: Of `lambda1`: some eigenvalue lies within it, and `lambda1` is a lower bound.
         preconditioned_residual: Of `preconditioned`, likewise.
         converged: Whether both met their tolerance.
+        products: Curvature-vector products with all samples that they took together.
     """
 
     lambda1: float | None
@@ -40,6 +41,7 @@ class SeedSharpness:
     residual: float | None
     preconditioned_residual: float | None
     converged: bool
+    products: int
 
 
 def initial_sharpness(
@@ -94,8 +96,10 @@ def initial_sharpness(
 
     plain = scaled = solve(None)
     ratios = network.lr_ratios()
+    products = plain.iterations
     if any(ratio != 1 for ratio in ratios):
         scaled = solve(ratios)
+        products = tuple(np.add(plain.iterations, scaled.iterations).tolist())
     return {
         seed: SeedSharpness(
             lambda1=_finite(plain.values[row]),
@@ -103,6 +107,7 @@ def initial_sharpness(
             residual=_finite(plain.residuals[row]),
             preconditioned_residual=_finite(scaled.residuals[row]),
             converged=plain.converged[row] and scaled.converged[row],
+            products=products[row],
         )
         for row, seed in enumerate(seeds)
     }
