@@ -36,6 +36,9 @@ class Sharpness:
         lambda1: Median over seeds of λ1 of the matrix itself, with its 95 % interval.
         preconditioned: The same of `D^½ H D^½`, D the layers' learning-rate ratios.
         seeds: By seed.
+        gauss_newton: `lambda1` and `preconditioned` as above, of the Gauss-Newton matrix: for the
+            Hessian measured beside it, as the Hessian does not see the kinks of ReLU.
+        gauss_newton_seeds: By seed, of the Gauss-Newton matrix.
         bounds: On the preconditioned λ1, and its prediction from the data; values None where
             there is no theory.
         bounds_note: Why there is none.
@@ -52,6 +55,8 @@ class Sharpness:
     lambda1: dict[str, float | None]
     preconditioned: dict[str, float | None]
     seeds: dict[int, SeedSharpness]
+    gauss_newton: dict[str, dict[str, float | None]]
+    gauss_newton_seeds: dict[int, SeedSharpness]
     bounds: dict[str, Any]
     bounds_note: str | None
     reference_rates: dict[str, float | None]
@@ -65,7 +70,11 @@ class Sharpness:
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: None, never NaN."""
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        record["seeds"] = [{"seed": seed, **asdict(row)} for seed, row in self.seeds.items()]
+        beside = record.pop("gauss_newton_seeds")
+        record["seeds"] = [
+            {"seed": seed, **asdict(row), "gauss_newton": beside[seed]}
+            for seed, row in self.seeds.items()
+        ]
         record["warnings"] = list(self.warnings)
         return record
 
@@ -101,7 +110,7 @@ def measure_sharpness(
     import torch
 
     from etastar.api import NETWORK_OPTIONS, device_named, machine, use_threads
-    from etastar.curvature.initial import initial_sharpness, median_interval
+    from etastar.curvature.initial import initial_sharpness
     from etastar.data import load
 
     started = time.perf_counter()
@@ -130,36 +139,42 @@ def measure_sharpness(
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     dtype = getattr(torch, settings.dtype)
     with use_threads(settings.threads) as threads:
-        found = dict(
-            initial_sharpness(
-                *(network, dataset, seeds),
-                loss=settings.loss,
-                kind=kind,
-                samples=count,
-                tol=tol,
-                max_iter=max_iter,
-                dtype=dtype,
-                device=device,
+        of_kind: dict[str, dict[int, SeedSharpness]] = {
+            matrix: dict(
+                initial_sharpness(
+                    *(network, dataset, seeds),
+                    loss=settings.loss,
+                    kind=matrix,
+                    samples=count,
+                    tol=tol,
+                    max_iter=max_iter,
+                    dtype=dtype,
+                    device=device,
+                )
             )
-        )
-    middle = median_interval([row.preconditioned for row in found.values()])
-    plain = median_interval([row.lambda1 for row in found.values()])
+            for matrix in ((kind,) if kind == "gauss-newton" else (kind, "gauss-newton"))
+        }
+    found = of_kind[kind]
+    beside = of_kind["gauss-newton"]
+    plain, middle = _over_seeds(found, "lambda1"), _over_seeds(found, "preconditioned")
+    top = middle["median"]
     bounds, note = _bounds(network, dataset, count, settings.loss, kind)
-    star, product, notes = None, None, tuple(_warnings(found, max_iter))
+    star, product, notes = None, None, tuple(_warnings(of_kind, max_iter))
     if with_eta_star:
         star, more, product = _eta_star(network, dataset, options, found)
         notes += more
-    keys = ("median", "ci_low", "ci_high")
     return Sharpness(
         heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
         f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
         f"of {dataset.name}",
-        lambda1=dict(zip(keys, plain, strict=True)),
-        preconditioned=dict(zip(keys, middle, strict=True)),
+        lambda1=plain,
+        preconditioned=middle,
         seeds=found,
+        gauss_newton={name: _over_seeds(beside, name) for name in ("lambda1", "preconditioned")},
+        gauss_newton_seeds=beside,
         bounds=bounds,
         bounds_note=note,
-        reference_rates={f"{c}/λ1": middle[0] and c / middle[0] for c in (2, 4, 12)},
+        reference_rates={f"{c}/λ1": top and c / top for c in (2, 4, 12)},
         eta_star=star,
         eta_star_times_lambda1=product,
         conventions={
@@ -177,15 +192,25 @@ def measure_sharpness(
             "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
             "leave out the rest term H − G, and nothing is proved.",
             "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
-            "kinks": "the Hessian of a ReLU network by autograd does not see its kinks",
+            "gauss_newton": "the same of the Gauss-Newton matrix",
+            "kinks": "the Hessian of a ReLU network by autograd does not see its kinks; the "
+            "Gauss-Newton matrix has none",
         },
         cost={
-            "products": sum(row.products for row in found.values()),
+            "products": sum(r.products for rows in of_kind.values() for r in rows.values()),
             "seconds": round(time.perf_counter() - started, 3),
         },
         environment=machine(device, dtype, threads),
         warnings=notes,
     )
+
+
+def _over_seeds(found: dict[int, SeedSharpness], name: str) -> dict[str, float | None]:
+    """Median of a field over seeds, with its 95 % interval."""
+    from etastar.curvature.initial import median_interval
+
+    values = median_interval([getattr(row, name) for row in found.values()])
+    return dict(zip(("median", "ci_low", "ci_high"), values, strict=True))
 
 
 def _size(network: Network) -> str:
@@ -233,13 +258,17 @@ def _eta_star(
     return star, measured.warnings, median(products) if known else None
 
 
-def _warnings(found: dict[int, SeedSharpness], max_iter: int) -> list[str]:
+def _warnings(of_kind: dict[str, dict[int, SeedSharpness]], max_iter: int) -> list[str]:
     notes = []
-    if missed := [seed for seed, row in found.items() if not row.converged]:
-        notes.append(
-            f"seeds {', '.join(map(str, missed))} did not converge within {max_iter} products: "
-            "their λ1 is a lower bound only. Raise --max-iter or --tol."
-        )
-    if lost := [seed for seed, row in found.items() if row.preconditioned is None]:
-        notes.append(f"seeds {', '.join(map(str, lost))}: the loss or its curvature is not finite.")
+    for kind, found in of_kind.items():
+        if missed := [seed for seed, row in found.items() if not row.converged]:
+            notes.append(
+                f"{kind}: seeds {', '.join(map(str, missed))} did not converge within {max_iter} "
+                "products: their λ1 is a lower bound only. Raise --max-iter or --tol."
+            )
+        if lost := [seed for seed, row in found.items() if row.preconditioned is None]:
+            notes.append(
+                f"{kind}: seeds {', '.join(map(str, lost))}: the loss or its curvature is not "
+                "finite."
+            )
     return notes

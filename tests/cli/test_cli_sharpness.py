@@ -86,6 +86,24 @@ def test_keys_and_order_of_the_bounds(
         assert bounds["upper_proved"] is None
 
 
+def test_gauss_newton_stands_beside_the_hessian(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL, "--loss", "mse", "--input-lr-ratio", "0.1"]
+    both = record_of(options, capsys)
+    alone = record_of([*options, "--kind", "gauss-newton"], capsys)
+    rows: list[dict[str, object]] = both["seeds"]  # type: ignore[assignment]
+    of_g: list[dict[str, object]] = alone["seeds"]  # type: ignore[assignment]
+    for row, expected in zip(rows, of_g, strict=True):
+        assert row["gauss_newton"] == expected["gauss_newton"]
+        assert row["lambda1"] != expected["lambda1"]
+    assert both["gauss_newton"] == alone["gauss_newton"]
+    assert alone["gauss_newton"] == {k: alone[k] for k in ("lambda1", "preconditioned")}
+    assert main(["sharpness", *options]) == 0
+    table = capsys.readouterr().out
+    assert "λ1(H)" in table
+    assert "λ1(G)" in table
+    assert "kinks" in table
+
+
 def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -> None:
     record = record_of([*SMALL, "--loss", "mse", "--threads", "1"], capsys)
     assert record["schema_version"] == 1

@@ -16,8 +16,12 @@ from etastar.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from etastar.initial import Sharpness
+
+LETTERS = {"hessian": "H", "gauss-newton": "G"}
+"""The matrices, as docs/theory.md writes them."""
 
 
 class SharpnessOptions(Settings):
@@ -79,21 +83,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _print(found: Sharpness, console: Console) -> None:
-    from rich.table import Table
-
     console.print(found.heading)
     console.print()
-    table = Table(box=None, pad_edge=False)
-    for column in ("seed", "λ1", "residual", "preconditioned λ1", "residual", "converged"):
-        table.add_column(column, justify="right")
-    for seed, row in found.seeds.items():
-        numbers = (row.lambda1, row.residual, row.preconditioned, row.preconditioned_residual)
-        table.add_row(str(seed), *map(number, numbers), "yes" if row.converged else "no")
-    console.print(table)
+    console.print(_table(found))
     console.print()
-    for name, values in (("λ1", found.lambda1), ("preconditioned λ1", found.preconditioned)):
-        low, high = number(values["ci_low"]), number(values["ci_high"])
-        console.print(f"[bold]{name} = {number(values['median'])}[/bold]  (95 % {low} – {high})")
+    letter = LETTERS[found.conventions["kind"]]
+    _print_medians(
+        letter, {"lambda1": found.lambda1, "preconditioned": found.preconditioned}, console
+    )
+    if letter != "G":
+        _print_medians("G", found.gauss_newton, console)
+        console.print("  (H does not see the kinks of ReLU; G, Gauss-Newton, has none)")
     _print_bounds(found.bounds, found.bounds_note, console)
     rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
     console.print(f"reference rates, λ1 preconditioned: {rates}")
@@ -105,6 +105,42 @@ def _print(found: Sharpness, console: Console) -> None:
         )
     for note in found.warnings:
         console.print(f"[yellow]note:[/yellow] {note}")
+
+
+def _table(found: Sharpness) -> Table:
+    """λ1 by seed, each ± its residual: of the matrix asked for, and of G beside it."""
+    from rich.table import Table
+
+    shown = {LETTERS[found.conventions["kind"]]: found.seeds, "G": found.gauss_newton_seeds}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("seed", justify="right")
+    for letter in shown:
+        table.add_column(f"λ1({letter}) ± residual", justify="right")
+        table.add_column(f"preconditioned λ1({letter}) ± residual", justify="right")
+    table.add_column("converged", justify="right")
+    for seed in found.seeds:
+        rows = [by_seed[seed] for by_seed in shown.values()]
+        cells = [
+            f"{number(value)} ± {'–' if residual is None else f'{residual:.0e}'}"
+            for row in rows
+            for value, residual in (
+                (row.lambda1, row.residual),
+                (row.preconditioned, row.preconditioned_residual),
+            )
+        ]
+        table.add_row(str(seed), *cells, "yes" if all(row.converged for row in rows) else "no")
+    return table
+
+
+def _print_medians(
+    letter: str, matrix: dict[str, dict[str, float | None]], console: Console
+) -> None:
+    for name, symbol in (("lambda1", "λ1"), ("preconditioned", "preconditioned λ1")):
+        values = matrix[name]
+        console.print(
+            f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
+            f"(95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
+        )
 
 
 def _print_bounds(bounds: dict[str, Any], note: str | None, console: Console) -> None:
