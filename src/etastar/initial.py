@@ -12,7 +12,9 @@ from etastar.settings import Settings
 if TYPE_CHECKING:
     from etastar.curvature.initial import SeedSharpness
     from etastar.data import Dataset
+    from etastar.measurement import Measurement
     from etastar.networks import Network
+    from etastar.search.base import SeedResult
 
 SCHEMA_VERSION = 1
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
@@ -44,6 +46,7 @@ class Sharpness:
         bounds_note: Why there is none.
         reference_rates: 2, 4 and 12 over the median preconditioned λ1.
         eta_star: As in `etastar.Measurement`; None if it was not asked for.
+        eta_star_seeds: By seed, status and bracket of the search for η*; None likewise.
         eta_star_times_lambda1: Median over bracketed seeds of η* times preconditioned λ1.
         conventions: Everything that the numbers depend on.
         cost: Curvature-vector products on all samples, and seconds of wall-clock time.
@@ -61,6 +64,7 @@ class Sharpness:
     bounds_note: str | None
     reference_rates: dict[str, float | None]
     eta_star: dict[str, float | None] | None
+    eta_star_seeds: dict[int, SeedResult] | None
     eta_star_times_lambda1: float | None
     conventions: dict[str, Any]
     cost: dict[str, Any]
@@ -70,9 +74,14 @@ class Sharpness:
     def to_dict(self) -> dict[str, Any]:
         """As strict JSON: None, never NaN."""
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        beside = record.pop("gauss_newton_seeds")
+        beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
         record["seeds"] = [
-            {"seed": seed, **asdict(row), "gauss_newton": beside[seed]}
+            {
+                "seed": seed,
+                **asdict(row),
+                "gauss_newton": beside[seed],
+                "eta_star": brackets and _bracket(brackets[seed]),
+            }
             for seed, row in self.seeds.items()
         ]
         record["warnings"] = list(self.warnings)
@@ -159,10 +168,10 @@ def measure_sharpness(
     plain, middle = _over_seeds(found, "lambda1"), _over_seeds(found, "preconditioned")
     top = middle["median"]
     bounds, note = _bounds(network, dataset, count, settings.loss, kind)
-    star, product, notes = None, None, tuple(_warnings(of_kind, max_iter))
-    if with_eta_star:
-        star, more, product = _eta_star(network, dataset, options, found)
-        notes += more
+    notes = tuple(_warnings(of_kind, max_iter))
+    measured = _eta_star(network, dataset, options) if with_eta_star else None
+    if measured:
+        notes += measured.warnings
     return Sharpness(
         heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
         f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
@@ -175,8 +184,9 @@ def measure_sharpness(
         bounds=bounds,
         bounds_note=note,
         reference_rates={f"{c}/λ1": top and c / top for c in (2, 4, 12)},
-        eta_star=star,
-        eta_star_times_lambda1=product,
+        eta_star=measured.to_dict()["eta_star"] if measured else None,
+        eta_star_seeds=measured.seeds if measured else None,
+        eta_star_times_lambda1=_eta_star_times_lambda1(measured, found) if measured else None,
         conventions={
             "kind": kind,
             "loss": settings.loss,
@@ -237,25 +247,29 @@ def _bounds(
     return bounds, None
 
 
-def _eta_star(
-    network: Network, data: Dataset, options: dict[str, Any], found: dict[int, SeedSharpness]
-) -> tuple[dict[str, float | None], tuple[str, ...], float | None]:
-    """η* of the same networks, and the median of η*·λ1 over bracketed seeds."""
+def _eta_star(network: Network, data: Dataset, options: dict[str, Any]) -> Measurement:
+    """η* of the same networks."""
+    from etastar.api import NETWORK_OPTIONS, measure
+
+    return measure(network, data, **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS})
+
+
+def _eta_star_times_lambda1(measured: Measurement, found: dict[int, SeedSharpness]) -> float | None:
+    """The median of η*·λ1 over bracketed seeds; None where η* of the network is."""
     import math
     from statistics import median
 
-    from etastar.api import NETWORK_OPTIONS, measure
-
-    rest = {k: v for k, v in options.items() if k not in NETWORK_OPTIONS}
-    measured = measure(network, data, **rest)
-    star: dict[str, float | None] = measured.to_dict()["eta_star"]
     products = [
         math.sqrt(result.lo * result.hi) * row.preconditioned
         for seed, result in measured.seeds.items()
         if (row := found[seed]).preconditioned and result.lo and result.hi
     ]
-    known = star["median"] is not None and products
-    return star, measured.warnings, median(products) if known else None
+    return median(products) if products and measured.eta_star.median is not None else None
+
+
+def _bracket(result: dict[str, Any]) -> dict[str, Any]:
+    """A seed's search for η*, as `etastar measure --json` writes it."""
+    return {**result, "re_entries": list(result["re_entries"])}
 
 
 def _warnings(of_kind: dict[str, dict[int, SeedSharpness]], max_iter: int) -> list[str]:

@@ -121,7 +121,14 @@ def test_with_eta_star_measures_the_same_networks(capsys: pytest.CaptureFixture[
     options = ["--width", "16", "--depth", "1", "--seeds", "2", "--resolution", "0.3"]
     record = record_of([*options, "--with-eta-star"], capsys)
     found = etastar.measure(width=16, depth=1, seeds=2, resolution=0.3)
-    assert record["eta_star"] == found.to_dict()["eta_star"]
+    expected = found.to_dict()
+    assert record["eta_star"] == expected["eta_star"]
+    rows: list[dict[str, object]] = record["seeds"]  # type: ignore[assignment]
+    assert [{"seed": row["seed"], **row["eta_star"]} for row in rows] == expected["seeds"]  # type: ignore[dict-item]
+    assert main(["sharpness", *options, "--with-eta-star"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("bracketed") == 2
+    assert "lo (trains)" in table
 
 
 def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) -> None:

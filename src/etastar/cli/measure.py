@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from etastar.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from etastar.api import Progress
     from etastar.measurement import Measurement
+    from etastar.search.base import SeedResult
 
 GROUPS = {
     "dataset": "data",
@@ -123,23 +126,9 @@ class ProgressLine:
 
 def print_table(found: Measurement, console: Console) -> None:
     """The brackets per seed, then η* with all that it depends on."""
-    from rich.table import Table
-
     console.print(found.heading)
     console.print()
-    table = Table(box=None, pad_edge=False)
-    for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
-        table.add_column(column, justify="right" if column != "status" else "left")
-    for seed, result in found.seeds.items():
-        table.add_row(
-            str(seed),
-            number(result.lo),
-            number(result.hi),
-            result.hi_outcome or "–",
-            str(len(result.re_entries) or "–"),
-            result.status,
-        )
-    console.print(table)
+    console.print(bracket_table(found.seeds))
     console.print()
     star = found.eta_star
     interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
@@ -149,3 +138,22 @@ def print_table(found: Measurement, console: Console) -> None:
     console.print(f"cost: {cost.trials} trials, {cost.steps:,} steps, {cost.seconds:.1f} s")
     for warning in found.warnings:
         console.print(f"[yellow]note:[/yellow] {warning}")
+
+
+def bracket_table(seeds: Mapping[int, SeedResult]) -> Table:
+    """The bracket of η* by seed."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
+        table.add_column(column, justify="right" if column != "status" else "left")
+    for seed, result in seeds.items():
+        table.add_row(
+            str(seed),
+            number(result.lo),
+            number(result.hi),
+            result.hi_outcome or "–",
+            str(len(result.re_entries) or "–"),
+            result.status,
+        )
+    return table

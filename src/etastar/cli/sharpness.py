@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from etastar.cli.measure import GROUPS
+from etastar.cli.measure import GROUPS, bracket_table
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, number, write_whole
 from etastar.settings import Settings
@@ -97,8 +97,11 @@ def _print(found: Sharpness, console: Console) -> None:
     _print_bounds(found.bounds, found.bounds_note, console)
     rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
     console.print(f"reference rates, λ1 preconditioned: {rates}")
-    if found.eta_star:
+    if found.eta_star and found.eta_star_seeds:
         star = found.eta_star
+        console.print()
+        console.print(bracket_table(found.eta_star_seeds))
+        console.print()
         console.print(
             f"[bold]η* = {number(star['median'])}[/bold]  (95 % {number(star['ci_low'])} – "
             f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
