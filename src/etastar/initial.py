@@ -22,6 +22,12 @@ SCHEMA_VERSION = 1
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many."""
 
+UNPROVED = {
+    **dict.fromkeys(("lower_proved", "upper_proved", "upper_trace")),
+    **dict.fromkeys(("lower_label", "upper_label"), "asymptotic"),
+}
+"""What becomes of bounds where the proofs do not hold."""
+
 NORMALISATION = {
     "mse": "half the squared distance to the one-hot target, summed over outputs, mean over "
     "samples",
@@ -35,11 +41,13 @@ class Sharpness:
 
     Attributes:
         heading: What was measured, in one line.
-        lambda1: Median over seeds of λ1 of the matrix itself, with its 95 % interval.
+        lambda1: Of λ1 of the matrix itself: median over seeds with its 95 % interval, and the mean
+            with its standard error.
         preconditioned: The same of `D^½ H D^½`, D the layers' learning-rate ratios.
         seeds: By seed.
         gauss_newton: `lambda1` and `preconditioned` as above, of the Gauss-Newton matrix: for the
-            Hessian measured beside it, as the Hessian does not see the kinks of ReLU.
+            Hessian measured beside it, as the Hessian does not see the kinks of ReLU. And `bounds`,
+            those on this matrix, some of them proved.
         gauss_newton_seeds: By seed, of the Gauss-Newton matrix.
         bounds: On the preconditioned λ1, and its prediction from the data; values None where
             there is no theory.
@@ -58,7 +66,7 @@ class Sharpness:
     lambda1: dict[str, float | None]
     preconditioned: dict[str, float | None]
     seeds: dict[int, SeedSharpness]
-    gauss_newton: dict[str, dict[str, float | None]]
+    gauss_newton: dict[str, dict[str, Any]]
     gauss_newton_seeds: dict[int, SeedSharpness]
     bounds: dict[str, Any]
     bounds_note: str | None
@@ -167,7 +175,8 @@ def measure_sharpness(
     beside = of_kind["gauss-newton"]
     plain, middle = _over_seeds(found, "lambda1"), _over_seeds(found, "preconditioned")
     top = middle["median"]
-    bounds, note = _bounds(network, dataset, count, settings.loss, kind)
+    proved, note = _bounds(network, dataset, count, settings.loss)
+    bounds = proved if kind == "gauss-newton" or note else proved | UNPROVED
     notes = tuple(_warnings(of_kind, max_iter))
     measured = _eta_star(network, dataset, options) if with_eta_star else None
     if measured:
@@ -179,7 +188,11 @@ def measure_sharpness(
         lambda1=plain,
         preconditioned=middle,
         seeds=found,
-        gauss_newton={name: _over_seeds(beside, name) for name in ("lambda1", "preconditioned")},
+        gauss_newton={
+            "lambda1": _over_seeds(beside, "lambda1"),
+            "preconditioned": _over_seeds(beside, "preconditioned"),
+            "bounds": proved,
+        },
         gauss_newton_seeds=beside,
         bounds=bounds,
         bounds_note=note,
@@ -216,11 +229,18 @@ def measure_sharpness(
 
 
 def _over_seeds(found: dict[int, SeedSharpness], name: str) -> dict[str, float | None]:
-    """Median of a field over seeds, with its 95 % interval."""
+    """Of a field over seeds: median with its 95 % interval, mean with its standard error."""
+    import math
+    from statistics import fmean, stdev
+
     from etastar.curvature.initial import median_interval
 
-    values = median_interval([getattr(row, name) for row in found.values()])
-    return dict(zip(("median", "ci_low", "ci_high"), values, strict=True))
+    values = [getattr(row, name) for row in found.values()]
+    summary = dict(zip(("median", "ci_low", "ci_high"), median_interval(values), strict=True))
+    known = summary["median"] is not None
+    summary["mean"] = fmean(values) if known else None
+    spread = stdev(values) / math.sqrt(len(values)) if known and len(values) > 1 else None
+    return summary | {"mean_standard_error": spread}
 
 
 def _size(network: Network) -> str:
@@ -229,21 +249,20 @@ def _size(network: Network) -> str:
 
 
 def _bounds(
-    network: Network, data: Dataset, count: int, loss: str, kind: str
+    network: Network, data: Dataset, count: int, loss: str
 ) -> tuple[dict[str, Any], str | None]:
-    """Bounds and their labels, or why there are none."""
+    """Bounds on λ1 of the Gauss-Newton matrix and their labels, or why there are none."""
     from etastar.curvature.theory import SharpnessBounds, sharpness_bounds
 
     x = data.x_train[:count]
     step = -(-count // MOST_SAMPLES)
     try:
-        found = sharpness_bounds(network, x[::step], data.classes, loss=loss, kind=kind)
+        found = sharpness_bounds(network, x[::step], data.classes, loss=loss, kind="gauss-newton")
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
     bounds = asdict(found)
     if step > 1:  # the bound on the loss over a part of the samples proves nothing of the rest
-        bounds |= {"upper_proved": None, "lower_proved": None}
-        bounds |= {"upper_label": "asymptotic", "lower_label": "asymptotic"}
+        bounds |= UNPROVED
     return bounds, None
 
 

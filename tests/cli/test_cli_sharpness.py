@@ -92,16 +92,39 @@ def test_gauss_newton_stands_beside_the_hessian(capsys: pytest.CaptureFixture[st
     alone = record_of([*options, "--kind", "gauss-newton"], capsys)
     rows: list[dict[str, object]] = both["seeds"]  # type: ignore[assignment]
     of_g: list[dict[str, object]] = alone["seeds"]  # type: ignore[assignment]
-    for row, expected in zip(rows, of_g, strict=True):
-        assert row["gauss_newton"] == expected["gauss_newton"]
-        assert row["lambda1"] != expected["lambda1"]
+    for row, twin in zip(rows, of_g, strict=True):
+        assert row["gauss_newton"] == twin["gauss_newton"]
+        assert row["lambda1"] != twin["lambda1"]
     assert both["gauss_newton"] == alone["gauss_newton"]
-    assert alone["gauss_newton"] == {k: alone[k] for k in ("lambda1", "preconditioned")}
+    expected = {k: alone[k] for k in ("lambda1", "preconditioned", "bounds")}
+    assert alone["gauss_newton"] == expected
     assert main(["sharpness", *options]) == 0
     table = capsys.readouterr().out
     assert "λ1(H)" in table
     assert "λ1(G)" in table
     assert "kinks" in table
+
+
+def test_mean_and_proved_bounds_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*SMALL, "--loss", "mse"]
+    record = record_of(options, capsys)
+    of_g: dict[str, dict[str, float]] = record["gauss_newton"]  # type: ignore[assignment]
+    rows: list[dict[str, dict[str, float]]] = record["seeds"]  # type: ignore[assignment]
+    values = torch.tensor([row["gauss_newton"]["preconditioned"] for row in rows])
+    mean, bounds = of_g["preconditioned"]["mean"], of_g["bounds"]
+    assert mean == pytest.approx(float(values.mean()))
+    error = of_g["preconditioned"]["mean_standard_error"]
+    assert error == pytest.approx(float(values.std()) / 3**0.5)
+    assert main(["sharpness", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+
+    def label_of(value: float) -> str:
+        return next(line for line in lines if f"{value:.4g}" in line.split())
+
+    assert "measured" in label_of(mean)
+    for name in ("lower_proved", "upper_proved", "upper_trace"):
+        assert "proved" in label_of(bounds[name])
+    assert "estimate" in label_of(bounds["kernel_prediction"])
 
 
 def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -94,7 +94,7 @@ def _print(found: Sharpness, console: Console) -> None:
     if letter != "G":
         _print_medians("G", found.gauss_newton, console)
         console.print("  (H does not see the kinks of ReLU; G, Gauss-Newton, has none)")
-    _print_bounds(found.bounds, found.bounds_note, console)
+    _print_bounds(found, console)
     rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
     console.print(f"reference rates, λ1 preconditioned: {rates}")
     if found.eta_star and found.eta_star_seeds:
@@ -142,24 +142,41 @@ def _print_medians(
         values = matrix[name]
         console.print(
             f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
-            f"(95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
+            f"(median; 95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
         )
 
 
-def _print_bounds(bounds: dict[str, Any], note: str | None, console: Console) -> None:
-    """The prediction, then the bounds with their labels."""
-    if note:
-        console.print(f"bounds: {note}")
+def _print_bounds(found: Sharpness, console: Console) -> None:
+    """What theory says of λ1 of the Gauss-Newton matrix, beside its measured mean and median."""
+    from rich.table import Table
+
+    if found.bounds_note:
+        console.print(f"bounds: {found.bounds_note}")
         return
-    console.print("theory of the Gauss-Newton matrix, preconditioned, from the data alone:")
-    console.print(
-        f"  median predicted by the kernel: {number(bounds['kernel_prediction'])} "
-        f"(infinite width: {number(bounds['kernel_infinite_width'])})"
-    )
-    console.print(f"  mean above {number(bounds['lower'])} ({bounds['lower_label']})")
-    console.print(f"  mean below {number(bounds['upper'])} ({bounds['upper_label']})")
-    proved = bounds["upper_proved"]
-    if proved is None:
-        console.print("  nothing is proved of the Hessian, which has a rest term; see --kind")
-    else:
-        console.print(f"  mean below {number(proved)} (proved)")
+    bounds, measured = found.gauss_newton["bounds"], found.gauss_newton["preconditioned"]
+    error = measured["mean_standard_error"]
+    mean = number(measured["mean"]) + ("" if error is None else f" ± {number(error)}")
+    seeds = f"measured, {len(found.seeds)} seeds"
+    rows = [
+        ("mean, above", bounds["lower_proved"], "proved"),
+        ("mean, above", bounds["lower"], bounds["lower_label"]),
+        ("mean", mean, seeds),
+        ("mean, below", bounds["upper"], bounds["upper_label"]),
+        ("mean, below", bounds["upper_proved"], "proved"),
+        ("mean, below", bounds["upper_trace"], "proved"),
+        ("median", bounds["kernel_infinite_width"], "estimate: kernel at infinite width"),
+        ("median", bounds["kernel_prediction"], "estimate: kernel, corrected for width"),
+        ("median", number(measured["median"]), seeds),
+    ]
+    notes = {3: ", the tightest", 5: ", by the trace"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row, (name, value, label) in enumerate(rows):
+        label = {"asymptotic": "estimate: asymptotic"}.get(label, label) + notes.get(row, "")
+        shown = value if isinstance(value, str) else number(value)
+        table.add_row(f"  {name}", shown, "nothing is proved" if value is None else label)
+    console.print()
+    console.print("preconditioned λ1(G), from the data alone and as measured:")
+    console.print(table)
+    if found.conventions["kind"] == "hessian":
+        console.print("  nothing is proved of λ1(H), which has a rest term H − G")
+    console.print()
