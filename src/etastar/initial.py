@@ -214,6 +214,8 @@ def measure_sharpness(
             "bounds": "lower and upper: on the mean over initialisations of the preconditioned λ1 "
             "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
             "leave out the rest term H − G, and nothing is proved.",
+            "bounds_samples": len(range(0, count, _step(count))),
+            "bounds_samples_are": _bounds_samples(count),
             "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
             "gauss_newton": "the same of the Gauss-Newton matrix",
             "kinks": "the Hessian of a ReLU network by autograd does not see its kinks; the "
@@ -254,16 +256,27 @@ def _bounds(
     """Bounds on λ1 of the Gauss-Newton matrix and their labels, or why there are none."""
     from etastar.curvature.theory import SharpnessBounds, sharpness_bounds
 
-    x = data.x_train[:count]
-    step = -(-count // MOST_SAMPLES)
+    step = _step(count)
+    x = data.x_train[:count:step]
     try:
-        found = sharpness_bounds(network, x[::step], data.classes, loss=loss, kind="gauss-newton")
+        found = sharpness_bounds(network, x, data.classes, loss=loss, kind="gauss-newton")
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
     bounds = asdict(found)
     if step > 1:  # the bound on the loss over a part of the samples proves nothing of the rest
         bounds |= UNPROVED
     return bounds, None
+
+
+def _step(count: int) -> int:
+    """The bounds and the kernel use every so-many-th of so many samples."""
+    return -(-count // MOST_SAMPLES)
+
+
+def _bounds_samples(count: int) -> str:
+    if (step := _step(count)) == 1:
+        return "all samples"
+    return f"one sample in {step}, evenly spaced: nothing is proved of the loss over all samples"
 
 
 def _eta_star(network: Network, data: Dataset, options: dict[str, Any]) -> Measurement:

@@ -127,6 +127,22 @@ def test_mean_and_proved_bounds_are_printed(capsys: pytest.CaptureFixture[str]) 
     assert "estimate" in label_of(bounds["kernel_prediction"])
 
 
+def test_bounds_on_a_part_of_the_samples_say_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etastar.initial.MOST_SAMPLES", 15)
+    options = [*SMALL, "--loss", "mse", "--samples", "40"]
+    record = record_of(options, capsys)
+    conventions: dict[str, object] = record["conventions"]  # type: ignore[assignment]
+    assert (conventions["samples"], conventions["bounds_samples"]) == (40, 14)
+    assert "one sample in 3" in str(conventions["bounds_samples_are"])
+    of_g: dict[str, dict[str, object]] = record["gauss_newton"]  # type: ignore[assignment]
+    assert of_g["bounds"]["upper_trace"] is None
+    assert main(["sharpness", *options]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "bounds and kernel are of 14 of the 40 samples (one sample in 3" in out
+
+
 def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -> None:
     record = record_of([*SMALL, "--loss", "mse", "--threads", "1"], capsys)
     assert record["schema_version"] == 1

@@ -177,6 +177,12 @@ def _print_bounds(found: Sharpness, console: Console) -> None:
     console.print()
     console.print("preconditioned λ1(G), from the data alone and as measured:")
     console.print(table)
+    used, samples = found.conventions["bounds_samples"], found.conventions["samples"]
+    if used < samples:
+        console.print(
+            f"  bounds and kernel are of {used:,} of the {samples:,} samples "
+            f"({found.conventions['bounds_samples_are']})"
+        )
     if found.conventions["kind"] == "hessian":
         console.print("  nothing is proved of λ1(H), which has a rest term H − G")
     console.print()
