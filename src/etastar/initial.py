@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,6 +106,7 @@ def measure_sharpness(
     tol: float = 1e-4,
     max_iter: int = 200,
     with_eta_star: bool = False,
+    on_progress: Callable[[str, int], None] | None = None,
     **options: Any,
 ) -> Sharpness:
     """λ1 at initialisation of the networks that `etastar.measure` would train, with its bounds.
@@ -118,6 +120,8 @@ def measure_sharpness(
         tol: Relative residual at which the Lanczos iteration stops.
         max_iter: Products before a seed is given up.
         with_eta_star: Measure η* of the same networks too.
+        on_progress: Called after every product and every trial with what is being computed, and
+            how many seeds are done with it.
         **options: Any field of `etastar.settings.Settings`.
 
     Raises:
@@ -131,6 +135,7 @@ def measure_sharpness(
     from etastar.data import load
 
     started = time.perf_counter()
+    say = on_progress or (lambda stage, done: None)
     name = dataset if isinstance(dataset, str) else dataset.name
     settings = Settings.checked(dataset=name, **options)
     if settings.from_step:
@@ -167,10 +172,14 @@ def measure_sharpness(
                     max_iter=max_iter,
                     dtype=dtype,
                     device=device,
+                    on_progress=lambda matrix, done, products: say(
+                        f"λ1 ({matrix}), product {products}", done
+                    ),
                 )
             )
             for matrix in ((kind,) if kind == "gauss-newton" else (kind, "gauss-newton"))
         }
+    say("bounds", len(seeds))
     found = of_kind[kind]
     beside = of_kind["gauss-newton"]
     plain, middle = _over_seeds(found, "lambda1"), _over_seeds(found, "preconditioned")
@@ -178,7 +187,7 @@ def measure_sharpness(
     proved, note = _bounds(network, dataset, count, settings.loss)
     bounds = proved if kind == "gauss-newton" or note else proved | UNPROVED
     notes = tuple(_warnings(of_kind, max_iter))
-    measured = _eta_star(network, dataset, options) if with_eta_star else None
+    measured = _eta_star(network, dataset, options, say) if with_eta_star else None
     if measured:
         notes += measured.warnings
     return Sharpness(
@@ -279,11 +288,19 @@ def _bounds_samples(count: int) -> str:
     return f"one sample in {step}, evenly spaced: nothing is proved of the loss over all samples"
 
 
-def _eta_star(network: Network, data: Dataset, options: dict[str, Any]) -> Measurement:
+def _eta_star(
+    network: Network, data: Dataset, options: dict[str, Any], say: Callable[[str, int], None]
+) -> Measurement:
     """η* of the same networks."""
     from etastar.api import NETWORK_OPTIONS, measure
 
-    return measure(network, data, **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS})
+    return measure(
+        *(network, data),
+        on_progress=lambda now: say(
+            f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done
+        ),
+        **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS},
+    )
 
 
 def _eta_star_times_lambda1(measured: Measurement, found: dict[int, SeedSharpness]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 import etastar
+import etastar.initial
 from etastar.cli import main
 
 SMALL = ["--width", "5", "--depth", "2", "--seeds", "3", "--train-size", "40", "--dtype", "float64"]
@@ -168,6 +170,31 @@ def test_with_eta_star_measures_the_same_networks(capsys: pytest.CaptureFixture[
     table = capsys.readouterr().out
     assert table.count("bracketed") == 2
     assert "lo (trains)" in table
+
+
+def test_progress_is_shown_on_a_terminal_and_in_the_message_of_an_interrupt(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[tuple[str, int]] = []
+    etastar.initial.measure_sharpness(
+        width=5, depth=2, seeds=3, train_size=40, on_progress=lambda *now: stages.append(now)
+    )
+    assert stages[0] == ("λ1 (hessian), product 1", 0)
+    assert ("bounds", 3) in stages
+    assert max(done for stage, done in stages if "gauss-newton" in stage) == 3
+
+    assert main(["sharpness", *SMALL]) == 0
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("etastar.initial._bounds", lambda *_: interrupt())
+    assert main(["sharpness", *SMALL]) == 130
+    err = capsys.readouterr().err
+    assert "seeds" in err.split("etastar:")[0]
+    assert "interrupted: bounds, 3 of 3 seeds finished. Nothing was written." in err
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,8 +82,10 @@ def run(arguments: list[str]) -> int:
 class ProgressLine:
     """A progress bar on a terminal, nothing elsewhere; remembers what was done either way."""
 
-    def __init__(self, seeds: int) -> None:
-        self.text = f"no trial had ended, 0 of {seeds} seeds bracketed"
+    def __init__(
+        self, seeds: int, text: str = "no trial had ended, 0 of {} seeds bracketed"
+    ) -> None:
+        self.text = text.format(seeds)
         self._seeds = seeds
         self._bar: Any = None
 
@@ -110,9 +112,16 @@ class ProgressLine:
             f"{now.trials} trials ended, {now.steps:,} steps, "
             f"{now.seeds_done} of {now.seeds} seeds finished"
         )
+        self._show(f"{now.trials} trials, {now.steps:,} steps", now.seeds_done)
+
+    def stage(self, description: str, done: int) -> None:
+        """Show what is being computed, and how many seeds are done with it."""
+        self.text = f"{description}, {done} of {self._seeds} seeds finished"
+        self._show(description, done)
+
+    def _show(self, description: str, done: int) -> None:
         if self._bar:
-            description = f"{now.trials} trials, {now.steps:,} steps"
-            self._bar.update(self._task, completed=now.seeds_done, description=description)
+            self._bar.update(self._task, completed=done, description=description)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from etastar.cli.measure import GROUPS, bracket_table
+from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, number, write_whole
 from etastar.settings import Settings
@@ -66,11 +66,13 @@ def run(arguments: list[str]) -> int:
 
     console = Console(stderr=options.json_file == "-", highlight=False)
     given = options.model_dump(exclude={"json_file"})
-    try:
-        found = measure_sharpness(**given)
-    except KeyboardInterrupt:
-        print("etastar: interrupted. Nothing was written.", file=sys.stderr)
-        return 130
+    with ProgressLine(options.seeds, "0 of {} seeds finished") as progress:
+        try:
+            found = measure_sharpness(on_progress=progress.stage, **given)
+        except KeyboardInterrupt:
+            progress.close()
+            print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
+            return 130
     _print(found, console)
     if options.json_file:
         text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,7 @@ def initial_sharpness(
     max_iter: int = 200,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Mapping[int, SeedSharpness]:
     """λ1 of the training loss at the initialisations of these seeds.
 
@@ -70,6 +72,8 @@ def initial_sharpness(
         max_iter: Products before a replica is given up.
         dtype: float32 if None.
         device: Where to compute.
+        on_progress: Called after every product with the matrix, the seeds that are done, and the
+            products that the present ones have taken.
 
     Returns:
         By seed.
@@ -92,8 +96,11 @@ def initial_sharpness(
             lr_ratios=ratios,
             tol=tol,
             max_iter=max_iter,
+            on_progress=on_progress
+            and partial(on_progress, kind if ratios is None else scaled_kind),
         )
 
+    scaled_kind = f"{kind}, preconditioned"
     plain = scaled = solve(None)
     ratios = network.lr_ratios()
     products = plain.iterations

@@ -6,7 +6,7 @@ what ran beside it, beyond the rounding of batched products.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,7 @@ def stack_sharpness(
     max_iter: int = 200,
     seed: int = 0,
     chunk: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> StackSharpness:
     """λ1 of the training loss of every replica of a stack.
 
@@ -99,6 +100,8 @@ def stack_sharpness(
         max_iter: Products on the full data before a replica is given up, `converged=False`.
         seed: Of the start.
         chunk: Replicas at once; from the free memory if None.
+        on_progress: Called after every product with the replicas that are done and the products
+            that the present ones have taken.
 
     Returns:
         Values, residuals and the rest, one entry per replica.
@@ -118,6 +121,7 @@ def stack_sharpness(
     """
     check_stack(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, chunk)
     solver = _StackSolver(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, seed)
+    solver.on_progress = on_progress
     return solver.solve(chunk)
 
 
@@ -157,6 +161,8 @@ class _StackSolver:
         start = torch.randn(1, self.size, generator=generator, dtype=torch.float64)
         self.random = (start / start.norm()).to(params[0])
         self.outcome = _Outcome(len(params[0]))
+        self.on_progress: Callable[[int, int], None] | None = None
+        self.done = 0
 
     def solve(self, chunk: int | None) -> StackSharpness:
         """All replicas, chunk by chunk."""
@@ -199,6 +205,7 @@ class _StackSolver:
         found = _Outcome(len(rows))
         self._lanczos(products, spaces, start, self.tol, self.max_iter, found)
         self.outcome.put(rows, found)
+        self.done += len(rows)
 
     def _lanczos(
         self,
@@ -245,6 +252,9 @@ class _StackSolver:
                     top = spaces.vectors(coordinates[:, :, -1:])[:, 0]
                     vectors[places[done]] = top[np.flatnonzero(done)]
                 places = _drop(products, spaces, places, done)
+            if self.on_progress:
+                ended = 0 if vectors is not None else len(start) - spaces.active
+                self.on_progress(self.done + ended, step)
 
     def _product(self, products: StackProducts, vectors: Tensor) -> Tensor:
         """`D^½ H D^½` times vectors `[r, P]`."""
