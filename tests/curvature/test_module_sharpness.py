@@ -390,11 +390,71 @@ def test_batch_norm_in_train_mode_is_noted():
     assert sharpness(model.eval(), mse, [batch]).notes == ()
 
 
-def test_dropout_in_train_mode_is_refused():
-    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).double()
-    with pytest.raises(CurvatureError, match=r"dropout in train mode \(1\).*call model.eval\(\)"):
+class Random(nn.Module):
+    """A network with one random part between two layers."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(6, 8), nn.Linear(8, 3)
+        if kind == "module":
+            self.part = nn.Dropout(0.5)
+        elif kind == "lstm":
+            self.part = nn.LSTM(8, 8, num_layers=2, dropout=0.5)
+        elif kind == "attention":
+            self.part = nn.MultiheadAttention(8, 2, dropout=0.5)
+
+    def forward(self, x):
+        h = self.first(x)
+        if self.kind == "module":
+            h = self.part(h)
+        elif self.kind == "lstm":
+            h = self.part(h)[0]
+        elif self.kind == "attention":
+            h = self.part(h, h, h)[0]
+        elif self.kind == "functional":
+            h = nn.functional.dropout(h, training=self.training)
+        elif self.kind == "noise":
+            h = h + torch.randn_like(h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("module", r"drawn by part \(Dropout\)"),
+        ("lstm", r"drawn by part \(LSTM\)"),
+        ("attention", r"drawn by part \(MultiheadAttention\)"),
+        ("functional", r"drawn by the model \(Random, test_module_sharpness.py:\d+\)"),
+        ("noise", r"drawn by the model \(Random, test_module_sharpness.py:\d+\)"),
+    ],
+)
+def test_a_random_loss_is_refused_and_its_cause_named(kind, cause):
+    model = Random(kind).double()
+    with pytest.raises(CurvatureError, match=cause + ".*call model.eval()"):
         sharpness(model, mse, [data()])
-    assert sharpness(model.eval(), mse, [data()]).converged
+    model.eval()
+    if kind != "noise":
+        assert sharpness(model, mse, [data()]).converged
+        return
+    with pytest.raises(CurvatureError, match=r"Expected a deterministic loss: take the random"):
+        sharpness(model, mse, [data()])
+
+
+def test_randomness_outside_the_model_is_named_too():
+    def noisy(z, y):
+        return mse(z * torch.rand(()), y)
+
+    with pytest.raises(CurvatureError, match=r"drawn by rand.* at test_module_sharpness.py:\d+"):
+        sharpness(drawn("mlp"), noisy, [data()])
+    model = drawn("mlp")
+    model.register_buffer("calls", torch.zeros(()))
+    model.register_forward_hook(lambda module, args, out: out * module.calls.add_(1))
+    with pytest.raises(CurvatureError, match=r"buffers that every evaluation changes \(calls\)"):
+        sharpness(model, mse, [data()])
+    assert model.calls == 0
+    count = iter(range(100))
+    with pytest.raises(CurvatureError, match="Cause: unknown: PyTorch drew no random numbers"):
+        sharpness(drawn("mlp"), lambda z, y: mse(z, y) * next(count), [data()])
 
 
 def test_works_under_no_grad_and_inference_mode():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from etastar.curvature.determinism import check_deterministic
 from etastar.curvature.eigenpairs import largest_eigenpairs
-from etastar.curvature.errors import CurvatureError
 from etastar.curvature.graphs import Kind
 from etastar.curvature.products import LossCurvature, LossFunction, unchanged
 
@@ -134,7 +133,7 @@ def sharpness(
         model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
     )
     with unchanged(model):
-        loss = _check_deterministic(operator, model)
+        loss = check_deterministic(operator, model)
         pairs = largest_eigenpairs(
             operator,
             operator.size,
@@ -166,33 +165,6 @@ def sharpness(
         notes=tuple(notes),
         vectors=pairs.vectors if return_vectors else None,
     )
-
-
-def _check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
-    """Evaluate loss and gradient twice; the loss, if both are finite and agree.
-
-    Agreement is to the root of the machine epsilon, as sums on a GPU may come in any order.
-    """
-    import torch
-
-    (loss, gradient), (again, gradient_again) = (operator.loss_and_gradient() for _ in range(2))
-    if not math.isfinite(loss) or not bool(gradient.isfinite().all()):
-        raise CurvatureError(
-            f"the loss must be finite, with a finite gradient, to have a λ1; got a loss of {loss} "
-            f"and a gradient of norm {float(gradient.norm())}. Check the inputs and the "
-            "initialisation."
-        )
-    allowed = math.sqrt(torch.finfo(operator.dtype).eps)
-    moved = float((gradient_again - gradient).norm())
-    if abs(again - loss) > allowed * abs(loss) or moved > allowed * float(gradient.norm()):
-        culprits = _active(model, torch.nn.modules.dropout._DropoutNd)
-        reason = f"dropout in train mode ({', '.join(culprits)})" if culprits else "unknown"
-        raise CurvatureError(
-            f"λ1 is not defined: two evaluations on the same batches gave losses {loss:.9g} and "
-            f"{again:.9g}, and gradients that differ by {moved:.3g}. Cause: {reason}. Expected a "
-            "deterministic loss: call model.eval(), or fix the random numbers inside the model."
-        )
-    return loss
 
 
 def _notes(model: nn.Module) -> list[str]:

@@ -1,0 +1,111 @@
+"""Whether a loss is one: evaluated twice, and if it differs, where the randomness comes from."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from etastar.curvature.errors import CurvatureError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from torch import nn
+
+    from etastar.curvature.products import LossCurvature
+
+MOST_NAMED = 5
+"""Places that a message names."""
+
+
+def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
+    """Evaluate loss and gradient twice; the loss, if both are finite and agree.
+
+    Agreement is to the root of the machine epsilon, as sums on a GPU may come in any order.
+
+    Raises:
+        CurvatureError: They are not finite, or differ; the message names the cause.
+    """
+    import torch
+
+    (loss, gradient), (again, gradient_again) = (operator.loss_and_gradient() for _ in range(2))
+    if not math.isfinite(loss) or not bool(gradient.isfinite().all()):
+        raise CurvatureError(
+            f"the loss must be finite, with a finite gradient, to have a λ1; got a loss of {loss} "
+            f"and a gradient of norm {float(gradient.norm())}. Check the inputs and the "
+            "initialisation."
+        )
+    allowed = math.sqrt(torch.finfo(operator.dtype).eps)
+    moved = float((gradient_again - gradient).norm())
+    if abs(again - loss) > allowed * abs(loss) or moved > allowed * float(gradient.norm()):
+        training = any(module.training for module in model.modules())
+        remedy = "call model.eval(), or " if training else ""
+        raise CurvatureError(
+            f"λ1 is not defined: two evaluations on the same batches gave losses {loss:.9g} and "
+            f"{again:.9g}, and gradients that differ by {moved:.3g}. Cause: "
+            f"{_cause(operator, model)}. Expected a deterministic loss: {remedy}take the random "
+            "numbers out of the model (F.dropout obeys eval() only with training=self.training)."
+        )
+    return loss
+
+
+def _cause(operator: LossCurvature, model: nn.Module) -> str:
+    """What makes evaluations differ, as far as a third one shows."""
+    drawn = random_operations(operator, model)
+    if drawn:
+        more = f" and {len(drawn) - MOST_NAMED} more" if len(drawn) > MOST_NAMED else ""
+        return f"random numbers drawn by {', '.join(drawn[:MOST_NAMED])}{more}"
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    operator.loss_and_gradient()
+    changed = [n for n, b in model.named_buffers() if n in before and not b.equal(before[n])]
+    if changed:
+        return f"buffers that every evaluation changes ({', '.join(changed[:MOST_NAMED])})"
+    return "unknown: PyTorch drew no random numbers, and no buffer of the model changed"
+
+
+def random_operations(operator: LossCurvature, model: nn.Module) -> list[str]:
+    """Where one evaluation of the loss draws PyTorch's random numbers, each place once.
+
+    Every operation is seen below autograd, so that dropout is found wherever it hides: in
+    `F.dropout`, in a recurrent network or in attention.
+
+    Returns:
+        E.g. `encoder.lstm (LSTM)`, or `net (Net, net.py:31)` for code outside torch.
+    """
+    from torch import Tag
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names = {id(module): name or "the model" for name, module in model.named_modules()}
+    places: dict[str, None] = {}
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if Tag.nondeterministic_seeded in func.tags:
+                places[_place(sys._getframe(1), names, str(func.__name__))] = None
+            return func(*args, **(kwargs or {}))
+
+    with Watch():  # type: ignore[no-untyped-call]
+        operator.loss_and_gradient()
+    return list(places)
+
+
+def _place(frame: FrameType | None, names: dict[int, str], operation: str) -> str:
+    """The innermost module of the model on the call stack, and the line if it is not torch's."""
+    import torch
+
+    torch_folder, own_folder = Path(torch.__file__).parent, Path(__file__).parent
+    line = ""
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if not line and not {torch_folder, own_folder} & set(file.parents):
+            line = f"{file.name}:{frame.f_lineno}"
+        module = frame.f_locals.get("self")
+        if id(module) in names and frame.f_code.co_name == "forward":
+            where = f", {line}" if line else ""
+            return f"{names[id(module)]} ({type(module).__name__}{where})"
+        frame = frame.f_back
+    return f"{operation} at {line}" if line else operation
