@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
-from pydantic import ValidationError
 from scipy.stats import chi2
 
 from etastar.errors import ConfigError
@@ -99,6 +99,23 @@ def test_registry_and_validation() -> None:
     assert hash(MLP(width=3)) == hash(MLP(width=3))
     with pytest.raises(ConfigError, match="unknown architecture 'mpl'; did you mean 'mlp'"):
         build("mpl")
-    for bad in ({"width": 0}, {"depth": 0}, {"input_lr_ratio": -1.0}, {"wdth": 3}, {"width": True}):
-        with pytest.raises(ValidationError):
-            build("mlp", **bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 0}, "MLP: width must be greater than or equal to 1; got 0."),
+        ({"depth": 0}, "MLP: depth must be greater than or equal to 1; got 0."),
+        ({"input_lr_ratio": -1.0}, "MLP: input_lr_ratio must be greater than or equal to 0"),
+        ({"wdth": 3}, "unknown argument of MLP 'wdth'; did you mean 'width'?"),
+        ({"width": True}, "MLP: width must be a valid integer; got True."),
+        ({"width": "a"}, "MLP: width must be a valid integer; got 'a'."),
+    ],
+    ids=str,
+)
+def test_a_bad_hyperparameter_is_one_line(fields: dict[str, object], message: str) -> None:
+    for make in (MLP, partial(build, "mlp")):
+        with pytest.raises(ConfigError) as caught:
+            make(**fields)
+        assert str(caught.value).startswith(message)
+        assert "\n" not in str(caught.value)

@@ -19,8 +19,8 @@ def build(architecture: str, **settings: Any) -> Network:
     """The architecture of that name with these hyperparameters.
 
     Raises:
-        ConfigError: The name is not in `ARCHITECTURES`.
-        pydantic.ValidationError: A hyperparameter is unknown or out of range.
+        ConfigError: The name is not in `ARCHITECTURES`, or a hyperparameter is unknown or out of
+            range.
     """
     if architecture not in ARCHITECTURES:
         raise unknown_name("architecture", architecture, ARCHITECTURES)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from etastar.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,9 @@ class Network(BaseModel, ABC):
     """An architecture: how to draw its weights and how to apply them.
 
     Subclasses are frozen pydantic models: hashable, comparable, and written to JSON as they are.
+
+    Raises:
+        ConfigError: A hyperparameter is unknown or out of range; one line that names it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -32,6 +37,12 @@ class Network(BaseModel, ABC):
 
     input_lr_ratio: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     """κ: the input layer trains at κ·η, every other layer at η. 1 is plain, 0 is frozen."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _refused(type(self), error) from None
 
     @abstractmethod
     def parameter_names(self) -> tuple[str, ...]:
@@ -78,3 +89,13 @@ class Network(BaseModel, ABC):
         Returns:
             Outputs `[R, B, C]` (logits, for cross-entropy).
         """
+
+
+def _refused(network: type[Network], error: ValidationError) -> ConfigError:
+    """Pydantic's first complaint about an architecture, as one line."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return unknown_name(f"argument of {network.__name__}", name, network.model_fields)
+    expected = first["msg"].replace("Input should be", "must be")
+    return ConfigError(f"{network.__name__}: {name} {expected}; got {first['input']!r}.")
