@@ -68,15 +68,10 @@ def measure(
         >>> found = measure(MLP(width=64, depth=2), "digits", seeds=3)  # doctest: +SKIP
         >>> found.eta_star.median  # doctest: +SKIP
     """
-    name = dataset if isinstance(dataset, str) else dataset.name
-    settings = Settings.checked(dataset=name, **options)
-    if network is None:
-        network = settings.network()
-    elif given := NETWORK_OPTIONS & set(options):
-        raise ConfigError(
-            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
-        )
     from etastar.data import load
+
+    settings = checked_settings(network, dataset, options)
+    network = network or settings.network()
 
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
@@ -86,6 +81,34 @@ def measure(
         settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)
     recipe = settings.recipe(dataset)
     return _measure(network, dataset, recipe, settings, device, on_progress)
+
+
+def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Settings:
+    """The settings of a call, its network and data set being what they must be.
+
+    Raises:
+        ConfigError: One of them is not, or an option is unknown or out of range.
+    """
+    from etastar.data import Dataset
+    from etastar.networks import Network
+
+    if not isinstance(dataset, (str, Dataset)):
+        raise ConfigError(
+            f"dataset must be the name of a data set or an etastar.Dataset; got {dataset!r:.60}. "
+            "Tensors go into etastar.Dataset.from_tensors."
+        )
+    if network is not None and not isinstance(network, Network):
+        raise ConfigError(
+            f"network must be an architecture, e.g. etastar.MLP(width=128, depth=4), or None; got "
+            f"{network!r:.60}. For a torch module see etastar.maximal_lr and etastar.sharpness."
+        )
+    name = dataset if isinstance(dataset, str) else dataset.name
+    settings = Settings.checked(dataset=name, **options)
+    if network is not None and (given := NETWORK_OPTIONS & set(options)):
+        raise ConfigError(
+            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
+        )
+    return settings
 
 
 def _with_half_of_eta_star(
@@ -258,13 +281,21 @@ def _processor() -> str:
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name, if this machine has it."""
+    """The device of that name, if this machine has it and numbers can be computed on it.
+
+    Raises:
+        ConfigError: It has not, or they cannot.
+    """
     import torch
 
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used: {reason} Try --device cpu.") from None
+        float(torch.zeros(1, device=device))
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        if name.partition(":")[0] == "meta":
+            reason = "it holds shapes, not numbers"
+        elif isinstance(error, (NotImplementedError, ImportError)):
+            reason = "this build of PyTorch does not support it"
+        raise ConfigError(f"device {name!r} cannot be used: {reason}. Try --device cpu.") from None
     return device

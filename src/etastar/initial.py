@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from etastar.errors import ConfigError, EtaStarError
-from etastar.settings import Settings
 
 if TYPE_CHECKING:
     from etastar.curvature.initial import SeedSharpness
@@ -130,20 +129,15 @@ def measure_sharpness(
     """
     import torch
 
-    from etastar.api import NETWORK_OPTIONS, device_named, machine, use_threads
+    from etastar.api import checked_settings, device_named, machine, use_threads
     from etastar.curvature.initial import initial_sharpness
     from etastar.data import load
 
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
-    name = dataset if isinstance(dataset, str) else dataset.name
-    settings = Settings.checked(dataset=name, **options)
+    settings = checked_settings(network, dataset, options)
     if settings.from_step:
         raise ConfigError("from_step: λ1 is measured at initialisation; leave it out.")
-    if network is not None and (given := NETWORK_OPTIONS & set(options)):
-        raise ConfigError(
-            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
-        )
     network = network or settings.network()
     device = device_named(settings.device)
     if isinstance(dataset, str):

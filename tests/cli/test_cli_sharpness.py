@@ -14,6 +14,7 @@ from torch.func import functional_call
 import etastar
 import etastar.initial
 from etastar.cli import main
+from etastar.errors import ConfigError
 
 SMALL = ["--width", "5", "--depth", "2", "--seeds", "3", "--train-size", "40", "--dtype", "float64"]
 
@@ -204,6 +205,13 @@ def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) ->
     assert record["bounds_note"]
 
 
+def test_what_is_no_network_or_data_set_is_refused() -> None:
+    with pytest.raises(ConfigError, match="dataset must be the name of a data set"):
+        etastar.initial.measure_sharpness(dataset=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="network must be an architecture"):
+        etastar.initial.measure_sharpness("mlp")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -214,6 +222,7 @@ def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) ->
         (["--with-eta"], "did you mean --with-eta-star"),
         (["--samples", "99999"], "samples must be from 1 to the 1438"),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+        (["--device", "meta"], "'meta' cannot be used: it holds shapes, not numbers. Try --device"),
         (["--from-step", "10", "--from-lr", "0.1"], "λ1 is measured at initialisation"),
         (["--with-eta-star", "--threshold", "0.05"], "threshold must be above 1/classes"),
     ],
