@@ -84,12 +84,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 
 def main() -> None:
     args = arguments()
-    if args.read:
-        record = json.loads(Path(args.read).read_text())
-    else:
-        record = measured(args)
-        if args.json:
-            Path(args.json).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    record = json.loads(Path(args.read).read_text()) if args.read else measured(args)
     print(tables(record))
     if args.figure:
         from finders_figure import draw
@@ -106,12 +101,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--tight", action="store_true", help=f"thresholds {TIGHT}")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--engine", default="auto", help="of maximal_lr")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--quick", action="store_true", help="digits, MLP 2 and CNN, about a minute"
     )
     parser.add_argument("--read", metavar="FILE", help="a record to draw instead of measuring")
-    parser.add_argument("--json", metavar="FILE", help="write the record")
+    parser.add_argument("--json", metavar="FILE", help="write the record, after every cell")
+    parser.add_argument("--resume", action="store_true", help="go on with the record in --json")
     parser.add_argument("--figure", metavar="FILE", help="draw it, as PNG, PDF or SVG")
     args = parser.parse_args()
     if args.quick:
@@ -120,22 +117,45 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
+    """The record; it is on disk after every cell, and a run that was cut off goes on there."""
     torch.set_num_threads(args.threads)
-    began = time.perf_counter()
-    cells = []
-    for cell in cells_of(args):
-        cells.append(measure(cell, range(args.seeds)))
-        print(f"{time.perf_counter() - began:6.0f} s  {line(cells[-1])}", flush=True)
     packages = ("torch", "torch-lr-finder", "lightning", "etastar")
-    return {
-        "seconds": time.perf_counter() - began,
+    record: dict[str, Any] = {
         "versions": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "threads": args.threads,
         "seeds": args.seeds,
+        "engine": args.engine,
+        "tight": args.tight,
         "batch": BATCH,
-        "cells": cells,
+        "seconds": 0.0,
+        "cells": [],
     }
+    if args.resume and args.json and Path(args.json).exists():
+        record = resumed(record, json.loads(Path(args.json).read_text()))
+    done = {(c["dataset"], c["model"], c["optimizer"]) for c in record["cells"]}
+    for cell in cells_of(args):
+        if (cell.problem.name, cell.model, cell.optimizer) in done:
+            continue
+        began = time.perf_counter()
+        record["cells"].append(measure(cell, range(args.seeds), args.engine))
+        record["seconds"] += time.perf_counter() - began
+        print(f"{record['seconds']:6.0f} s  {line(record['cells'][-1])}", flush=True)
+        if args.json:
+            text = json.dumps(record, allow_nan=False, ensure_ascii=False)
+            Path(args.json).write_text(text.replace('{"dataset"', '\n{"dataset"') + "\n")
+    return record
+
+
+def resumed(record: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """The older record, if it was measured in the same way."""
+    for key in record.keys() - {"seconds", "cells"}:
+        if record[key] != old.get(key):
+            raise SystemExit(
+                f"--resume: the record was made with {key} = {old.get(key)!r}, this is "
+                f"{record[key]!r}. Choose another --json, or leave --resume out to start anew."
+            )
+    return old
 
 
 def cells_of(args: argparse.Namespace) -> Iterator[Cell]:
@@ -153,9 +173,9 @@ def cells_of(args: argparse.Namespace) -> Iterator[Cell]:
                 yield Cell(problem, model, optimizer, data)
 
 
-def measure(cell: Cell, seeds: range) -> dict[str, Any]:
+def measure(cell: Cell, seeds: range, engine: Any) -> dict[str, Any]:
     """Everything about one cell, as JSON types."""
-    star = eta_star(cell, seeds)
+    star = eta_star(cell, seeds, engine)
     sweeps = {
         finder: {
             label: [FINDERS[finder](cell, seed, **changed) for seed in seeds]
@@ -186,7 +206,7 @@ def measure(cell: Cell, seeds: range) -> dict[str, Any]:
     }
 
 
-def eta_star(cell: Cell, seeds: range) -> dict[str, Any]:
+def eta_star(cell: Cell, seeds: range, engine: Any) -> dict[str, Any]:
     """η* by `maximal_lr`, with its own range and resolution."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", etastar.NotBracketedWarning)
@@ -198,6 +218,7 @@ def eta_star(cell: Cell, seeds: range) -> dict[str, Any]:
             epochs=cell.problem.epochs,
             batch_size=BATCH,
             seeds=list(seeds),
+            engine=engine,
             progress=False,
         )
     return {
