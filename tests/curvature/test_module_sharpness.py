@@ -500,6 +500,7 @@ def vector(outputs, labels):
 
 
 X, Y = data()
+NAN = float("nan")
 REFUSED = {
     "nan loss": (not_a_number, {}, CurvatureError, "loss must be finite"),
     "inf data": (mse, {"batches": [(X / 0, Y)]}, CurvatureError, "loss must be finite"),
@@ -515,22 +516,44 @@ REFUSED = {
         mse,
         {"batches": [(X, Y), (X[:0], Y[:0])]},
         ConfigError,
-        "batch 1 has 0 samples",
+        "samples of batch 1 must be at least 1; got 0",
     ),
     "no pair": (mse, {"batches": [X]}, ConfigError, "batch 0 must be a pair"),
     "features": (mse, {"batches": [(X[:, :5], Y)]}, RuntimeError, "cannot be multiplied"),
     "k": (mse, {"k": 0}, ConfigError, "k must lie between 1"),
     "tol": (mse, {"tol": -1.0}, ConfigError, "tol must be above 0"),
     "max_iter": (mse, {"max_iter": 0}, ConfigError, "max_iter must be at least 1"),
+    "model": (mse, {"model": 3}, ConfigError, "model must be a torch.nn.Module; got int"),
+    "loss": ("mse", {}, ConfigError, r"loss_fn must be a function of .*got 'mse'"),
+    "no batches": (mse, {"batches": None}, ConfigError, "batches must hold pairs.*got NoneType"),
+    "list of ratios": (mse, {"lr_ratios": [0.1]}, ConfigError, r"map names .*got \[0.1\]"),
+    "zero for ratios": (mse, {"lr_ratios": 0}, ConfigError, "map names of parameters.*got 0"),
+    "number for name": (mse, {"lr_ratios": {0: 1.0}}, ConfigError, "unknown parameter .*'0'"),
+    "word for ratio": (mse, {"lr_ratios": {"0.weight": "a"}}, ConfigError, "a number.*got 'a'"),
+    "nan for ratio": (mse, {"lr_ratios": {"0.weight": NAN}}, ConfigError, "finite.*got nan"),
+    "half a k": (mse, {"k": 1.5}, ConfigError, "k must lie between 1 and.*whole; got 1.5"),
+    "word for k": (mse, {"k": "a"}, ConfigError, "k must lie between 1 and.*got 'a'"),
+    "word for tol": (mse, {"tol": "a"}, ConfigError, "tol must be above 0 and below 1; got 'a'"),
+    "nan for tol": (mse, {"tol": NAN}, ConfigError, "tol must be above 0 and below 1; got nan"),
+    "half a step": (mse, {"max_iter": 1.5}, ConfigError, "max_iter must be a whole.*got 1.5"),
+    "word for seed": (mse, {"seed": "a"}, ConfigError, "seed must be a whole number; got 'a'"),
+    "huge seed": (mse, {"seed": 2**64}, ConfigError, r"seed must be below 2\*\*63"),
+    "half a sample": (
+        mse,
+        {"batch_size": lambda x, y: 0.5},
+        ConfigError,
+        "samples of batch 0 must be a whole number; got 0.5",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_with_the_reason(case):
     loss_fn, settings, error, match = REFUSED[case]
-    batches = settings.pop("batches", [(X, Y)])
-    with pytest.raises(error, match=match):
-        sharpness(drawn("mlp"), loss_fn, batches, **settings)
+    given = {"model": drawn("mlp"), "loss_fn": loss_fn, "batches": [(X, Y)], **settings}
+    with pytest.raises(error, match=match) as caught:
+        sharpness(**given)
+    assert error is not ConfigError or "\n" not in str(caught.value)
 
 
 def test_models_that_cannot_be_measured():

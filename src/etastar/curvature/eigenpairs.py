@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from etastar.curvature.checks import check_solver
 from etastar.curvature.errors import CurvatureError
 from etastar.curvature.lanczos import KrylovSpaces, rounding_level
 from etastar.errors import ConfigError
@@ -88,12 +90,11 @@ def largest_eigenpairs(
         ConfigError: A setting is out of range.
         CurvatureError: A product is not finite.
     """
-    if not 1 <= k <= size:
-        raise ConfigError(f"k must lie between 1 and the number of parameters, {size}; got {k}.")
-    if not 0 < tol < 1:
-        raise ConfigError(f"tol must be above 0 and below 1; got {tol}.")
-    if max_iter < 1:
-        raise ConfigError(f"max_iter must be at least 1; got {max_iter}.")
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= size:
+        raise ConfigError(
+            f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
+        )
+    check_solver(tol, max_iter, seed)
     search = _Search(product, size, k, tol, max_iter, seed, dtype, device, basis_size)
     small = size <= (DENSE_SIZE if dense_size is None else dense_size)
     return search.dense() if small else search.lanczos()

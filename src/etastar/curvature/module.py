@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from etastar.curvature.checks import check_solver
 from etastar.curvature.determinism import check_deterministic
 from etastar.curvature.eigenpairs import largest_eigenpairs
 from etastar.curvature.graphs import Kind
@@ -129,6 +130,7 @@ def sharpness(
         >>> round(result.value, 12), result.converged
         (3.0, True)
     """
+    check_solver(tol, max_iter, seed)
     operator = LossCurvature(
         model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from etastar.curvature.checks import check_whole, is_ratio
 from etastar.curvature.graphs import (
     KINDS,
     GaussNewtonGraph,
@@ -88,6 +89,13 @@ class LossCurvature:
 
         if kind not in KINDS:
             raise unknown_name("kind of curvature", str(kind), KINDS)
+        if not isinstance(model, torch.nn.Module):
+            raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
+        if not callable(loss_fn):
+            raise ConfigError(
+                "loss_fn must be a function of (model(inputs), targets), such as "
+                f"torch.nn.functional.cross_entropy; got {loss_fn!r:.60}."
+            )
         self.model, self.loss_fn, self.kind = model, loss_fn, kind
         self.names, self.params = _trainable(model)
         self.sizes = [p.numel() for p in self.params]
@@ -98,7 +106,7 @@ class LossCurvature:
             self.dtype = torch.promote_types(self.dtype, parameter.dtype)
         self.batches = _read(batches, batch_size or _first_dimension)
         self.samples = sum(count for _, _, count in self.batches)
-        ratios = _ratios(model, self.names, lr_ratios or {})
+        ratios = _ratios(model, self.names, {} if lr_ratios is None else lr_ratios)
         self._roots = None if all(r == 1 for r in ratios) else [r**0.5 for r in ratios]
         self._graph: Graph | None = None
 
@@ -219,13 +227,20 @@ def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> l
     """The ratio of each trainable parameter; a tied parameter may go by any of its names."""
     aliases = dict(model.named_parameters(remove_duplicate=False))
     by_tensor: dict[int, tuple[str, float]] = {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"lr_ratios must map names of parameters to ratios, e.g. {{{names[0]!r}: 0.1}}; got "
+            f"{given!r:.60}."
+        )
     for name, ratio in given.items():
         if name not in aliases:
-            raise unknown_name("parameter in lr_ratios", name, names)
+            raise unknown_name("parameter in lr_ratios", str(name), names)
         if not aliases[name].requires_grad:
             raise ConfigError(f"lr_ratios names {name}, which is frozen (requires_grad=False).")
-        if not 0 <= ratio < float("inf"):
-            raise ConfigError(f"lr_ratios[{name!r}] must be finite and not negative; got {ratio}.")
+        if not is_ratio(ratio):
+            raise ConfigError(
+                f"lr_ratios[{name!r}] must be a number, finite and not negative; got {ratio!r}."
+            )
         other, present = by_tensor.setdefault(id(aliases[name]), (name, ratio))
         if present != ratio:
             raise ConfigError(
@@ -240,6 +255,11 @@ def _read(
 ) -> list[tuple[Any, Any, int]]:
     """All batches with their sample counts."""
     held = []
+    if not isinstance(batches, Iterable):
+        raise ConfigError(
+            "batches must hold pairs (inputs, targets), as a DataLoader does; got "
+            f"{type(batches).__name__}. A single batch goes into a list: [(inputs, targets)]."
+        )
     for index, batch in enumerate(batches):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ConfigError(
@@ -251,8 +271,7 @@ def _read(
             count = batch_size(inputs, targets)
         except ConfigError as error:
             raise ConfigError(f"batch {index}: {error}") from None
-        if count < 1:
-            raise ConfigError(f"batch {index} has {count} samples; expected at least one.")
+        check_whole(f"the number of samples of batch {index}", count)
         held.append((inputs, targets, count))
     if not held:
         raise ConfigError("batches is empty; expected at least one pair (inputs, targets).")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.curvature.checks import check_whole
 from etastar.curvature.graphs import Kind
 from etastar.curvature.stack_inputs import check_stack, fewer_inputs
 
@@ -120,6 +121,7 @@ def stack_sharpness(
         (3, True, True)
     """
     check_stack(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, chunk)
+    check_whole("seed", seed, least=0)
     solver = _StackSolver(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, seed)
     solver.on_progress = on_progress
     return solver.solve(chunk)

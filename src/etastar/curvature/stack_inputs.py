@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from etastar.curvature.checks import check_solver, check_whole, is_ratio
 from etastar.curvature.graphs import KINDS, Kind
 from etastar.errors import ConfigError, unknown_name
 
@@ -96,14 +95,12 @@ def check_stack(
             f"labels must be class indices from 0 to {outputs - 1}, as the network has {outputs} "
             f"outputs; got {int(labels.min())} to {int(labels.max())}."
         )
-    if not 0 < tol < 1:
-        raise ConfigError(f"tol must be above 0 and below 1; got {tol}.")
-    for name, number in (("max_iter", max_iter), ("chunk", chunk)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} must be at least 1; got {number}.")
+    check_solver(tol, max_iter)
+    if chunk is not None:
+        check_whole("chunk", chunk)
     if lr_ratios is None:
         return
-    if len(lr_ratios) != len(names) or not all(0 <= ratio < np.inf for ratio in lr_ratios):
+    if len(lr_ratios) != len(names) or not all(map(is_ratio, lr_ratios)):
         raise ConfigError(
             f"lr_ratios must hold one finite ratio ≥ 0 for each of {', '.join(names)}; got "
             f"{list(lr_ratios)}."
