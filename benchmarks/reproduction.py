@@ -1,0 +1,368 @@
+"""The tables behind docs/reproduction.md, from the committed rows alone: no training, no stores.
+
+    python benchmarks/reproduction.py            # writes docs/reproduction-tables.md
+    python benchmarks/reproduction.py --check    # exit code 1 if that file says something else
+
+The rows come from `etastar study run` and `etastar study export`; see docs/reproduction.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from etastar.errors import ConfigError
+from etastar.scaling import CellTable, compare_forms, fit_cell_slope, fit_power_law
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "reproduction-tables.md"
+LAW_STUDIES = (
+    ("mnist-cross-entropy", "mnist-cross-entropy-kappa"),
+    ("mnist-mse",),
+    ("cifar10-cross-entropy",),
+    # ("cifar10-mse",),
+    ("gaussians",),
+)
+LATER_STUDIES = ("mnist-later",)
+WIDE = 16.0
+"""The cutoff n/L ≥ 16 stands for "n large against L": chosen beforehand, one for all groups."""
+LABELS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
+FORMS = ("product", "separate", "gradient-norm", "inverse-width", "depth^-3/2")
+
+Row = dict[str, Any]
+
+
+def rows_of(*studies: str) -> list[Row]:
+    """Exported rows, numbers as floats and empty fields as None."""
+    rows = []
+    for study in studies:
+        with open(ROOT / "studies" / "results" / f"{study}.csv", newline="") as file:
+            rows += [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return rows
+
+
+def _value(text: str) -> Any:
+    if text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def groups() -> Iterator[tuple[str, str, float, CellTable, list[Row]]]:
+    """Every (dataset, loss, κ) of the law studies, with its cells and rows."""
+    for studies in LAW_STUDIES:
+        rows = rows_of(*studies)
+        cells = CellTable.from_rows(rows, group_by=LABELS)
+        for labels, group in cells.groups():
+            mine = [row for row in rows if all(row[k] == v for k, v in labels.items())]
+            yield (
+                str(labels["dataset"]),
+                str(labels["loss"]),
+                float(labels["input_lr_ratio"]),
+                group,
+                mine,
+            )
+
+
+def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
+    """A Markdown table."""
+    rule = "|" + "---|" * len(header)
+    return ["| " + " | ".join(header) + " |", rule] + [f"| {' | '.join(x)} |" for x in lines]
+
+
+def interval(value: float, low: float, high: float) -> str:
+    """`value [low, high]`, to two decimals, with a true minus sign."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+
+
+def laws() -> list[str]:
+    """Claims (a) and (b): the laws of η*."""
+    lines = []
+    for dataset, loss, kappa, cells, rows in groups():
+        failed = [row["hi_outcome"] for row in rows if row["status"] == "bracketed"]
+        unstable = sum(outcome != "short" for outcome in failed)
+        share = f"{100 * unstable / len(failed):.0f} %" if failed else "–"
+        label = (dataset, loss, f"{kappa:g}")
+        everything, count = _law(cells, None)
+        wide, wide_count = _law(cells, WIDE)
+        lines.append(
+            (*label, f"{count} of {len(cells)}", share, *everything, str(wide_count), *wide[:2])
+        )
+    header = (
+        "data", "loss", "κ", "cells used", "set by stability",
+        "exponent of n·L", "R²", "of n", "of L", "R²", "p(equal)",
+        "cells n/L ≥ 16", "exponent of n·L", "R²",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def _law(cells: CellTable, cutoff: float | None) -> tuple[tuple[str, ...], int]:
+    """Product exponent, R², separate exponents, R², p(equal); and the number of cells used."""
+    none = ("–",) * 6
+    try:
+        found = compare_forms(cells, forms=("product", "separate"), cutoff=cutoff, n_boot=0)
+    except ConfigError:
+        return none, 0
+    cells_used = found.rows[0].fit.usage.used
+    shown = list(none)
+    for row in found.rows:
+        exponents = [interval(c.value, c.low, c.high) for c in row.fit.coefficients[1:]]
+        if row.form == "product":
+            shown[0:2] = [*exponents, _two(row.fit.r2)]
+        else:
+            shown[2:6] = [*exponents, _two(row.fit.r2), f"{found.equal_exponents:.1g}"]
+    return tuple(shown), cells_used
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def slopes() -> list[str]:
+    """Claims (c) and (d): η* against λ1, and the law of λ1."""
+    lines = []
+    for dataset, loss, kappa, cells, _ in groups():
+        label = (dataset, loss, f"{kappa:g}")
+        try:
+            fit = fit_cell_slope(cells)
+            slope = fit.corrected
+            text = interval(slope.value, slope.low, slope.high)
+            verdict = ("yes" if fit.excludes(-1.0) else "no", _two(fit.r2))
+        except ConfigError:
+            text, verdict = "–", ("–", "–")
+        try:
+            found = compare_forms(
+                cells, forms=("product", "separate"), response="lambda1", n_boot=0
+            )
+            law = [
+                x
+                for row in found.rows
+                for x in (
+                    *(interval(c.value, c.low, c.high) for c in row.fit.coefficients[1:]),
+                    _two(row.fit.r2),
+                )
+            ]
+        except ConfigError:
+            law = ["–"] * 5
+        lines.append((*label, text, *verdict, *law))
+    header = (
+        "data", "loss", "κ", "slope of η* on λ1", "excludes −1", "R²",
+        "λ1: exponent of n·L", "R²", "of n", "of L", "R²",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def later() -> list[str]:
+    """Claim (e): the largest rate from later steps over that at step 0, seed by seed."""
+    lines = []
+    for study in LATER_STUDIES:
+        rows = rows_of(study)
+        keys = sorted({(r["dataset"], r["loss"], r["width"], r["depth"]) for r in rows})
+        for key in keys:
+            mine = [r for r in rows if (r["dataset"], r["loss"], r["width"], r["depth"]) == key]
+            by_step: dict[int, dict[float, float]] = {}
+            for row in mine:
+                if row["status"] == "bracketed":
+                    by_step.setdefault(int(row["from_step"]), {})[row["seed"]] = row["eta"]
+            start = by_step.get(0, {})
+            shown = [f"{np.median(list(start.values())):.3g}" if start else "–"]
+            for step in (10, 100, 400):
+                ratios = [v / start[s] for s, v in by_step.get(step, {}).items() if s in start]
+                shown.append(
+                    f"{np.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                    if ratios
+                    else "–"
+                )
+            dataset, loss, width, depth = key
+            seeds = len({r["seed"] for r in mine})
+            lines.append((dataset, loss, f"{width:g}×{depth:g}", str(seeds), *shown))
+    header = ("data", "loss", "n×L", "seeds", "η* at 0", "at 10 ÷ at 0", "100", "400")
+    return table(header, lines)
+
+
+def held_out() -> list[str]:
+    """Prediction: fit up to a quarter of the largest n·L, predict the rest."""
+    lines = []
+    pooled: dict[str, list[tuple[float, int, float, float]]] = {form: [] for form in FORMS}
+    for cutoff in (None, WIDE):
+        for form in FORMS:
+            pooled[form] = []
+        for _, _, _, cells, _ in groups():
+            try:
+                found = compare_forms(cells, forms=FORMS, cutoff=cutoff, n_boot=0)
+            except ConfigError:
+                continue
+            if any(row.extrapolated is None for row in found.rows) or len(found.rows) < len(FORMS):
+                continue
+            for row in found.rows:
+                held = row.extrapolated
+                assert held is not None
+                pooled[row.form].append(
+                    (held.median_error, held.test, held.coverage, held.median_width)
+                )
+        for form in FORMS:
+            values = np.array(pooled[form])
+            tests = values[:, 1]
+            lines.append(
+                (
+                    "all" if cutoff is None else f"n/L ≥ {cutoff:g}",
+                    form,
+                    str(len(values)),
+                    f"{tests.sum():.0f}",
+                    f"{100 * np.median(values[:, 0]):.0f} %",
+                    f"{100 * (values[:, 0] <= 0.15).mean():.0f} %",
+                    f"{100 * (values[:, 2] * tests).sum() / tests.sum():.0f} %",
+                    f"×{np.median(values[:, 3]):.1f}",
+                )
+            )
+    header = (
+        "cells", "law", "groups", "cells predicted", "median error (median of groups)",
+        "groups with median error ≤ 15 %", "coverage (nominal 90 %)", "median width of interval",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def left_out() -> list[str]:
+    """Prediction inside the range: every cell from the others of its group."""
+    lines = []
+    for form in FORMS:
+        values = []
+        for _, _, _, cells, _ in groups():
+            try:
+                row = compare_forms(cells, forms=(form,), n_boot=0).rows[0]
+            except ConfigError:
+                continue
+            held = row.cross_validated
+            if held.test:
+                values.append((held.median_error, held.test, held.coverage, held.median_width))
+        array = np.array(values)
+        tests = array[:, 1]
+        lines.append(
+            (
+                form,
+                str(len(array)),
+                f"{tests.sum():.0f}",
+                f"{100 * np.median(array[:, 0]):.0f} %",
+                f"{100 * (array[:, 2] * tests).sum() / tests.sum():.0f} %",
+                f"×{np.median(array[:, 3]):.1f}",
+            )
+        )
+    header = (
+        "law", "groups", "cells predicted", "median error (median of groups)",
+        "coverage (nominal 90 %)", "median width of interval",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def budget() -> list[str]:
+    """The law of MNIST, cross-entropy, κ = 0.1, under other budgets, on the same twelve sizes."""
+    wide = {32.0, 64.0, 128.0, 256.0}
+    base = [
+        r
+        for r in rows_of("mnist-cross-entropy")
+        if r["input_lr_ratio"] == 0.1 and r["width"] in wide and r["depth"] in {2.0, 4.0, 8.0}
+    ]
+    other = rows_of("mnist-cross-entropy-budget")
+    variants = (
+        ("one epoch, first touch", base),
+        ("two epochs, first touch", [r for r in other if r["criterion"] == "reach"]),
+        ("one epoch, met at the end", [r for r in other if r["criterion"] == "hold"]),
+    )
+    lines = []
+    for name, rows in variants:
+        cells = CellTable.from_rows(rows, group_by=("loss",))
+        law, used = _law(cells, None)
+        failed = [r["hi_outcome"] for r in rows if r["status"] == "bracketed"]
+        unstable = sum(outcome != "short" for outcome in failed) / len(failed)
+        lines.append((name, f"{used} of {len(cells)}", f"{100 * unstable:.0f} %", *law))
+    header = (
+        "criterion", "cells used", "set by stability",
+        "exponent of n·L", "R²", "of n", "of L", "R²", "p(equal)",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def published() -> list[str]:
+    """Width exponents at κ = 1 and n ≥ 64, and η*·λ1 of the widest networks."""
+    lines = []
+    for dataset, loss, kappa, cells, rows in groups():
+        if kappa != 1.0:
+            continue
+        shown = [dataset, loss]
+        for response in ("eta_star", "lambda1"):
+            wide = cells.subset(cells.width >= 64)
+            fit = fit_power_law(
+                wide,
+                form="separate",
+                response=response,  # type: ignore[arg-type]
+                n_boot=0,
+            )
+            shown.append(interval(fit["width"].value, fit["width"].low, fit["width"].high))
+        widest = max(r["width"] for r in rows)
+        for depth in (2.0, 4.0, 8.0):
+            products = [
+                r["eta"] * r["lambda1"]
+                for r in rows
+                if (r["width"], r["depth"]) == (widest, depth) and r["eta"] and r["lambda1"]
+            ]
+            shown.append(f"{np.median(products):.1f}" if products else "–")
+        lines.append((*shown[:4], f"{widest:g}", *shown[4:]))
+    header = (
+        "data", "loss", "η*: exponent of n", "λ1: exponent of n", "widest n",
+        "η*·λ1 at L = 2", "L = 4", "L = 8",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+SECTIONS = (
+    ("Laws of η\\* in width and depth", laws,
+     "Weighted least squares on log η\\* with a random effect per cell; 95 % intervals. *Set by "
+     "stability*: share of the seeds whose `hi` diverged or died; the others ran out of budget. "
+     "p(equal): exponents of n and of L are equal."),
+    ("η\\* against λ1, and the law of λ1", slopes,
+     "λ1: largest eigenvalue of the preconditioned Hessian D^½ H D^½ on 500 training samples. "
+     "The slope is that between the cells' medians, corrected for the noise of both."),
+    ("Later in training", later,
+     "Median over seeds of the largest rate from a checkpoint, divided by η\\* of the same seed at "
+     "step 0 (range over seeds); κ = 0.1."),
+    ("Budget and criterion", budget, "MNIST, cross-entropy, κ = 0.1, the same twelve sizes."),
+    ("Prediction beyond the measured sizes", held_out,
+     "Fitted to n·L up to a quarter of the largest, the rest predicted; groups in which every law "
+     "can be fitted so. `inverse-width` and `depth^-3/2` are rules in use, with fixed exponents."),
+    ("Prediction between the measured sizes", left_out,
+     "Every cell predicted from the others of its group."),
+    ("Published numbers", published,
+     "κ = 1, n ≥ 64, separate exponents of n and L; medians over seeds."),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Write or check the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="Write nothing; compare.")
+    check = parser.parse_args().check
+    out = ["# Reproduction: tables", "", "Made by `python benchmarks/reproduction.py` from the "
+           "rows in `studies/results`; read with [the ledger](reproduction.md)."]  # fmt: skip
+    for title, make, note in SECTIONS:
+        out += ["", f"## {title}", "", note, "", *make()]
+    text = "\n".join(out) + "\n"
+    if check:
+        if OUT.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{OUT.name} differs from what the rows give: run without --check.", file=sys.stderr)
+        return 1
+    OUT.write_text(text, encoding="utf-8")
+    print(f"Wrote {OUT.relative_to(ROOT)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
