@@ -19,12 +19,17 @@ def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Refuse what is not a whole number of at least `least`, below 2**63."""
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not is_whole(value):
         raise ConfigError(f"{name} must be a whole number; got {value!r}.")
     if value < least:
         raise ConfigError(f"{name} must be at least {least}; got {value!r}.")
     if value >= 2**63:
         raise ConfigError(f"{name} must be below 2**63; got {value!r}.")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number by its type; truth values are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
@@ -34,4 +39,4 @@ def is_number(value: Any) -> bool:
 
 def is_ratio(value: Any) -> bool:
     """Whether it is a finite number that is not negative."""
-    return is_number(value) and 0 <= value < math.inf
+    return bool(is_number(value) and 0 <= value < math.inf)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from etastar.curvature.checks import check_solver
+from etastar.curvature.checks import check_solver, is_whole
 from etastar.curvature.errors import CurvatureError
 from etastar.curvature.lanczos import KrylovSpaces, rounding_level
 from etastar.errors import ConfigError
@@ -90,7 +89,7 @@ def largest_eigenpairs(
         ConfigError: A setting is out of range.
         CurvatureError: A product is not finite.
     """
-    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= size:
+    if not is_whole(k) or not 1 <= k <= size:
         raise ConfigError(
             f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
         )
