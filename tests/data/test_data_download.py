@@ -69,7 +69,8 @@ def test_a_damaged_cached_file_is_fetched_again(server):
 def test_wrong_content_names_file_expected_and_got_and_leaves_nothing(server, tmp_path):
     server.bodies["/file.gz"] = b"an error page"
     got = hashlib.sha256(b"an error page").hexdigest()
-    with pytest.raises(DataError, match=f"(?s)file.gz of made-up.*{SHA256}.*wrong content.*{got}"):
+    match = f"file.gz of made-up.*wrong content, sha256 {got} instead of {SHA256}"
+    with pytest.raises(DataError, match=match):
         fetch(published(server.url))
     assert cached(tmp_path) == []
 
@@ -78,7 +79,8 @@ def test_no_network(dead, tmp_path):
     with pytest.raises(DataError) as caught:
         fetch(published(dead))
     message = str(caught.value)
-    assert dead + "file.gz: ConnectionError" in message
+    assert "\n" not in message
+    assert dead + "file.gz: ConnectionError: Connection refused)" in message
     assert "no network" in message
     assert "fetch the files by hand (file.gz) into FOLDER/made-up/" in message
     assert "--data-dir FOLDER" in message
@@ -86,8 +88,9 @@ def test_no_network(dead, tmp_path):
 
 
 def test_every_failed_mirror_is_listed(server, dead):
-    with pytest.raises(DataError, match=r"(?s)ConnectionError.*HTTPError: 404"):
+    with pytest.raises(DataError, match=r"ConnectionError.*HTTPError: 404") as caught:
         fetch(published(dead, server.url))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("first", ["dead", "missing", "wrong"])

@@ -101,19 +101,26 @@ def _fetch_file(published: Published, filename: str, folder: Path, progress: boo
                     )
                 )
             except _WrongContentError as error:
-                failures.append(f"{url}: wrong content, sha256 {error}")
+                failures.append(f"{url}: wrong content, sha256 {error} instead of {sha256}")
             except (OSError, ValueError) as error:  # every error of requests is one of these
-                failures.append(f"{url}: {type(error).__name__}: {error}")
+                failures.append(f"{url}: {type(error).__name__}: {_root(error)}")
     finally:
         logger.setLevel(level)
-    listing = "\n  ".join(failures)
     wanted = ", ".join(published.files)
     raise DataError(
-        f"could not download {filename} of {published.name}: expected a file with sha256 {sha256}, "
-        f"got\n  {listing}\nIf this machine has no network, fetch the files by hand ({wanted}) "
-        f"into FOLDER/{published.name}/ and pass --data-dir FOLDER (data_dir=, or the environment "
+        f"could not download {filename} of {published.name} ({'; '.join(failures)}). If this "
+        f"machine has no network, fetch the files by hand ({wanted}) into "
+        f"FOLDER/{published.name}/ and pass --data-dir FOLDER (data_dir=, or the environment "
         f"variable {DATA_DIR_VARIABLE})."
     )
+
+
+def _root(error: BaseException) -> str:
+    """What an error of requests was first raised for, in one line: it wraps it several times."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    reason = getattr(error, "strerror", None) or str(error)
+    return " ".join(reason.split())
 
 
 class _WrongContentError(Exception):
