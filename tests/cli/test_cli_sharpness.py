@@ -222,6 +222,8 @@ def test_what_is_no_network_or_data_set_is_refused() -> None:
         (["--with-eta"], "did you mean --with-eta-star"),
         (["--samples", "99999"], "samples must be from 1 to the 1438"),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+        (["--json", "x/"], "x/ is a folder; give the name of a file."),
+        (["--json", ""], "the name of the file to write is empty (''); give one."),
         (["--device", "meta"], "'meta' cannot be used: it holds shapes, not numbers. Try --device"),
         (["--from-step", "10", "--from-lr", "0.1"], "λ1 is measured at initialisation"),
         (["--with-eta-star", "--threshold", "0.05"], "threshold must be above 1/classes"),

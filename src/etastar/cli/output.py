@@ -12,22 +12,24 @@ FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 def check_figure(file: str | None) -> None:
     """Refuse a picture that cannot be written: see `check_output`."""
-    if file and Path(file).suffix.lower() not in FIGURE_FORMATS:
+    if file and file.strip() and Path(file).suffix.lower() not in FIGURE_FORMATS:
         raise ConfigError(f"--plot {file}: the name must end in {', '.join(FIGURE_FORMATS)}.")
     check_output(file)
 
 
 def check_output(file: str | None) -> None:
-    """Refuse what cannot be written before hours are spent on it; None and "-" are no files.
+    """Refuse what cannot be written before hours are spent on it; None and "-" name no file.
 
     Raises:
-        ConfigError: It is a folder, or its folder does not exist or cannot be written.
+        ConfigError: It is empty, or a folder, or its folder does not exist or cannot be written.
     """
-    if not file or file == "-":
+    if file is None or file == "-":
         return
+    if not file.strip():
+        raise ConfigError(f"the name of the file to write is empty ({file!r}); give one.")
     path = Path(file)
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give the name of a file.")
+    if path.is_dir() or os.path.basename(file) in ("", ".", ".."):
+        raise ConfigError(f"{file} is a folder; give the name of a file.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
