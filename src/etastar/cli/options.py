@@ -72,12 +72,17 @@ def parse(
             settings["action"] = argparse.BooleanOptionalAction
         else:
             settings["metavar"] = _metavar(field)
-        group.add_argument(flag, help=_help(field), **settings)
+        required = " [required]" if field.is_required() else ""
+        group.add_argument(flag, help=_help(field) + required, **settings)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"unknown option {unknown[0]}{hint} See {prog} --help.")
+    for name, field in model.model_fields.items():
+        if field.is_required() and (field.alias or name) not in given:
+            flag = "--" + (field.alias or name).replace("_", "-")
+            raise ConfigError(f"{flag} is missing; it has no default. See {prog} --help.")
     return validated(model, {k: str(v) for k, v in vars(given).items()}, strings=True)
 
 
@@ -95,7 +100,7 @@ def _metavar(field: FieldInfo) -> str:
 
 def _help(field: FieldInfo) -> str:
     text = (field.description or "").replace("%", "%%")
-    if field.default is None or "[default" in text:
+    if field.is_required() or field.default is None or "[default" in text:
         return text
     shown = f"{field.default:g}" if isinstance(field.default, float) else field.default
     if isinstance(field.default, bool):
