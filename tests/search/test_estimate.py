@@ -86,7 +86,8 @@ def test_safe_rate_is_none_where_nothing_determines_it() -> None:
 
 def test_censored_seeds_move_the_safe_rate_the_right_way() -> None:
     base = [at(1.0), at(1.1), at(1.2)]
-    assert safe_rate([*base, NONE], 0.5) < safe_rate(base, 1e-3)
+    assert safe_rate([*base * 7, NONE], 0.5) < safe_rate(base * 7, 1e-3)
+    assert safe_rate([*base, NONE], 1e-3) is None  # a quarter train nowhere: 0.95 was not seen
 
 
 @given(st.floats(-30, 30), st.floats(1e-3, 20))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from etastar.cli import own_model
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, number, write_whole
 from etastar.settings import Settings
@@ -43,11 +44,15 @@ class MeasureOptions(Settings):
 
 def run(arguments: list[str]) -> int:
     """Measure η*, print a table, write what was asked for; returns the exit code."""
+    if own_model.wanted(arguments):
+        return own_model.run(arguments)
     options = parse(
         MeasureOptions,
         arguments,
         prog="etastar measure",
-        description="Measure the maximal initial learning rate η* of a ReLU network.",
+        description="Measure the maximal initial learning rate η* of a ReLU network. For a model "
+        "of your own: etastar measure --model MODULE:NAME --data MODULE:NAME; its options: "
+        "etastar measure --model MODULE:NAME --help.",
         groups=GROUPS,
     )
     check_figure(options.plot)

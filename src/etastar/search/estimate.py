@@ -110,10 +110,12 @@ def safe_rate(results: Sequence[SeedResult], start_lr: float, p: float = SAFE) -
     scale has a weak prior (`SCALE_PRIOR`), since a plain fit degenerates when seeds agree.
 
     Returns:
-        None if fewer than two seeds have a bracket (nothing then tells how seeds differ), or if the
-        rate would lie below the range that was searched.
+        None if fewer than two seeds have a bracket (nothing then tells how seeds differ), if more
+        than 1 − p of the seeds train nowhere (then no rate was seen to reach p), or if the rate
+        would lie below the range that was searched.
     """
-    if sum(r.status == "bracketed" for r in results) < 2:
+    nowhere = sum(r.status == "none-trained" for r in results)
+    if sum(r.status == "bracketed" for r in results) < 2 or nowhere > (1 - p) * len(results):
         return None
     from scipy.optimize import minimize
 

@@ -1,0 +1,188 @@
+"""`etastar measure --model`: a stranger's module from the shell, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from etastar.cli import main
+
+MODULE = """
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+def build(seed):
+    return nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+
+def build_once():
+    torch.manual_seed(7)
+    return build(0)
+
+given = nn.Linear(64, 10)
+
+def broken(seed):
+    raise RuntimeError("no weights\\nhere")
+
+def load():
+    digits = load_digits()
+    x = torch.tensor(digits.data, dtype=torch.float32) / 8 - 1
+    y = torch.tensor(digits.target)
+    return (x[:1000], y[:1000]), (x[1000:], y[1000:])
+
+def load_named():
+    train, val = load()
+    return {"train": train, "val": val}
+
+def load_train_only():
+    return load()[0]
+
+def load_wrong():
+    return {"training": load()[0]}
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "my_module.py").write_text(MODULE)
+    (tmp_path / "wont_import.py").write_text("import torch\n1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("my_module", "wont_import"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+SHORT = ["--epochs", "4", "--threshold", "0.8", "--seeds", "2", "--start-lr", "0.01"]
+
+
+def test_result_is_that_of_maximal_lr(folder: Path) -> None:
+    import etastar
+
+    wanted = ["measure", "--model", "my_module:build", "--data", "my_module:load", *SHORT]
+    assert main([*wanted, "--json", "found.json", "--plot", "found.png"]) == 0
+    record = json.loads((folder / "found.json").read_text())
+    import my_module  # type: ignore[import-not-found]
+
+    train, val = my_module.load()
+    found = etastar.maximal_lr(
+        my_module.build, train, val, threshold=0.8, epochs=4, seeds=2, start_lr=0.01
+    )
+    assert record["eta_star"]["median"] == found.lr
+    assert [(s["lo"], s["hi"]) for s in record["seeds"]] == [
+        (s.lo, s.hi) for s in found.seeds.values()
+    ]
+    for key in ("schema_version", "network", "data", "criterion", "cost", "environment"):
+        assert record[key]
+    tried = {(t["seed"], t["lr"]): t["outcome"] for t in record["trials"]}
+    for seed in record["seeds"]:
+        assert tried[seed["seed"], seed["lo"]] == "trained"
+        assert tried[seed["seed"], seed["hi"]] != "trained"
+    assert set(record["trials"][0]) >= {"seed", "lr", "outcome", "step", "accuracy"}
+    assert record["network"]["architecture"] == "my_module:build"
+    assert (folder / "found.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("my_module:build_once", "my_module:load_named"),
+        ("my_module:given", "my_module:load_train_only"),
+        ("my_module.py:build", "my_module.py:load"),
+        ("my_module:build", None),
+    ],
+)
+def test_forms_of_models_and_data(
+    folder: Path, model: str, data: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ["--data", data] if data else ["--dataset", "digits", "--train-size", "1000"]
+    assert main(["measure", f"--model={model}", *source, *SHORT, "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)  # standard output holds JSON alone
+    assert all(seed["lo"] > 0.01 for seed in record["seeds"])
+    varies = "initialisation" in record["maximal_lr"]["varies"]
+    assert varies == model.endswith("build")
+
+
+def test_loss_as_metric_and_adamw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["measure", "--model", "my_module:build", "--data", "my_module:load", *SHORT]
+    wanted += ["--optimizer", "adamw", "--metric", "loss", "--end-lr", "1", "--json", "-"]
+    assert main(wanted) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["criterion"]["metric"] == "loss"
+    assert all(t["accuracy"] is None for t in record["trials"])
+    trained = [t["metric"] for t in record["trials"] if t["outcome"] == "trained"]
+    assert trained
+    assert max(trained) <= 0.8
+
+
+GIVEN = ("--model", "my_module:build", "--data", "my_module:load")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "my_module"), "expected MODULE:NAME"),
+        (("--model", "my_modul:build"), "no module 'my_modul'"),
+        (("--model", "nowhere.py:build"), "no file nowhere.py"),
+        (("--model", "my_module:buld"), "did you mean 'build'"),
+        (("--model", "my_module:broken"), "my_module.py, line 16: RuntimeError: no weights here"),
+        (("--model", "my_module:number"), "is a int; expected a function"),
+        (("--model", "wont_import:build"), "wont_import.py, line 2: ZeroDivisionError"),
+        (("--data", "my_module:load_wrong"), "also 'training'"),
+        (("--width", "32"), "--width does not apply to --model"),
+        (("--max-steps=9",), "give the budget in --epochs"),
+        (("--no-biases",), "--no-biases does not apply"),
+        (("--dataset", "digits"), "--data and --dataset"),
+        (("--val-size", "9"), "goes with --dataset"),
+        (("--metric", "loss"), "--threshold is missing"),
+        (("--optimizer", "adam", "--momentum", "0.9"), "--momentum is for sgd"),
+        (("--seeds", "0"), "seeds"),
+        (("--start-lr", "1", "--end-lr", "0.1"), "start_lr must be below end_lr"),
+        (("--optimiser", "sgd"), "did you mean --optimizer?"),
+        (("--json", "nowhere/x.json"), "does not exist"),
+        (("--threshold", "1.5"), "threshold of an accuracy"),
+    ],
+)
+def test_bad_input_is_one_line(
+    folder: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = set(folder.iterdir())
+    assert main(["measure", *GIVEN, *arguments]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert {p for p in folder.iterdir() if p.name != "__pycache__"} == before
+
+
+def test_data_must_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "--model", "my_module:build"]) == 2
+    assert "--data is missing" in capsys.readouterr().err
+
+
+def test_help_says_that_code_is_run(folder: Path) -> None:
+    command = [sys.executable, "-m", "etastar", "measure", "--model", "x:y", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0
+    assert "this code is imported and run" in done.stdout
+    assert "PydanticUndefined" not in done.stdout
+
+
+def test_nothing_trains_is_a_status(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["measure", *GIVEN, "--epochs", "1", "--end-lr", "1e-4", "--seeds", "1"]
+    assert main([*wanted, "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["eta_star"]["median"] is None
+    assert "Train longer" in " ".join(said.err.split())
+    assert torch.get_num_threads() >= 1
