@@ -95,6 +95,44 @@ def test_equals_the_dense_matrix(name, loss, kind, with_ratios):
         assert found.residuals[row] <= 1e-5 * true
 
 
+@pytest.mark.parametrize("tol", [1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", [*NETWORKS, "narrow layer norm", "saturated"])
+def test_in_float32_the_residual_bounds_the_error(name, loss, kind, tol):
+    """Against float64 at the weights and inputs of float32; rounding is largest in the last two."""
+    special = {
+        "narrow layer norm": LayerNormMLP(width=4, depth=4),
+        "saturated": MLP(width=7, depth=2, output_variance=1000.0),
+    }
+    network = (NETWORKS | special)[name]
+    x, labels = data(dtype=torch.float32)
+    params = network.init(range(6), INPUTS, OUTPUTS)
+    found = stack_sharpness(network, params, x, labels, loss=loss, kind=kind, tol=tol)
+    exact = [p.double() for p in params]
+    for row in range(6):
+        matrix = dense(network, exact, row, x.double(), labels, loss, kind)
+        true = float(torch.linalg.eigvalsh(matrix)[-1])
+        assert abs(found.values[row] - true) <= found.residuals[row]
+        assert found.converged[row]
+        if tol >= 1e-3:
+            assert found.residuals[row] <= 1.1 * tol * true
+
+
+def test_an_underflowing_residual_has_the_rounding_added():
+    """One sample: the matrix of a linear-in-output loss has few directions, soon exhausted."""
+    network, (x, labels) = MLP(width=7, depth=2), data(samples=1, dtype=torch.float32)
+    params = network.init(range(8), INPUTS, OUTPUTS)
+    settings = {"loss": "mse", "kind": "gauss-newton", "tol": 1e-7}
+    found = stack_sharpness(network, params, x, labels, **settings)
+    for row in range(8):
+        matrix = dense(
+            network, [p.double() for p in params], row, x.double(), labels, "mse", "gauss-newton"
+        )
+        error = abs(found.values[row] - float(torch.linalg.eigvalsh(matrix)[-1]))
+        assert 0 < error <= found.residuals[row]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ["mlp", "no biases", "one hidden layer"])
