@@ -14,7 +14,8 @@ same batches:
 
 Then a plain PyTorch loop (`finders_cases.train`) trains from initialisation at what each suggests,
 at 2, 4 and 8 times that, at the rate where each sees divergence (its smoothed loss exceeds its
-threshold times the best one) and a tenth of it; at both ends of the bracket, η* and the safe rate.
+threshold times the best one) and a tenth of it; at both ends of the bracket, η*, half of it and the
+safe rate.
 A rate *trains* if the validation accuracy meets the threshold within the budget. Where a suggestion
 fails, it gets four budgets, to tell a rate that is only slow from one that never gets there.
 Rates are tried on the seed that they were found with, and those to be used on a fresh seed too.
@@ -129,6 +130,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "tight": args.tight,
         "batch": BATCH,
         "seconds": 0.0,
+        "cpu_seconds": 0.0,
         "cells": [],
     }
     if args.resume and args.json and Path(args.json).exists():
@@ -137,9 +139,10 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     for cell in cells_of(args):
         if (cell.problem.name, cell.model, cell.optimizer) in done:
             continue
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         record["cells"].append(measure(cell, range(args.seeds), args.engine))
         record["seconds"] += time.perf_counter() - began
+        record["cpu_seconds"] += time.process_time() - worked
         print(f"{record['seconds']:6.0f} s  {line(record['cells'][-1])}", flush=True)
         if args.json:
             text = json.dumps(record, allow_nan=False, ensure_ascii=False)
@@ -149,7 +152,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
 
 def resumed(record: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     """The older record, if it was measured in the same way."""
-    for key in record.keys() - {"seconds", "cells"}:
+    for key in record.keys() - {"seconds", "cpu_seconds", "cells"}:
         if record[key] != old.get(key):
             raise SystemExit(
                 f"--resume: the record was made with {key} = {old.get(key)!r}, this is "
@@ -359,13 +362,14 @@ def runs_of_sweep(
 
 
 def runs_of_eta_star(cell: Cell, seeds: range, star: dict[str, Any]) -> list[dict[str, Any]]:
-    """Train at both ends of each seed's bracket, at η* and at the safe rate."""
+    """Train at both ends of each seed's bracket, at η*, half of it and the safe rate."""
     runs = []
     for seed, bracket in zip(seeds, star["seeds"], strict=True):
         for end in ("lo", "hi"):
             if bracket[end]:
                 runs.append(run(cell, "etastar", end, seed, seed, bracket[end]))
-        for name, lr in (("η*", star["lr"]), ("safe", star["safe_lr"])):
+        half = star["lr"] and star["lr"] / 2
+        for name, lr in (("η*", star["lr"]), ("η* ÷ 2", half), ("safe", star["safe_lr"])):
             if lr:
                 for used in (seed, FRESH + seed):
                     runs.append(run(cell, "etastar", name, seed, used, lr))

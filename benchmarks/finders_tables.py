@@ -16,7 +16,7 @@ OF_SWEEPS = (
     "divergence",
 )
 RATES = (
-    *(("etastar", name) for name in ("safe", "η*", "lo", "hi")),
+    *(("etastar", name) for name in ("η* ÷ 2", "safe", "η*", "lo", "hi")),
     *((source, name) for source in READINGS for name in OF_SWEEPS),
 )
 
