@@ -1,0 +1,47 @@
+"""The examples run as a reader would run them, and do what their docstrings say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(name: str, folder: Path, *options: str) -> str:
+    """What an example prints when run in an empty folder, without network for the Hub."""
+    done = subprocess.run(
+        [sys.executable, *options, str(EXAMPLES / name)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number_after(words: str, text: str) -> float:
+    found = re.search(re.escape(words) + r" *([0-9.e+-]+)", text)
+    assert found, f"{words!r} is not in {text!r}"
+    return float(found[1])
+
+
+def test_five_lines(tmp_path: Path) -> None:
+    text = run("five_lines.py", tmp_path, "-W", "error")
+    assert 0.3 < number_after("η* =", text) < 2
+    assert "3 seeds (order of the data)" in text
+    assert (tmp_path / "out" / "five_lines.png").stat().st_size > 10_000
+
+
+def test_warmup_trains_with_it_and_not_without(tmp_path: Path) -> None:
+    text = run("warmup.py", tmp_path, "-W", "error")
+    assert "warm-up to 0.04: found" in text
+    assert number_after("with warm-up: best validation accuracy", text) >= 0.8
+    assert number_after("without warm-up: best validation accuracy", text) < 0.8
+    assert (tmp_path / "out" / "warmup.png").stat().st_size > 10_000
