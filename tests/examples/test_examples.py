@@ -20,7 +20,7 @@ def run(name: str, folder: Path, *options: str) -> str:
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -45,3 +45,15 @@ def test_warmup_trains_with_it_and_not_without(tmp_path: Path) -> None:
     assert number_after("with warm-up: best validation accuracy", text) >= 0.8
     assert number_after("without warm-up: best validation accuracy", text) < 0.8
     assert (tmp_path / "out" / "warmup.png").stat().st_size > 10_000
+
+
+def test_lightning_trains_below_and_not_far_above(tmp_path: Path) -> None:
+    text = run("lightning_trainer.py", tmp_path)
+    assert number_after("Trainer at 0.5 × η*: best validation accuracy", text) >= 0.9
+    assert number_after("Trainer at 4 × η*: best validation accuracy", text) < 0.9
+
+
+def test_hugging_face_trains_below_and_not_far_above(tmp_path: Path) -> None:
+    text = run("hugging_face_trainer.py", tmp_path)
+    assert number_after("Trainer at 0.25 × η*: validation accuracy", text) >= 0.7
+    assert number_after("Trainer at 8 × η*: validation accuracy", text) < 0.7
