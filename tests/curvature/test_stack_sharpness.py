@@ -209,7 +209,7 @@ def test_single_precision(loss, kind):
 def test_the_start_from_a_subsample_misses_no_eigenvalue():
     # enough samples for the subsample, many draws: every one must equal the independent solver's
     network = MLP(width=16, depth=3)
-    x, labels = data(8 * stack_module.LEAST_SAMPLES, 10)
+    x, labels = data(8 * stack_module.START_SAMPLES, 10)
     params = drawn(network, 30, 10)
     found = stack_sharpness(network, params, x, labels, loss="cross-entropy", tol=1e-4)
     for row in range(0, 30, 3):

@@ -35,9 +35,9 @@ WORKING_SET = 2**26
 MAX_CHUNK = 4096
 """Replicas per chunk beyond which nothing is gained."""
 
-SUBSAMPLE = 8
-"""The start comes from every `SUBSAMPLE`-th sample, where at least `LEAST_SAMPLES` are left."""
-LEAST_SAMPLES = 64
+START_SAMPLES = 64
+"""The start comes from about so many samples, evenly spaced: the full data took no fewer products
+after a start from four times as many. It is left out where it would cost more than it saves."""
 START_TOL = 0.1
 """Relative residual of the start on the subsample."""
 START_NOISE = 0.1
@@ -159,6 +159,9 @@ class _StackSolver:
     ) -> None:
         import torch
 
+        from etastar.curvature.stack_products import Workspace
+
+        self.workspace = Workspace()
         self.network, self.labels, self.loss, self.kind = network, labels, loss, kind
         self.tol, self.max_iter = tol, max_iter
         self.params = [p.detach() for p in params]
@@ -214,8 +217,9 @@ class _StackSolver:
     def _solve_rows(self, rows: NDArray[np.int_], params: Params, spaces: KrylovSpaces) -> None:
         """One chunk: the start from a subsample, then the full data."""
         start = self.random.repeat(len(rows), 1)
-        part = slice(None, None, SUBSAMPLE)
-        if len(self.x[part]) >= LEAST_SAMPLES:
+        stride = len(self.x) // START_SAMPLES
+        if stride > 2:
+            part = slice(None, None, stride)
             products = self._products(params, self.x[part], self.labels[part])
             rough = start.clone()
             limit = min(self.max_iter, CAPACITY)
@@ -335,9 +339,13 @@ class _StackSolver:
         budget = int(free_bytes(x.device) * SHARE)
         per_sample = self._bytes_per_sample() * len(params[0])
         if per_sample * len(x) <= budget:
-            return make_products(self.network, params, x, labels, self.loss, self.kind)
+            return make_products(
+                self.network, params, x, labels, self.loss, self.kind, self.workspace
+            )
         block = max(1, budget // per_sample)
-        return SampleBlocks(self.network, params, x, labels, self.loss, self.kind, block)
+        return SampleBlocks(
+            self.network, params, x, labels, self.loss, self.kind, block, self.workspace
+        )
 
     def _chunk(self) -> int:
         """Replicas at once: as many as fit in memory, and on a CPU in its cache."""
