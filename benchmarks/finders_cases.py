@@ -231,9 +231,9 @@ def train(cell: Cell, seed: int, lr: float, budgets: int = 1) -> dict[str, Any]:
                 return {"outcome": "diverged", "step": None}
         model.eval()
         with torch.no_grad():
-            right = (model(data.x_val).argmax(1) == data.y_val).float().mean().item()
+            right = int((model(data.x_val).argmax(1) == data.y_val).sum())
         model.train()
-        if right >= cell.problem.threshold:
+        if right / len(data.y_val) >= cell.problem.threshold:
             in_time = step <= cell.problem.epochs * cell.steps_per_epoch
             return {"outcome": "trained" if in_time else "short", "step": step}
     return {"outcome": "short", "step": None}

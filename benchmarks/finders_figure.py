@@ -15,17 +15,20 @@ if TYPE_CHECKING:
 
 SHOWN = ("digits", "CNN", "SGD")
 ROWS = (
-    ("pytorch-lr-finder", "suggestion", "pytorch-lr-finder\nsuggestion"),
+    ("pytorch-lr-finder", "suggestion", "pytorch-lr-finder: suggestion"),
     ("pytorch-lr-finder", "divergence ÷ 10", "divergence ÷ 10"),
     ("pytorch-lr-finder", "divergence", "divergence"),
-    ("Lightning", "suggestion", "Lightning\nsuggestion"),
-    ("Lightning, per step", "suggestion", "its steepest step"),
+    ("Lightning", "suggestion", "Lightning: suggestion"),
+    ("Lightning, per step", "suggestion", "steepest per step"),
     ("Lightning", "divergence ÷ 10", "divergence ÷ 10"),
     ("Lightning", "divergence", "divergence"),
-    ("etastar", "safe", "etastar\nsafe_lr"),
-    ("etastar", "lo", "trains: lo"),
-    ("etastar", "hi", "fails: hi"),
+    ("etastar", "η* ÷ 2", "etastar: η* ÷ 2"),
+    ("etastar", "safe", "safe_lr"),
+    ("etastar", "lo", "lower end of bracket"),
+    ("etastar", "hi", "upper end of bracket"),
 )
+COLUMNS = (1.07, 1.23)
+"""Where the shares that train stand, right of the axes."""
 LOWEST = 0.01
 """Rates further below η* are drawn at the edge, as arrows."""
 
@@ -34,7 +37,7 @@ def draw(record: dict[str, Any], path: str) -> None:
     """Write the figure; the kind of file follows from its name."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, 2, figsize=(7.6, 4.0), width_ratios=(2, 3), layout="constrained"
+            1, 2, figsize=(8.2, 4.4), width_ratios=(2, 3), layout="constrained"
         )
         figure.get_layout_engine().set(wspace=0.06)
         cell = next(
@@ -79,47 +82,73 @@ def one_sweep(ax: Axes, cell: dict[str, Any]) -> None:
         fontsize=9,
         pad=16,
     )
-    ax.legend(loc="lower left", handlelength=1.4)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=2, handlelength=1.4)
 
 
 def all_rates(ax: Axes, record: dict[str, Any]) -> None:
     """Each rate that was trained at, over the η* of its seed, marked by what became of it."""
     jitter = random.Random(0)
-    labelled: set[str] = set()
     for row, (source, name, _) in enumerate(ROWS):
         found = runs(record, source, name, False)
         for cell, run in found:
-            star = reference(cell, run)
-            if star is None:
-                continue
-            ratio, outcome = run["lr"] / star, run["outcome"]
-            height = row + jitter.uniform(-0.26, 0.26)
-            below = ratio < LOWEST
-            ax.scatter(
-                max(ratio, LOWEST * 0.8),
-                height,
-                s=11,
-                marker="<" if below else MARKERS[outcome],
-                color=COLOURS[outcome],
-                linewidths=0.8,
-                alpha=0.75,
-                label=None if outcome in labelled or below else outcome,
-                zorder=3,
+            if star := reference(cell, run):
+                draw_run(ax, run["lr"] / star, row + jitter.uniform(-0.26, 0.26), run["outcome"])
+        for place, some in zip(COLUMNS, (found, runs(record, source, name, True)), strict=True):
+            ax.text(
+                place,
+                row,
+                share(some),
+                transform=ax.get_yaxis_transform(),
+                va="center",
+                ha="center",
+                color=INK,
+                fontsize=8,
             )
-            labelled |= set() if below else {outcome}
-        ax.text(1.01, row, share(found), transform=ax.get_yaxis_transform(), va="center", color=INK)
     for row in range(1, len(ROWS)):
-        heavy = ROWS[row][0] != ROWS[row - 1][0] and "step" not in ROWS[row][0] + ROWS[row - 1][0]
-        ax.axhline(row - 0.5, color="0.55" if heavy else "0.9", lw=0.8 if heavy else 0.6, zorder=0)
+        next_tool = ":" in ROWS[row][2]
+        ax.axhline(row - 0.5, color="0.55" if next_tool else "0.9", lw=0.7, zorder=0)
     ax.axvline(1, color=SERIES[2], lw=1.2, zorder=1)
     ax.annotate(
-        "η*", (1, 1), xycoords=ax.get_xaxis_transform(), xytext=(0, 3),
-        textcoords="offset points", ha="center", color=SERIES[2],
-    )  # fmt: skip
-    ax.text(1.01, 1.01, "trains", transform=ax.transAxes, va="bottom", color=INK)
-    ax.set(xscale="log", xlabel="learning rate ÷ η* of the same seed", xlim=(LOWEST * 0.6, 400))
+        "η*",
+        (1, 1),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        color=SERIES[2],
+    )
+    for place, text in zip(COLUMNS, ("same\nseed", "new\nseed"), strict=True):
+        ax.text(
+            place,
+            1.01,
+            text,
+            transform=ax.transAxes,
+            ha="center",
+            va="bottom",
+            color=INK,
+            fontsize=8,
+        )
+    ax.set(xscale="log", xlabel="learning rate ÷ η* of the same seed", xlim=(LOWEST * 0.6, 200))
     ax.set_yticks(range(len(ROWS)), [label for *_, label in ROWS])
     ax.set_ylim(len(ROWS) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.set_title("b   What was found, and whether it trains", loc="left", fontsize=9, pad=16)
-    ax.legend(loc="upper right", bbox_to_anchor=(1.0, 1.0), handletextpad=0.2, borderpad=0.2)
+    ax.set_title("b   Whether it trains", loc="left", fontsize=9, pad=16)
+    for outcome in ("trained", "short", "diverged"):
+        look = {"color": COLOURS[outcome], "marker": MARKERS[outcome], "ls": "", "ms": 4}
+        ax.plot([], [], label=outcome, **look)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=3, handletextpad=0.2)
+
+
+def draw_run(ax: Axes, ratio: float, height: float, outcome: str) -> None:
+    """One run; far below η* at the edge, as an arrow."""
+    below = ratio < LOWEST
+    ax.scatter(
+        max(ratio, LOWEST * 0.8),
+        height,
+        s=11,
+        marker="<" if below else MARKERS[outcome],
+        color=COLOURS[outcome],
+        linewidths=0.8,
+        alpha=0.75,
+        zorder=3,
+    )

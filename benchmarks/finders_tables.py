@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable
@@ -20,10 +21,21 @@ RATES = (
     *((source, name) for source in READINGS for name in OF_SWEEPS),
 )
 
+EDGES = (0.0, 0.01, 0.1, 0.5, 0.8, 1.0, 1.25, 2.0, 10.0, math.inf)
+"""Of the classes of rates relative to η*."""
+
 
 def tables(record: dict[str, Any]) -> str:
     """All of them."""
-    parts = (by_rate(record), by_cell(record), by_setting(record), cost(record), patience(record))
+    parts = (
+        by_rate(record),
+        by_distance(record),
+        verdicts(record),
+        by_cell(record),
+        by_setting(record),
+        cost(record),
+        patience(record),
+    )
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -43,6 +55,44 @@ def by_rate(record: dict[str, Any]) -> list[str]:
         rows.append(
             f"| {source}: {name} | {found_in(record, source, name)} | {share(same)} "
             f"| {share(fresh)} | {low} | {high} | {spread(ratios)} | {slowness(same)} |"
+        )
+    return rows
+
+
+def by_distance(record: dict[str, Any]) -> list[str]:
+    """Does a finder's rate train, by where it lies beside the η* of the same seed."""
+    rows = ["| rate of a finder ÷ η* of the same seed | runs | train |", "|---|---|---|"]
+    found = [
+        (run["lr"] / star, run["outcome"] == "trained")
+        for cell in record["cells"]
+        for run in cell["runs"]
+        if run["source"] != "etastar" and not run["fresh"] and (star := reference(cell, run))
+    ]
+    for low, high in itertools.pairwise(EDGES):
+        inside = [trained for ratio, trained in found if low <= ratio < high]
+        part = f"{sum(inside) / len(inside):.0%}" if inside else "–"
+        label = f"{low:g} to {high:g}" if high < math.inf else f"above {low:g}"
+        rows.append(f"| {label} | {len(inside)} | {part} |")
+    return rows
+
+
+def verdicts(record: dict[str, Any]) -> list[str]:
+    """Whether the plain loop agrees with both ends of the brackets, by engine."""
+    rows = [
+        "| engine | cells | lower end trains | upper end fails | half of η* trains, new seed "
+        "| safe_lr, new seed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for engine in ("loop", "vmap", "stack"):
+        cells = {"cells": [c for c in record["cells"] if c["eta_star"]["engine"] == engine]}
+        if not cells["cells"]:
+            continue
+        above = runs(cells, "etastar", "hi", False)
+        failed = sum(run["outcome"] != "trained" for _, run in above)
+        rows.append(
+            f"| {engine} | {len(cells['cells'])} | {share(runs(cells, 'etastar', 'lo', False))} "
+            f"| {failed}/{len(above)} | {share(runs(cells, 'etastar', 'η* ÷ 2', True))} "
+            f"| {share(runs(cells, 'etastar', 'safe', True))} |"
         )
     return rows
 
