@@ -137,13 +137,13 @@ def test_bounds_on_a_part_of_the_samples_say_so(
     options = [*SMALL, "--loss", "mse", "--samples", "40"]
     record = record_of(options, capsys)
     conventions: dict[str, object] = record["conventions"]  # type: ignore[assignment]
-    assert (conventions["samples"], conventions["bounds_samples"]) == (40, 14)
-    assert "one sample in 3" in str(conventions["bounds_samples_are"])
+    assert (conventions["samples"], conventions["bounds_samples"]) == (40, 15)
+    assert "drawn at random (seed 0)" in str(conventions["bounds_samples_are"])
     of_g: dict[str, dict[str, object]] = record["gauss_newton"]  # type: ignore[assignment]
     assert of_g["bounds"]["upper_trace"] is None
     assert main(["sharpness", *options]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "bounds and kernel are of 14 of the 40 samples (one sample in 3" in out
+    assert "bounds and kernel are of 15 of the 40 samples (drawn at random" in out
 
 
 def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -> None:
