@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from etastar.curvature.kernel import expected_gradient_norm as expected_gradient_norm
     from etastar.curvature.module import SharpnessResult as SharpnessResult
     from etastar.curvature.module import sharpness as sharpness
-    from etastar.curvature.stack import StackSharpness as StackSharpness
     from etastar.curvature.stack import stack_sharpness as stack_sharpness
+    from etastar.curvature.stack_result import StackSharpness as StackSharpness
     from etastar.curvature.theory import SharpnessBounds as SharpnessBounds
     from etastar.curvature.theory import sharpness_bounds as sharpness_bounds
 
@@ -24,7 +24,7 @@ _HOME = {
     "CurvatureError": "errors",
     "SharpnessBounds": "theory",
     "SharpnessResult": "module",
-    "StackSharpness": "stack",
+    "StackSharpness": "stack_result",
     "expected_gradient_norm": "kernel",
     "sharpness": "module",
     "sharpness_bounds": "theory",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etastar.curvature.graphs import Kind
-from etastar.curvature.stack import StackSharpness, stack_sharpness
+from etastar.curvature.stack import stack_sharpness
+from etastar.curvature.stack_result import StackSharpness
 
 if TYPE_CHECKING:
     import torch

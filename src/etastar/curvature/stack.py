@@ -7,7 +7,6 @@ what ran beside it, beyond the rounding of batched products.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from etastar.curvature.checks import check_whole
 from etastar.curvature.graphs import Kind
 from etastar.curvature.stack_inputs import check_stack, fewer_inputs
+from etastar.curvature.stack_result import CHECKED, Outcome, StackSharpness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,46 +36,13 @@ MAX_CHUNK = 4096
 """Replicas per chunk beyond which nothing is gained."""
 
 START_SAMPLES = 64
-"""The start comes from about so many samples, evenly spaced: the full data took no fewer products
-after a start from four times as many. It is left out where it would cost more than it saves."""
+"""The start comes from so many samples, drawn at random, where three times as many are given: with
+four times as many for the start, the full data took half a product less, and all of it longer."""
 START_TOL = 0.1
 """Relative residual of the start on the subsample."""
-START_NOISE = 0.1
-"""Norm of the random part of the start, so that no direction is excluded from it."""
-
-
-CHECKED = 1000.0
-"""Residuals below `CHECKED · machine epsilon · max|θ|` of float32 are computed anew in float64.
-
-Rounding of the products is of that order: for MLPs the error of a converged λ1 was at most 22 such
-epsilons (MNIST, 64×4), for layer-normalised networks of 4 to 8 units, whose division amplifies it,
-up to 700. A constant would not do: where rounding moves a pre-activation across zero, the network
-in float32 lies on another side of a kink than the exact one."""
-
-
-@dataclass(frozen=True)
-class StackSharpness:
-    """λ1 of each of R replicas, in their order.
-
-    Some eigenvalue of the matrix at these weights in exact arithmetic lies within `residuals[r]` of
-    `values[r]`, and `values[r]` is a lower bound of λ1 up to that. Missed larger eigenvalues are
-    not searched for, as `etastar.sharpness` does.
-
-    A residual is Lanczos's estimate plus `ROUNDING · machine epsilon · max|θ|`. Where float32's
-    estimate is so small that rounding counts (`CHECKED`), value and residual are those of one
-    product in float64 with the eigenvector found, and the epsilon is float64's, times `CHECKED`.
-    """
-
-    values: tuple[float, ...]
-    """NaN where the loss or a product was not finite."""
-    residuals: tuple[float, ...]
-    """May exceed the tolerance where that is below the rounding of the dtype."""
-    iterations: tuple[int, ...]
-    """Products with the full data."""
-    converged: tuple[bool, ...]
-    losses: tuple[float, ...]
-    """Training loss at these weights."""
-    kind: Kind
+START_NOISE = 0.5
+"""Norm of the random part of the start, so that no direction is excluded from it: a twentieth of a
+product dearer than 0.1, and fewer eigenvalues missed."""
 
 
 def stack_sharpness(
@@ -181,7 +148,11 @@ class _StackSolver:
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(1, self.size, generator=generator, dtype=torch.float64)
         self.random = (start / start.norm()).to(params[0])
-        self.outcome = _Outcome(len(params[0]))
+        self.start_samples: Tensor | None = None
+        if len(x) >= 3 * START_SAMPLES:
+            drawn = torch.randperm(len(x), generator=generator)[:START_SAMPLES]
+            self.start_samples = drawn.to(x.device)
+        self.outcome = Outcome(len(params[0]))
         self.on_progress: Callable[[int, int], None] | None = None
         self.done = 0
         self.rough = False  # whether the start is being sought
@@ -205,30 +176,21 @@ class _StackSolver:
             beneath = found.values < 0
             found.residuals[beneath] = np.maximum(0, (found.values + found.residuals)[beneath])
             found.values[beneath] = 0.0
-        return StackSharpness(
-            values=tuple(found.values.tolist()),
-            residuals=tuple(found.residuals.tolist()),
-            iterations=tuple(found.iterations.tolist()),
-            converged=tuple(found.converged.tolist()),
-            losses=tuple(found.losses.tolist()),
-            kind=self.kind,
-        )
+        return found.result(self.kind)
 
     def _solve_rows(self, rows: NDArray[np.int_], params: Params, spaces: KrylovSpaces) -> None:
         """One chunk: the start from a subsample, then the full data."""
         start = self.random.repeat(len(rows), 1)
-        stride = len(self.x) // START_SAMPLES
-        if stride > 2:
-            part = slice(None, None, stride)
+        if (part := self.start_samples) is not None:
             products = self._products(params, self.x[part], self.labels[part])
             rough = start.clone()
             limit = min(self.max_iter, CAPACITY)
             self.rough = True
-            self._lanczos(products, spaces, rough, START_TOL, limit, _Outcome(len(rows)), rough)
+            self._lanczos(products, spaces, rough, START_TOL, limit, Outcome(len(rows)), rough)
             self.rough = False
             start = rough + START_NOISE * start
         products = self._products(params, self.x, self.labels)
-        found = _Outcome(len(rows))
+        found = Outcome(len(rows))
         vectors = start if start.dtype.itemsize < 8 else None
         self._lanczos(products, spaces, start, self.tol, self.max_iter, found, vectors)
         self._add_rounding(rows, found, start)
@@ -242,7 +204,7 @@ class _StackSolver:
         start: Tensor,
         tol: float,
         max_iter: int,
-        found: _Outcome,
+        found: Outcome,
         vectors: Tensor | None = None,
     ) -> None:
         """Iterate until every replica of `start` `[r, P]` is done; results go into `found`.
@@ -284,7 +246,7 @@ class _StackSolver:
                 ended = 0 if self.rough else len(start) - spaces.active
                 self.on_progress(self.done + ended, step)
 
-    def _add_rounding(self, rows: NDArray[np.int_], found: _Outcome, vectors: Tensor) -> None:
+    def _add_rounding(self, rows: NDArray[np.int_], found: Outcome, vectors: Tensor) -> None:
         """To each residual what rounding can add, or both anew in float64 from `vectors` `[r, P]`.
 
         See `CHECKED`. The product in float64 takes the samples' activations twice the memory, so
@@ -366,22 +328,6 @@ class _StackSolver:
         units: int = sum(p.shape[-1] for p in self.params if p.ndim > 2) or self.size
         copies = 4 if type(self.network) in WRITTEN_OUT else 16
         return int(copies * units * self.random.element_size())
-
-
-class _Outcome:
-    """Results of a stack while they are being found."""
-
-    def __init__(self, replicas: int) -> None:
-        self.values, self.residuals, self.losses, self.scales = (
-            np.full(replicas, np.nan) for _ in range(4)
-        )
-        self.iterations = np.zeros(replicas, dtype=int)
-        self.converged = np.zeros(replicas, dtype=bool)
-
-    def put(self, rows: NDArray[np.int_], found: _Outcome) -> None:
-        """Copy the results of some rows."""
-        for name, array in vars(found).items():
-            vars(self)[name][rows] = array
 
 
 def _drop(
