@@ -117,25 +117,30 @@ class Calibration:
 
 
 def _measured(settings: Settings, recipe: Recipe) -> float:
-    """Seconds per step of one replica, times threads, of real training below any boundary."""
+    """Seconds per step of one replica, times threads, of real training below any boundary.
+
+    From two runs of different length: what a run costs beside its steps (memory, the evaluation and
+    the look for dead layers at its end) is in both.
+    """
     import torch
 
     from etastar.training.engine import Engine, train_all
     from etastar.training.trial import Trial
 
     data = load_data(settings)
-    steps, seconds = 10, 0.0
-    while True:
-        criterion = recipe.criterion
+    dtype = getattr(torch, settings.dtype)
+    most = recipe.criterion.max_steps
+
+    def run(steps: int) -> tuple[float, int, int]:
+        """Seconds, replicas and threads of a run."""
         limits = {
             "max_steps": steps,
-            "eval_every": min(criterion.eval_every, steps),
+            "eval_every": min(recipe.criterion.eval_every, steps),
             "threshold": 1.0,
         }
-        short = recipe.model_copy(update={"criterion": criterion.model_copy(update=limits)})
-        dtype = getattr(torch, settings.dtype)
+        criterion = recipe.criterion.model_copy(update=limits)
         engine = Engine(
-            *(settings.network(), data, short),
+            *(settings.network(), data, recipe.model_copy(update={"criterion": criterion})),
             device=settings.device,
             dtype=dtype,
             threads=settings.threads,
@@ -143,8 +148,17 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
         trials = [Trial(seed, settings.start_lr) for seed in range(max(2, engine.threads))]
         started = time.perf_counter()
         train_all(engine, trials)
-        seconds = time.perf_counter() - started
-        if seconds > CALIBRATION_SECONDS / 2 or steps >= criterion.max_steps:
-            return seconds * engine.threads / (steps * len(trials))
-        longer = steps * CALIBRATION_SECONDS / max(seconds, 1e-3)
-        steps = min(int(longer) + 1, criterion.max_steps)
+        return time.perf_counter() - started, len(trials), engine.threads
+
+    few = min(5, most)
+    run(few)  # what only the first run pays
+    least, replicas, threads = run(few)
+    if most == few:
+        return least * threads / (few * replicas)
+    more = min(2 * few, most)
+    while True:
+        taken = run(more)[0] - least
+        if taken > CALIBRATION_SECONDS / 2 or more == most:
+            return max(taken, 1e-6) * threads / ((more - few) * replicas)
+        longer = (more - few) * CALIBRATION_SECONDS / max(taken, 1e-3)
+        more = min(few + max(int(longer), 2 * (more - few)), most)
