@@ -26,10 +26,10 @@ LAW_STUDIES = (
     ("mnist-cross-entropy", "mnist-cross-entropy-kappa"),
     ("mnist-mse",),
     ("cifar10-cross-entropy",),
-    # ("cifar10-mse",),
+    ("cifar10-mse",),
     ("gaussians",),
 )
-LATER_STUDIES = ("mnist-later",)
+LATER_STUDIES = ("mnist-later", "mnist-mse-later", "cifar10-later", "gaussians-later")
 WIDE = 16.0
 """The cutoff n/L ≥ 16 stands for "n large against L": chosen beforehand, one for all groups."""
 LABELS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
