@@ -12,6 +12,7 @@ import html
 import json
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,33 @@ def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -
 
 
 def _mathml(latex: str, display: bool, page: Page) -> str:
+    """A formula as MathML, in letters that browsers draw as they are."""
     try:
-        return convert(" ".join(latex.split()), display="block" if display else "inline")
+        drawn = convert(_plain_letters(" ".join(latex.split())), display="block" if display else "inline")
     except Exception as error:
         raise PluginError(f"{page.file.src_uri}: no MathML for {latex!r}: {error!r}") from error
+    if "<mtext>\\" in drawn or re.search(r">\\[a-zA-Z]", drawn):
+        raise PluginError(f"{page.file.src_uri}: a command is not known in {latex!r}")
+    # a slash within a formula is no binary operator to be spaced
+    return drawn.replace("<mo>&#x0002F;</mo>", '<mo lspace="0" rspace="0">/</mo>')
+
+
+def _plain_letters(latex: str) -> str:
+    """Styled letters as the characters that Unicode has for them, which MathML Core asks for."""
+
+    def letter(match: re.Match[str]) -> str:
+        style = {"bb": "DOUBLE-STRUCK", "bf": "BOLD", "cal": "SCRIPT"}[match[1]]
+        name = match[2] or match[3]
+        for family in (f"MATHEMATICAL {style} CAPITAL {name}", f"{style} CAPITAL {name}"):
+            try:
+                return unicodedata.lookup(family)
+            except KeyError:
+                continue
+        raise ValueError(f"no {style} {name}")
+
+    latex = re.sub(r"\\math(bb|bf|cal)\s*(?:\{([A-Z])\}|([A-Z]))", letter, latex)
+    latex = re.sub(r"\\([Bb]igg?[lr]?)\s*\\\|", r"\\\1‖", latex)
+    return latex.replace(r"\arccos", r"\arccos\,")
 
 
 def _outside(code: re.Pattern[str], change: Callable[[str], str], text: str) -> str:
