@@ -177,17 +177,16 @@ def cost(record: dict[str, Any]) -> list[str]:
 
 
 def patience(record: dict[str, Any]) -> list[str]:
-    """Suggestions that failed: how many train if given more budgets."""
+    """Suggestions that failed: how many train if given more budgets, or if halved as η* is."""
     rows = []
     for finder in READINGS:
-        failed = [
-            run
-            for _, run in runs(record, finder, "suggestion", False)
-            if run["outcome"] != "trained"
-        ]
+        found = runs(record, finder, "suggestion", False)
+        failed = [run for _, run in found if run["outcome"] != "trained"]
         later = sum(run["step"] is not None for run in failed)
+        above = sum(run["lr"] > 2 * (reference(cell, run) or math.inf) for cell, run in found)
         rows.append(
-            f"{finder}: {len(failed)} suggestions fail in the budget; {later} train within four.\n"
+            f"{finder}: {len(failed)} of {len(found)} suggestions fail in the budget; {later} of "
+            f"them train within four; {above} are above twice η*: halving leaves them too high.\n"
         )
     return rows
 
