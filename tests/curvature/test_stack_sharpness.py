@@ -374,3 +374,27 @@ def test_bad_input_is_refused_with_the_reason(case):
     call = {"params": drawn(network, 2), "x": x, "labels": labels, "loss": "mse"} | settings
     with pytest.raises(ConfigError, match=match):
         stack_sharpness(network, **call)
+
+
+def test_threads_share_the_replicas_and_change_nothing() -> None:
+    network = MLP(width=12, depth=2)
+    params = network.init(range(5), inputs=6, outputs=3)
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    labels, before = torch.arange(40) % 3, torch.get_num_threads()
+    told: list[int] = []
+    found = {}
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            found[threads] = stack_sharpness(
+                *(network, params, x, labels),
+                loss="mse",
+                on_progress=lambda done, _: told.append(done),
+            )
+            assert torch.get_num_threads() == threads
+            assert told[-1] == 5
+    finally:
+        torch.set_num_threads(before)
+    for threads in (2, 7):
+        assert found[threads].values == pytest.approx(found[1].values, rel=1e-5)
+        assert all(found[threads].converged)

@@ -1,12 +1,14 @@
 """λ1 of a whole stack of networks at once: batched Lanczos, each replica until its own residual.
 
 Every replica starts from the same vector and is solved by itself, so its result does not depend on
-what ran beside it, beyond the rounding of batched products.
+what ran beside it, beyond the rounding of batched products. On a CPU every thread solves its own
+replicas (docs/decisions/0002): parallel operations would wait for one another at each of hundreds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,13 +105,60 @@ def stack_sharpness(
     """
     check_stack(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, chunk)
     check_whole("seed", seed, least=0)
-    solver = _StackSolver(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, seed)
-    solver.on_progress = on_progress
-    return solver.solve(chunk)
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from etastar.curvature.dense import one_thread
+
+    replicas = len(params[0])
+    count = min(torch.get_num_threads(), replicas) if params[0].device.type == "cpu" else 1
+    parts = [slice(i * replicas // count, (i + 1) * replicas // count) for i in range(count)]
+    report = _Reports(on_progress)
+    solvers = [
+        _StackSolver(
+            *(network, [p[part] for p in params], x, labels, loss, kind, lr_ratios),
+            *(tol, max_iter, seed, report.of(i)),
+        )
+        for i, part in enumerate(parts)
+    ]
+    if count == 1:
+        return solvers[0].solve(chunk)
+    chunk = chunk or max(1, solvers[0].chunk() // count)
+    with one_thread(), ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(lambda solver: solver.solve(chunk), solvers))
+    return StackSharpness(
+        values=tuple(v for part in found for v in part.values),
+        residuals=tuple(v for part in found for v in part.residuals),
+        iterations=tuple(v for part in found for v in part.iterations),
+        converged=tuple(v for part in found for v in part.converged),
+        losses=tuple(v for part in found for v in part.losses),
+        kind=kind,
+    )
+
+
+class _Reports:
+    """The progress of several threads as one."""
+
+    def __init__(self, tell: Callable[[int, int], None] | None) -> None:
+        self._tell, self._lock = tell, Lock()
+        self._done: dict[int, int] = {}
+
+    def of(self, part: int) -> Callable[[int, int], None] | None:
+        """What the solver of that part is to call."""
+        if self._tell is None:
+            return None
+
+        def report(done: int, products: int) -> None:
+            with self._lock:
+                self._done[part] = done
+                self._tell(sum(self._done.values()), products)  # type: ignore[misc]
+
+        return report
 
 
 class _StackSolver:
-    """One call of `stack_sharpness`: chunks of replicas, one after another."""
+    """What one thread does of `stack_sharpness`: chunks of replicas, one after another."""
 
     def __init__(
         self,
@@ -123,6 +172,7 @@ class _StackSolver:
         tol: float,
         max_iter: int,
         seed: int,
+        on_progress: Callable[[int, int], None] | None,
     ) -> None:
         import torch
 
@@ -153,7 +203,7 @@ class _StackSolver:
             drawn = torch.randperm(len(x), generator=generator)[:START_SAMPLES]
             self.start_samples = drawn.to(x.device)
         self.outcome = Outcome(len(params[0]))
-        self.on_progress: Callable[[int, int], None] | None = None
+        self.on_progress = on_progress
         self.done = 0
         self.rough = False  # whether the start is being sought
 
@@ -162,7 +212,7 @@ class _StackSolver:
         from etastar.curvature.lanczos import KrylovSpaces
 
         replicas = len(self.params[0])
-        chunk = min(chunk or self._chunk(), replicas)
+        chunk = min(chunk or self.chunk(), replicas)
         capacity = max(2, min(CAPACITY, self.max_iter, self.size))
         spaces = KrylovSpaces(self.random.expand(chunk, -1), capacity)
         for first in range(0, replicas, chunk):
@@ -309,7 +359,7 @@ class _StackSolver:
             self.network, params, x, labels, self.loss, self.kind, block, self.workspace
         )
 
-    def _chunk(self) -> int:
+    def chunk(self) -> int:
         """Replicas at once: as many as fit in memory, and on a CPU in its cache."""
         from etastar.training.memory import SHARE, free_bytes
 
