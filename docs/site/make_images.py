@@ -1,0 +1,163 @@
+"""The pictures of docs/concepts.md and the numbers of docs/which-learning-rate.md, from real runs.
+
+    python docs/site/make_images.py            # both, on `digits`: ten minutes on two busy cores
+    python docs/site/make_images.py pictures   # docs/images/concepts-*.png
+    python docs/site/make_images.py numbers    # a table on standard output
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+import etastar
+from etastar.report.style import COLOURS, MARKERS, STYLE
+from etastar.search import Lattice
+from etastar.settings import Settings
+from etastar.training.engine import Engine, train_all
+from etastar.training.reference import accuracy_of, train_one
+from etastar.training.trial import Recipe, Trial
+
+IMAGES = Path(__file__).parents[1] / "images"
+NETWORK = etastar.MLP(width=64, depth=4)
+DATA = etastar.load("digits")
+MAP_SEEDS = 12
+FRESH = range(1000, 1100)
+"""Seeds that no search of this script has seen."""
+
+
+def recipe(**options: Any) -> Recipe:
+    return Settings.checked(dataset="digits", width=64, depth=4, **options).recipe(DATA)
+
+
+def pictures() -> None:
+    """Accuracy along single trials; and the outcome of every rate beside what a search tried."""
+    found = etastar.measure(NETWORK, DATA, seeds=MAP_SEEDS)
+    print(found.eta_star, found.cost)
+    with plt.rc_context(STYLE):
+        _trials(found)
+        _map(found)
+
+
+def _trials(found: etastar.Measurement) -> None:
+    seed = next(s for s, r in found.seeds.items() if r.hi_outcome == "diverged")
+    bracket = found.seeds[seed]
+    assert bracket.lo is not None and bracket.hi is not None
+    rates = [
+        (0.003, "far below η*"),
+        (bracket.lo / 4, "η*/4"),
+        (bracket.lo, "lo of the bracket"),
+        (bracket.hi, "hi of the bracket"),
+        (3 * bracket.hi, "3 η*"),
+    ]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.0), layout="constrained")
+    how = recipe()
+    for place, (rate, name) in enumerate(rates):
+        steps, losses, evaluated, reached = [], [], [], []
+
+        def note(step: int, loss: float, module: torch.nn.Module) -> None:
+            steps.append(step)
+            losses.append(loss)
+            if step % 4 == 0:
+                evaluated.append(step)
+                reached.append(accuracy_of(module, DATA.x_val, DATA.y_val))
+
+        outcome = train_one(NETWORK, DATA, how, Trial(seed, rate), on_step=note)
+        print(f"seed {seed}, η = {rate:.4g} ({name}): {outcome}")
+        colour = plt.get_cmap("viridis")(place / 5)
+        label = f"η = {rate:.3g}, {name}: {outcome.kind}, step {outcome.step}"
+        left.plot(steps, np.clip(losses, 1e-2, 1e3), color=colour, lw=1.1)
+        right.plot(evaluated, reached, color=colour, lw=1.3, label=label)
+        end = max(0, len(reached) - 1)
+        if reached:
+            right.plot(evaluated[end], reached[end], MARKERS[outcome.kind], color=COLOURS[outcome.kind])
+        left.plot(steps[-1], np.clip(losses[-1], 1e-2, 1e3), MARKERS[outcome.kind], color=COLOURS[outcome.kind])
+    right.axhline(how.criterion.threshold, color="#6b7280", lw=0.8, ls="--")
+    left.set(xscale="log", yscale="log", xlabel="step", ylabel="loss of the batch")
+    right.set(xscale="log", xlabel="step", ylabel="validation accuracy", ylim=(0, 1))
+    fig.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    fig.savefig(IMAGES / "concepts-trials.png", dpi=150)
+
+
+def _map(found: etastar.Measurement) -> None:
+    """All rates of the lattice between a third of η* and four times η*."""
+    lattice = Lattice(found.search["start_lr"], found.search["end_lr"], found.search["resolution"])
+    middle = found.eta_star.median
+    assert middle is not None
+    every = [lattice.rate(i) for i in range(lattice.cells + 1)]
+    rates = [rate for rate in every if middle / 2.5 < rate < 3 * middle]
+    trials = [Trial(seed, rate) for seed in range(MAP_SEEDS) for rate in rates]
+    outcomes = train_all(Engine(NETWORK, DATA, recipe()), trials)
+    fig, (top, bottom) = plt.subplots(
+        2, 1, figsize=(7.6, 5.2), sharex=True, layout="constrained", height_ratios=[1, 2]
+    )
+    others = FRESH[:60]
+    fresh = train_all(Engine(NETWORK, DATA, recipe()), [Trial(s, r) for s in others for r in rates])
+    good = [sum(fresh[Trial(s, r)].kind == "trained" for s in others) for r in rates]
+    ends = [binomtest(count, len(others)).proportion_ci() for count in good]
+    top.fill_between(rates, [e.low for e in ends], [e.high for e in ends], color="#0072B2", alpha=0.2, lw=0)
+    top.plot(rates, np.divide(good, len(others)), "o-", ms=3, color=COLOURS["trained"], lw=1)
+    top.set(ylabel="p(η): share of 60\nother seeds that train", ylim=(-0.03, 1.03))
+    for kind, marker in MARKERS.items():
+        chosen = [t for t in trials if outcomes[t].kind == kind]
+        if chosen:
+            bottom.scatter(
+                [t.lr for t in chosen], [t.seed for t in chosen],
+                marker=marker, s=13, color=COLOURS[kind], label=kind, linewidths=0.9,
+            )  # fmt: skip
+    for seed, result in found.seeds.items():
+        if result.lo and result.hi:
+            bottom.plot([result.lo, result.hi], [seed, seed], color="#9ca3af", lw=9, alpha=0.55, zorder=0,
+                        label="bracket" if seed == 0 else None, solid_capstyle="butt")  # fmt: skip
+    for axes in (top, bottom):
+        axes.axvline(middle, color=COLOURS["trained"], lw=1, label=f"η* = {middle:.3g}")
+        if found.eta_star.safe:
+            axes.axvline(found.eta_star.safe, color="#009E73", lw=1, ls="--",
+                         label=f"safe = {found.eta_star.safe:.3g}")  # fmt: skip
+    bottom.set(xscale="log", xlabel="learning rate η", ylabel="seed", yticks=range(MAP_SEEDS))
+    bottom.invert_yaxis()
+    ticks = [t for t in (0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3) if rates[0] <= t <= rates[-1]]
+    bottom.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    bottom.xaxis.minorticks_off()
+    fig.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    fig.savefig(IMAGES / "concepts-map.png", dpi=150)
+    print("re-entries:", {s: r.re_entries for s, r in found.seeds.items() if r.re_entries})
+
+
+def numbers() -> None:
+    """What fresh seeds do at and around the two rates that a measurement of 8 seeds gives."""
+    print("| training | η* | safe | set by | share of 100 fresh seeds that train at safe | 0.8 η* | η* | 1.2 η* | 1.5 η* |")
+    for name, options in (
+        ("SGD", {}),
+        ("SGD, half the budget", {"epochs": 20.0}),
+        ("SGD, twice the budget", {"epochs": 80.0}),
+        ("SGD, `hold`", {"criterion": "hold"}),
+        ("momentum 0.9", {"momentum": 0.9}),
+    ):
+        found = etastar.measure(NETWORK, DATA, seeds=8, **options)
+        middle, safe = found.eta_star.median, found.eta_star.safe
+        assert middle is not None and safe is not None
+        rates = [safe, 0.8 * middle, middle, 1.2 * middle, 1.5 * middle]
+        trials = [Trial(seed, rate) for seed in FRESH for rate in rates]
+        outcomes = train_all(Engine(NETWORK, DATA, recipe(**options)), trials)
+        shares = [
+            f"{sum(outcomes[Trial(s, r)].kind == 'trained' for s in FRESH)} %" for r in rates
+        ]
+        print(f"| {name} | {middle:.3g} | {safe:.3g} | {found.set_by} | " + " | ".join(shares) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or ["pictures", "numbers"]
+    if "pictures" in wanted:
+        pictures()
+    if "numbers" in wanted:
+        numbers()
