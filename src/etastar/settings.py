@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import CoreSchema, core_schema
 
-from etastar.errors import ConfigError
-from etastar.networks import build
+from etastar.data import DATASETS
+from etastar.errors import ConfigError, unknown_name
+from etastar.networks import NORMS, build
+from etastar.search import STRATEGIES
 from etastar.training.trial import Criterion, Recipe
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.networks import Network
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Marks a string option whose value is a name in a registry, or None.
+
+    Attributes:
+        kind: What is named, for messages.
+        names: The registry.
+    """
+
+    kind: str
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """What the annotation says, then `known`."""
+        return core_schema.no_info_after_validator_function(self.known, handler(source))
+
+    def known(self, name: str | None) -> str | None:
+        """The name itself.
+
+        Raises:
+            ConfigError: It is not in the registry; with the nearest one that is.
+        """
+        if name is not None and name not in self.names:
+            raise unknown_name(self.kind, name, self.names)
+        return name
 
 
 class Defaults(BaseModel):
@@ -49,7 +80,7 @@ class Settings(BaseModel):
 
     dataset: str = Field(
         "digits",
-        description="Data set: digits (carried along), mnist, fashion-mnist, cifar10, gaussians.",
+        description=f"Data set: {', '.join(DATASETS)}. digits and gaussians need no files.",
     )
     data_dir: str | None = Field(
         None,
@@ -78,7 +109,9 @@ class Settings(BaseModel):
         description="v: output weights are drawn from N(0, v/width).",
     )
     biases: bool = Field(True, description="Trainable biases, initialised at zero.")
-    norm: Literal["none", "layer"] = Field("none", description="Normalisation before each ReLU.")
+    norm: Annotated[str, OneOf("norm", NORMS)] = Field(
+        "none", description="Normalisation before each ReLU."
+    )
 
     loss: Literal["cross-entropy", "mse"] = Field(
         "cross-entropy",
@@ -145,7 +178,7 @@ class Settings(BaseModel):
     end_lr: float = Field(
         10.0, gt=0.0, allow_inf_nan=False, description="Highest learning rate that may be tried."
     )
-    strategy: Literal["section", "bisection"] = Field(
+    strategy: Annotated[str, OneOf("strategy", STRATEGIES)] = Field(
         "section", description="section: scan from above and refine. bisection: the paper's."
     )
 
@@ -177,9 +210,8 @@ class Settings(BaseModel):
 
     def network(self) -> Network:
         """The architecture that these settings describe."""
-        name = {"none": "mlp", "layer": "mlp-layernorm"}[self.norm]
         fields = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
-        return build(name, **{field: getattr(self, field) for field in fields})
+        return build(NORMS[self.norm], **{field: getattr(self, field) for field in fields})
 
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.

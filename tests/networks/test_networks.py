@@ -119,3 +119,10 @@ def test_a_bad_hyperparameter_is_one_line(fields: dict[str, object], message: st
             make(**fields)
         assert str(caught.value).startswith(message)
         assert "\n" not in str(caught.value)
+
+
+def test_an_architecture_takes_no_name_but_its_own() -> None:
+    for network in NETWORKS:
+        assert type(network)(architecture=network.architecture) == type(network)()
+        with pytest.raises(ConfigError, match=f"architecture must be '{network.architecture}'"):
+            type(network)(architecture="other")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError
-from etastar.settings import validated
+from etastar.settings import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -88,6 +88,9 @@ def parse(
 
 def _metavar(field: FieldInfo) -> str:
     """`N`, `X`, `NAME`, or the choices, e.g. `N|full`."""
+    for mark in field.metadata:
+        if isinstance(mark, OneOf):
+            return "{" + ",".join(mark.names) + "}"
     kinds = [field.annotation, *get_args(field.annotation)]
     words = [METAVARS[kind] for kind in kinds if kind in METAVARS]
     for kind in kinds:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, number, write_whole
+from etastar.data import DATASETS
 from etastar.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class OwnModelOptions(BaseModel):
     )
     dataset: str | None = Field(
         None,
-        description="Instead of --data: digits, mnist, fashion-mnist, cifar10, gaussians, as flat "
-        "inputs [N, d] and labels [N].",
+        description=f"Instead of --data: {', '.join(DATASETS)}, as flat inputs [N, d] and labels "
+        "[N].",
     )
     data_dir: str | None = Field(
         None,

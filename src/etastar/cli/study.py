@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_whole
 from etastar.errors import ConfigError, unknown_name
+from etastar.settings import OneOf
+from etastar.study.executors import EXECUTORS
 
 if TYPE_CHECKING:
     from etastar.study.runner import Progress, Summary
@@ -52,7 +54,7 @@ class RunOptions(_Options):
     wait: bool = Field(
         True, description="Wait for another process that is writing the store; else refuse."
     )
-    executor: Literal["in-process", "dask"] | None = Field(
+    executor: Annotated[str | None, OneOf("executor", EXECUTORS)] = Field(
         None, description="Where cells run. [default: in-process; dask with the options below]"
     )
     workers: int | None = Field(None, ge=1, description="Dask worker processes to start here.")

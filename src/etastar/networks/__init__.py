@@ -14,6 +14,12 @@ ARCHITECTURES: dict[str, type[Network]] = {
     "mlp-layernorm": LayerNormMLP,
 }
 
+NORMS: dict[str, str] = {
+    "none": "mlp",
+    "layer": "mlp-layernorm",
+}
+"""What the option `norm` of the command and of study files stands for."""
+
 
 def build(architecture: str, **settings: Any) -> Network:
     """The architecture of that name with these hyperparameters.
@@ -27,4 +33,4 @@ def build(architecture: str, **settings: Any) -> Network:
     return ARCHITECTURES[architecture](**settings)
 
 
-__all__ = ["ARCHITECTURES", "MLP", "LayerNormMLP", "Network", "build"]
+__all__ = ["ARCHITECTURES", "MLP", "NORMS", "LayerNormMLP", "Network", "build"]

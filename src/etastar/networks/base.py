@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from etastar.errors import ConfigError, unknown_name
 
@@ -33,7 +33,8 @@ class Network(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     architecture: str
-    """The name under which the architecture is registered in `etastar.networks.ARCHITECTURES`."""
+    """The name under which the architecture is registered in `etastar.networks.ARCHITECTURES`;
+    every subclass gives its own as the default, and takes no other."""
 
     input_lr_ratio: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
     """κ: the input layer trains at κ·η, every other layer at η. 1 is plain, 0 is frozen."""
@@ -43,6 +44,14 @@ class Network(BaseModel, ABC):
             super().__init__(**fields)
         except ValidationError as error:
             raise _refused(type(self), error) from None
+
+    @field_validator("architecture")
+    @classmethod
+    def _own_name(cls, name: str) -> str:
+        own = cls.model_fields["architecture"].default
+        if name != own:
+            raise ValueError(f"must be {own!r}")
+        return name
 
     @abstractmethod
     def parameter_names(self) -> tuple[str, ...]:
@@ -97,5 +106,5 @@ def _refused(network: type[Network], error: ValidationError) -> ConfigError:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return unknown_name(f"argument of {network.__name__}", name, network.model_fields)
-    expected = first["msg"].replace("Input should be", "must be")
+    expected = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return ConfigError(f"{network.__name__}: {name} {expected}; got {first['input']!r}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ class MLP(Network):
         [(2, 20, 16), (2, 16), (2, 16, 16)]
     """
 
-    architecture: Literal["mlp", "mlp-layernorm"] = "mlp"
+    architecture: str = "mlp"
     width: int = Field(default=128, ge=1)
     """n: units per hidden layer."""
     depth: int = Field(default=4, ge=1)
@@ -105,6 +105,10 @@ class MLP(Network):
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
         """What is done to a hidden pre-activation `[..., n]` before the ReLU: here nothing."""
         return z
+
+    def normalisation(self) -> torch.nn.Module | None:
+        """`normalise` as a layer of `torch.nn`, from which the plain reference is built."""
+        return None
 
     def apply(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """Outputs `[R, B, C]` for inputs `[B, d]` or `[R, B, d]`: see `Network.apply`."""

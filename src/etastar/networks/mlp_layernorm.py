@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from etastar.networks.mlp import MLP
 
@@ -21,9 +21,15 @@ class LayerNormMLP(MLP):
     the layers stay what they are in `MLP`.
     """
 
-    architecture: Literal["mlp-layernorm"] = "mlp-layernorm"
+    architecture: str = "mlp-layernorm"
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
         """`(z - mean) / sqrt(var + ε)` over the units of the layer, for `z` of `[..., n]`."""
         centred = z - z.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
+
+    def normalisation(self) -> torch.nn.Module:
+        """`torch.nn.LayerNorm` without gain and offset."""
+        import torch
+
+        return torch.nn.LayerNorm(self.width, EPSILON, elementwise_affine=False)

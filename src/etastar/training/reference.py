@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from etastar.networks import MLP, LayerNormMLP, Network
-from etastar.networks.mlp_layernorm import EPSILON
+from etastar.networks import MLP, Network
 from etastar.training.order import DataOrder
 from etastar.training.stack import CHECK_DEAD_AFTER
 from etastar.training.trial import Outcome, OutcomeKind, Recipe, Trial
@@ -31,14 +30,14 @@ def build_module(
     """The network of `seed` as ordinary PyTorch layers, with the very weights of `network.init`.
 
     Args:
-        network: An `MLP` or `LayerNormMLP`.
+        network: An `MLP`, or a variant of it with a normalisation.
         seed: Of the initialisation.
         inputs: Input dimension d.
         outputs: Number of outputs C.
         dtype: Of the parameters.
 
     Returns:
-        `Linear`, (`LayerNorm`,) `ReLU`, ..., `Linear`.
+        `Linear`, (normalisation,) `ReLU`, ..., `Linear`.
     """
     assert isinstance(network, MLP)
     weights, biases = network.split(network.init([seed], inputs, outputs, dtype=dtype))
@@ -52,9 +51,7 @@ def build_module(
                 linear.bias.copy_(bias[0])
         layers.append(linear)
         if layer < network.depth:
-            if isinstance(network, LayerNormMLP):
-                layers.append(nn.LayerNorm(fan_out, EPSILON, elementwise_affine=False))
-            layers.append(nn.ReLU())
+            layers += [layer for layer in (network.normalisation(), nn.ReLU()) if layer is not None]
     return nn.Sequential(*layers)
 
 
@@ -108,7 +105,7 @@ def train_one(
     """Train one trial the plain way.
 
     Args:
-        network: An `MLP` or `LayerNormMLP`.
+        network: An `MLP`, or a variant of it with a normalisation.
         dataset: The data, on the CPU.
         recipe: How to train.
         trial: Seed and learning rate.
