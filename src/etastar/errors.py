@@ -8,9 +8,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Characters of a message; of a longer one the middle is left out."""
+
 
 class EtaStarError(Exception):
-    """Base of every error that etastar raises on purpose."""
+    """Base of every error that etastar raises on purpose; its text is one printable line."""
+
+    def __str__(self) -> str:
+        """The message; what a file or a caller put into it cannot break the line or be endless."""
+        text = super().__str__()
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+        if text.isprintable():
+            return text
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(EtaStarError, ValueError):
