@@ -119,7 +119,12 @@ def test_interrupt_tells_what_was_done_and_leaves_no_file(tmp_path: Path) -> Non
     command = [sys.executable, "-c", "import sys; from etastar.cli import main; sys.exit(main())"]
     arguments = ["measure", "--seeds", "500", "--width", "64", "--json", str(record)]
     process = subprocess.Popen(
-        [*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background has Ctrl-C ignored, by its children too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(8)
     process.send_signal(signal.SIGINT)
