@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from etastar.errors import unknown_name
+from etastar.modules import hooks
 from etastar.modules.batches import LoaderBatches, to_device
 from etastar.modules.errors import ModelError
 from etastar.modules.optimizers import needs_closure
@@ -73,18 +74,27 @@ def choose(task: Task, starts: list[Start], wanted: EngineName) -> Choice:
         raise unknown_name("engine", str(wanted), names)
     if wanted == "loop":
         return Choice("loop", "asked for")
-    no_stack = engine_stack.refusal(task, task.origin.copy(starts[0].model))
+    alone = _only_alone(task, starts)
+    no_stack = alone or engine_stack.refusal(task, task.origin.copy(starts[0].model))
     if wanted != "vmap" and no_stack is None:
         reason = "ReLU layers of constant width, cross-entropy and SGD on tensors"
         return Choice("stack", reason if wanted == "auto" else "asked for")
     if wanted == "stack":
         raise ModelError(f"engine='stack' cannot train this: {no_stack}. Use engine='auto'.")
-    no_vmap, size = probe_vmap(task, starts[0])
+    no_vmap, size = (alone, 0) if alone else probe_vmap(task, starts[0])
     if no_vmap is None:
         return Choice("vmap", no_stack or "asked for", size)
     if wanted == "vmap":
         raise ModelError(f"engine='vmap' cannot train this: {no_vmap}. Use engine='auto'.")
     return Choice("loop", no_vmap)
+
+
+def _only_alone(task: Task, starts: list[Start]) -> str | None:
+    """What would be left out if copies were stacked, and the optimizer's rule repeated on them."""
+    for seed in sorted({start.model for start in starts}):
+        if reason := hooks.on_gradients(task.origin.copy(seed)):
+            return reason
+    return task.optimizer.besides_rates(lambda: task.origin.copy(starts[0].model))
 
 
 def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
@@ -129,6 +139,8 @@ def watched(task: Task, start: Start) -> Task:
     model = task.origin.copy(start.model)
     if _stateful_layer(model) or _draws_or_remembers(task, start, batch):
         return task
+    if hooks.on_optimizer(task.optimizer.build(model, 1.0)) or hooks.on_gradients(model):
+        return task  # they may revive what stands still
     try:
         return replace(task, ceiling=ceiling(task))
     except ModelError:

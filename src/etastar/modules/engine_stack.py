@@ -229,7 +229,7 @@ def _refused_optimizer(optimizer: torch.optim.Optimizer, task: Task) -> str | No
     group = optimizer.param_groups[0]
     if group["nesterov"] or group["weight_decay"] or group["maximize"] or group["dampening"]:
         return "the stack knows plain SGD and heavy-ball momentum only"
-    if task.optimizer.state is not None:
+    if optimizer.state:
         return "the stack starts with a fresh optimizer"
     return None if group["lr"] == 1.0 else "the stack trains every parameter at lr itself"
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etastar.modules import hooks
 from etastar.modules.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 PROBES = (1.0, 0.001)
 """Rates at which a factory is called to see whether its groups follow `lr`."""
+WITHIN = 8
+"""Further such rates, from one end of the range that is searched to the other."""
+
+
+def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
+    """`PROBES`, and geometrically spaced rates over the range that is searched, ends included."""
+    ratio = end_lr / start_lr
+    return (*PROBES, *(start_lr * ratio ** (i / (WITHIN - 1)) for i in range(WITHIN)))
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,12 @@ class OptimizerFactory:
         given: A class or `functools.partial`, called `(params, lr=lr)`, or any other callable,
             called `(model, lr)`.
         state: State of the optimizer to start from, of `Optimizer.state_dict`; None for a new one.
+        rates: Where it is asked what depends on the rate, two or more.
     """
 
     given: Callable[..., Optimizer]
     state: dict[str, Any] | None = None
+    rates: tuple[float, ...] = PROBES
 
     def build(self, model: nn.Module, lr: float) -> Optimizer:
         """An optimizer of the model's trainable parameters at rate `lr`."""
@@ -71,8 +82,8 @@ class OptimizerFactory:
         from torch.optim import Optimizer
 
         trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        ratios = []
-        for lr in PROBES:
+        found: list[Groups] = []
+        for lr in self.rates:
             optimizer = self._tried(model, lr)
             if not isinstance(optimizer, Optimizer):
                 raise ModelError(
@@ -81,20 +92,58 @@ class OptimizerFactory:
                     "or a function (model, lr) -> Optimizer."
                 )
             self._check_covers(optimizer, trainable, model)
-            ratios.append([float(group["lr"]) / lr for group in optimizer.param_groups])
-        for index, (one, other) in enumerate(zip(*ratios, strict=True)):
-            if not math.isclose(one, other, rel_tol=1e-6):
+            names = tuple(
+                tuple(trainable.get(id(p), "") for p in group["params"])
+                for group in optimizer.param_groups
+            )
+            found.append(Groups(names, tuple(float(g["lr"]) / lr for g in optimizer.param_groups)))
+            self._check_follows(found[0], found[-1], lr)
+        return found[0]
+
+    def _check_follows(self, first: Groups, other: Groups, lr: float) -> None:
+        """Compare the groups at rate `lr` with those at the first one."""
+        base = self.rates[0]
+        if first.names != other.names:
+            raise ModelError(
+                "the optimizer factory must make the same parameter groups at every lr, got "
+                f"{len(first.names)} at lr = {base:g} and {len(other.names)} of other parameters "
+                f"at lr = {lr:g}. Let the groups not depend on lr."
+            )
+        for index, (one, two) in enumerate(zip(first.ratios, other.ratios, strict=True)):
+            if not math.isclose(one, two, rel_tol=1e-6):
                 raise ModelError(
-                    f"parameter group {index} does not follow lr: its rate is {one:g} at lr = "
-                    f"{PROBES[0]:g} and {other * PROBES[1]:g} at lr = {PROBES[1]:g}. All groups "
+                    f"parameter group {index} does not follow lr: its rate is {one * base:g} at "
+                    f"lr = {base:g} and {two * lr:g} at lr = {lr:g}. All groups "
                     "are scaled by one multiplier: write every group's rate as a multiple of lr, "
                     "e.g. lambda model, lr: SGD([{'params': ..., 'lr': 0.1 * lr}, ...], lr=lr)."
                 )
-        names = tuple(
-            tuple(trainable.get(id(p), "") for p in group["params"])
-            for group in optimizer.param_groups
-        )
-        return Groups(names, tuple(ratios[0]))
+
+    def besides_rates(self, fresh: Callable[[], nn.Module]) -> str | None:
+        """What the factory does that an update rule with a rate of its own would leave out.
+
+        Args:
+            fresh: Makes an initial model, which may be spoilt.
+
+        Returns:
+            Hooks, overridden methods, changes of the model, or an option, the class or a state that
+            depends on `lr`; None if there is nothing of the kind at any of `rates`.
+        """
+        first: Optimizer | None = None
+        model, untouched = fresh(), fresh()
+        for lr in self.rates:
+            optimizer = self.build(model, lr)
+            if reason := hooks.on_optimizer(optimizer) or hooks.on_gradients(model):
+                return reason
+            if not _alike(model, untouched):
+                return "the optimizer factory changes the model"
+            first = first or optimizer
+            if type(optimizer) is not type(first):
+                return "the optimizer's class depends on lr"
+            for one, two in zip(first.param_groups, optimizer.param_groups, strict=True):
+                for name in optimizer.defaults:
+                    if name != "lr" and not _same(one.get(name), two.get(name)):
+                        return f"the {name} of {type(optimizer).__name__} depends on lr"
+        return None
 
     def _tried(self, model: nn.Module, lr: float) -> Any:
         try:
@@ -130,3 +179,34 @@ def needs_closure(optimizer: Optimizer) -> bool:
     """Whether `step` cannot be called without a closure, as for L-BFGS."""
     step = inspect.signature(type(optimizer).step).parameters.get("closure")
     return step is not None and step.default is inspect.Parameter.empty
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether an option has the same value twice."""
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)
+
+
+def _alike(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same tensors, flags and forward hooks."""
+    import torch
+
+    def described(of: nn.Module) -> list[Any]:
+        flags = [(name, p.requires_grad) for name, p in of.named_parameters()]
+        parts = [
+            (name, type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks))
+            for name, m in of.named_modules()
+        ]
+        return [flags, parts, [name for name, _ in of.named_buffers()]]
+
+    if described(model) != described(other):
+        return False
+    pairs = zip(
+        (*model.parameters(), *model.buffers()),
+        (*other.parameters(), *other.buffers()),
+        strict=True,
+    )
+    return all(torch.equal(a, b) for a, b in pairs)

@@ -104,7 +104,7 @@ class Settings:
         from etastar.modules.batches import as_batches
         from etastar.modules.choice import watched
         from etastar.modules.objective import Objective
-        from etastar.modules.optimizers import OptimizerFactory
+        from etastar.modules.optimizers import OptimizerFactory, probes
         from etastar.modules.origin import Origin, Start
         from etastar.modules.task import Task
 
@@ -112,7 +112,7 @@ class Settings:
         origin = Origin(self.model, self.device, weights)
         seeds = self.seed_list
         origin.settle_device(seeds[0])
-        factory = OptimizerFactory(self.optimizer, state)
+        factory = OptimizerFactory(self.optimizer, state, probes(self.start_lr, self.end_lr))
         groups = factory.groups(origin.copy(seeds[0]))
         train_data, val_data = self._data()
         train = as_batches(train_data, self.batch_size, origin.device, "train_data")

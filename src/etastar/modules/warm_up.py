@@ -15,7 +15,6 @@ from etastar.modules import checks
 from etastar.modules.choice import choose
 from etastar.modules.errors import NotBracketedWarning
 from etastar.modules.maximal import maximal_lr, run_searches
-from etastar.modules.optimizers import OptimizerFactory
 from etastar.modules.origin import Origin, Start
 from etastar.modules.preserve import untouched
 from etastar.modules.settings import Settings
@@ -176,7 +175,7 @@ def _from(session: Session, task: Task) -> Task:
     reached = replace(
         task,
         origin=_Reached(_snapshot(session.model), task.origin),
-        optimizer=OptimizerFactory(task.optimizer.given, state if state["state"] else None),
+        optimizer=replace(task.optimizer, state=state if state["state"] else None),
     )
     value = checks.check_first_metric(reached, Start(0, 0))
     return reached.holding() if reached.objective.met(value) else reached
