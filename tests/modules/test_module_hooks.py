@@ -13,6 +13,10 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import etastar
+from etastar.modules.origin import Start
+from etastar.modules.settings import Settings
+from etastar.modules.task import Session
+from etastar.modules.warm_up import _from
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 Factory = Callable[[nn.Module, float], torch.optim.Optimizer]
@@ -20,6 +24,23 @@ Factory = Callable[[nn.Module, float], torch.optim.Optimizer]
 
 def measured(model: Any, engine: Any = "auto", **options: Any) -> etastar.MaximalLR:
     return etastar.maximal_lr(model, data(), data(192, 1), engine=engine, **(QUICK | options))
+
+
+def settings(model: Any) -> Settings:
+    given: dict[str, Any] = {
+        "model": model,
+        "train_data": data(),
+        "val_data": data(192, 1),
+        "loss_fn": nn.functional.cross_entropy,
+        "optimizer": SGD,
+        "metric": "accuracy",
+        "step_fn": None,
+        "device": None,
+        "higher_is_better": None,
+        "engine": "auto",
+        "from_checkpoint": None,
+    }
+    return Settings(**(given | QUICK))
 
 
 def clip(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
@@ -138,3 +159,157 @@ def capped(model: nn.Module, lr: float) -> torch.optim.Optimizer:
 def test_groups_must_follow_the_rate_in_all_of_the_range(factory: Factory, message: str) -> None:
     with pytest.raises(etastar.ModelError, match=message):
         measured(drawn(mlp), optimizer=factory)
+
+
+def half(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient / 2
+
+
+def halve(parameter: torch.Tensor) -> None:
+    assert parameter.grad is not None
+    parameter.grad /= 2
+
+
+def hooked(kind: str) -> nn.Module:
+    """A model whose every gradient is halved by hooks on the parameters."""
+    model = drawn(mlp)
+    for p in model.parameters():
+        p.register_hook(half) if kind == "hook" else p.register_post_accumulate_grad_hook(halve)
+    return model
+
+
+def gated(seed: int = 0) -> nn.Module:
+    """A model whose outputs are scaled by a parameter that only a closure's hook knows."""
+    model = drawn(mlp)
+    model.gate = nn.Parameter(torch.ones((), dtype=torch.float64))
+    model.register_forward_hook(lambda module, inputs, outputs: outputs * model.gate)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["hook", "post-accumulate hook"])
+def test_hooks_on_parameters_of_a_factory_act_in_every_trial(kind: str) -> None:
+    """Half the gradient at twice the rate is the same step, bit for bit."""
+    options: dict[str, Any] = {"seeds": 1, "start_lr": 0.25, "end_lr": 16.0, "resolution": 1.0}
+    twice = options | {"start_lr": 0.5, "end_lr": 32.0}
+    plain = measured(lambda seed: drawn(mlp), "loop", **options)
+    found = measured(lambda seed: hooked(kind), **twice)
+    assert found.engine == "loop"
+    assert found.engine_reason == "the parameter 0.weight has a gradient hook"
+    assert [t.lr for t in found.history] == [2 * t.lr for t in plain.history]
+    assert [(t.step, t.metric) for t in found.history] == [
+        (t.step, t.metric) for t in plain.history
+    ]
+    for engine in ("stack", "vmap"):
+        with pytest.raises(etastar.ModelError, match=r"0.weight has a gradient hook"):
+            measured(lambda seed: hooked(kind), engine)
+
+
+@pytest.mark.parametrize("kind", ["hook", "post-accumulate hook"])
+def test_hooks_on_parameters_of_a_module_are_refused(kind: str) -> None:
+    with pytest.raises(etastar.ModelError, match=r"0\.weight.*Pass a factory seed -> Module"):
+        measured(hooked(kind))
+    model = drawn(mlp)
+    handle = next(model.parameters()).register_hook(half)
+    handle.remove()
+    assert measured(model).engine == "stack"
+
+
+def test_hooks_that_read_the_model_through_a_closure() -> None:
+    with pytest.raises(etastar.ModelError, match=r"forward hook of Sequential.*Pass a factory"):
+        measured(gated())
+    found, looped = measured(gated), measured(gated, "loop")
+    assert found.engine == "vmap"
+    assert found.seeds == looped.seeds
+    start = Start(0, 0)
+    task, _, _ = settings(gated).task()
+    one, other = (Session(task, start, 0.1) for _ in range(2))
+    one.step()
+    assert float(one.model.gate.detach()) != 1
+    assert float(other.model.gate.detach()) == 1
+
+
+def test_a_factory_with_hooks_must_build_the_same_anew() -> None:
+    model = hooked("hook")
+    with pytest.raises(etastar.ModelError, match=r"the same module every time.*build it anew"):
+        measured(lambda seed: model)
+    draws = iter(range(10))
+    with pytest.raises(etastar.ModelError, match=r"other weights .* same seed"):
+        measured(lambda seed: _scaled(hooked("hook"), next(draws)))
+
+
+def _scaled(model: nn.Module, by: float) -> nn.Module:
+    with torch.no_grad():
+        next(model.parameters()).mul_(1 + by)
+    return model
+
+
+def test_forward_hooks_act_under_vmap() -> None:
+    model = drawn(mlp)
+    model.register_forward_hook(lambda module, inputs, outputs: 3 * outputs.tanh())
+    model[0].register_forward_pre_hook(lambda module, inputs: (inputs[0] / 2,))
+    found, looped = measured(model), measured(model, "loop")
+    assert (found.engine, found.seeds) == ("vmap", looped.seeds)
+
+
+def test_backward_hooks_act_in_the_loop() -> None:
+    """vmap calls no backward hook; this one changes nothing before the first large gradient."""
+    model = drawn(mlp)
+
+    def limited(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        return tuple(None if g is None else g.clamp(-10, 10) for g in inputs)
+
+    model[2].register_full_backward_hook(limited)
+    found = measured(model)
+    assert (found.engine, found.engine_reason) == ("loop", "Linear (2) has a backward hook")
+
+
+class Limited(nn.Module):
+    """Hooks a gradient in its forward pass, which vmap forgets; it acts on large ones only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = drawn(mlp)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.inner(x)
+        if z.requires_grad:
+            z.register_hook(lambda g: g.clamp(-10, 10))
+        return z
+
+
+def test_hooks_of_the_forward_pass_act_in_the_loop() -> None:
+    found = measured(Limited())
+    assert (found.engine, found.engine_reason) == (
+        "loop",
+        "the forward pass hooks gradients, which vmap forgets",
+    )
+
+
+def test_attributes_of_parameters_survive() -> None:
+    model = drawn(mlp)
+    model[4].weight.faster = 10.0
+
+    def by_attribute(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        groups = [{"params": [p], "lr": lr * getattr(p, "faster", 1.0)} for p in model.parameters()]
+        return SGD(groups, lr=lr)
+
+    found = measured(model, optimizer=by_attribute)
+    assert found.lr is not None
+    assert found.group_lrs == (found.lr,) * 4 + (10 * found.lr, found.lr)
+
+
+def test_hooks_act_along_a_warm_up_too() -> None:
+    task, _, _ = settings(lambda seed: hooked("hook")).task()
+    session = Session(task, Start(0, 0), 0.5)
+    session.step()
+    reached = _from(session, task)
+    plain, _, _ = settings(lambda seed: drawn(mlp)).task()
+    same = Session(plain, Start(0, 0), 0.25)
+    same.step()
+    again, once_more = Session(reached, Start(0, 0), 0.5), _from(same, plain)
+    other = Session(once_more, Start(0, 0), 0.25)
+    for _ in range(3):
+        again.step()
+        other.step()
+    for mine, its in zip(again.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, its)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etastar.modules.errors import ModelError
+from etastar.modules.hooks import lost_by_copying
 from etastar.modules.streams import Stream
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Origin:
         self._given = given
         self._checkpoint = checkpoint
         self._drawn: dict[int, nn.Module] = {}
+        self._hooked: dict[int, nn.Module] = {}  # as a factory returned them, never trained
         self._device = device
         self.device = self._find_device()
 
@@ -67,25 +69,80 @@ class Origin:
         return self.is_factory and self._checkpoint is None
 
     def copy(self, seed: int) -> nn.Module:
-        """A fresh copy of the initial model of a seed, in train mode, without gradients."""
+        """A fresh copy of the initial model of a seed, in train mode, without gradients.
+
+        Where a copy would lose hooks of what a factory draws, the factory is called again.
+        """
         key = seed if self.is_factory else 0
         if key not in self._drawn:
             self._drawn[key] = self._draw(seed)
+        if key in self._hooked:
+            return self._anew(seed)
         return self._copied(self._drawn[key])
+
+    @property
+    def copies_keep_hooks(self) -> bool:
+        """Whether a deep copy of a model that was drawn so far does all that the model does."""
+        return not self._hooked
 
     def _draw(self, seed: int) -> nn.Module:
         from torch import nn
 
         if isinstance(self._given, nn.Module):
-            model = self._copied(getattr(self._given, "_orig_mod", self._given))
-        else:
-            with Stream("model", seed).active():
-                drawn = self._given(seed)
-            if not isinstance(drawn, nn.Module):
+            model = getattr(self._given, "_orig_mod", self._given)
+            if lost := lost_by_copying(model):
                 raise ModelError(
-                    f"the model factory must return a torch.nn.Module, got {type(drawn).__name__}."
+                    f"the model has {lost}: copies lose it, and every rate trains a fresh copy. "
+                    "Pass a factory seed -> Module that builds the model and registers its hooks."
                 )
-            model = self._copied(drawn)  # a factory may hand out the same module every time
+        else:
+            model = self._built(seed)
+            if lost_by_copying(model):
+                self._hooked[seed] = model
+        return self._ready(self._copied(model))  # a factory may hand out the same one every time
+
+    def _built(self, seed: int) -> nn.Module:
+        """What the factory returns."""
+        from torch import nn
+
+        with Stream("model", seed).active():
+            model = self._given(seed)
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"the model factory must return a torch.nn.Module, got {type(model).__name__}."
+            )
+        return model
+
+    def _anew(self, seed: int) -> nn.Module:
+        """The initial model of a seed from the factory itself, with its hooks.
+
+        Raises:
+            ModelError: It is not a new one, or not the same as before.
+        """
+        import torch
+
+        model, before = self._built(seed), self._hooked[seed]
+        known = {id(part) for part in (*before.parameters(), *before.buffers())}
+        tensors = [*model.parameters(), *model.buffers()]
+        if any(id(part) in known for part in tensors):
+            raise ModelError(
+                f"the model factory returns the same module every time, and it has "
+                f"{lost_by_copying(before)}: copies lose it. Let the factory build it anew."
+            )
+        model = self._ready(model)
+        model.zero_grad(set_to_none=True)
+        same = [*self._drawn[seed].parameters(), *self._drawn[seed].buffers()]
+        tensors = [*model.parameters(), *model.buffers()]
+        if len(same) != len(tensors) or not all(map(torch.equal, same, tensors)):
+            raise ModelError(
+                "the model factory returns other weights when it is called again with the same "
+                f"seed, {seed}, and hooks make that necessary: every rate starts from the same "
+                "weights. Draw them from PyTorch's global stream or from a generator with the seed."
+            )
+        return model
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """A model of our own on its device, in train mode, at the checkpoint if there is one."""
         if self._device is not None:
             model = model.to(self._device)
         model.train()
@@ -102,8 +159,11 @@ class Origin:
         return model
 
     def _copied(self, model: nn.Module) -> nn.Module:
+        memo: dict[int, Any] = {}
         try:
-            copied = copy.deepcopy(model)
+            copied = copy.deepcopy(model, memo)
+            for given, own in zip(model.parameters(), copied.parameters(), strict=True):
+                vars(own).update(copy.deepcopy(vars(given), memo))  # attributes of a parameter
         except Exception as error:
             raise ModelError(
                 f"the model cannot be copied ({type(error).__name__}: {error}), and every rate "

@@ -114,7 +114,7 @@ class Session:
     """
 
     def __init__(self, task: Task, start: Start, lr: float) -> None:
-        self.task = task
+        self.task, self.start = task, start
         self.model = task.origin.copy(start.model)
         self.optimizer = task.optimizer.build(self.model, lr)
         self._closure = needs_closure(self.optimizer)

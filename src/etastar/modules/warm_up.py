@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.modules import checks
@@ -158,15 +161,38 @@ def _advance(sessions: list[Session], step: int) -> None:
 
 
 class _Reached(Origin):
-    """A model in the middle of its training as the origin of trials."""
+    """A model in the middle of its training as the origin of trials.
 
-    def __init__(self, model: nn.Module, origin: Origin) -> None:
-        super().__init__(model, origin.device)
+    Args:
+        session: Whose model it is.
+    """
+
+    def __init__(self, session: Session) -> None:
+        origin = session.task.origin
+        copied = copy.deepcopy(session.model)  # its hooks, if any, come from the factory again
+        copied.zero_grad(set_to_none=True)
+        super().__init__(copied, origin.device)
+        self._before, self._seed = origin, session.start.model
 
     @property
     def varies(self) -> bool:
         """See `Origin`."""
         return False
+
+    def copy(self, seed: int) -> nn.Module:
+        """See `Origin`."""
+        if self._before.copies_keep_hooks:
+            return super().copy(seed)
+        model = self._before.copy(self._seed)
+        reached = super().copy(seed)
+        with torch.no_grad():
+            for own, there in zip(_tensors(model), _tensors(reached), strict=True):
+                own.copy_(there)
+        return model
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 def _from(session: Session, task: Task) -> Task:
@@ -174,19 +200,11 @@ def _from(session: Session, task: Task) -> Task:
     state = session.optimizer.state_dict()
     reached = replace(
         task,
-        origin=_Reached(_snapshot(session.model), task.origin),
+        origin=_Reached(session),
         optimizer=replace(task.optimizer, state=state if state["state"] else None),
     )
     value = checks.check_first_metric(reached, Start(0, 0))
     return reached.holding() if reached.objective.met(value) else reached
-
-
-def _snapshot(model: nn.Module) -> nn.Module:
-    import copy
-
-    copied = copy.deepcopy(model)
-    copied.zero_grad(set_to_none=True)
-    return copied
 
 
 def _checked(draft: Warmup, task: Task, starts: list[Start], ratios: tuple[float, ...]) -> Warmup:
