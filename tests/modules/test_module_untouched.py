@@ -181,3 +181,113 @@ def test_inside_no_grad_and_inference_mode() -> None:
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             assert etastar.maximal_lr(model, data(), data(192, 1), **EASY).seeds == plain.seeds
+
+
+class InPlace(nn.Module):
+    """Scales the input it is handed, and asks for its gradient, as some models do."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.way = drawn(mlp), way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "past autograd":
+            x.data.mul_(0.5)
+        elif self.way == "in eval mode":
+            x = x if self.training else x.mul_(0.5)
+        elif self.way == "late":
+            x = x.mul_(0.5) if float(self.inner[0].weight.detach().abs().max()) > 0.3 else x
+        elif self.way == "requires grad":
+            x.requires_grad_()
+        else:
+            x.mul_(0.5)
+        return self.inner(x)
+
+
+def spoiling(model: nn.Module, batch: Any) -> torch.Tensor:
+    loss = nn.functional.cross_entropy(model(batch[0]), batch[1].clone())
+    batch[1].zero_()
+    return loss
+
+
+SOURCES: dict[str, Any] = {
+    "tensors": lambda x, y: (x, y),
+    "arrays": lambda x, y: (x.numpy(), y.numpy()),
+    "full batch": lambda x, y: (x, y),
+    "list of batches": lambda x, y: [(x[i : i + 16], y[i : i + 16]) for i in range(0, 96, 16)],
+    "list of dictionaries": lambda x, y: [
+        Record(inputs=x[i : i + 16], labels=y[i : i + 16]) for i in range(0, 96, 16)
+    ],
+    "loader": lambda x, y: DataLoader(TensorDataset(x, y), 16),
+}
+
+
+class Record(dict[str, Any]):
+    """A batch of a class of one's own."""
+
+
+def of_record(model: nn.Module, batch: Record) -> torch.Tensor:
+    loss = nn.functional.cross_entropy(model(batch["inputs"]), batch["labels"].clone())
+    batch["labels"].zero_()
+    batch.clear()
+    return loss
+
+
+WAYS = ("always", "past autograd", "in eval mode", "late")
+
+
+@pytest.mark.parametrize("engine", ["auto", "loop"])
+@pytest.mark.parametrize(
+    ("way", "source"),
+    [*((way, "tensors") for way in WAYS), *(("always", source) for source in SOURCES)],
+)
+def test_data_stand_whatever_the_model_does_to_its_inputs(
+    way: str, source: str, engine: Any
+) -> None:
+    """Every trial sees the same data, and the user's are as before."""
+    x, y = data()
+    kept = (x.clone(), y.clone())
+    given = SOURCES[source](x, y)
+    options: dict[str, Any] = EASY | {"metric": "loss", "threshold": 1.05, "resolution": 1.0}
+    if source == "full batch":
+        options["batch_size"] = 96
+    records = source == "list of dictionaries"
+    options["step_fn"] = of_record if records else spoiling
+    found = etastar.maximal_lr(InPlace(way), given, given, engine=engine, **options)
+    assert torch.equal(x, kept[0])
+    assert torch.equal(y, kept[1])
+    if records:
+        assert all(set(record) == {"inputs", "labels"} for record in given)
+    again = etastar.maximal_lr(InPlace(way), given, given, engine="loop", **options)
+    assert outcomes(found) == outcomes(again)
+    if way == "always":
+        halved = SOURCES[source](x / 2, y)
+        pure = etastar.maximal_lr(drawn(mlp), halved, halved, engine="loop", **options)
+        assert outcomes(found) == outcomes(pure)
+
+
+def outcomes(found: etastar.MaximalLR) -> list[tuple[float, str, int]]:
+    return [(t.lr, t.outcome, t.step) for t in found.history]
+
+
+def test_no_gradient_reaches_the_data() -> None:
+    """Neither a flag nor a gradient, where the model or the data ask for one."""
+    x, y = data()
+    plain = [(x[i : i + 16].clone(), y[i : i + 16]) for i in range(0, 96, 16)]
+    etastar.maximal_lr(InPlace("requires grad"), plain, engine="loop", **EASY)
+    assert not any(batch[0].requires_grad for batch in plain)
+    asking = [(batch[0].clone().requires_grad_(), batch[1]) for batch in plain]
+    etastar.maximal_lr(drawn(mlp), asking, engine="loop", **EASY)
+    assert all(batch[0].grad is None and batch[0].requires_grad for batch in asking)
+
+
+def test_an_in_place_activation_first() -> None:
+    """`nn.ReLU(inplace=True)` first, on the user's own tensors."""
+    x, y = data()
+    kept = x.clone()
+    model = nn.Sequential(nn.ReLU(inplace=True), drawn(mlp))
+    found = etastar.maximal_lr(model, (x, y), (x, y), **EASY)
+    assert torch.equal(x, kept)
+    plain = nn.Sequential(nn.ReLU(), drawn(mlp))
+    assert found.engine == "vmap"
+    assert etastar.maximal_lr(plain, (x, y), (x, y), **EASY).history == found.history

@@ -3,7 +3,8 @@
 Tensors are cut into batches here, in the order of `etastar.training.order`. Data sets and loaders
 are read epoch by epoch, each epoch with its own random streams; what was read is kept while it fits
 into a share of the free memory, and read again otherwise. An iterator, which can be read only once,
-is kept whole.
+is kept whole. A model may do what it likes to a batch, so nothing that belongs to the user or is
+kept is handed out, but a copy each time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ EVALUATED_AT_ONCE = 4
 
 
 class Batches(ABC):
-    """Where a trial's batches come from.
+    """Where a trial's batches come from; those who get one may spoil it.
 
     Attributes:
         steps_per_epoch: Batches in one pass.
@@ -96,7 +97,7 @@ class TensorBatches(Batches):
         """See `Batches`."""
         if self.batch == self.samples:
             while True:
-                yield self.data
+                yield copied(self.data)
         for rows in self.rows(seed):
             yield self.take(rows)
 
@@ -106,7 +107,7 @@ class TensorBatches(Batches):
 
         size = EVALUATED_AT_ONCE * self.batch
         pieces = zip(*(torch.split(p, size) for p in self.parts), strict=True)
-        return pieces if isinstance(self.data, tuple) else (piece for (piece,) in pieces)
+        return map(copied, pieces if isinstance(self.data, tuple) else (p for (p,) in pieces))
 
     def varies(self, one: int, other: int) -> bool:
         """See `Batches`."""
@@ -174,7 +175,7 @@ class LoaderBatches(Batches):
                 kept = self._found(key)
                 if kept is None and not self.streaming:
                     kept = self._keep(key)
-        return self._read(key) if kept is None else kept
+        return map(copied, self._read(key) if kept is None else kept)
 
     def _found(self, key: tuple[int, int]) -> list[Any] | None:
         """The batches of an epoch if they are kept."""
@@ -369,6 +370,24 @@ def shape_of(batch: Any) -> str:
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__}({', '.join(map(shape_of, batch))})"
     return type(batch).__name__
+
+
+def copied(batch: Any) -> Any:
+    """The batch with tensors and containers of its own; what cannot be copied stays the same."""
+    import torch
+
+    if isinstance(batch, torch.Tensor):
+        return batch.detach().clone().requires_grad_(batch.requires_grad)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(copied, batch))
+    if type(batch) in (list, tuple):
+        return type(batch)(map(copied, batch))
+    if type(batch) is dict:
+        return {key: copied(part) for key, part in batch.items()}
+    try:
+        return copy.deepcopy(batch)
+    except Exception:  # whatever a class of the user's own raises
+        return batch
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

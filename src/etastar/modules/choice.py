@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from etastar.errors import unknown_name
 from etastar.modules import hooks
-from etastar.modules.batches import LoaderBatches, to_device
+from etastar.modules.batches import LoaderBatches, copied, to_device
 from etastar.modules.errors import ModelError
 from etastar.modules.optimizers import needs_closure
 from etastar.modules.origin import Start
@@ -169,7 +169,7 @@ def _draws_or_remembers(task: Task, start: Start, batch: Any) -> str | None:
     losses = []
     for number in range(2):
         with Stream("training", start.order, number).active(), torch.no_grad():
-            losses.append(task.objective.loss(model, batch))
+            losses.append(task.objective.loss(model, copied(batch)))
     if not torch.equal(*losses):
         return "the loss of one batch at the same weights is not always the same"
     for name, buffer in model.named_buffers():
@@ -233,7 +233,7 @@ def _compare(task: Task, start: Start, batch: Any) -> tuple[str | None, int]:
 
     watch = _hook_watch()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor), watch:
-        loss = task.objective.loss(model, batch)
+        loss = task.objective.loss(model, copied(batch))
     if watch.seen:
         return "the forward pass hooks gradients, which vmap forgets", 0
     trainable = [p for p in model.parameters() if p.requires_grad]
