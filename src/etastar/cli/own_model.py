@@ -365,7 +365,11 @@ def print_result(found: MaximalLR, options: OwnModelOptions, console: Console) -
     console.print(f"[bold]η* = {number(found.lr)}[/bold]  (median over seeds; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:
         console.print("per group: " + ", ".join(number(rate) for rate in found.group_lrs))
-    console.print(f"safe learning rate (trains with probability 0.95): {number(found.safe_lr)}")
+    few = f"{len(found.seeds)} seed" + "s" * (len(found.seeds) > 1)
+    console.print(
+        f"safe learning rate (p = 0.95 estimated from the spread over {few}): "
+        f"{number(found.safe_lr)}"
+    )
     cost = found.cost
     console.print(
         f"cost: {cost['trials']} trials, {cost['steps']:,} steps, {cost['seconds']:.1f} s"

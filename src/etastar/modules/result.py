@@ -69,7 +69,9 @@ class MaximalLR:
         bracket: A rate that trained and the next one tried, which failed, of the median seed (for
             an even number of seeds the geometric means of the two middle ones). `(end_lr, None)`
             if all of the range trains, `(None, None)` if none of it.
-        safe_lr: Rate at which a new seed trains with probability 0.95, from the spread over seeds.
+        safe_lr: A lower rate that allows for the spread over seeds: where p, the share of seeds
+            that train, is 0.95, estimated from the spread of these few brackets. No guarantee:
+            from 3 seeds it trained on 59 of 84 new ones (docs/finders.md).
         interval: 95 % bootstrap interval of the median over seeds; None for one seed.
         status: `bracketed`, `all-trained` or `none-trained`, of the median seed.
         set_by: What ends most brackets: `stability`, `budget` (the next rate was stable or not, but
