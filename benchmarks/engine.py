@@ -16,6 +16,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +57,7 @@ def main() -> None:
                 flush=True,
             )
     if args.json:
-        record = {"machine": machine(args.device), "settings": vars(args), "rows": rows}
+        record = {"machine": machine(args.device), "settings": settings_of(args), "rows": rows}
         with open(args.json, "w") as file:
             json.dump(record, file, indent=1)
 
@@ -67,6 +68,11 @@ def synthetic(inputs: int) -> Dataset:
     x = torch.randn(SAMPLES, inputs, generator=g)
     y = torch.randint(CLASSES, (SAMPLES,), generator=g)
     return Dataset.from_tensors(x, y, x[:CLASSES], torch.arange(CLASSES), name="synthetic")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a run, without the folders and files of the machine that it ran on."""
+    return {k: v for k, v in vars(args).items() if k not in ("data_dir", "json")}
 
 
 def machine(device: str) -> dict[str, object]:

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from engine import settings_of
 from torch import nn
 
 import etastar
@@ -65,7 +66,7 @@ def main() -> None:
             found["seconds"] = time.perf_counter() - began
             runs[way].append(found)
             print(number, way, found, flush=True)
-    record = {"settings": vars(args), "torch": torch.__version__, **summary(runs)}
+    record = {"settings": settings_of(args), "torch": torch.__version__, **summary(runs)}
     print(json.dumps(record["ratios"], indent=1))
     if args.json:
         with open(args.json, "w") as file:

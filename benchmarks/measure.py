@@ -17,9 +17,9 @@ import time
 from typing import Any
 
 import torch
-from engine import machine
+from engine import machine, settings_of
 
-from etastar.api import measure
+from etastar.api import Progress, measure
 from etastar.data import Dataset, load
 from etastar.networks import MLP
 from etastar.search import Bisection, Lattice
@@ -75,19 +75,24 @@ def main() -> None:
         )
     if args.json:
         with open(args.json, "w") as file:
-            json.dump(
-                {"machine": machine("cpu"), "settings": vars(args), "rows": rows}, file, indent=1
-            )
+            record = {"machine": machine("cpu"), "settings": settings_of(args), "rows": rows}
+            json.dump(record, file, indent=1)
 
 
 def stacked(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
+    taken = 0
+
+    def count(now: Progress) -> None:
+        nonlocal taken
+        taken = now.steps  # those of abandoned trials included
+
     start = time.perf_counter()
-    found = measure(network, data, seeds=seeds)
+    found = measure(network, data, seeds=seeds, on_progress=count)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
         "trials": found.cost.trials,
-        "steps": found.cost.steps,
+        "steps": taken,
         "median": found.eta_star.median,
         "brackets": [[result.lo, result.hi] for result in found.seeds.values()],
     }

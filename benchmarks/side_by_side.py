@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine import machine
+from engine import machine, settings_of
 from measure import sequential, stacked
 from torch import nn
 
@@ -78,9 +78,8 @@ def main() -> None:
     add("Optuna grid", optuna_grid(network, data, recipe, args.seeds))
     if args.json:
         with open(args.json, "w") as file:
-            json.dump(
-                {"machine": machine("cpu"), "settings": vars(args), "rows": rows}, file, indent=1
-            )
+            record = {"machine": machine("cpu"), "settings": settings_of(args), "rows": rows}
+            json.dump(record, file, indent=1)
             file.write("\n")
 
 

@@ -54,7 +54,7 @@ def measure(
         network: An architecture, e.g. `etastar.networks.MLP(width=128, depth=4)`. None builds one
             from the network options (`width`, `depth`, `input_lr_ratio`, ...).
         dataset: A data set, or the name of one in `etastar.data.DATASETS`.
-        on_progress: Called after every trial.
+        on_progress: Called after every trial; a download then shows its own progress, too.
         **options: Any field of `etastar.settings.Settings`: the command's options, underscored.
 
     Returns:
@@ -75,7 +75,7 @@ def measure(
 
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
-        dataset = load(dataset, **where)
+        dataset = load(dataset, **where, progress=on_progress is not None)
     device = device_named(settings.device)
     if settings.from_step and settings.from_lr is None:
         settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)

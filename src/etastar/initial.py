@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
 
+WIDE = 16
+"""Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many."""
 
@@ -144,7 +146,7 @@ def measure_sharpness(
     device = device_named(settings.device)
     if isinstance(dataset, str):
         where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
-        dataset = load(dataset, **where)
+        dataset = load(dataset, **where, progress=on_progress is not None)
     if with_eta_star:
         settings.recipe(dataset)  # a bad criterion is refused before anything is computed
     available = len(dataset.y_train)
@@ -183,6 +185,8 @@ def measure_sharpness(
     proved, note = _bounds(network, dataset, count, settings.loss)
     bounds = proved if kind == "gauss-newton" or note else proved | UNPROVED
     notes = tuple(_warnings(of_kind, max_iter))
+    if not note:
+        notes += _beyond(network)
     measured = _eta_star(network, dataset, options, say) if with_eta_star else None
     if measured:
         notes += measured.warnings
@@ -201,7 +205,7 @@ def measure_sharpness(
         gauss_newton_seeds=beside,
         bounds=bounds,
         bounds_note=note,
-        reference_rates={f"{c}/λ1": top and c / top for c in (2, 4, 12)},
+        reference_rates={f"{c}/λ1": c / top if top else None for c in (2, 4, 12)},
         eta_star=measured.to_dict()["eta_star"] if measured else None,
         eta_star_seeds=measured.seeds if measured else None,
         eta_star_times_lambda1=_eta_star_times_lambda1(measured, found) if measured else None,
@@ -327,15 +331,28 @@ def _bracket(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "re_entries": list(result["re_entries"])}
 
 
+def _beyond(network: Network) -> tuple[str, ...]:
+    """A note where the estimates are asked for a network that is too narrow for them."""
+    fields = network.model_dump()
+    width, depth = fields["width"], fields["depth"]
+    if width >= WIDE * depth:
+        return ()
+    return (
+        f"width {width} is below {WIDE} times the depth {depth}: the estimates from the data alone "
+        "are for wider networks and may be far off here; what is proved holds at every width.",
+    )
+
+
 def _warnings(of_kind: dict[str, dict[int, SeedSharpness]], max_iter: int) -> list[str]:
     notes = []
     for kind, found in of_kind.items():
-        if missed := [seed for seed, row in found.items() if not row.converged]:
+        known = {seed: row for seed, row in found.items() if row.preconditioned is not None}
+        if missed := [seed for seed, row in known.items() if not row.converged]:
             notes.append(
                 f"{kind}: seeds {', '.join(map(str, missed))} did not converge within {max_iter} "
                 "products: their λ1 is a lower bound only. Raise --max-iter or --tol."
             )
-        if lost := [seed for seed, row in found.items() if row.preconditioned is None]:
+        if lost := [seed for seed in found if seed not in known]:
             notes.append(
                 f"{kind}: seeds {', '.join(map(str, lost))}: the loss or its curvature is not "
                 "finite."

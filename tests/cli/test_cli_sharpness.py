@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,3 +242,69 @@ def test_bad_input_is_one_line_and_exit_code_two(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_interrupt_ends_all_threads(tmp_path: Path) -> None:
+    """The pool would wait for every replica: minutes, where Ctrl-C should take a product."""
+    arguments = ["sharpness", "--seeds", "3000", "--width", "128", "--threads", "2"]
+    command = [sys.executable, "-m", "etastar", *arguments, "--json", str(tmp_path / "r.json")]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(8)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert time.monotonic() - started < 20
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_network_without_curvature_has_no_reference_rates(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["--width", "1", "--depth", "12", "--no-biases", "--seeds", "3", "--samples", "20"]
+    record = record_of([*options, "--loss", "mse"], capsys)
+    assert record["lambda1"]["median"] == 0  # type: ignore[index]
+    assert record["reference_rates"] == {"2/λ1": None, "4/λ1": None, "12/λ1": None}
+    assert any("below 16 times the depth" in note for note in record["warnings"])  # type: ignore[attr-defined]
+
+
+def test_moments_beyond_float64_leave_the_trace_bound(capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--width 2 --depth 700 --seeds 1 --samples 5 --max-iter 2 --loss mse"
+    bounds = record_of([*options.split(), "--kind", "gauss-newton"], capsys)["bounds"]
+    assert bounds["upper_proved"] == bounds["upper_trace"]  # type: ignore[index]
+
+
+def test_a_network_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("sharpness", "measure"):
+        assert main([command, "--width", "10000000"]) == 2
+        said = capsys.readouterr().err
+        assert "GiB of memory is free on cpu: choose a smaller width" in said
+        assert said.count("\n") == 1
+
+
+def test_seeds_beyond_memory_come_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same values, whatever number of networks is held at once."""
+    from etastar.curvature import initial
+
+    data, network = etastar.load("digits", train_size=60), etastar.MLP(width=6, depth=2)
+    whole = initial.initial_sharpness(network, data, range(7), loss="mse", tol=1e-6)
+    monkeypatch.setattr(
+        initial, "_groups", lambda network, data, seeds, *rest: [seeds[:3], seeds[3:4], seeds[4:]]
+    )
+    done: list[int] = []
+    parts = initial.initial_sharpness(
+        network, data, range(7), loss="mse", tol=1e-6,
+        on_progress=lambda matrix, seeds, products: done.append(seeds),
+    )  # fmt: skip
+    assert list(parts) == list(whole)
+    for seed, row in parts.items():
+        assert row.lambda1 == pytest.approx(whole[seed].lambda1, rel=1e-5)
+    assert max(done) == 7

@@ -141,3 +141,16 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert err.count("\n") == 1
     assert message in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.toml", "good.toml"]
+
+
+def test_predict_names_networks_outside_the_region(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five cells leave one cutoff: nothing tells from which n/L on the law holds."""
+    wanted = ["predict", "--from", str(study), "--width", "16", "--depth", "1"]
+    assert main([*wanted, "--json", "-"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["warnings"]
+    assert not record["in_region"]
+    assert main([*wanted, "--strict"]) == 2
+    assert "Leave out --strict, or choose a --cutoff" in capsys.readouterr().err

@@ -266,3 +266,24 @@ def test_real_colour_images():
         steps = images.diff(dim=axis).square().mean()
         assert steps < 0.2 * images.var()
     assert images.diff(dim=1).square().mean() < 0.3 * images.var()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_files_are_compared_with_a_list_of_checksums(folder, beside):
+    import hashlib
+
+    name = "train-labels-idx1-ubyte.gz"
+    file = folder / "mnist" / name
+    right = hashlib.sha256(file.read_bytes()).hexdigest()
+    sums = folder / "mnist" / "SHA256SUMS" if beside else folder / "SHA256SUMS"
+    listed = f"*./{name}" if beside else f"mnist/{name}"
+    sums.write_text(f"{'0' * 64}  other\n{right}  {listed}\n\n", encoding="utf-8")
+    assert load("mnist", data_dir=folder).provenance["files"][name] == right
+    file.write_bytes(gzip.compress(idx((np.arange(20) // 2).astype(np.uint8))))
+    with pytest.raises(
+        DataError, match=f"{name} is damaged or another file: expected SHA-256 {right}"
+    ):
+        load("mnist", data_dir=folder)
+    sums.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"cannot read .*SHA256SUMS"):
+        load("mnist", data_dir=folder)

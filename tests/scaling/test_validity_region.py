@@ -76,3 +76,16 @@ def test_regions_lie_side_by_side_over_kappa():
 def test_a_form_without_exponents_has_no_region():
     with pytest.raises(ConfigError, match="no exponent that could move"):
         find_region(table(), form="inverse-width")
+
+
+def test_doubts_name_what_was_not_seen():
+    region = find_region(table(0, bend=4.0, seed_sd=0.1), n_boot=0)
+    assert region.tested
+    assert region.doubts(512, 512 / region.cutoff) == ()
+    (narrow,) = region.doubts(16, 12)
+    assert narrow.startswith("n/L = 1.33 is below")
+    few = CellTable.from_rows(
+        [r for r in planted_rows(np.random.default_rng(0)) if r["depth"] in (2, 4)][:24]
+    )
+    alone = find_region(few, form="product", n_boot=0)
+    assert alone.tested or alone.doubts(512, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 COMMANDS = {
@@ -16,6 +17,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> int:
     """Run `etastar ARGUMENTS`; returns the exit code (2 for bad input, 130 for Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _use_utf8()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -35,6 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     except EtaStarError as error:
         print(f"etastar: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before or after what the commands themselves guard
+        print("etastar: interrupted. Nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _use_utf8() -> None:
+    """η must not end a finished measurement where the system's encoding does not know it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8")
 
 
 def _usage() -> str:

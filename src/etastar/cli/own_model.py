@@ -254,6 +254,7 @@ def _data(options: OwnModelOptions) -> tuple[Any, Any]:
             data_dir=options.data_dir,
             train_size=options.train_size,
             val_size=options.val_size,
+            progress=True,
         )
         return (loaded.x_train, loaded.y_train), (loaded.x_val, loaded.y_val)
     for name in ("data_dir", "train_size", "val_size"):

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_whole
+from etastar.errors import ConfigError
 from etastar.scaling.cells import Response
+from etastar.scaling.forms import get_form
+
+if TYPE_CHECKING:
+    from etastar.scaling.cells import CellTable
+    from etastar.scaling.power_law import PowerLawFit
 
 
 class PredictOptions(BaseModel):
@@ -36,7 +44,9 @@ class PredictOptions(BaseModel):
     )
     level: float = Field(0.9, gt=0.0, lt=1.0, description="Coverage of the prediction interval.")
     strict: bool = Field(
-        False, description="Refuse a network outside the sizes that were measured."
+        False,
+        description="Refuse a network outside the sizes that were measured, or outside the region "
+        "where the law was seen to hold.",
     )
     json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
 
@@ -62,6 +72,13 @@ def run(arguments: list[str]) -> int:
     cells = cells.select(**wanted) if wanted else cells
     laws = fit_laws(cells, form=options.form, response=options.response, cutoff=options.cutoff)
     found = laws.predict(options.width, options.depth, level=options.level, strict=options.strict)
+    if options.cutoff is None and (doubts := _doubts(cells, laws.find(), options)):
+        if options.strict:
+            raise ConfigError(
+                f"no prediction for width {options.width}, depth {options.depth}: {doubts[0]}. "
+                "Leave out --strict, or choose a --cutoff."
+            )
+        found = replace(found, in_region=False, warnings=(*found.warnings, *doubts))
     if options.json_file:
         law = laws.find()
         record = {
@@ -86,3 +103,14 @@ def run(arguments: list[str]) -> int:
     for warning in found.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
     return 0
+
+
+def _doubts(cells: CellTable, law: PowerLawFit, options: PredictOptions) -> tuple[str, ...]:
+    """Why the law was not seen to hold for this network, by the region found from the cells."""
+    from etastar.scaling import find_region
+
+    if not get_form(law.form).exponents:
+        return ()
+    group = cells.select(**law.labels)
+    region = find_region(group, form=law.form, response=law.response, n_boot=0)
+    return region.doubts(options.width, options.depth)

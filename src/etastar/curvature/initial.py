@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from etastar.curvature.graphs import Kind
-from etastar.curvature.stack import stack_sharpness
+from etastar.curvature.stack import VECTORS, stack_sharpness
 from etastar.curvature.stack_result import StackSharpness
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from etastar.data import Dataset
     from etastar.networks import Network
+    from etastar.networks.base import Params
     from etastar.training.losses import Loss
 
 DRAWS = 10_000
@@ -87,9 +87,12 @@ def initial_sharpness(
     dtype = dtype or torch.float32
     x = data.x_train[:samples].to(device, dtype)
     labels = data.y_train[:samples].to(device)
-    params = network.init(seeds, data.inputs, data.classes, dtype=dtype, device=device)
+    ratios = network.lr_ratios()
+    scaled_kind = f"{kind}, preconditioned"
+    found: dict[int, SeedSharpness] = {}
 
-    def solve(ratios: Sequence[float] | None) -> StackSharpness:
+    def solve(params: Params, ratios: Sequence[float] | None) -> StackSharpness:
+        name, before = kind if ratios is None else scaled_kind, len(found)
         return stack_sharpness(
             *(network, params, x, labels),
             loss=loss,
@@ -98,27 +101,50 @@ def initial_sharpness(
             tol=tol,
             max_iter=max_iter,
             on_progress=on_progress
-            and partial(on_progress, kind if ratios is None else scaled_kind),
+            and (lambda done, products: on_progress(name, before + done, products)),
         )
 
-    scaled_kind = f"{kind}, preconditioned"
-    plain = scaled = solve(None)
-    ratios = network.lr_ratios()
-    products = plain.iterations
-    if any(ratio != 1 for ratio in ratios):
-        scaled = solve(ratios)
-        products = tuple(np.add(plain.iterations, scaled.iterations).tolist())
-    return {
-        seed: SeedSharpness(
-            lambda1=_finite(plain.values[row]),
-            preconditioned=_finite(scaled.values[row]),
-            residual=_finite(plain.residuals[row]),
-            preconditioned_residual=_finite(scaled.residuals[row]),
-            converged=plain.converged[row] and scaled.converged[row],
-            products=products[row],
-        )
-        for row, seed in enumerate(seeds)
-    }
+    for group in _groups(network, data, seeds, dtype, x.device):
+        params = network.init(group, data.inputs, data.classes, dtype=dtype, device=device)
+        plain = scaled = solve(params, None)
+        products = plain.iterations
+        if any(ratio != 1 for ratio in ratios):
+            scaled = solve(params, ratios)
+            products = tuple(np.add(plain.iterations, scaled.iterations).tolist())
+        found |= {
+            seed: SeedSharpness(
+                lambda1=_finite(plain.values[row]),
+                preconditioned=_finite(scaled.values[row]),
+                residual=_finite(plain.residuals[row]),
+                preconditioned_residual=_finite(scaled.residuals[row]),
+                converged=plain.converged[row] and scaled.converged[row],
+                products=products[row],
+            )
+            for row, seed in enumerate(group)
+        }
+    return found
+
+
+def _groups(
+    network: Network,
+    data: Dataset,
+    seeds: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[Sequence[int]]:
+    """The seeds in groups whose weights fit in memory together.
+
+    Raises:
+        ConfigError: Those of one network do not.
+    """
+    from etastar.training.memory import SHARE, check_fits, free_bytes
+
+    needed = network.parameter_count(data.inputs, data.classes) * dtype.itemsize
+    # beside the weights, the Lanczos basis of one replica is the least that is held
+    check_fits((1 + VECTORS) * needed, device, "λ1 of one network")
+    size = max(1, int(SHARE / 2 * free_bytes(device)) // needed)
+    for start in range(0, len(seeds), size):
+        yield seeds[start : start + size]
 
 
 def median_interval(

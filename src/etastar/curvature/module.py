@@ -131,9 +131,12 @@ def sharpness(
         (3.0, True)
     """
     check_solver(tol, max_iter, seed)
-    operator = LossCurvature(
-        model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
-    )
+    import torch
+
+    with torch.random.fork_rng(devices=[]):  # reading a loader draws from the global generator
+        operator = LossCurvature(
+            model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
+        )
     with unchanged(model):
         loss = check_deterministic(operator, model)
         pairs = largest_eigenpairs(

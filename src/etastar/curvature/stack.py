@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CAPACITY = 40
 """Vectors of a Krylov space before it is restarted; at tolerance 1e-3 about 10 are needed."""
+VECTORS = CAPACITY + 8
+"""Vectors of the size of the weights that one replica needs at most."""
 
 WORKING_SET = 2**26
 """Bytes of activations that a chunk should have on a CPU: more falls out of the cache."""
@@ -126,7 +128,11 @@ def stack_sharpness(
         return solvers[0].solve(chunk)
     chunk = chunk or max(1, solvers[0].chunk() // count)
     with one_thread(), ThreadPoolExecutor(count) as pool:
-        found = list(pool.map(lambda solver: solver.solve(chunk), solvers))
+        try:
+            found = list(pool.map(lambda solver: solver.solve(chunk), solvers))
+        except BaseException:  # Ctrl-C too: the pool waits for its threads before it passes it on
+            report.stopped = True
+            raise
     return StackSharpness(
         values=tuple(v for part in found for v in part.values),
         residuals=tuple(v for part in found for v in part.residuals),
@@ -137,22 +143,28 @@ def stack_sharpness(
     )
 
 
+class _Stopped(Exception):
+    """Raised in the threads of a computation that another of them, or Ctrl-C, has ended."""
+
+
 class _Reports:
-    """The progress of several threads as one."""
+    """The progress of several threads as one, and their end."""
 
     def __init__(self, tell: Callable[[int, int], None] | None) -> None:
+        self.stopped = False
         self._tell, self._lock = tell, Lock()
         self._done: dict[int, int] = {}
 
-    def of(self, part: int) -> Callable[[int, int], None] | None:
-        """What the solver of that part is to call."""
-        if self._tell is None:
-            return None
+    def of(self, part: int) -> Callable[[int, int], None]:
+        """What the solver of that part is to call after every product."""
 
         def report(done: int, products: int) -> None:
+            if self.stopped:
+                raise _Stopped
             with self._lock:
                 self._done[part] = done
-                self._tell(sum(self._done.values()), products)  # type: ignore[misc]
+                if self._tell is not None:
+                    self._tell(sum(self._done.values()), products)
 
         return report
 
@@ -172,7 +184,7 @@ class _StackSolver:
         tol: float,
         max_iter: int,
         seed: int,
-        on_progress: Callable[[int, int], None] | None,
+        on_progress: Callable[[int, int], None],
     ) -> None:
         import torch
 
@@ -292,9 +304,8 @@ class _StackSolver:
                     top = spaces.vectors(coordinates[:, :, -1:])[:, 0]
                     vectors[places[done]] = top[np.flatnonzero(done)]
                 places = _drop(products, spaces, places, done)
-            if self.on_progress:
-                ended = 0 if self.rough else len(start) - spaces.active
-                self.on_progress(self.done + ended, step)
+            ended = 0 if self.rough else len(start) - spaces.active
+            self.on_progress(self.done + ended, step)
 
     def _add_rounding(self, rows: NDArray[np.int_], found: Outcome, vectors: Tensor) -> None:
         """To each residual what rounding can add, or both anew in float64 from `vectors` `[r, P]`.
@@ -365,7 +376,7 @@ class _StackSolver:
 
         device = self.x.device
         activations: int = self._bytes_per_sample() * len(self.x)
-        vectors = (CAPACITY + 8) * self.size * self.random.element_size()
+        vectors = VECTORS * self.size * self.random.element_size()
         fitting = int(free_bytes(device) * SHARE) // (activations + vectors)
         if device.type == "cpu":
             fitting = min(fitting, WORKING_SET // activations)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,7 +126,7 @@ def sharpness_bounds(
         lower, below = contrast_bound(net, x, total, classes, seed), None
         scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
     trace = scale * trace_bound(net, x, classes)
-    block = min(trace, scale * block_bound(net, x, classes))
+    block = min(trace, scale * _finite_block_bound(net, x, classes))
     estimate = top * law.above
     exact = kind == "gauss-newton"
     return SharpnessBounds(
@@ -158,6 +159,16 @@ def _check(classes: int, loss: str, kind: str) -> None:
 def _evenly(samples: int) -> NDArray[np.int_]:
     """At most `SAMPLES` of the indices below `samples`, evenly spaced."""
     return np.unique(np.linspace(0, samples - 1, min(samples, SAMPLES)).round().astype(int))
+
+
+def _finite_block_bound(net: Any, x: Any, classes: int) -> float:
+    """`block_bound`, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            bound = block_bound(net, x, classes)
+    except OverflowError:
+        return math.inf
+    return bound if math.isfinite(bound) else math.inf
 
 
 def _top(matrix: _Array) -> float:

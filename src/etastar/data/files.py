@@ -1,7 +1,8 @@
 """Files in a folder the user names: which folder, which files, and their bytes.
 
 A named folder is taken at its word: nothing is downloaded into it or instead of it, and its files
-need not be the published ones (they may be shuffled or re-encoded). Their SHA-256 is recorded.
+need not be the published ones (they may be shuffled or re-encoded). Their SHA-256 is recorded, and
+compared with `SHA256SUMS` where the folder has one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from etastar.errors import DataError
 
 DATA_DIR_VARIABLE = "ETASTAR_DATA_DIR"
 """Environment variable that names the folder when `data_dir` does not."""
+
+SUMS = "SHA256SUMS"
+"""Name of a list of checksums."""
 
 Names: TypeAlias = tuple[str, ...]
 """Names that one and the same file may have, the preferred one first."""
@@ -48,7 +52,8 @@ def locate(
         The form found, and its files in the order of `forms`.
 
     Raises:
-        DataError: The folder does not exist, or no form is complete in it.
+        DataError: The folder does not exist, no form is complete in it, or a file is not the one
+            that a list of checksums beside it names.
     """
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
@@ -63,6 +68,7 @@ def locate(
             found = [_first(place, names) for names in files]
             paths = [path for path in found if path is not None]
             if len(paths) == len(files):
+                check_sums(folder, paths)
                 return form, paths
             if paths:
                 missing = [n[0] for n, path in zip(files, found, strict=True) if path is None]
@@ -79,6 +85,37 @@ def locate(
         f"be gzip-compressed or not). Put them there, or name another folder with --data-dir "
         f"(data_dir=, {DATA_DIR_VARIABLE}); a folder that is named is never filled by a download."
     )
+
+
+def check_sums(folder: Path, paths: Sequence[Path]) -> None:
+    """Compare files with `SHA256SUMS`, as `sha256sum` writes it, in the folder or beside them.
+
+    Files that are in no list are taken as they are.
+
+    Raises:
+        DataError: A file has another SHA-256 than its list says, or a list cannot be read.
+    """
+    for path in paths:
+        for place in dict.fromkeys((folder, path.parent)):
+            listed = _listed_sums(place / SUMS).get(path.relative_to(place).as_posix())
+            if listed is not None and (got := sha256_of(path)) != listed:
+                raise DataError(
+                    f"{path} is damaged or another file: expected SHA-256 {listed}, as "
+                    f"{place / SUMS} lists it, got {got}. Fetch it again, or correct the list."
+                )
+
+
+def _listed_sums(path: Path) -> dict[str, str]:
+    """SHA-256 by name, from a list that may not exist."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}. Mend or remove it.") from error
+    lines = (line.split(maxsplit=1) for line in text.splitlines())
+    # a name read in binary mode has a star before it
+    return {pair[1].lstrip("*").removeprefix("./"): pair[0].lower() for pair in lines if pair[1:]}
 
 
 def idx_names(stem: str) -> Names:

@@ -87,6 +87,10 @@ class Network(BaseModel, ABC):
             One tensor per parameter, each `[R, ...]`.
         """
 
+    def parameter_count(self, inputs: int, outputs: int) -> int:
+        """Trainable scalars of one replica, for inputs of d and outputs of C dimensions."""
+        return sum(p.numel() for p in self.init([0], inputs, outputs))
+
     @abstractmethod
     def apply(self, params: Params, x: torch.Tensor) -> torch.Tensor:
         """The network's outputs; differentiable by autograd and composable with `torch.func`.

@@ -81,6 +81,22 @@ class Region:
     domain: Domain
     fit: PowerLawFit
 
+    def doubts(self, width: float, depth: float) -> tuple[str, ...]:
+        """Why not to trust the law for a network of this shape; empty inside the region."""
+        if width / depth < self.cutoff:
+            return (
+                f"n/L = {width / depth:.3g} is below {self.cutoff:.3g}, from where on the law was "
+                "seen to hold",
+            )
+        if len(self.rows) == 1:
+            return ("too few networks to see from which n/L on the law holds",)
+        if not self.tested:
+            return (
+                "no region was found in which the law holds: its exponents move with the smallest "
+                "n/L up to the last that could be tried",
+            )
+        return ()
+
     def to_dict(self) -> dict[str, Any]:
         """The region and its scan, for JSON."""
         return {

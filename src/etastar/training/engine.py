@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from etastar.networks import MLP
-from etastar.training.memory import replicas_that_fit
+from etastar.training.memory import replicas_that_fit, stacks_that_fit
 from etastar.training.stack import Stack, batch_size
 from etastar.training.trial import Outcome, Recipe, Trial
 
@@ -58,6 +58,9 @@ class Engine:
             threads. 1 on a GPU.
         slots: Replicas in each stack; by default as many as free memory and cache hold.
         check_every: Steps between looks at the device; 8 on a CPU, where looking is free.
+
+    Raises:
+        ConfigError: Not even one replica fits in memory.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class Engine:
         self.device, self.dtype = torch.device(device), dtype
         self.data = dataset.to(device=self.device, dtype=dtype)
         on_cpu = self.device.type == "cpu"
-        self.threads = (threads or torch.get_num_threads()) if on_cpu else 1
+        needed = self.bytes_per_replica()
+        wanted = (threads or torch.get_num_threads()) if on_cpu else 1
+        self.threads = stacks_that_fit(needed, self.device, wanted)
         self.check_every = check_every or (8 if on_cpu else 64)
-        fitting = replicas_that_fit(self.bytes_per_replica(), self.device, self.threads)
+        fitting = replicas_that_fit(needed, self.device, self.threads)
         self.slots = slots or fitting
         self.steps_taken = 0
         """Optimizer steps so far, summed over replicas, those of abandoned trials included."""
@@ -92,12 +97,10 @@ class Engine:
         """Peak memory of one slot: parameters, momentum, a batch and its activations, its order."""
         network, classes = self.network, self.data.classes
         samples, inputs = self.data.x_train.shape
+        parameters = network.parameter_count(inputs, classes)
+        units = 8 * parameters // inputs
         if isinstance(network, MLP):
-            parameters = network.parameter_count(inputs, classes)
             units = 3 * network.width * network.depth
-        else:
-            parameters = sum(p.numel() for p in network.init([0], inputs, classes))
-            units = 8 * parameters // inputs
         copies = 3 if self.recipe.momentum else 2
         activations = batch_size(self.recipe, samples) * (inputs + units + 6 * classes)
         return self.dtype.itemsize * (copies * parameters + activations) + 8 * samples

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from etastar.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,6 +34,35 @@ def free_bytes(device: torch.device) -> int:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     return 2**30
+
+
+def check_fits(needed: int, device: torch.device, what: str) -> None:
+    """Refuse what cannot fit in the memory that is free.
+
+    Args:
+        needed: Bytes.
+        device: Where.
+        what: What takes them, for the message.
+
+    Raises:
+        ConfigError: It does not fit.
+    """
+    free = free_bytes(device)
+    if needed > free:
+        raise ConfigError(
+            f"{what} takes {needed / 2**30:,.1f} GiB, but only {free / 2**30:,.1f} GiB of memory "
+            f"is free on {device}: choose a smaller width, depth or batch size."
+        )
+
+
+def stacks_that_fit(bytes_per_replica: int, device: torch.device, wanted: int) -> int:
+    """How many stacks of one replica fit, at most `wanted`.
+
+    Raises:
+        ConfigError: Not even one does.
+    """
+    check_fits(bytes_per_replica, device, "training one network")
+    return max(1, min(wanted, int(free_bytes(device) * SHARE) // max(1, bytes_per_replica)))
 
 
 def replicas_that_fit(bytes_per_replica: int, device: torch.device, stacks: int = 1) -> int:
