@@ -1,27 +1,37 @@
-"""The tables behind docs/reproduction.md, from the committed rows alone: no training, no stores.
+"""The tables behind docs/reproduction.md, and the runs behind the tables.
 
-    python benchmarks/reproduction.py            # writes docs/reproduction-tables.md
-    python benchmarks/reproduction.py --check    # exit code 1 if that file says something else
+    python benchmarks/reproduction.py            # tables from the committed rows, without training
+    python benchmarks/reproduction.py --check    # exit code 1 if reproduction-tables.md differs
+    python benchmarks/reproduction.py --run e    # the studies of a claim, their rows, the tables
+    python benchmarks/reproduction.py --run all --dry-run    # the commands and their hours
 
-The rows come from `etastar study run` and `etastar study export`; see docs/reproduction.md.
+`--run` goes on from the stores beside the studies, so it may be interrupted and repeated. What it
+measures anew overwrites studies/results and the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import json
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import linregress
+from scipy.stats import t as student
 
 from etastar.errors import ConfigError
 from etastar.scaling import CellTable, compare_forms, fit_cell_slope, fit_power_law
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "reproduction-tables.md"
+RESULTS = ROOT / "studies" / "results"
+WIDTHS_FILE = RESULTS / "cifar10-widths.json"
 LAW_STUDIES = (
     ("mnist-cross-entropy", "mnist-cross-entropy-kappa"),
     ("mnist-mse",),
@@ -30,6 +40,31 @@ LAW_STUDIES = (
     ("gaussians",),
 )
 LATER_STUDIES = ("mnist-later", "mnist-mse-later", "cifar10-later", "gaussians-later")
+_LAWS = tuple(study for studies in LAW_STUDIES for study in studies)
+CLAIMS = {
+    "a": (*_LAWS, "mnist-cross-entropy-budget"),
+    "b": _LAWS,
+    "c": _LAWS,
+    "d": _LAWS,
+    "e": LATER_STUDIES,
+}
+"""The studies behind each claim of docs/reproduction.md."""
+STORES = {"mnist-cross-entropy-kappa": "mnist-cross-entropy"}
+"""Studies that share the store of another."""
+SECONDS = {
+    "mnist-cross-entropy": 5382,
+    "mnist-cross-entropy-kappa": 1201,
+    "mnist-mse": 3372,
+    "cifar10-cross-entropy": 3693,
+    "cifar10-mse": 3345,
+    "gaussians": 1925,
+    "mnist-cross-entropy-budget": 1492,
+    "mnist-later": 833,
+    "mnist-mse-later": 121,
+    "cifar10-later": 908,
+    "gaussians-later": 77,
+}
+"""Of all tasks of the exported cells, from table `work` of our stores; two cores."""
 WIDE = 16.0
 """The cutoff n/L ≥ 16 stands for "n large against L": chosen beforehand, one for all groups."""
 LABELS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
@@ -48,7 +83,7 @@ def rows_of(*studies: str) -> list[Row]:
     """Exported rows, numbers as floats and empty fields as None."""
     rows = []
     for study in studies:
-        with open(ROOT / "studies" / "results" / f"{study}.csv", newline="") as file:
+        with open(RESULTS / f"{study}.csv", newline="") as file:
             rows += [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return rows
 
@@ -336,6 +371,111 @@ def published() -> list[str]:
     return table(header, lines)
 
 
+def measure_widths() -> None:
+    """λ1 of plain Hessian and Gauss-Newton matrix against width, on CIFAR-10, MSE, L = 4, κ = 1.
+
+    The widths are those of the published exponents and two below; standard (v = 1) and zero
+    (v = 0) last layer. Writes `WIDTHS_FILE`.
+    """
+    from etastar.curvature import stack_sharpness
+    from etastar.data import load
+    from etastar.networks import MLP
+
+    data = load("cifar10", train_size=500)
+    x = data.x_train.flatten(1)
+    found: list[Row] = []
+    for variance in (1.0, 0.0):
+        for width in (64, 128, 256, 512, 1024, 2048):
+            net = MLP(width=width, depth=4, output_variance=variance)
+            params = net.init(range(3), data.inputs, data.classes)
+            row: Row = {"output_variance": variance, "width": width}
+            for kind in ("hessian", "gauss-newton"):
+                result = stack_sharpness(
+                    *(net, params, x, data.y_train),
+                    loss="mse",
+                    kind=kind,  # type: ignore[arg-type]
+                    tol=1e-2,
+                )
+                assert all(result.converged)
+                row[kind] = [float(f"{value:.5g}") for value in result.values]
+            found.append(row)
+            print(row, flush=True)
+    WIDTHS_FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def widths() -> list[str]:
+    """Exponents of λ1 against width: straight lines through all seeds."""
+    rows = json.loads(WIDTHS_FILE.read_text("utf-8"))
+    lines = []
+    for variance in (1.0, 0.0):
+        for kind in ("hessian", "gauss-newton"):
+            mine = {r["width"]: r[kind] for r in rows if r["output_variance"] == variance}
+            shown = [f"{np.median(mine[n]):.4g}" for n in (64, 256, 2048)]
+            for least in (256, 64):
+                points = [(n, v) for n, values in mine.items() if n >= least for v in values]
+                x, y = np.log(np.array(points)).T
+                fit = linregress(x, y)
+                half = student.ppf(0.975, len(x) - 2) * fit.stderr
+                shown.append(interval(fit.slope, fit.slope - half, fit.slope + half))
+            lines.append((f"{variance:g}", kind, *shown))
+    header = (
+        "v", "matrix", "λ1 at n = 64", "256", "2048", "exponent, n = 256–2048", "n = 64–2048",
+    )  # fmt: skip
+    return table(header, lines)
+
+
+def studies_of(claim: str) -> tuple[str, ...]:
+    """The studies behind a claim, or all of them, each once and in a fixed order."""
+    if claim != "all":
+        return CLAIMS.get(claim, ())
+    return tuple(dict.fromkeys(study for studies in CLAIMS.values() for study in studies))
+
+
+def hours_of(claim: str) -> float:
+    """What the studies behind a claim took us."""
+    return sum(SECONDS[study] for study in studies_of(claim)) / 3600
+
+
+def commands_of(study: str) -> list[list[str]]:
+    """Arguments of `etastar` that run a study and export its rows."""
+    here = ROOT / "studies"
+    store = ("--store", str(here / f"{STORES.get(study, study)}.sqlite"))
+    rows = str(RESULTS / f"{study}.csv")
+    return [
+        ["study", "run", str(here / f"{study}.toml"), *store],
+        ["study", "export", str(here / f"{study}.toml"), *store, "--output", rows],
+    ]
+
+
+def run(claim: str, *, dry: bool) -> int:
+    """Run what is behind a claim; returns the exit code of the first command that fails, or 0."""
+    studies = studies_of(claim)
+    for study in studies:
+        print(
+            f"# {study}: {SECONDS[study] / 3600:.2f} h for us, less what its store holds",
+            flush=True,
+        )
+        for arguments in commands_of(study):
+            print("etastar " + shlex.join(arguments), flush=True)
+            if dry:
+                continue
+            try:
+                done = subprocess.run([sys.executable, "-m", "etastar", *arguments])
+            except KeyboardInterrupt:
+                print("Interrupted; the same command goes on from there.", file=sys.stderr)
+                return 130
+            if done.returncode:
+                print(f"{study} stopped; the same command goes on from there.", file=sys.stderr)
+                return done.returncode
+    if claim in ("widths", "all"):
+        print("# λ1 against width on CIFAR-10, without training: minutes", flush=True)
+        if not dry:
+            measure_widths()
+    if studies:
+        print(f"# together {hours_of(claim):.1f} h", flush=True)
+    return 0
+
+
 SECTIONS = (
     ("Laws of η\\* in width and depth", laws,
      "Weighted least squares on log η\\* with a random effect per cell; 95 % intervals. *Set by "
@@ -345,7 +485,8 @@ SECTIONS = (
      "Post hoc: the residual maps show that networks of depth 2 lie off every law of n·L."),
     ("η\\* against λ1, and the law of λ1", slopes,
      "λ1: largest eigenvalue of the preconditioned Hessian D^½ H D^½ on 500 training samples. "
-     "The slope is that between the cells' medians, corrected for the noise of both."),
+     "The slope is that between the cells' medians, corrected for the noise of both. *Excludes "
+     "−1*: it is outside the interval shown and outside the bootstrap's."),
     ("Later in training", later,
      "Median over seeds of the largest rate from a checkpoint, divided by η\\* of the same seed at "
      "step 0 (range over seeds); κ = 0.1."),
@@ -357,20 +498,38 @@ SECTIONS = (
      "Every cell predicted from the others of its group."),
     ("Published numbers", published,
      "κ = 1, n ≥ 64, separate exponents of n and L; medians over seeds."),
+    ("λ1 against width, with and without an output at the start", widths,
+     "CIFAR-10, 500 training samples, MSE, κ = 1, L = 4, three seeds, medians; last layer drawn "
+     "from N(0, v/n). `python benchmarks/reproduction.py --run widths`. 95 % intervals of straight "
+     "lines through all seeds."),
 )  # fmt: skip
 
 
 def main() -> int:
-    """Write or check the file."""
+    """Write or check the file, after running what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="Write nothing; compare.")
-    check = parser.parse_args().check
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="Write nothing; compare.")
+    what.add_argument(
+        "--run",
+        choices=[*CLAIMS, "widths", "all"],
+        help="Run the studies behind a claim (hours; resumable), export their rows, make the "
+        "tables; widths: λ1 against width on CIFAR-10 (minutes).",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="With --run: print the commands.")
+    options = parser.parse_args()
+    if options.dry_run and not options.run:
+        parser.error("--dry-run needs --run.")
+    if options.run:
+        code = run(options.run, dry=options.dry_run)
+        if code or options.dry_run:
+            return code
     out = ["# Reproduction: tables", "", "Made by `python benchmarks/reproduction.py` from the "
            "rows in `studies/results`; read with [the ledger](reproduction.md)."]  # fmt: skip
     for title, make, note in SECTIONS:
         out += ["", f"## {title}", "", note, "", *make()]
     text = "\n".join(out) + "\n"
-    if check:
+    if options.check:
         if OUT.read_text(encoding="utf-8") == text:
             return 0
         print(f"{OUT.name} differs from what the rows give: run without --check.", file=sys.stderr)

@@ -1,10 +1,35 @@
-"""The tables of the ledger are those that the committed rows give."""
+"""The ledger: its tables follow from the committed rows, and its commands run what it says."""
 
+import importlib.util
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from etastar.curvature import stack_sharpness
+from etastar.study.specification import Study
+from linear_networks import LinearNetwork
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "studies" / "results"
+LEDGER = ROOT / "docs" / "reproduction.md"
+
+
+@pytest.fixture(scope="module")
+def reproduction() -> ModuleType:
+    """The script, as a module."""
+    spec = importlib.util.spec_from_file_location(
+        "reproduction", ROOT / "benchmarks" / "reproduction.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_tables_follow_from_the_rows() -> None:
@@ -14,6 +39,117 @@ def test_tables_follow_from_the_rows() -> None:
 
 
 def test_every_row_file_has_its_study() -> None:
-    rows = {p.stem for p in (ROOT / "studies" / "results").glob("*.csv")}
+    rows = {p.stem for p in RESULTS.glob("*.csv")}
     assert rows
     assert rows <= {p.stem for p in (ROOT / "studies").glob("*.toml")}
+
+
+def test_every_study_behind_a_claim_exists_and_every_row_file_is_behind_one(
+    reproduction: ModuleType,
+) -> None:
+    assert set(reproduction.CLAIMS) == set("abcde")
+    for claim in "abcde":
+        for study in reproduction.studies_of(claim):
+            cells = Study.from_file(ROOT / "studies" / f"{study}.toml").cells
+            # the cells of a study file are those of its committed rows
+            rows = reproduction.rows_of(study)
+            assert {cell.id for cell in cells} == {row["cell"] for row in rows}, study
+    everything = reproduction.studies_of("all")
+    assert sorted(everything) == sorted(p.stem for p in RESULTS.glob("*.csv"))
+    assert set(reproduction.SECONDS) == set(everything)
+
+
+def test_the_tables_use_the_rows_of_the_claims(reproduction: ModuleType) -> None:
+    assert reproduction.studies_of("e") == reproduction.LATER_STUDIES
+    for claim in "abcd":
+        needed = {study for studies in reproduction.LAW_STUDIES for study in studies}
+        assert needed <= set(reproduction.studies_of(claim))
+
+
+def test_a_dry_run_prints_what_a_run_runs(
+    reproduction: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduction.py", "--run", "a", "--dry-run"])
+    assert reproduction.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    runs = [line for line in lines if line.startswith("etastar study run ")]
+    exports = [line for line in lines if line.startswith("etastar study export ")]
+    assert len(runs) == len(exports) == 7
+    for line in (*runs, *exports):
+        assert Path(shlex.split(line)[3]).is_file()
+    shared = [line for line in runs if "mnist-cross-entropy.sqlite" in line]
+    assert len(shared) == 2  # the study of the other κ goes on in the store of the first
+    assert lines[-1] == "# together 5.7 h"
+
+
+def test_a_run_stops_at_the_first_failure(
+    reproduction: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    def refuse(command: list[str]) -> subprocess.CompletedProcess[str]:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1 if "export" in command else 0)
+
+    monkeypatch.setattr(reproduction.subprocess, "run", refuse)
+    assert reproduction.run("e", dry=False) == 1
+    assert [command[4] for command in seen] == ["run", "export"]
+    assert seen[0][:4] == [sys.executable, "-m", "etastar", "study"]
+    assert "mnist-later stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("--run", "f"), ("--dry-run",), ("--check", "--run", "a")])
+def test_what_makes_no_sense_is_refused(
+    arguments: tuple[str, ...],
+    reproduction: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduction.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        reproduction.main()
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_ledger_names_the_command_of_every_claim(reproduction: ModuleType) -> None:
+    rows = {
+        line.split("|")[1].strip(): line
+        for line in LEDGER.read_text("utf-8").splitlines()
+        if line.startswith("| ")
+    }
+    for claim in reproduction.CLAIMS:
+        hours = reproduction.hours_of(claim)
+        assert f"`python benchmarks/reproduction.py --run {claim}` ({hours:.1f} h)" in rows[claim]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.9, 2.5, 3.5])
+def test_curvature_falls_between_two_and_four_over_lambda_and_stays_below(factor: float) -> None:
+    """Lewkowycz et al. 2020, §2: two-layer linear network, one sample, η = factor/λ0.
+
+    At zero loss the Hessian is the Gauss-Newton matrix. A run that ends there has λ ≤ 2/η.
+    """
+    network = LinearNetwork(width=2048)
+    x = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    labels, target = torch.tensor([1]), torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    params = network.init([0], 2, 2, dtype=torch.float64)
+
+    def curvature() -> float:
+        given = [p.detach() for p in params]
+        kind = "gauss-newton"
+        return stack_sharpness(network, given, x, labels, loss="mse", kind=kind, tol=1e-6).values[0]
+
+    before = curvature()
+    lr = factor / before
+    for p in params:
+        p.requires_grad_()
+    for _ in range(400):
+        loss = (network.apply(params, x)[0] - target).square().sum() / 2
+        gradients = torch.autograd.grad(loss, params)
+        with torch.no_grad():
+            for p, gradient in zip(params, gradients, strict=True):
+                p -= lr * gradient
+    assert loss.item() < 1e-9
+    if factor < 2:
+        assert curvature() == pytest.approx(before, rel=0.01)
+    else:
+        assert curvature() * lr < 2
