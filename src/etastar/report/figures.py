@@ -120,7 +120,7 @@ def save_measurement(found: Measurement, path: str | Path) -> None:
             if name not in labels:
                 handles.append(mark)
                 labels.append(name)
-        figure.legend(handles, labels, loc="outside lower center", ncols=6)
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
         metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
         figure.savefig(path, metadata=metadata)
 

@@ -34,7 +34,7 @@ class EtaStar:
         median: Median over seeds of the geometric mean of the bracket.
         ci_low: Lower end of its 95 % bootstrap interval over seeds and within brackets.
         ci_high: Upper end.
-        safe: Rate at which a fresh initialisation trains with probability 0.95 (`safe_rate`).
+        safe: Rate at which p(η), estimated from these seeds, is 0.95 (`safe_rate`).
     """
 
     median: float | None
