@@ -37,7 +37,9 @@ def main() -> None:
             file.write("\n")
 
 
-def row(width: int, depth: int, samples: int, networks: int, folder: str | None) -> dict[str, float]:
+def row(
+    width: int, depth: int, samples: int, networks: int, folder: str | None
+) -> dict[str, float]:
     """Prediction over measured median, with the standard error of the median by bootstrap."""
     data = load("mnist", data_dir=folder, train_size=samples)
     network = MLP(width=width, depth=depth, input_lr_ratio=1.0)

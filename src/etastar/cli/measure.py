@@ -147,9 +147,8 @@ def print_table(found: Measurement, console: Console) -> None:
     star = found.eta_star
     interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  (median over seeds; {interval})")
-    console.print(
-        f"safe learning rate (p = 0.95, estimated from {len(found.seeds)} seeds): {number(star.safe)}"
-    )
+    few = f"p = 0.95, estimated from {len(found.seeds)} seeds"
+    console.print(f"safe learning rate ({few}): {number(star.safe)}")
     cost = found.cost
     console.print(f"cost: {cost.trials} trials, {cost.steps:,} steps, {cost.seconds:.1f} s")
     for warning in found.warnings:

@@ -40,6 +40,8 @@ SEED_COLUMNS = [
 ]
 """Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
 `lambda1` are empty where they do not exist; `cell` is the hash of the specification."""
+TEXT = {"status", "hi_outcome", "outcome", "cell", "loss", "dataset", "batch_size"}
+"""Columns of strings, as far as a table may have them empty."""
 TRIAL_COLUMNS = [
     *("width", "depth", "input_lr_ratio", "loss", "dataset"),
     *("seed", "lr", "outcome", "step", "accuracy", "slow", "cell"),
@@ -172,7 +174,13 @@ def write_parquet(columns: Columns, path: Path) -> None:
         raise ConfigError(
             "the format parquet needs PyArrow: pip install 'etastar[parquet]', or use csv."
         ) from None
-    parquet.write_table(pyarrow.table(columns), path)
+    arrays = {}
+    for name, values in columns.items():
+        # a column without any value would have no type, and be read as one of objects
+        empty = all(value is None for value in values)
+        kind = (pyarrow.string() if name in TEXT else pyarrow.float64()) if empty else None
+        arrays[name] = pyarrow.array(values, type=kind)
+    parquet.write_table(pyarrow.table(arrays), path)
 
 
 FORMATS: dict[str, Callable[[Columns, Path], None]] = {
