@@ -64,6 +64,7 @@ class Row:
     steps: int = 0
     first: float = -math.inf
     peak: float = -math.inf
+    nans: int = 0
 
 
 @dataclass
@@ -185,7 +186,8 @@ class VmapStack:
             if index not in decided:
                 run = self._judge(index)
                 decided |= {} if run is None else {index: run}
-        self.runs |= {self.rows[index].trial: run for index, run in decided.items()}
+        for index, run in decided.items():
+            self.runs[self.rows[index].trial] = replace(run, nans=self.rows[index].nans)
         return {index: run.outcome(task.objective) for index, run in decided.items()}
 
     def _fresh(self, trial: Trial) -> Tensors:
@@ -300,6 +302,7 @@ class VmapStack:
             if not is_divergence(error, row.first, row.peak, healthy=True):
                 raise
             return Run("diverged", row.steps)
+        row.nans += math.isnan(value)
         if evaluates and task.objective.met(value):
             return Run("trained", row.steps, value)
         ended = short(task.objective, task.max_steps, value, row.first, row.peak)

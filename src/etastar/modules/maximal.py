@@ -131,7 +131,7 @@ def measured(settings: Settings) -> MaximalLR:
     queue, runs = run_searches(task, starts, choice, settings)
     results = [queue.strategies[index].result() for index in range(len(starts))]
     found = _assemble(settings, task, groups, choice, starts, own, results, runs)
-    notes += _advice(found, settings) + _order_note(task, starts[:own])
+    notes += _advice(found, settings, runs) + _order_note(task, starts[:own])
     result = MaximalLR(**found, notes=tuple(notes), cost=_cost(runs, began))
     if result.lr is None:
         warnings.warn(notes[0], NotBracketedWarning, stacklevel=4)
@@ -222,21 +222,22 @@ def _history(
     )
 
 
-def _advice(found: Mapping[str, Any], settings: Settings) -> list[str]:
+def _advice(found: Mapping[str, Any], settings: Settings, runs: Mapping[Trial, Run]) -> list[str]:
     """What to know before trusting the number, the most important first."""
     notes = []
-    tried = found["history"]
+    tops = [r.hi for r in found["seeds"].values() if r.hi]
+    near = {t: run for t, run in runs.items() if t.lr <= max(tops, default=t.lr)}
+    nans = _nan_note(found["settings"]["metric"], near) if callable(settings.metric) else None
     if found["status"] == "none-trained":
-        met = [t.metric for t in tried if t.metric is not None]
-        best = (max if settings.higher else min)(met, default=None)
-        closest = "every run diverged" if best is None else f"the best run reached {best:.4g}"
         results = found["seeds"].values()
         who = f"{sum(r.status == 'none-trained' for r in results)} of {len(results)} seeds"
         notes.append(
             f"{who}: no rate from {settings.start_lr:g} to {settings.end_lr:g} reached the "
             f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; "
-            f"{closest}. Train longer (epochs), make the threshold easier, or widen the range."
+            f"{_why_none(found, settings, nans)}"
         )
+    if nans and not any(nans in note for note in notes):
+        notes.append(nans)
     if found["status"] == "all-trained":
         notes.append(
             f"training succeeds even at the highest rate, {settings.end_lr:g}: η* lies above the "
@@ -253,6 +254,41 @@ def _advice(found: Mapping[str, Any], settings: Settings) -> list[str]:
             "the boundary is not sharp. Prefer safe_lr."
         )
     return notes
+
+
+def _why_none(found: Mapping[str, Any], settings: Settings, nans: str | None) -> str:
+    """How near the runs came if none trained, and what to do about it."""
+    tried = found["history"]
+    met = [trial.metric for trial in tried if trial.metric is not None]
+    if not met and nans:
+        return nans
+    best = f"the best run reached {(max if settings.higher else min)(met):.4g}" if met else None
+    lowest = min(trial.lr for trial in tried)
+    if all(trial.outcome == "diverged" for trial in tried if trial.lr == lowest):
+        return (
+            f"{best or 'every run diverged'}, and even the lowest rate tried, {lowest:.4g}, "
+            "diverges: look for NaN in the data, or lower start_lr."
+        )
+    closest = best or "no run ended with a metric that is finite"
+    return f"{closest}. Train longer (epochs), make the threshold easier, or widen the range."
+
+
+def _nan_note(name: str, runs: Mapping[Trial, Run]) -> str | None:
+    """Say so if a metric of the user's own was not a number; the other two are NaN by divergence.
+
+    Args:
+        name: Of the metric.
+        runs: Those that bear on the brackets: far above η* a metric may well be NaN.
+    """
+    rates = [trial.lr for trial, run in runs.items() if run.nans]
+    if not rates:
+        return None
+    count = sum(run.nans for run in runs.values())
+    return (
+        f"the metric {name} was not a number at {count} evaluations of {len(rates)} runs whose "
+        f"loss was finite, at rates from {min(rates):.4g} to {max(rates):.4g}, and NaN never meets "
+        "the threshold: mend the metric, e.g. a division by the number of a class never predicted."
+    )
 
 
 def _order_note(task: Task, starts: list[Start]) -> list[str]:

@@ -41,6 +41,7 @@ class Run:
             was not trained to the end of its budget; else None.
         slow: For `short`: no batch's loss exceeded 1.5 times the first one's, so the rate was
             merely too slow for the budget.
+        nans: Evaluations, before any divergence, at which the metric was not a number.
     """
 
     kind: RunKind
@@ -48,6 +49,7 @@ class Run:
     metric: float | None = None
     slow: bool = False
     given_up: int | None = None
+    nans: int = 0
 
     def outcome(self, objective: Objective) -> Outcome:
         """As a search reads it: the metric as a score, higher is better."""
@@ -186,6 +188,7 @@ def run_trial(
     session, watch = Session(task, start, lr), Watch(task)
     first = peak = -math.inf
     value: float | None = None
+    nans = 0
     with session.active():
         while session.steps < task.max_steps:
             if rates:
@@ -193,25 +196,26 @@ def run_trial(
             try:
                 loss = session.step()
                 if not math.isfinite(loss):
-                    return Run("diverged", session.steps)
+                    return Run("diverged", session.steps, nans=nans)
                 first = loss if session.steps == 1 else first
                 peak = max(peak, loss)
                 collapsed = session.collapsed(watch)
                 if not collapsed and not task.evaluates_at(session.steps):
                     continue
                 if not session.healthy():
-                    return Run("diverged", session.steps)
+                    return Run("diverged", session.steps, nans=nans)
                 value = task.evaluate(session.model)
+                nans += math.isnan(value)
             except REFUSALS as error:
                 if not is_divergence(error, first, peak, session.healthy()):
                     raise
-                return Run("diverged", session.steps + 1)
+                return Run("diverged", session.steps + 1, nans=nans)
             if task.evaluates_at(session.steps) and task.objective.met(value):
-                return Run("trained", session.steps, value)
+                return Run("trained", session.steps, value, nans=nans)
             if collapsed:
                 run = short(task.objective, task.max_steps, value, first, peak)
-                return replace(run, given_up=session.steps)
-    return short(task.objective, task.max_steps, value, first, peak)
+                return replace(run, given_up=session.steps, nans=nans)
+    return replace(short(task.objective, task.max_steps, value, first, peak), nans=nans)
 
 
 def is_divergence(error: Exception, first: float, peak: float, healthy: bool) -> bool:
