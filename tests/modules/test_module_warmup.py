@@ -126,6 +126,27 @@ def test_plans_on_planted_ladders(shape: Any) -> None:
     assert plan(rising, 0.1, shape, 350) == ("not-needed", 0)
 
 
+@pytest.mark.parametrize("shape", ["linear", "piecewise"])
+@pytest.mark.parametrize("target", [0.25, 0.6, 1.0, 1.9])
+@pytest.mark.parametrize("stretch", [1, 2, 4, 8])
+def test_no_rate_exceeds_eta_star_of_its_step_however_it_is_stretched(
+    shape: Any, target: float, stretch: int
+) -> None:
+    ladders = [
+        planted((0, 0.1), (10, 2.0), (60, 0.4), (200, 2.0)),
+        planted((0, 0.2), (5, 0.05), (6, 1.0), (20, 0.3), (30, 0.9), (31, 0.2), (90, 2.0)),
+        planted((0, 0.2), (3, 1.5), (20, 0.1), (60, 1.9)),
+    ]
+    for steps in ladders:
+        status, length = plan(steps, target, shape, 2000)
+        assert status == "found"
+        assert length is not None
+        found = Warmup(target, shape, status, length, stretch, tuple(steps), None, {}, {}, ())
+        rates = [found.lr_at(step) for step in range(length * stretch + 301)]
+        assert all(0 < rate <= found.bound(step) for step, rate in enumerate(rates))
+        assert set(rates[length * stretch :]) == {target}
+
+
 def test_the_scheduler_gives_the_rates_in_every_group() -> None:
     steps = tuple(planted((0, 0.1), (4, 1.0), (8, 1.0)))
     found = Warmup(1.0, "linear", "found", 7, 1, steps, None, {}, {}, ())

@@ -100,7 +100,8 @@ class Warmup:
             return self.target_lr
         if self.shape == "linear":
             return self.target_lr * (step + 1) / (total + 1)
-        return min(self.target_lr, self.bound(step // self.stretch))
+        # a stretched one rises later, but must dip where η* does: the dip stays at its steps
+        return min(self.target_lr, self.bound(step // self.stretch), self.bound(step))
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
         """For an optimizer made with `lr=target_lr`; call its `step` after every optimizer step."""
