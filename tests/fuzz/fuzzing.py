@@ -153,8 +153,9 @@ def attempt(read: Callable[[], Any]) -> Any:
 
 
 def listing(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, with its content."""
-    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file below a folder, with its content; not what SQLite keeps beside a database."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return {str(p): p.read_bytes() for p in files if not p.name.endswith(("-shm", "-wal"))}
 
 
 def unchanged(folder: Path, before: dict[str, bytes]) -> None:
