@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ from run import fuzz, good_store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     content = good_store(Path(tmp_path_factory.mktemp("good")))
     warm_up()
-    yield content
+    return content
 
 
 @pytest.mark.parametrize("kind", CASES)
