@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from module_zoo import QUICK, data, drawn, mlp
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etastar
 
@@ -50,6 +50,41 @@ class Empty(IterableDataset[Any]):
 
     def __iter__(self) -> Any:
         return iter(())
+
+
+class Torn(Dataset[Any]):
+    """A data set whose sample 40 cannot be read."""
+
+    def __len__(self) -> int:
+        return len(Y)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if index == 40:
+            raise KeyError("no such image")
+        return X[index], Y[index]
+
+
+class Uneven(Torn):
+    """A data set whose samples cannot be put together."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return X[index, : 9 + index % 2], Y[index]
+
+
+class Endless(Dataset[Any]):
+    """A data set that does not know its length."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return X[index % 96], Y[index % 96]
+
+
+def breaking_off() -> Iterator[Any]:
+    yield X, Y
+    raise OSError("connection lost")
+
+
+def failing(seed: int) -> nn.Module:
+    raise LookupError("no pretrained weights")
 
 
 def only_weights(model: nn.Module, lr: float) -> torch.optim.Optimizer:
@@ -93,6 +128,32 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "uncopyable": ({"model": Uncopyable()}, "cannot be copied .*Pass a factory"),
     "no model": ({"model": 3}, "must be a torch.nn.Module or a factory"),
     "factory of nothing": ({"model": lambda seed: None}, "factory must return a torch.nn.Module"),
+    "factory without argument": (
+        {"model": lambda: drawn(mlp)},
+        r"model is called as a factory, <lambda>\(0\), and raised TypeError: .*takes 0 pos"
+        r".* Expected a torch.nn.Module, or a factory seed -> torch.nn.Module",
+    ),
+    "factory fails": ({"model": failing}, r"failing\(0\), and raised LookupError: no pretrained"),
+    "class of a layer": (
+        {"model": nn.Linear},
+        r"Linear\(0\), and raised TypeError: .*Linear is a class: pass an instance of it",
+    ),
+    "data set fails": (
+        {"train_data": Torn()},
+        r"train_data: reading batch \d of epoch 0 from Torn raised KeyError: 'no such image'.*"
+        r"Expected a Dataset whose __getitem__ gives every sample from 0 to len - 1",
+    ),
+    "data set of a loader fails": (
+        {"train_data": DataLoader(Torn(), 16)},
+        "train_data: reading batch 2 of epoch 0 from Torn raised KeyError",
+    ),
+    "validation data fail": ({"val_data": DataLoader(Torn(), 16)}, "val_data: reading batch 2"),
+    "iterator fails": (
+        {"train_data": breaking_off()},
+        "train_data: reading batch 1 from generator raised OSError: connection lost",
+    ),
+    "uneven samples": ({"train_data": Uneven()}, "from Uneven raised RuntimeError: stack expects"),
+    "endless data set": ({"train_data": Endless()}, "Endless has no length: .*IterableDataset"),
     "dropped parameters": ({"optimizer": only_weights}, r"leaves out 3 of 6 .*: 0.bias, 2.bias"),
     "group without lr": ({"optimizer": fixed_group}, "parameter group 1 does not follow lr"),
     "foreign parameters": ({"optimizer": foreign}, "uses 1 parameters that are not those of"),
@@ -140,6 +201,14 @@ def test_a_clear_message_and_nothing_changed(case: str) -> None:
     after = state(model)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_went_wrong_in_the_users_code_is_kept_as_the_cause() -> None:
+    for given, cause in (({"model": failing}, LookupError), ({"train_data": Torn()}, KeyError)):
+        arguments: dict[str, Any] = {"model": drawn(mlp), "train_data": (X, Y)} | QUICK | given
+        with pytest.raises(etastar.ModelError) as caught:
+            etastar.maximal_lr(**arguments)
+        assert type(caught.value.__cause__) is cause
 
 
 def state(model: Any) -> dict[str, torch.Tensor]:

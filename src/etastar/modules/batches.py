@@ -14,9 +14,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from etastar.errors import EtaStarError
 from etastar.modules.errors import ModelError
 from etastar.modules.preserve import generators_of, seed_generator, untouched
 from etastar.modules.streams import Stream, exclusive, mixed
@@ -189,11 +191,12 @@ class LoaderBatches(Batches):
         stream = Stream("data", *key)
         for number, generator in enumerate(generators_of([self.loader])):
             seed_generator(generator, mixed("data", *key, number))
-        with stream.active():
-            batches = iter(self.loader)
         length = 0
+        with stream.active(), reading(self.loader, f"{self.what}: opening epoch {key[1]}"):
+            batches = iter(self.loader)
         while True:
-            with stream.active():
+            doing = f"{self.what}: reading batch {length} of epoch {key[1]}"
+            with stream.active(), reading(self.loader, doing):
                 try:
                     batch = next(batches)
                 except StopIteration:
@@ -236,6 +239,32 @@ class LoaderBatches(Batches):
                 "stream is the same: rates cannot be compared. Give it a seed or a generator of "
                 "its own, or pass a list of batches."
             )
+
+
+@contextmanager
+def reading(source: Any, doing: str) -> Iterator[None]:
+    """What the user's data raise inside is said with what was read.
+
+    Args:
+        source: The data.
+        doing: The argument's name, and what is asked of it.
+
+    Raises:
+        ModelError: Instead of any other error.
+    """
+    try:
+        yield
+    except EtaStarError:
+        raise
+    except Exception as error:
+        name = type(getattr(source, "dataset", source)).__name__
+        lines = str(error).strip().splitlines() or [""]
+        text = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+        raise ModelError(
+            f"{doing} from {name} raised {type(error).__name__}: {text}. Expected a Dataset whose "
+            "__getitem__ gives every sample from 0 to len - 1, all of one shape, or an iterable of "
+            "batches (inputs, targets)."
+        ) from error
 
 
 def _holds_tensors(loader: Any) -> bool:
@@ -281,20 +310,37 @@ def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> B
     if isinstance(data, IterableDataset):
         data = DataLoader(data, batch_size)
     elif isinstance(data, Dataset):
-        size = len(data)  # type: ignore[arg-type]
+        try:
+            size = len(data)  # type: ignore[arg-type]
+        except Exception as error:  # TypeError, or what a __len__ of its own raises
+            raise ModelError(
+                f"{what}: the Dataset {type(data).__name__} has no length: {error}. Give it a "
+                "__len__, or make it an IterableDataset."
+            ) from error
         if size == 0:
             raise ModelError(f"{what} is empty: the data set has no samples.")
         generator = torch.Generator()
         enough = size >= batch_size
         data = DataLoader(data, batch_size, True, drop_last=enough, generator=generator)
     if isinstance(data, Iterator):
-        data = list(data)
+        data = _all(data, what)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | Mapping):
         raise ModelError(
             f"{what} must be tensors, a Dataset, a DataLoader or an iterable of batches, got "
             f"{type(data).__name__}."
         )
     return LoaderBatches(data, what)
+
+
+def _all(batches: Iterator[Any], what: str) -> list[Any]:
+    """Everything that an iterator has."""
+    read: list[Any] = []
+    while True:
+        with reading(batches, f"{what}: reading batch {len(read)}"):
+            try:
+                read.append(next(batches))
+            except StopIteration:
+                return read
 
 
 def _as_tensors(data: Any) -> torch.Tensor | tuple[torch.Tensor, ...] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
+from etastar.errors import EtaStarError
 from etastar.modules.errors import ModelError
 from etastar.modules.hooks import lost_by_copying
 from etastar.modules.streams import Stream
@@ -105,8 +107,19 @@ class Origin:
         """What the factory returns."""
         from torch import nn
 
-        with Stream("model", seed).active():
-            model = self._given(seed)
+        try:
+            with Stream("model", seed).active():
+                model = self._given(seed)
+        except EtaStarError:
+            raise
+        except Exception as error:
+            name = getattr(self._given, "__name__", type(self._given).__name__)
+            hint = f" {name} is a class: pass an instance of it." if isclass(self._given) else ""
+            raise ModelError(
+                f"model is called as a factory, {name}({seed}), and raised "
+                f"{type(error).__name__}: {error}. Expected a torch.nn.Module, or a factory "
+                f"seed -> torch.nn.Module that takes one whole number.{hint}"
+            ) from error
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"the model factory must return a torch.nn.Module, got {type(model).__name__}."
