@@ -83,3 +83,21 @@ def test_a_range_above_the_boundary_says_lower_start_lr() -> None:
             **(QUICK | {"metric": "loss", "threshold": 0.01, "start_lr": 1e9, "end_lr": 1e11}),
         )
     assert found.status == "none-trained"
+
+
+def test_seeds_without_a_bracket_are_named() -> None:
+    def sometimes_dead(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        if seed == 1:
+            nn.init.constant_(model[0].bias, -1e6)
+        return model
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 4, generator=g)
+    found = etastar.maximal_lr(
+        sometimes_dead, (x, (x[:, 0] > 0).long()), threshold=0.9, epochs=20, batch_size=16,
+        seeds=3, resolution=0.5, start_lr=0.01, end_lr=1e4, progress=False,
+    )  # fmt: skip
+    assert [r.status for r in found.seeds.values()] == ["bracketed", "none-trained", "bracketed"]
+    assert any(note.startswith("1 of 3 seeds (1) trained at no rate") for note in found.notes)

@@ -11,6 +11,7 @@ from module_zoo import DTYPE, MODELS, OPTIMIZERS, data, drawn, mlp
 from test_module_engines import settings
 from torch import nn
 
+import etastar
 from etastar.modules.collapse import blocked, ceiling
 from etastar.modules.origin import Start
 from etastar.modules.task import run_trial
@@ -112,3 +113,39 @@ class WithSkip(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x) + self.around(x)
+
+
+class Amax(nn.Module):
+    """Convolutions and a maximum over places: at high rates it dies calmly, one class for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 12, 3, padding=1)
+        self.second = nn.Conv2d(12, 12, 3)
+        self.last = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x.view(-1, 1, 8, 8)).relu()).relu()
+        return self.last(x.amax((2, 3)))
+
+
+def test_calm_collapse_is_not_taken_for_a_rate_too_slow() -> None:
+    """The scan from above gave up among collapsed runs, and called the seed `none-trained`."""
+    torch.manual_seed(1)
+    data = etastar.load("digits")
+    result = etastar.maximal_lr(
+        Amax(),
+        (data.x_train, data.y_train),
+        (data.x_val, data.y_val),
+        threshold=0.9,
+        epochs=5,
+        batch_size=32,
+        seeds=1,
+        resolution=0.3,
+        start_lr=0.01,
+        progress=False,
+    )
+    assert result.status == "bracketed"
+    assert result.lr is not None
+    assert 0.1 < result.lr < 2
+    assert min(trial.lr for trial in result.history) < 1

@@ -129,11 +129,17 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
 
 
 def watched(task: Task, start: Start) -> Task:
-    """The task with its runs watched for collapse, where that is sound: see `collapse`."""
+    """The task with what one class for all reaches; watched for collapse where that is sound."""
     from etastar.modules.collapse import ceiling
 
     objective = task.objective
-    if objective.metric != "accuracy" or not objective.higher_is_better or not task.train.fixed:
+    if objective.metric != "accuracy" or not objective.higher_is_better:
+        return task
+    try:
+        task = replace(task, constant=ceiling(task))
+    except ModelError:
+        return task  # the accuracy cannot be evaluated, which is said elsewhere
+    if not task.train.fixed:
         return task
     batch = to_device(next(task.train.stream(start.order)), task.origin.device)
     model = task.origin.copy(start.model)
@@ -141,10 +147,7 @@ def watched(task: Task, start: Start) -> Task:
         return task
     if hooks.on_optimizer(task.optimizer.build(model, 1.0)) or hooks.on_gradients(model):
         return task  # they may revive what stands still
-    try:
-        return replace(task, ceiling=ceiling(task))
-    except ModelError:
-        return task  # the accuracy cannot be evaluated, which is said elsewhere
+    return replace(task, ceiling=task.constant)
 
 
 def _stateful_layer(model: nn.Module) -> str | None:

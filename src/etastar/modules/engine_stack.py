@@ -17,7 +17,7 @@ from etastar.networks import MLP
 from etastar.training.engine import Engine
 from etastar.training.order import DataOrder
 from etastar.training.stack import Stack
-from etastar.training.trial import UNSTABLE, Criterion, Outcome, Recipe, Trial
+from etastar.training.trial import Criterion, Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
     from etastar.networks.base import Params
@@ -82,8 +82,7 @@ class GivenStack(Stack):
             if row in before:
                 decided[row] = before[row]
                 continue
-            slow = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
-            decided[row] = Outcome("short", criterion.max_steps, self._accuracy[row], slow)
+            decided[row] = Outcome("short", criterion.max_steps, self._accuracy[row])
             self._given_up[self.trials[row]] = self.steps[row]
 
 

@@ -305,7 +305,7 @@ class VmapStack:
         row.nans += math.isnan(value)
         if evaluates and task.objective.met(value):
             return Run("trained", row.steps, value)
-        ended = short(task.objective, task.max_steps, value, row.first, row.peak)
+        ended = short(task, value, row.first, row.peak)
         if row.steps == task.max_steps:
             return ended
         return replace(ended, given_up=row.steps) if collapsed else None

@@ -236,6 +236,19 @@ def _advice(found: Mapping[str, Any], settings: Settings, runs: Mapping[Trial, R
             f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; "
             f"{_why_none(found, settings, nans)}"
         )
+    elif some := [seed for seed, r in found["seeds"].items() if r.status == "none-trained"]:
+        notes.append(
+            f"{len(some)} of {len(found['seeds'])} seeds ({', '.join(map(str, some))}) trained at "
+            "no rate within the budget, and have no bracket; where that is many, safe_lr and the "
+            "interval have no value. Train longer (epochs), or make the threshold easier."
+        )
+    if found["status"] != "all-trained" and (
+        above := [seed for seed, r in found["seeds"].items() if r.status == "all-trained"]
+    ):
+        notes.append(
+            f"{len(above)} of {len(found['seeds'])} seeds ({', '.join(map(str, above))}) trained "
+            f"even at the highest rate, {settings.end_lr:g}. Raise end_lr."
+        )
     if nans and not any(nans in note for note in notes):
         notes.append(nans)
     if found["status"] == "all-trained":

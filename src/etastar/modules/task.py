@@ -70,6 +70,7 @@ class Task:
         max_steps: The budget.
         eval_every: Steps between evaluations.
         ceiling: Accuracy of one class for all, if runs are watched for collapse; see `collapse`.
+        constant: The same, known whenever the metric is accuracy.
     """
 
     origin: Origin
@@ -80,6 +81,7 @@ class Task:
     max_steps: int
     eval_every: int
     ceiling: float | None = None
+    constant: float | None = None
 
     def holding(self) -> Task:
         """The same, but the threshold must stand at the end of the budget."""
@@ -213,9 +215,9 @@ def run_trial(
             if task.evaluates_at(session.steps) and task.objective.met(value):
                 return Run("trained", session.steps, value, nans=nans)
             if collapsed:
-                run = short(task.objective, task.max_steps, value, first, peak)
+                run = short(task, value, first, peak)
                 return replace(run, given_up=session.steps, nans=nans)
-    return replace(short(task.objective, task.max_steps, value, first, peak), nans=nans)
+    return replace(short(task, value, first, peak), nans=nans)
 
 
 def is_divergence(error: Exception, first: float, peak: float, healthy: bool) -> bool:
@@ -226,11 +228,17 @@ def is_divergence(error: Exception, first: float, peak: float, healthy: bool) ->
     return not ours and (not healthy or peak > BLOWN_UP * abs(first))
 
 
-def short(objective: Objective, step: int, value: float | None, first: float, peak: float) -> Run:
-    """The outcome of a budget spent below the threshold; an infinite loss is divergence."""
+def short(task: Task, value: float | None, first: float, peak: float) -> Run:
+    """The outcome of a budget spent below the threshold; an infinite loss is divergence.
+
+    A run that ends no better than one class for all is not called slow, however calm its loss was:
+    it may have collapsed, and a lower rate may train.
+    """
+    objective, step = task.objective, task.max_steps
     if value is None or not math.isfinite(value):
         if not callable(objective.metric):
             return Run("diverged", step)
         value = None
-    slow = peak - first <= (UNSTABLE - 1) * abs(first)
+    calm = peak - first <= (UNSTABLE - 1) * abs(first)
+    slow = calm and (task.constant is None or value is None or value > task.constant)
     return Run("short", step, value, slow)
