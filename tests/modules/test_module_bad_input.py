@@ -174,6 +174,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown metric": ({"metric": "acuracy"}, "did you mean 'accuracy'"),
     "unknown engine": ({"engine": "vmaps"}, "did you mean 'vmap'"),
     "impossible accuracy": ({"threshold": 92.5}, "at most 1, got 92.5"),
+    "threshold is no number": ({"threshold": True}, "threshold must be a finite number, got True"),
     "range": ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr must be below end_lr"),
     "negative": ({"resolution": -0.1}, "resolution must be a positive number"),
     "no epochs": ({"epochs": 0}, "epochs must be a positive number"),

@@ -109,6 +109,37 @@ def test_every_form_is_measured(form: str) -> None:
 TENSORS = type(batches_of((X, Y)))
 
 
+class Refilling:
+    """One pair of buffers for every batch, in another order each time."""
+
+    def __init__(self, shuffles: bool) -> None:
+        self.order = torch.randperm if shuffles else torch.arange
+        self.buffers = X[:16].clone(), Y[:16].clone()
+
+    def __iter__(self) -> Iterator[Any]:
+        for rows in self.order(len(Y)).split(16):
+            for buffer, source in zip(self.buffers, (X, Y), strict=True):
+                buffer.copy_(source[rows])
+            yield self.buffers
+
+
+@pytest.mark.parametrize("share", [0.25, 0.0])
+@pytest.mark.parametrize("form", ["ordered", "shuffled", "iterator"])
+def test_a_buffer_that_is_refilled_for_every_batch(
+    form: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etastar.modules.batches.SHARE", share)
+    refilled: Any = Refilling(form == "shuffled")
+    plain: Any = Shuffling() if form == "shuffled" else FORMS["list of batches"]()
+    given = batches_of(iter(refilled) if form == "iterator" else refilled)
+    expected = batches_of(plain)
+    for batch, other in itertools.islice(zip(given.stream(1), expected.stream(1), strict=True), 13):
+        assert equal(batch, other)
+    for batch, other in zip(given.once(), expected.once(), strict=True):
+        assert equal(batch, other)
+    assert given.varies(0, 1) == (form == "shuffled")
+
+
 def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = batches_of(FORMS["seeded loader"]())
     monkeypatch.setattr("etastar.modules.batches.SHARE", 0.0)
@@ -135,8 +166,18 @@ def test_a_loader_that_cannot_repeat_itself_is_refused(monkeypatch: pytest.Monke
             self.passes += 1
             yield X + self.passes, Y
 
-    with pytest.raises(etastar.ModelError, match="other batches each time it is read"):
-        etastar.maximal_lr(drawn(mlp), Forgetful(), **QUICK)
+    class ForgetfulBuffer(Forgetful):
+        """The same, in one buffer."""
+
+        buffer = X.clone()
+
+        def __iter__(self) -> Iterator[Any]:
+            for batch, targets in super().__iter__():
+                yield self.buffer.copy_(batch), targets
+
+    for loader in (Forgetful(), ForgetfulBuffer()):
+        with pytest.raises(etastar.ModelError, match="other batches each time it is read"):
+            etastar.maximal_lr(drawn(mlp), loader, **QUICK)
 
 
 def test_workers_and_persistent_workers_are_left_to_the_user() -> None:

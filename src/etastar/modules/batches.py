@@ -4,7 +4,8 @@ Tensors are cut into batches here, in the order of `etastar.training.order`. Dat
 are read epoch by epoch, each epoch with its own random streams; what was read is kept while it fits
 into a share of the free memory, and read again otherwise. An iterator, which can be read only once,
 is kept whole. A model may do what it likes to a batch, so nothing that belongs to the user or is
-kept is handed out, but a copy each time.
+kept is handed out, but a copy each time; nor is anything kept but a copy, for a loader may refill
+one buffer for every batch.
 """
 
 from __future__ import annotations
@@ -215,8 +216,9 @@ class LoaderBatches(Batches):
     def _keep(self, key: tuple[int, int]) -> list[Any] | None:
         """Read one epoch and keep it; None if it does not fit."""
         read, size = [], 0
+        refills = not isinstance(self.loader, list)  # maybe, one buffer for every batch
         for batch in self._read(key):
-            read.append(batch)
+            read.append(copied(batch) if refills else batch)
             size += nbytes(batch)
             if size > self._budget:
                 self.streaming = True
@@ -232,7 +234,7 @@ class LoaderBatches(Batches):
     def _check_repeats(self, key: tuple[int, int], batch: Any) -> None:
         """Every rate must see the same data: compare with the first batch read for this epoch."""
         if key not in self._first:
-            self._first[key] = batch
+            self._first[key] = copied(batch)
         elif not equal(self._first[key], batch):
             raise ModelError(
                 f"{self.what} gives other batches each time it is read, though every random "
@@ -338,7 +340,7 @@ def _all(batches: Iterator[Any], what: str) -> list[Any]:
     while True:
         with reading(batches, f"{what}: reading batch {len(read)}"):
             try:
-                read.append(next(batches))
+                read.append(copied(next(batches)))  # they may all be one buffer, refilled
             except StopIteration:
                 return read
 

@@ -64,7 +64,8 @@ class Settings:
             )
         if isinstance(self.metric, str) and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
-        if not isinstance(self.threshold, float | int) or not math.isfinite(self.threshold):
+        number = isinstance(self.threshold, float | int) and not isinstance(self.threshold, bool)
+        if not number or not math.isfinite(self.threshold):
             raise ConfigError(f"threshold must be a finite number, got {self.threshold!r}.")
         if self.metric == "accuracy" and not 0 < self.threshold <= 1:
             raise ConfigError(
