@@ -154,3 +154,17 @@ def test_predict_names_networks_outside_the_region(
     assert not record["in_region"]
     assert main([*wanted, "--strict"]) == 2
     assert "Leave out --strict, or choose a --cutoff" in capsys.readouterr().err
+
+
+def test_predict_takes_any_condition(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = ["predict", "--from", str(study), "--width", "16", "--depth", "1"]
+    assert main([*wanted, "--where", "loss=cross-entropy, inputs=64"]) == 0
+    capsys.readouterr()
+    for where, says in (
+        ("los=mse", "did you mean 'loss'"),
+        ("loss", "expected NAME=VALUE"),
+        ("inputs=x", "expected a number"),
+        ("inputs=3", "was never measured"),
+    ):
+        assert main([*wanted, "--where", where]) == 2
+        assert says in capsys.readouterr().err

@@ -81,11 +81,9 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
             f"{usage['right_censored']} above the range, {usage['below_cutoff']} below the cutoff"
         )
         header = ("law", "exponents [95 %]", "R²", "ΔAIC", "ΔBIC", "left out", "n·L > ¼", "cover")
-        print(_line(header))
         rows = record["forms"].values()
         best = {k: min((r[k] for r in rows if r[k] is not None), default=0) for k in ("aic", "bic")}
-        for row in rows:
-            print(_line(_cells_of(row, best)))
+        print(_columns([header, *(_cells_of(row, best) for row in rows)]))
         for form, reason in record["skipped"].items():
             print(f"  {form}: not fitted: {reason}")
         if record["equal_exponents_p"] is not None:
@@ -119,9 +117,13 @@ def _print_region(record: dict[str, Any]) -> None:
     print(f"  region of validity: n/L ≥ {number(region['cutoff'])}{sure}")
 
 
-def _line(cells: tuple[str, ...]) -> str:
-    widths = (14, 52, 6, 7, 7, 9, 9, 6)
-    return "  " + "".join(text.ljust(w) for text, w in zip(cells, widths, strict=True)).rstrip()
+def _columns(lines: list[tuple[str, ...]]) -> str:
+    """Lines of cells as columns, each as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  " + "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def _fixed(value: float | None, digits: int) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_whole
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.scaling.forms import get_form
 
@@ -35,6 +35,11 @@ class PredictOptions(BaseModel):
     )
     loss: str | None = Field(None, description="The loss, where the study has several.")
     dataset: str | None = Field(None, description="The data set, where the study has several.")
+    where: str | None = Field(
+        None,
+        description="Other conditions, where the study has several: NAME=VALUE, comma-separated, "
+        "e.g. norm=layer,momentum=0.9.",
+    )
     response: Response = Field("eta_star", description="Predict η* (eta_star) or λ1 (lambda1).")
     form: str = Field(
         "separate", description="The law: separate exponents of n and L, or one of n·L (product)."
@@ -69,6 +74,7 @@ def run(arguments: list[str]) -> int:
     with Store(Path(options.store) if options.store else study.default_store) as store:
         cells = cell_table(study, store)
     wanted = options.model_dump(include={"input_lr_ratio", "loss", "dataset"}, exclude_none=True)
+    wanted |= _conditions(options.where, cells)
     cells = cells.select(**wanted) if wanted else cells
     laws = fit_laws(cells, form=options.form, response=options.response, cutoff=options.cutoff)
     found = laws.predict(options.width, options.depth, level=options.level, strict=options.strict)
@@ -103,6 +109,27 @@ def run(arguments: list[str]) -> int:
     for warning in found.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
     return 0
+
+
+def _conditions(text: str | None, cells: CellTable) -> dict[str, str | float]:
+    """The labels that `--where` names.
+
+    Raises:
+        ConfigError: It is not of the form NAME=VALUE, or a name is of no label.
+    """
+    found: dict[str, str | float] = {}
+    for part in (text or "").split(",") if text else ():
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not value:
+            raise ConfigError(f"--where {part!r}: expected NAME=VALUE, e.g. norm=layer.")
+        if name not in cells.labels:
+            raise unknown_name("condition", name, cells.labels)
+        text_like = cells.labels[name].dtype.kind in "UO"
+        try:
+            found[name] = value if text_like else float(value)
+        except ValueError:
+            raise ConfigError(f"--where {name}={value}: expected a number.") from None
+    return found
 
 
 def _doubts(cells: CellTable, law: PowerLawFit, options: PredictOptions) -> tuple[str, ...]:
