@@ -107,12 +107,18 @@ class Section(Strategy):
         return tuple(i for i in reversed(around) if i not in self.tried)
 
 
+SLOW_IN_A_ROW = 5
+"""Failures that must point downwards: in a ragged region, where accuracies are as good as drawn, so
+many in descending order are met once in 120."""
+
+
 def too_slow(failures: list[Outcome]) -> bool:
     """Whether a descent has come to rates too slow for the budget, so that lower ones are too.
 
-    True after three failures in a row that were stable (`Outcome.slow`), each no nearer to the
-    threshold than the one above it.
+    True after `SLOW_IN_A_ROW` failures that were stable and had learned something (`Outcome.slow`),
+    each no nearer to the threshold than the one above it, and the last further away than the first.
     """
-    last = failures[-3:]
+    last = failures[-SLOW_IN_A_ROW:]
     reached = [f.accuracy or 0.0 for f in last]
-    return len(last) == 3 and all(f.slow for f in last) and reached == sorted(reached, reverse=True)
+    falling = reached == sorted(reached, reverse=True) and reached[0] > reached[-1]
+    return len(last) == SLOW_IN_A_ROW and all(f.slow for f in last) and falling

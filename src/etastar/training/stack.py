@@ -50,6 +50,7 @@ class Stack:
         self.batch = batch_size(recipe, self.samples)
         self._evaluation = LazyAccuracy(network, data.x_val, data.y_val)
         self._step = make_step(network, recipe.loss, recipe.momentum)
+        self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
         self._order = DataOrder(self.samples)
         self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
         self._drawn: dict[int, Params] = {}
@@ -222,7 +223,8 @@ class Stack:
         self._bury(decided)
         for row, step in enumerate(self.steps):
             if row not in decided and step == self.recipe.criterion.max_steps:
-                slow = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
+                calm = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
+                slow = calm and (self._accuracy[row] or 0.0) > self._constant
                 decided[row] = Outcome("short", step, self._accuracy[row], slow=slow)
         return decided
 

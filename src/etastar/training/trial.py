@@ -75,7 +75,8 @@ class Outcome:
             step of the run of steps on whose batches that layer was silent, else the budget.
         accuracy: Validation accuracy at the last full evaluation; None where there was none.
         slow: For `short`: the run was stable, no batch having a loss above `UNSTABLE` times the
-            first one's, so that the rate was merely too slow for the budget.
+            first one's, and it ended better than one class for all, so that the rate was merely too
+            slow for the budget. A network that collapses may be stable too.
     """
 
     kind: OutcomeKind
