@@ -220,3 +220,13 @@ def test_bad_options_are_named_in_one_line(options: dict[str, object], message: 
 def test_a_network_object_excludes_network_options() -> None:
     with pytest.raises(ConfigError, match="width: the network was given as an object"):
         etastar.measure(etastar.MLP(), "digits", width=3)
+
+
+def test_a_measurement_prints_in_a_few_lines() -> None:
+    found = etastar.measure(width=8, depth=1, seeds=2, max_steps=30, threshold=0.99)
+    lines = str(found).splitlines()
+    assert lines[0].startswith("mlp 8×1, κ = 1, on digits")
+    assert "η* = –" in lines[2]
+    assert lines[3] == "brackets: 0: none-trained, 1: none-trained"
+    lowest = min(trial.lr for trial in found.trials)
+    assert f"trained at no rate from 10 down to {lowest:.3g}" in lines[4]

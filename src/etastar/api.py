@@ -174,7 +174,7 @@ def _measure(
             seconds=round(time.perf_counter() - started, 3),
         ),
         environment=environment(engine),
-        warnings=tuple(advice(results, recipe, settings)),
+        warnings=tuple(advice(results, recipe, settings, min(trial.lr for trial in trials))),
     )
 
 
@@ -213,8 +213,10 @@ def use_threads(wanted: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -> list[str]:
-    """What to know before trusting the number, each with what to do about it."""
+def advice(
+    results: dict[int, SeedResult], recipe: Recipe, settings: Settings, lowest: float
+) -> list[str]:
+    """What to know before trusting the number, each with what to do; `lowest`: of rates tried."""
     notes = []
     status = [result.status for result in results.values()]
     total = len(status)
@@ -225,9 +227,10 @@ def advice(results: dict[int, SeedResult], recipe: Recipe, settings: Settings) -
         )
     if below := status.count("none-trained"):
         notes.append(
-            f"{below} of {total} seeds trained at no rate from {settings.start_lr:g} to "
-            f"{settings.end_lr:g} within {recipe.criterion.max_steps} steps. Lengthen the budget "
-            "(--epochs), lower --threshold, or widen the range."
+            f"{below} of {total} seeds trained at no rate from {settings.end_lr:g} down to "
+            f"{lowest:.3g}{', from where on rates were too slow,' * (lowest > settings.start_lr)} "
+            f"within {recipe.criterion.max_steps} steps. Lengthen the budget (--epochs), lower "
+            "--threshold, or widen the range."
         )
     short = [r for r in results.values() if r.hi_outcome == "short"]
     if 2 * len(short) > sum(s == "bracketed" for s in status):

@@ -90,6 +90,27 @@ class Measurement:
             f"{criterion.eval_every}"
         )
 
+    def __str__(self) -> str:
+        """What was measured, η*, the brackets and the warnings, in a few lines."""
+        star = self.eta_star
+
+        def number(value: float | None) -> str:
+            return "–" if value is None else f"{value:.4g}"
+
+        brackets = ", ".join(
+            f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
+            for seed, r in self.seeds.items()
+        )
+        return "\n".join(
+            [
+                self.heading,
+                f"η* = {number(star.median)} (95 % {number(star.ci_low)} – "
+                f"{number(star.ci_high)}), safe {number(star.safe)}",
+                f"brackets: {brackets}",
+                *(f"note: {warning}" for warning in self.warnings),
+            ]
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The measurement as JSON types; keys are fixed by `schema_version`."""
         return {

@@ -136,7 +136,7 @@ def _rate_axis(ax: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     ax.set(xscale="log", xlabel="learning rate η")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
 
