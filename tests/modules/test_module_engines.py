@@ -78,6 +78,26 @@ def test_the_same_twice_and_alone(engine: str) -> None:
     assert [t for t in once.history if t.order == 2] == list(alone.history)
 
 
+@pytest.mark.parametrize("engine", ["stack", "vmap"])
+def test_the_number_of_threads_changes_nothing(engine: str) -> None:
+    """In float32, where one differently rounded sum would show in the metrics."""
+    (x, y), (x_val, y_val) = data(), data(192, 1)
+    model = drawn(mlp if engine == "stack" else MODELS["cnn"][0]).float()
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            options = QUICK | {"seeds": 3, "engine": engine}
+            found.append(
+                etastar.maximal_lr(model, (x.float(), y), (x_val.float(), y_val), **options)
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert [result.environment["threads"] for result in found] == [1, 2]
+    assert found[0].seeds == found[1].seeds
+    assert found[0].history == found[1].history
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
