@@ -191,6 +191,7 @@ def test_progress_is_shown_on_a_terminal_and_in_the_message_of_an_interrupt(
 
     assert main(["sharpness", *SMALL]) == 0
     assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is shown no bar
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("etastar.initial._bounds", lambda *_: interrupt())
     assert main(["sharpness", *SMALL]) == 130
