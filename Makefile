@@ -21,8 +21,10 @@ demo: .venv/.core
 	mkdir -p out
 	$(BIN)/etastar measure --plot out/demo.png --json out/demo.json
 
+# One thread for each of two workers: PyTorch's threads of two processes would wait for each other.
+WORKERS ?= 2
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks

@@ -1,4 +1,4 @@
-"""What all tests share: those marked `data` need the folder that ETASTAR_DATA_DIR names."""
+"""What all tests share: the order, and that `data` tests need the folder ETASTAR_DATA_DIR names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Slow ones first, so that no worker is left alone with one at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if os.environ.get("ETASTAR_DATA_DIR"):
         return
     needy = [item for item in items if item.get_closest_marker("data")]

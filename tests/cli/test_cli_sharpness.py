@@ -277,6 +277,7 @@ def test_a_network_without_curvature_has_no_reference_rates(
     assert any("below 16 times the depth" in note for note in record["warnings"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_moments_beyond_float64_leave_the_trace_bound(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--width 2 --depth 700 --seeds 1 --samples 5 --max-iter 2 --loss mse"
     bounds = record_of([*options.split(), "--kind", "gauss-newton"], capsys)["bounds"]

@@ -61,6 +61,7 @@ def test_every_kind_of_extension_is_shown_with_its_test() -> None:
     assert rooms == {"data", "networks", "search", "study", "report"}
 
 
+@pytest.mark.slow
 def test_the_changes_pass_their_tests(changed: Path) -> None:
     figures = "tests/report/test_figures_of_studies.py::"
     run = subprocess.run(

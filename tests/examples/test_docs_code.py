@@ -20,6 +20,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
     return [(text[: match.start()].count("\n") + 1, match[1]) for match in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
@@ -47,12 +49,14 @@ def test_warmup_trains_with_it_and_not_without(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "warmup.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_lightning_trains_below_and_not_far_above(tmp_path: Path) -> None:
     text = run("lightning_trainer.py", tmp_path)
     assert number_after("Trainer at 0.5 × η*: best validation accuracy", text) >= 0.9
     assert number_after("Trainer at 4 × η*: best validation accuracy", text) < 0.9
 
 
+@pytest.mark.slow
 def test_hugging_face_trains_below_and_not_far_above(tmp_path: Path) -> None:
     text = run("hugging_face_trainer.py", tmp_path)
     assert number_after("Trainer at 0.25 × η*: validation accuracy", text) >= 0.7

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "maximal_lr.ipynb"
 EXECUTE = """
@@ -25,6 +26,7 @@ def pictures(book: Any) -> list[bool]:
     return [any("image/png" in o.get("data", {}) for o in of_cell) for of_cell in outputs]
 
 
+@pytest.mark.slow
 def test_notebook_executes_and_is_stored_with_its_pictures(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", EXECUTE, str(NOTEBOOK), str(tmp_path / "done.ipynb")],

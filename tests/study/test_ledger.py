@@ -32,6 +32,7 @@ def reproduction() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_tables_follow_from_the_rows() -> None:
     command = [sys.executable, "benchmarks/reproduction.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

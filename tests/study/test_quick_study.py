@@ -12,6 +12,7 @@ from etastar.cli import main
 STUDY = Path(__file__).parents[2] / "studies" / "quick.toml"
 
 
+@pytest.mark.slow
 def test_quick_study_gives_a_law_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
