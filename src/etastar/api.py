@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from etastar.search.base import SeedResult
     from etastar.training.engine import Engine
     from etastar.training.trial import Recipe
-
 
 NETWORK_OPTIONS = {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"}
 
@@ -198,19 +196,6 @@ def prepare(
     strategy = STRATEGIES[settings.strategy]
     searches = {seed: strategy(lattice) for seed in seeds}
     return engine, SearchQueue(searches, width=engine.useful_width)
-
-
-@contextmanager
-def use_threads(wanted: int | None) -> Iterator[int]:
-    """PyTorch's threads, for a while; as many as now if None."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(wanted or before)
-    try:
-        yield wanted or before
-    finally:
-        torch.set_num_threads(before)
 
 
 def advice(

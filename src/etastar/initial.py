@@ -133,9 +133,10 @@ def measure_sharpness(
     """
     import torch
 
-    from etastar.api import checked_settings, device_named, machine, use_threads
+    from etastar.api import checked_settings, device_named, machine
     from etastar.curvature.initial import initial_sharpness
     from etastar.data import load
+    from etastar.training.threads import use_threads
 
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)

@@ -6,34 +6,21 @@ process, two of them took 40 ms to 2 s for a matrix of 250 rows that one does in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.training.threads import use_threads
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread, for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def eigh(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Eigenvalues `[..., m]`, ascending, and eigenvectors in columns, `[..., m, m]`."""
     import torch
 
-    with one_thread():
+    with use_threads(1):
         values, vectors = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix)))
     return np.asarray(values.numpy()), np.asarray(vectors.numpy())
 
@@ -42,6 +29,6 @@ def eigvalsh(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Eigenvalues `[..., m]`, ascending."""
     import torch
 
-    with one_thread():
+    with use_threads(1):
         values = torch.linalg.eigvalsh(torch.from_numpy(np.ascontiguousarray(matrix)))
     return np.asarray(values.numpy())

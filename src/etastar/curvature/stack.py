@@ -111,7 +111,7 @@ def stack_sharpness(
 
     import torch
 
-    from etastar.curvature.dense import one_thread
+    from etastar.training.threads import use_threads
 
     replicas = len(params[0])
     count = min(torch.get_num_threads(), replicas) if params[0].device.type == "cpu" else 1
@@ -127,7 +127,7 @@ def stack_sharpness(
     if count == 1:
         return solvers[0].solve(chunk)
     chunk = chunk or max(1, solvers[0].chunk() // count)
-    with one_thread(), ThreadPoolExecutor(count) as pool:
+    with use_threads(1), ThreadPoolExecutor(count) as pool:
         try:
             found = list(pool.map(lambda solver: solver.solve(chunk), solvers))
         except BaseException:  # Ctrl-C too: the pool waits for its threads before it passes it on

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from etastar.curvature.dense import eigvalsh, one_thread
+from etastar.curvature.dense import eigvalsh
 from etastar.curvature.fluctuations import spread
 from etastar.curvature.kernel import (
     checked_inputs,
@@ -24,6 +24,7 @@ from etastar.curvature.laws import contrast_bound, mse_law
 from etastar.curvature.moments import block_bound, lower_bound, trace_bound
 from etastar.curvature.softmax_law import softmax_law
 from etastar.errors import ConfigError, unknown_name
+from etastar.training.threads import use_threads
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -79,7 +80,7 @@ class SharpnessBounds:
     """The same without the correction. For MSE, λ1(K/m)."""
 
 
-@one_thread()
+@use_threads(1)
 def sharpness_bounds(
     network: Network, x: Any, classes: int, *, loss: str, kind: str, seed: int = 0
 ) -> SharpnessBounds:

@@ -88,8 +88,8 @@ def measure_sharpness(task: Task) -> LambdaResult:
     """λ1 of the Hessian and of the Gauss-Newton matrix at initialisation, for every seed."""
     import torch
 
-    from etastar.api import use_threads
     from etastar.curvature.initial import initial_sharpness
+    from etastar.training.threads import use_threads
 
     started = time.perf_counter()
     settings = task.settings

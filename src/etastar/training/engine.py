@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -20,13 +19,19 @@ import torch
 from etastar.networks import MLP
 from etastar.training.memory import replicas_that_fit, stacks_that_fit
 from etastar.training.stack import Stack, batch_size
+from etastar.training.threads import use_threads
 from etastar.training.trial import Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from etastar.data import Dataset
     from etastar.networks import Network
+
+
+CHECK_EVERY, CHECK_EVERY_ON_GPU = 8, 64
+"""Steps between looks at the device: free on a CPU, a wait for it on a GPU."""
+
+WIDE_ON_GPU = 256
+"""Replicas up to which one more costs a GPU next to nothing."""
 
 
 class Queue(Protocol):
@@ -57,7 +62,8 @@ class Engine:
         threads: Stacks that train at the same time on a CPU; by default as many as PyTorch has
             threads. 1 on a GPU.
         slots: Replicas in each stack; by default as many as free memory and cache hold.
-        check_every: Steps between looks at the device; 8 on a CPU, where looking is free.
+        check_every: Steps between looks at the device; if None `CHECK_EVERY`, or on a GPU
+            `CHECK_EVERY_ON_GPU`.
 
     Raises:
         ConfigError: Not even one replica fits in memory.
@@ -82,7 +88,7 @@ class Engine:
         needed = self.bytes_per_replica()
         wanted = (threads or torch.get_num_threads()) if on_cpu else 1
         self.threads = stacks_that_fit(needed, self.device, wanted)
-        self.check_every = check_every or (8 if on_cpu else 64)
+        self.check_every = check_every or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU)
         fitting = replicas_that_fit(needed, self.device, self.threads)
         self.slots = slots or fitting
         self.steps_taken = 0
@@ -91,18 +97,21 @@ class Engine:
     @property
     def useful_width(self) -> int:
         """Replicas below which adding one costs next to nothing: a thread each, many on a GPU."""
-        return self.threads if self.device.type == "cpu" else min(self.slots, 256)
+        return self.threads if self.device.type == "cpu" else min(self.slots, WIDE_ON_GPU)
 
     def bytes_per_replica(self) -> int:
         """Peak memory of one slot: parameters, momentum, a batch and its activations, its order."""
         network, classes = self.network, self.data.classes
         samples, inputs = self.data.x_train.shape
         parameters = network.parameter_count(inputs, classes)
+        # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
+        # and of an unknown network only the parameters say how many units there may be
         units = 8 * parameters // inputs
         if isinstance(network, MLP):
             units = 3 * network.width * network.depth
-        copies = 3 if self.recipe.momentum else 2
-        activations = batch_size(self.recipe, samples) * (inputs + units + 6 * classes)
+        copies = 3 if self.recipe.momentum else 2  # admitting and dropping replicas copies them
+        outputs = 6 * classes  # with their softmax and gradients, in both layouts
+        activations = batch_size(self.recipe, samples) * (inputs + units + outputs)
         return self.dtype.itemsize * (copies * parameters + activations) + 8 * samples
 
     def stack(self) -> Stack:
@@ -116,7 +125,7 @@ class Engine:
             KeyboardInterrupt: On Ctrl-C, after the current rounds; what was put in the queue stays.
         """
         crew = _Crew(self, queue)
-        with _single_threaded():
+        with use_threads(1):
             others = [threading.Thread(target=crew.work, args=(i,)) for i in range(1, self.threads)]
             for thread in others:
                 thread.start()
@@ -197,17 +206,6 @@ class _Crew:
             self._dealt[idlest].append(trial)
             self._loads[idlest] += 1
         self._changed.notify_all()
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """PyTorch's own CPU parallelism off for a while: the engine brings its threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _TrialList:
