@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from etastar.errors import ConfigError, unknown_name
+from etastar.search.base import Status
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
@@ -24,8 +25,9 @@ Response: TypeAlias = Literal["eta_star", "lambda1", "eta_lambda1"]
 
 RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
 """What a law may be fitted to: η*, λ1, or their product, taken seed by seed."""
-STATUSES = ("bracketed", "all-trained", "none-trained")
-_BRACKETED, _ALL, _NONE = range(3)
+STATUSES: tuple[Status, ...] = get_args(Status)
+"""What the search for a seed may end as, in the order of the codes below."""
+BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset(
     {"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1", "cell", "hi_outcome"}
@@ -131,10 +133,10 @@ class CellTable:
         width = _whole(columns, "width", 1)
         depth = _whole(columns, "depth", 1)
         seed = _whole(columns, "seed", 0)
-        log_lo = _log_rates(columns, "eta_lo", status != _NONE)
-        log_hi = _log_rates(columns, "eta_hi", status == _BRACKETED)
-        log_hi[status == _ALL] = np.inf
-        below = np.flatnonzero((status == _BRACKETED) & (log_hi < log_lo))
+        log_lo = _log_rates(columns, "eta_lo", status != NONE_TRAINED)
+        log_hi = _log_rates(columns, "eta_hi", status == BRACKETED)
+        log_hi[status == ALL_TRAINED] = np.inf
+        below = np.flatnonzero((status == BRACKETED) & (log_hi < log_lo))
         if below.size:
             i = int(below[0])
             raise _bad_row(i, "eta_hi", f"at least eta_lo = {columns['eta_lo'][i]}", columns, i)

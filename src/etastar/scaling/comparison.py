@@ -11,14 +11,15 @@ import numpy as np
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
+from etastar.scaling.domain import below_cutoff
 from etastar.scaling.estimates import estimate_cells, median_inefficiency
 from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level, predictive_variance, student_quantile
 
-_MOST_FOLDS = 100
-"""Up to this many cells each is left out alone; beyond, 20 folds bound the time."""
+_MOST_FOLDS, _FOLDS = 100, 20
+"""Up to so many cells each is left out alone; beyond, so many folds bound the time."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ class Comparison:
     level: float
 
     def __getitem__(self, form: str) -> ComparedForm:
-        """The row of that form."""
+        """The row of that form.
+
+        Raises:
+            ConfigError: It was not compared; with the reason, if it was skipped.
+        """
         for row in self.rows:
             if row.form == form:
                 return row
@@ -191,7 +196,7 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     form, count = get_form(fit.form), len(fit.log_value)
     folds = np.arange(count)
     if count > _MOST_FOLDS:
-        folds = np.random.default_rng(seed).permutation(count) % 20
+        folds = np.random.default_rng(seed).permutation(count) % _FOLDS
     mask = folds != np.unique(folds)[:, None]  # (folds, M)
     x, offset = fit.design(fit.width, fit.depth), form.fixed(fit.width, fit.depth)
     kept = np.array([m.sum() > x.shape[1] and is_defined(x[m]) for m in mask])
@@ -225,9 +230,7 @@ def extrapolate(
         ConfigError: The small cells do not determine the law, or no cell is left to predict.
     """
     estimates = estimate_cells(cells, response)
-    use = estimates.used.copy()
-    if cutoff is not None:
-        use &= cells.width / cells.depth >= cutoff * (1 - 1e-9)
+    use = estimates.used & ~below_cutoff(cells.width, cells.depth, cutoff)
     if not use.any():
         raise ConfigError("no cell can be used: none is bracketed within the cutoff on n/L.")
     size = cells.width * cells.depth

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etastar.scaling.cells import FloatArray
+from etastar.scaling.cells import BoolArray, FloatArray
 
 _EDGE = 1e-9
-"""Slack, in log units, so that the networks on the boundary are inside."""
+"""Relative slack, so that the networks on a boundary are inside."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,13 @@ class Domain:
             return bool(np.all(left >= -_EDGE))
         along = float(edges[0] @ offset[0]) / lengths[0]
         return bool(abs(left[0]) <= _EDGE and -_EDGE <= along <= lengths[0] + _EDGE)
+
+
+def below_cutoff(width: FloatArray, depth: FloatArray, cutoff: float | None) -> BoolArray:
+    """Which networks, arrays `[M]`, have n/L below the cutoff; none if there is no cutoff."""
+    if cutoff is None:
+        return np.zeros(len(width), dtype=bool)
+    return np.asarray(width / depth < cutoff * (1 - _EDGE))
 
 
 def convex_hull(points: FloatArray) -> FloatArray:

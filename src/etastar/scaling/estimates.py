@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etastar.scaling.cells import (
-    _ALL,
-    _BRACKETED,
-    _NONE,
+    ALL_TRAINED,
+    BRACKETED,
+    NONE_TRAINED,
+    STATUSES,
     BoolArray,
     CellTable,
     FloatArray,
@@ -74,13 +75,15 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     """
     seeds = cells.values(response)
     count = len(cells)
-    tally = [np.bincount(cells.cell[cells.status == s], minlength=count) for s in range(3)]
+    tally = [
+        np.bincount(cells.cell[cells.status == s], minlength=count) for s in range(len(STATUSES))
+    ]
     m = np.bincount(seeds.cell, minlength=count)
     value = medians(seeds, seeds.middle, m)
     used = np.isfinite(value)
     bound = np.full(count, np.nan)
     if response != "lambda1":
-        used &= 2 * tally[_NONE] <= np.bincount(cells.cell, minlength=count)
+        used &= 2 * tally[NONE_TRAINED] <= np.bincount(cells.cell, minlength=count)
         censored = np.isposinf(value)
         # the median is at least the median of the seeds' own lower ends
         bound[censored] = medians(seeds, seeds.lo, m)[censored]
@@ -93,9 +96,9 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
         variance=np.maximum(variance, _VARIANCE_FLOOR),
         seed_variance=spread,
         informative=m,
-        bracketed=tally[_BRACKETED],
-        all_trained=tally[_ALL],
-        none_trained=tally[_NONE],
+        bracketed=tally[BRACKETED],
+        all_trained=tally[ALL_TRAINED],
+        none_trained=tally[NONE_TRAINED],
         used=used,
         bound=bound,
     )

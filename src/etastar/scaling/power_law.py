@@ -13,7 +13,7 @@ from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.bend import Bend, find_bend
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
 from etastar.scaling.coefficients import Coefficient, coefficients
-from etastar.scaling.domain import Domain
+from etastar.scaling.domain import Domain, below_cutoff
 from etastar.scaling.estimates import (
     CellEstimates,
     estimate_cells,
@@ -258,9 +258,7 @@ def fit_power_law(
     law = get_form(form)
     labels = cells.the_labels()
     estimates = estimate_cells(cells, response)
-    beyond = np.zeros(len(cells), dtype=bool)
-    if cutoff is not None:
-        beyond = cells.width / cells.depth < cutoff * (1 - 1e-9)
+    beyond = below_cutoff(cells.width, cells.depth, cutoff)
     use = estimates.used & ~beyond
     width, depth = cells.width[use], cells.depth[use]
     _check_enough(law, width, depth, labels, cells, cutoff)
