@@ -6,8 +6,16 @@ tutorial's files and commands, taken from the page, run in its order and print w
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +29,12 @@ from etastar.data import DATASETS
 from etastar.scaling.forms import FORMS
 from etastar.settings import DEFAULTS, OneOf, Settings
 from etastar.study.cell import SharpnessSettings
+from etastar.study.plan import State
 from etastar.study.specification import Budget, StudyFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = (DOCS / "reference" / "study-files.md").read_text(encoding="utf-8")
+TUTORIAL = (DOCS / "studies.md").read_text(encoding="utf-8")
 
 
 def section(heading: str) -> str:
@@ -140,3 +150,118 @@ def test_what_the_reference_says_is_refused(
     study.write_text(text)
     assert main(["study", "run", str(study), "--dry-run"]) == 2
     assert message in capsys.readouterr().err
+
+
+class Tutorial:
+    """The commands of docs/studies.md, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.background: list[subprocess.Popen[str]] = []
+        self.port = free_port()
+
+    def run(self, command: str, shown: str) -> str:
+        """Run a command as the page says; what it printed."""
+        program, *arguments = shlex.split(command.replace("first:8786", self.address))
+        if program == "dask":
+            self.start(arguments)
+            return ""
+        assert program == "etastar", f"the page runs {program}, which this test does not know"
+        if "^C" in shown:
+            return self.interrupted(arguments)
+        out = io.StringIO()
+        with redirect_stdout(out), redirect_stderr(out):
+            assert main(arguments) == 0, out.getvalue()
+        return out.getvalue()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self, arguments: list[str]) -> None:
+        """Start a scheduler, or its workers: on this machine, with one worker each."""
+        options = {
+            "scheduler": ["--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"],
+            "worker": ["--host", "127.0.0.1", "--nworkers", "1", "--no-dashboard"],
+        }[arguments[0]]
+        self.background.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dask", *arguments, *options],
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+        )
+
+    def interrupted(self, arguments: list[str]) -> str:
+        """Run a study in a process of its own, and press Ctrl-C when its first task has ended."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "etastar", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # a shell that runs the tests in the background has Ctrl-C ignored, by its children too
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
+            store = (self.folder / arguments[2]).with_suffix(".sqlite")
+            while not State.of_file(store).done and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            printed = process.communicate(timeout=60)[0]
+        assert process.returncode == 130, printed
+        return "^C\n" + printed
+
+    def close(self) -> None:
+        for process in reversed(self.background):
+            process.send_signal(signal.SIGINT)
+        for process in self.background:
+            process.wait(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def masked(line: str) -> str:
+    """A line without what differs from machine to machine: numbers, and spaces after them."""
+    return " ".join(re.sub(r"-?\d[\d,.]*(e[+-]\d+)?", "#", line).split())
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_and_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = re.findall(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```$", TUTORIAL, re.M | re.S)
+    assert TUTORIAL.count("```") == 2 * len(found)
+    tutorial = Tutorial(tmp_path)
+    try:
+        for kind_of_block, title, text in found:
+            if kind_of_block == "toml":
+                (tmp_path / title).write_text(text)
+            elif kind_of_block == "diff":
+                before, after = (
+                    "".join(line[1:] for line in text.splitlines(True) if line[0] in marks)
+                    for marks in (" -", " +")
+                )
+                content = (tmp_path / title).read_text()
+                assert content.count(before) == 1
+                (tmp_path / title).write_text(content.replace(before, after))
+            else:
+                assert kind_of_block == "console"
+                for block in re.split(r"^\$ ", text, flags=re.M)[1:]:
+                    command, shown = block.split("\n", 1)
+                    printed = [masked(line) for line in tutorial.run(command, shown).splitlines()]
+                    for line in shown.splitlines():
+                        assert line == "..." or masked(line) in printed, (command, line, printed)
+    finally:
+        tutorial.close()
+    page = (tmp_path / "mine.html").read_text(encoding="utf-8")
+    reading = TUTORIAL.split("From above:")[1].split("\n## ")[0].replace("\\*", "*")
+    for heading in re.findall(r"\*\*(.+?)\*\*(?!\*)", reading):
+        assert re.search(f"<h[23] id=[^>]*>{re.escape(heading)}", page), heading
