@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError
-from etastar.settings import Settings
+from etastar.settings import NETWORK_FIELDS, Settings
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from etastar.training.engine import Engine
     from etastar.training.trial import Recipe
 
-NETWORK_OPTIONS = {"width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"}
+NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
+"""Options that describe the network, and so cannot go with one that is given as an object."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def measure(
         >>> found.eta_star.median  # doctest: +SKIP
     """
     from etastar.data import load
+    from etastar.training.machine import device_named
 
     settings = checked_settings(network, dataset, options)
     network = network or settings.network()
@@ -142,6 +143,7 @@ def _measure(
     """data, network, recipe → engine and searches → brackets → η*."""
     from etastar.measurement import Cost, Measurement
     from etastar.search.estimate import eta_star, success_curve
+    from etastar.training.machine import environment
 
     started = time.perf_counter()
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
@@ -171,7 +173,7 @@ def _measure(
             steps=sum(outcome.step for outcome in trials.values()),
             seconds=round(time.perf_counter() - started, 3),
         ),
-        environment=environment(engine),
+        environment=environment(engine.device, engine.dtype, engine.threads),
         warnings=tuple(advice(results, recipe, settings, min(trial.lr for trial in trials))),
     )
 
@@ -231,59 +233,3 @@ def advice(
             "not sharp. Prefer the safe rate."
         )
     return notes
-
-
-def environment(engine: Engine) -> dict[str, Any]:
-    """Versions and machine, as far as they can change a result or its cost."""
-    return machine(engine.device, engine.dtype, engine.threads)
-
-
-def machine(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, Any]:
-    """The same where there is no engine."""
-    import torch
-
-    from etastar import __version__
-
-    return {
-        "etastar": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-        ),
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": threads,
-    }
-
-
-def _processor() -> str:
-    """The CPU's name. Linux gives it in /proc/cpuinfo only, where Python does not look."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            names = [line.partition(":")[2].strip() for line in file if line[:10] == "model name"]
-    except OSError:
-        names = []
-    return next(filter(None, names), "") or platform.processor() or platform.machine()
-
-
-def device_named(name: str) -> torch.device:
-    """The device of that name, if this machine has it and numbers can be computed on it.
-
-    Raises:
-        ConfigError: It has not, or they cannot.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-        float(torch.zeros(1, device=device))
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        if name.partition(":")[0] == "meta":
-            reason = "it holds shapes, not numbers"
-        elif isinstance(error, (NotImplementedError, ImportError)):
-            reason = "this build of PyTorch does not support it"
-        raise ConfigError(f"device {name!r} cannot be used: {reason}. Try --device cpu.") from None
-    return device

@@ -24,7 +24,11 @@ SCHEMA_VERSION = 1
 WIDE = 16
 """Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
 MOST_SAMPLES = 5000
-"""Training samples used where neither `samples` nor `train_size` says how many."""
+"""Training samples used where neither `samples` nor `train_size` says how many, and samples of the
+bounds: `curvature.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
+CLASSICAL_RATES = (2, 4, 12)
+"""η·λ1 above which gradient descent diverges on a quadratic (2), in a wide two-layer linear network
+(4) and, about, in wide ReLU networks (12): Lewkowycz et al. 2020."""
 
 UNPROVED = {
     **dict.fromkeys(("lower_proved", "upper_proved", "upper_trace")),
@@ -127,16 +131,19 @@ def measure_sharpness(
             how many seeds are done with it.
         **options: Any field of `etastar.settings.Settings`.
 
+    Returns:
+        λ1 by seed and over seeds, beside its bounds, with all that is needed to repeat it.
+
     Raises:
         ConfigError: An option is unknown, out of range, or contradicts another.
         DataError: A data file is missing or damaged.
     """
     import torch
 
-    from etastar.api import checked_settings, device_named, machine
+    from etastar.api import checked_settings
     from etastar.curvature.initial import initial_sharpness
     from etastar.data import load
-    from etastar.training.threads import use_threads
+    from etastar.training.machine import device_named, environment, use_threads
 
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
@@ -206,7 +213,7 @@ def measure_sharpness(
         gauss_newton_seeds=beside,
         bounds=bounds,
         bounds_note=note,
-        reference_rates={f"{c}/λ1": c / top if top else None for c in (2, 4, 12)},
+        reference_rates={f"{c}/λ1": c / top if top else None for c in CLASSICAL_RATES},
         eta_star=measured.to_dict()["eta_star"] if measured else None,
         eta_star_seeds=measured.seeds if measured else None,
         eta_star_times_lambda1=_eta_star_times_lambda1(measured, found) if measured else None,
@@ -235,7 +242,7 @@ def measure_sharpness(
             "products": sum(r.products for rows in of_kind.values() for r in rows.values()),
             "seconds": round(time.perf_counter() - started, 3),
         },
-        environment=machine(device, dtype, threads),
+        environment=environment(device, dtype, threads),
         warnings=notes,
     )
 
@@ -274,10 +281,8 @@ def _bounds(
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
     bounds = asdict(found)
-    if (
-        count > MOST_SAMPLES
-    ):  # the bound on the loss over a part of the samples proves nothing of the rest
-        bounds |= UNPROVED
+    if count > MOST_SAMPLES:
+        bounds |= UNPROVED  # of the loss over a part of the samples nothing follows for all
     return bounds, None
 
 

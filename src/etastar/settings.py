@@ -13,6 +13,7 @@ from etastar.data import DATASETS
 from etastar.errors import ConfigError, unknown_name
 from etastar.networks import NORMS, build
 from etastar.search import STRATEGIES
+from etastar.training.losses import Loss
 from etastar.training.trial import Criterion, Recipe
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ DEFAULTS: dict[str, Defaults] = {
 }
 
 
+NETWORK_FIELDS = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
+"""Settings that are fields of the architecture under the same name."""
+
+
 class Settings(BaseModel):
     """What to measure: data, network, training, criterion, search, machine.
 
@@ -113,7 +118,7 @@ class Settings(BaseModel):
         "none", description="Normalisation before each ReLU."
     )
 
-    loss: Literal["cross-entropy", "mse"] = Field(
+    loss: Loss = Field(
         "cross-entropy",
         description="Mean over samples; mse is half the squared distance to the one-hot target.",
     )
@@ -210,8 +215,7 @@ class Settings(BaseModel):
 
     def network(self) -> Network:
         """The architecture that these settings describe."""
-        fields = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
-        return build(NORMS[self.norm], **{field: getattr(self, field) for field in fields})
+        return build(NORMS[self.norm], **{field: getattr(self, field) for field in NETWORK_FIELDS})
 
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.training.threads import use_threads
+from etastar.training.machine import use_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

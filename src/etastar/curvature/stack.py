@@ -111,7 +111,7 @@ def stack_sharpness(
 
     import torch
 
-    from etastar.training.threads import use_threads
+    from etastar.training.machine import use_threads
 
     replicas = len(params[0])
     count = min(torch.get_num_threads(), replicas) if params[0].device.type == "cpu" else 1

@@ -24,7 +24,7 @@ from etastar.curvature.laws import contrast_bound, mse_law
 from etastar.curvature.moments import block_bound, lower_bound, trace_bound
 from etastar.curvature.softmax_law import softmax_law
 from etastar.errors import ConfigError, unknown_name
-from etastar.training.threads import use_threads
+from etastar.training.machine import use_threads
 
 if TYPE_CHECKING:
     from typing import TypeAlias

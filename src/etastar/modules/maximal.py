@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +13,12 @@ import torch
 
 from etastar.modules.choice import Choice, EngineName, choose
 from etastar.modules.errors import NotBracketedWarning
+from etastar.modules.preserve import untouched
 from etastar.modules.result import MaximalLR, TrialRecord, middle_bracket, spread_of
 from etastar.modules.settings import Settings
 from etastar.search import Lattice, SearchQueue, Section
 from etastar.search.estimate import eta_star
+from etastar.training.machine import versions
 from etastar.training.trial import Trial
 
 if TYPE_CHECKING:
@@ -115,9 +116,7 @@ def maximal_lr(
         >>> result = etastar.maximal_lr(model, (digits.x_train, digits.y_train))  # doctest: +SKIP
         >>> result.lr, result.bracket, result.safe_lr  # doctest: +SKIP
     """
-    from etastar.modules.preserve import untouched
-
-    settings = Settings(**{k: v for k, v in locals().items() if k != "untouched"})
+    settings = Settings(**locals())
     with untouched(train_data, val_data):
         return measured(settings)
 
@@ -325,13 +324,8 @@ def _cost(runs: dict[Trial, Run], began: float) -> dict[str, float]:
 
 def _environment(task: Task) -> dict[str, Any]:
     """Versions and machine, as far as they can change a result."""
-    from etastar import __version__
-
     return {
-        "etastar": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
+        **versions(),
         "device": str(task.origin.device),
         "threads": torch.get_num_threads(),
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.errors import EtaStarError
+from etastar.errors import ConfigError, EtaStarError
 from etastar.modules.errors import ModelError
 from etastar.modules.hooks import lost_by_copying
 from etastar.modules.streams import Stream
@@ -188,15 +188,13 @@ class Origin:
     def _find_device(self) -> torch.device:
         import torch
 
+        from etastar.training.machine import device_named
+
         if self._device is not None:
             try:
-                torch.empty(1, device=self._device)
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ModelError(
-                    f"device {str(self._device)!r} cannot be used: {reason} Try device='cpu'."
-                ) from None
-            return torch.device(self._device)
+                return device_named(str(self._device), instead="device='cpu'")
+            except ConfigError as error:
+                raise ModelError(str(error)) from None
         if isinstance(self._given, torch.nn.Module):
             parameter = next(self._given.parameters(), None)
             return torch.device("cpu") if parameter is None else parameter.device

@@ -62,7 +62,8 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
 
     A test holds every bracket and trial to those of `etastar.measure`.
     """
-    from etastar.api import environment, prepare
+    from etastar.api import prepare
+    from etastar.training.machine import environment
 
     started = time.perf_counter()
     settings = task.settings
@@ -80,7 +81,7 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
         trials=queue.outcomes(),
         resolved={"recipe": recipe.model_dump(), **_facts(data)},
         seconds=round(time.perf_counter() - started, 3),
-        environment=environment(engine),
+        environment=environment(engine.device, engine.dtype, engine.threads),
     )
 
 
@@ -89,13 +90,14 @@ def measure_sharpness(task: Task) -> LambdaResult:
     import torch
 
     from etastar.curvature.initial import initial_sharpness
-    from etastar.training.threads import use_threads
+    from etastar.training.machine import environment, use_threads
 
     started = time.perf_counter()
     settings = task.settings
     wanted = task.sharpness or SharpnessSettings.model_validate({})
     data = load_data(settings)
     count = min(wanted.samples, len(data.y_train))
+    dtype = getattr(torch, settings.dtype)
     solve = partial(
         initial_sharpness,
         settings.network(),
@@ -105,7 +107,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
         samples=count,
         tol=wanted.tol,
         max_iter=wanted.max_iter,
-        dtype=getattr(torch, settings.dtype),
+        dtype=dtype,
         device=settings.device,
     )
     with use_threads(settings.threads) as threads:
@@ -124,7 +126,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
         seeds=found,
         resolved={"samples": count, **_facts(data)},
         seconds=round(time.perf_counter() - started, 3),
-        environment=_environment(settings, threads),
+        environment=environment(torch.device(settings.device), dtype, threads),
     )
 
 
@@ -142,22 +144,3 @@ def _load(name: str, data_dir: str | None, train_size: int | None, val_size: int
 
 def _facts(data: Dataset) -> dict[str, Any]:
     return {"classes": data.classes, "inputs": data.inputs, "data": data.provenance}
-
-
-def _environment(settings: Settings, threads: int) -> dict[str, Any]:
-    """As `etastar.api.environment`, where there is no engine."""
-    import platform
-
-    import torch
-
-    from etastar import __version__
-
-    return {
-        "etastar": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "threads": threads,
-    }

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etastar.errors import ConfigError
 from etastar.study.cell import Cell
 from etastar.study.errors import ExecutorError, StoreError
 from etastar.study.executors import Executor, InProcess
@@ -270,11 +269,7 @@ def _title(task: Task) -> str:
 
 def _check_devices(study: Study) -> None:
     """Refuse a device that this machine lacks before anything is computed."""
-    import torch
+    from etastar.training.machine import device_named
 
     for name in sorted({cell.settings.device for cell in study.cells}):
-        try:
-            torch.empty(1, device=name)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"device {name!r} cannot be used: {reason} Try cpu.") from None
+        device_named(name, instead="cpu")

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from etastar.networks import MLP
+from etastar.training.machine import use_threads
 from etastar.training.memory import replicas_that_fit, stacks_that_fit
 from etastar.training.stack import Stack, batch_size
-from etastar.training.threads import use_threads
 from etastar.training.trial import Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
