@@ -1,9 +1,10 @@
 """The ledger: its tables follow from the committed rows, and its commands run what it says."""
 
-import importlib.util
+import importlib
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -20,16 +21,17 @@ LEDGER = ROOT / "docs" / "reproduction.md"
 
 
 @pytest.fixture(scope="module")
-def reproduction() -> ModuleType:
+def script() -> Iterator[ModuleType]:
     """The script, as a module."""
-    spec = importlib.util.spec_from_file_location(
-        "reproduction", ROOT / "benchmarks" / "reproduction.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield importlib.import_module("reproduction")
+
+
+@pytest.fixture
+def reproduction(script: ModuleType) -> ModuleType:
+    """What it knows of the studies and their rows."""
+    return importlib.import_module("reproduction_studies")
 
 
 @pytest.mark.slow
@@ -68,10 +70,10 @@ def test_the_tables_use_the_rows_of_the_claims(reproduction: ModuleType) -> None
 
 
 def test_a_dry_run_prints_what_a_run_runs(
-    reproduction: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduction.py", "--run", "a", "--dry-run"])
-    assert reproduction.main() == 0
+    assert script.main() == 0
     lines = capsys.readouterr().out.splitlines()
     runs = [line for line in lines if line.startswith("etastar study run ")]
     exports = [line for line in lines if line.startswith("etastar study export ")]
@@ -84,7 +86,7 @@ def test_a_dry_run_prints_what_a_run_runs(
 
 
 def test_a_run_stops_at_the_first_failure(
-    reproduction: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[list[str]] = []
 
@@ -92,8 +94,8 @@ def test_a_run_stops_at_the_first_failure(
         seen.append(command)
         return subprocess.CompletedProcess(command, 1 if "export" in command else 0)
 
-    monkeypatch.setattr(reproduction.subprocess, "run", refuse)
-    assert reproduction.run("e", dry=False) == 1
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert script.run("e", dry=False) == 1
     assert [command[4] for command in seen] == ["run", "export"]
     assert seen[0][:4] == [sys.executable, "-m", "etastar", "study"]
     assert "mnist-later stopped" in capsys.readouterr().err
@@ -102,13 +104,13 @@ def test_a_run_stops_at_the_first_failure(
 @pytest.mark.parametrize("arguments", [("--run", "f"), ("--dry-run",), ("--check", "--run", "a")])
 def test_what_makes_no_sense_is_refused(
     arguments: tuple[str, ...],
-    reproduction: ModuleType,
+    script: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["reproduction.py", *arguments])
     with pytest.raises(SystemExit, match="2"):
-        reproduction.main()
+        script.main()
     assert "error: " in capsys.readouterr().err
 
 
