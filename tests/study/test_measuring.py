@@ -145,6 +145,8 @@ def test_lambda_is_that_of_the_dense_matrices_at_initialisation(kappa: float) ->
     assert isinstance(found, LambdaResult)
     assert list(found.seeds) == [0, 2]
     assert found.resolved["samples"] == 40
+    searched = measured(lr_task(cell))
+    assert found.environment == searched.environment  # one line of the page for one machine
     data = etastar.load("digits", train_size=300, val_size=100)
     network = etastar.MLP(width=6, depth=1, input_lr_ratio=kappa)
     for seed, values in found.seeds.items():
