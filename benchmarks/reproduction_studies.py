@@ -6,6 +6,7 @@ A part of `benchmarks/reproduction.py`.
 from __future__ import annotations
 
 import csv
+from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,7 @@ SECONDS = {
     "gaussians-later": 77,
 }
 """Of all tasks of the exported cells, from table `work` of our stores; two cores."""
+
 Row = dict[str, Any]
 
 
