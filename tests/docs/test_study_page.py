@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -188,6 +189,7 @@ class Tutorial:
             subprocess.Popen(
                 [sys.executable, "-m", "dask", *arguments, *options],
                 cwd=self.folder,
+                env=os.environ | {"DASK_TEMPORARY_DIRECTORY": str(self.folder)},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -215,10 +217,10 @@ class Tutorial:
         return "^C\n" + printed
 
     def close(self) -> None:
-        for process in reversed(self.background):
-            process.send_signal(signal.SIGINT)
         for process in self.background:
-            process.wait(timeout=30)
+            # its workers too: one that is asked while its scheduler goes may wait for it
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def free_port() -> int:
