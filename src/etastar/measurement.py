@@ -153,7 +153,14 @@ class Measurement:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw p(η) with the brackets; returns the Axes. See `etastar.report.figures`."""
+        """Draw p(η), with η*, its interval and the safe rate (`etastar.report.figures`).
+
+        Args:
+            ax: Where to draw; a new figure if None.
+
+        Returns:
+            The Axes.
+        """
         from etastar.report.figures import success_figure
 
         return success_figure(self, ax=ax)

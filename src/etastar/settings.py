@@ -208,6 +208,9 @@ class Settings(BaseModel):
     def checked(cls, **options: Any) -> Settings:
         """Settings from these options.
 
+        Args:
+            **options: Fields of this model.
+
         Raises:
             ConfigError: An option is unknown or out of range; one line that names it.
         """
@@ -219,6 +222,9 @@ class Settings(BaseModel):
 
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.
+
+        Args:
+            data: The data set: its name and size give the defaults.
 
         Raises:
             ConfigError: The threshold is outside (1/C, 1], or has no default for this data.

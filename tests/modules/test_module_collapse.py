@@ -12,7 +12,7 @@ from test_module_engines import settings
 from torch import nn
 
 import etastar
-from etastar.modules.collapse import blocked, ceiling
+from etastar.modules.collapse import blocked, constant_accuracy
 from etastar.modules.origin import Start
 from etastar.modules.task import run_trial
 
@@ -25,7 +25,7 @@ def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> N
     task, _, _ = settings(
         drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=40, eval_every=60
     ).task()
-    assert task.ceiling == ceiling(task)
+    assert task.ceiling == constant_accuracy(task)
     given_up = 0
     for order in (0, 1):
         for lr in RATES:

@@ -11,7 +11,11 @@ FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_figure(file: str | None) -> None:
-    """Refuse a picture that cannot be written: see `check_output`."""
+    """Refuse a picture that cannot be written: see `check_output`.
+
+    Raises:
+        ConfigError: It cannot, or its ending names no format.
+    """
     if file and file.strip() and Path(file).suffix.lower() not in FIGURE_FORMATS:
         raise ConfigError(f"--plot {file}: the name must end in {', '.join(FIGURE_FORMATS)}.")
     check_output(file)

@@ -10,7 +10,11 @@ from etastar.errors import ConfigError
 
 
 def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
-    """Refuse a tolerance, budget or seed that is none."""
+    """Refuse a tolerance, budget or seed that is none.
+
+    Raises:
+        ConfigError: One of them is out of range.
+    """
     if not is_number(tol) or not 0 < tol < 1:
         raise ConfigError(f"tol must be above 0 and below 1; got {tol!r}.")
     check_whole("max_iter", max_iter)
@@ -18,7 +22,11 @@ def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`, below 2**63."""
+    """Refuse what is not a whole number of at least `least`, below 2**63.
+
+    Raises:
+        ConfigError: It is not.
+    """
     if not is_whole(value):
         raise ConfigError(f"{name} must be a whole number; got {value!r}.")
     if value < least:

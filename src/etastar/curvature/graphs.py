@@ -164,7 +164,12 @@ def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
 
 
 def scalar_loss(loss: Any) -> Tensor:
-    """The loss as a scalar tensor that depends on the parameters."""
+    """The loss as a scalar tensor that depends on the parameters.
+
+    Raises:
+        ConfigError: It is not one number.
+        CurvatureError: It does not depend on them.
+    """
     import torch
 
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:

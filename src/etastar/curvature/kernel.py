@@ -161,7 +161,11 @@ def expected_gradient_norm(network: Network, x: Any) -> NDArray[np.float64]:
 
 
 def checked_mlp(network: Network) -> MLP:
-    """The network, if the theory covers it."""
+    """The network, if the theory covers it.
+
+    Raises:
+        CurvatureError: It is not a plain `MLP`.
+    """
     from etastar.networks import MLP
 
     if type(network) is not MLP:
@@ -173,7 +177,11 @@ def checked_mlp(network: Network) -> MLP:
 
 
 def checked_inputs(x: Any) -> NDArray[np.float64]:
-    """The inputs as float64 `[m, d]` on the CPU, if it is a matrix of finite numbers."""
+    """The inputs as float64 `[m, d]` on the CPU, if it is a matrix of finite numbers.
+
+    Raises:
+        ConfigError: It is not, or has more than `MAX_SAMPLES` rows.
+    """
     if hasattr(x, "detach"):
         x = x.detach().cpu().numpy()
     x = np.asarray(x, dtype=np.float64)

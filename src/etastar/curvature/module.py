@@ -32,14 +32,17 @@ class SharpnessResult:
     residuals: tuple[float, ...]
     """‖A·v − θ·v‖ of each value, for a unit vector v."""
     lambda_min_residual: float
+    """Likewise, of `lambda_min`."""
     iterations: int
     """Products with the curvature matrix."""
     converged: bool
     """Whether every residual is within `tol`, and the second start ended, within `max_iter`."""
     kind: Kind
+    """`"hessian"` or `"gauss-newton"`."""
     loss: float
     """The loss at these weights, weighted over the batches by their sample counts."""
     samples: int
+    """In all batches."""
     parameters: tuple[str, ...]
     """Names of the trainable parameters, in the order of the vectors' entries."""
     preconditioned: bool

@@ -64,7 +64,11 @@ def check_stack(
     max_iter: int,
     chunk: int | None,
 ) -> None:
-    """Refuse what does not fit, with the reason."""
+    """Refuse the arguments of `stack_sharpness` where they do not fit each other.
+
+    Raises:
+        ConfigError: They do not, or one is out of range.
+    """
     from etastar.training.losses import LOSSES
 
     if kind not in KINDS:

@@ -94,7 +94,11 @@ def check_first_metric(task: Task, start: Start) -> float:
 
 
 def refuse_met(task: Task, start: Start, value: float) -> None:
-    """The error for a threshold that is met before the first step."""
+    """Refuse a threshold that is met before the first step.
+
+    Raises:
+        ModelError: It is, by this value of the metric.
+    """
     objective = task.objective
     if objective.met(value):
         side = "Raise" if objective.higher_is_better else "Lower"

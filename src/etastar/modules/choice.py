@@ -66,6 +66,7 @@ def choose(task: Task, starts: list[Start], wanted: EngineName) -> Choice:
 
     Raises:
         ModelError: The wanted engine cannot train this task.
+        ConfigError: There is no engine of that name.
     """
     from etastar.modules import engine_stack
 
@@ -130,13 +131,13 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
 
 def watched(task: Task, start: Start) -> Task:
     """The task with what one class for all reaches; watched for collapse where that is sound."""
-    from etastar.modules.collapse import ceiling
+    from etastar.modules.collapse import constant_accuracy
 
     objective = task.objective
     if objective.metric != "accuracy" or not objective.higher_is_better:
         return task
     try:
-        task = replace(task, constant=ceiling(task))
+        task = replace(task, constant=constant_accuracy(task))
     except ModelError:
         return task  # the accuracy cannot be evaluated, which is said elsewhere
     if not task.train.fixed:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from etastar.modules.task import Task
 
 DRAWS = 3
+"""Times that the parameters that did change are drawn anew."""
 LOOK_EVERY = 16
 """Steps between looks at the first parameter, and for which U must stand still."""
 SAME = 1e-5
@@ -174,8 +175,12 @@ def _any_gradient(
     return any(g is not None and bool(g.any()) for g in gradients)
 
 
-def ceiling(task: Task) -> float:
-    """The accuracy of one class for all: the share of the commonest one in the validation data."""
+def constant_accuracy(task: Task) -> float:
+    """The accuracy of one class for all: the share of the commonest one in the validation data.
+
+    Raises:
+        ModelError: The targets are no classes.
+    """
     import torch
 
     targets = [pair(batch)[1] for batch in task.val.once()]

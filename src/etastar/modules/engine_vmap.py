@@ -361,7 +361,7 @@ class VmapEngine(Engine):
     Args:
         task: What is trained.
         starts: Seeds by the trials' `seed`.
-        bytes_per_copy: Memory of one copy while it trains, see `choice.copy_bytes`.
+        bytes_per_copy: Memory of one copy while it trains, see `choice.probe_vmap`.
     """
 
     def __init__(self, task: Task, starts: list[Start], bytes_per_copy: int) -> None:

@@ -36,7 +36,11 @@ class Objective:
     hold: bool = False
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The loss of one batch, differentiable, a scalar."""
+        """The loss of one batch, differentiable, a scalar.
+
+        Raises:
+            ModelError: It is not one number, or the batch is no pair.
+        """
         import torch
 
         if self.step_fn is not None:
@@ -146,11 +150,10 @@ def correct(outputs: Any, targets: Any) -> tuple[float, float]:
             targets = targets.argmax(1)  # probabilities of classes
             wanted = list(targets.shape)
         if not targets.is_floating_point():
-            for axis in (1, -1):
-                if len(shape) > 1 and [*shape[:1], *shape[2:]] == wanted and axis == 1:
-                    return _count(outputs, targets, 1)
-                if len(shape) > 1 and shape[:-1] == wanted and axis == -1:
-                    return _count(outputs, targets, -1)
+            if len(shape) > 1 and [*shape[:1], *shape[2:]] == wanted:
+                return _count(outputs, targets, 1)
+            if len(shape) > 1 and shape[:-1] == wanted:
+                return _count(outputs, targets, -1)
     raise ModelError(
         "metric='accuracy' needs outputs [B, classes, ...] and integer targets [B, ...], got "
         f"{shape_of(outputs)} and {shape_of(targets)}. Pass metric='loss' with a threshold for the "

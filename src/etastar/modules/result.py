@@ -128,7 +128,14 @@ class MaximalLR:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw every trial's metric against its rate, with the brackets; returns the Axes."""
+        """Draw every trial: its rate against its seed, marked by outcome, with the brackets.
+
+        Args:
+            ax: Where to draw; a new figure if None.
+
+        Returns:
+            The Axes.
+        """
         from etastar.modules.figure import trials_figure
 
         return trials_figure(self, ax=ax)

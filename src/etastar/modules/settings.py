@@ -75,7 +75,11 @@ class Settings:
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds."""
+        """The seeds.
+
+        Raises:
+            ConfigError: They are no distinct whole numbers, or none.
+        """
         if isinstance(self.seeds, int) and not isinstance(self.seeds, bool):
             _whole("seeds", self.seeds)
             return list(range(self.seeds))

@@ -39,8 +39,8 @@ class Run:
         metric: At the last evaluation of a run that trained or was short; None otherwise.
         given_up: For `short`: the step after which the run had collapsed (`collapse`), so that it
             was not trained to the end of its budget; else None.
-        slow: For `short`: no batch's loss exceeded 1.5 times the first one's, so the rate was
-            merely too slow for the budget.
+        slow: For `short`: no batch's loss exceeded `UNSTABLE` times the first one's, and the run
+            ended better than one class for all, so the rate was merely too slow for the budget.
         nans: Evaluations, before any divergence, at which the metric was not a number.
     """
 

@@ -85,7 +85,11 @@ class Warmup:
         return bool(runs) and all(run.kind == "trained" for run in runs)
 
     def bound(self, step: int) -> float:
-        """η* at a step: the smaller one of the two steps of the ladder around it, 0 if unknown."""
+        """η* at a step: the smaller one of the two steps of the ladder around it, 0 if unknown.
+
+        Args:
+            step: Optimizer steps taken before.
+        """
         steps = [rung.step for rung in self.ladder]
         index = bisect.bisect_right(steps, step) - 1
         around = [self.ladder[index]]
@@ -94,7 +98,11 @@ class Warmup:
         return min(rung.lowest or 0.0 for rung in around)
 
     def lr_at(self, step: int) -> float:
-        """The rate of a step, counted from 0."""
+        """The rate of a step, η.
+
+        Args:
+            step: Counted from 0: optimizer steps taken before.
+        """
         total = self.total
         if total is None or step >= total:
             return self.target_lr
@@ -104,7 +112,11 @@ class Warmup:
         return min(self.target_lr, self.bound(step // self.stretch), self.bound(step))
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """For an optimizer made with `lr=target_lr`; call its `step` after every optimizer step."""
+        """A scheduler of PyTorch; call its `step` after every optimizer step.
+
+        Args:
+            optimizer: Made with `lr=target_lr`, or with groups at fixed multiples of it.
+        """
         from torch.optim.lr_scheduler import LambdaLR
 
         return LambdaLR(optimizer, lambda step: self.lr_at(step) / self.target_lr)
@@ -132,7 +144,14 @@ class Warmup:
         return ready
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw η* along the run, by seed, and the schedule below it; returns the Axes."""
+        """Draw η* along the run, by seed, and the schedule below it.
+
+        Args:
+            ax: Where to draw; a new figure if None.
+
+        Returns:
+            The Axes.
+        """
         from etastar.modules.figure import warmup_figure
 
         return warmup_figure(self, ax=ax)

@@ -88,7 +88,12 @@ class Network(BaseModel, ABC):
         """
 
     def parameter_count(self, inputs: int, outputs: int) -> int:
-        """Trainable scalars of one replica, for inputs of d and outputs of C dimensions."""
+        """Trainable scalars of one replica.
+
+        Args:
+            inputs: Input dimension d.
+            outputs: Number of outputs C.
+        """
         return sum(p.numel() for p in self.init([0], inputs, outputs))
 
     @abstractmethod

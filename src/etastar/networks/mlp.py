@@ -31,6 +31,7 @@ class MLP(Network):
     """
 
     architecture: str = "mlp"
+    """The name in `etastar.networks.ARCHITECTURES`."""
     width: int = Field(default=128, ge=1)
     """n: units per hidden layer."""
     depth: int = Field(default=4, ge=1)
@@ -41,12 +42,17 @@ class MLP(Network):
     """Whether layers have trainable biases, initialised at zero."""
 
     def layer_sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
-        """`(fan_in, fan_out)` of each of the `depth + 1` weight matrices."""
+        """`(fan_in, fan_out)` of each of the `depth + 1` weight matrices.
+
+        Args:
+            inputs: Input dimension d.
+            outputs: Number of outputs C.
+        """
         widths = [inputs] + [self.width] * self.depth + [outputs]
         return list(itertools.pairwise(widths))
 
     def parameter_count(self, inputs: int, outputs: int) -> int:
-        """Trainable scalars of one replica."""
+        """Trainable scalars of one replica: see `Network.parameter_count`."""
         return sum(i * o + (o if self.biases else 0) for i, o in self.layer_sizes(inputs, outputs))
 
     def parameter_names(self) -> tuple[str, ...]:
@@ -97,13 +103,24 @@ class MLP(Network):
         return params
 
     def split(self, params: Params) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
-        """Weights and biases by layer; the biases are None where the network has none."""
+        """Weights and biases by layer; the biases are None where the network has none.
+
+        Args:
+            params: As `init` returns them, or anything else in their order.
+        """
         if self.biases:
             return params[0::2], list(params[1::2])
         return params, [None] * len(params)
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
-        """What is done to a hidden pre-activation `[..., n]` before the ReLU: here nothing."""
+        """What is done to a hidden pre-activation before the ReLU: here nothing.
+
+        Args:
+            z: Pre-activations, `[..., n]`.
+
+        Returns:
+            `[..., n]`.
+        """
         return z
 
     def normalisation(self) -> torch.nn.Module | None:
@@ -121,10 +138,17 @@ class MLP(Network):
         return h
 
     def active_layers(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Which hidden layers are non-zero on some input: bool `[R, L]`, for `x` of `[B, d]`.
+        """Which hidden layers are non-zero on some input.
 
         A replica is dead when a layer is active on no training input: no gradient reaches the
         layers below it, and its output no longer depends on the input.
+
+        Args:
+            params: As `init` returns them, each `[R, ...]`.
+            x: Inputs, `[B, d]` shared by all replicas or `[R, B, d]`.
+
+        Returns:
+            bool, `[R, L]`.
         """
         import torch
 

@@ -22,9 +22,10 @@ class LayerNormMLP(MLP):
     """
 
     architecture: str = "mlp-layernorm"
+    """The name in `etastar.networks.ARCHITECTURES`."""
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
-        """`(z - mean) / sqrt(var + ε)` over the units of the layer, for `z` of `[..., n]`."""
+        """`(z - mean) / sqrt(var + ε)` over the units of the layer: see `MLP.normalise`."""
         centred = z - z.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
 

@@ -120,7 +120,11 @@ class CellTable:
     def from_columns(
         cls, columns: Mapping[str, Sequence[Any]], *, group_by: Sequence[str] | None = None
     ) -> CellTable:
-        """Build a table from one sequence per field: see `from_rows`."""
+        """Build a table from one sequence per field: see `from_rows`.
+
+        Raises:
+            ConfigError: As `from_rows`.
+        """
         required = ("width", "depth", "input_lr_ratio", "loss", "seed", "status", "eta_lo")
         for name in (*required, "eta_hi"):
             if name not in columns:

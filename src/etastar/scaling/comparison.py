@@ -155,6 +155,9 @@ def compare_forms(
         n_boot: Bootstrap replicates of each fit.
         seed: Of the bootstrap and of the folds.
 
+    Returns:
+        One row per form that could be fitted, in the order asked for.
+
     Raises:
         ConfigError: The cells mix groups, or determine none of the forms.
     """

@@ -85,6 +85,9 @@ def fit_laws(
 ) -> Laws:
     """Fit every group of a study: see `fit_power_law` for the arguments.
 
+    Returns:
+        The laws, and the groups that have none with the reason.
+
     Raises:
         ConfigError: No group can be fitted.
     """

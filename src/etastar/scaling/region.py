@@ -140,6 +140,9 @@ def find_region(
         n_boot: Bootstrap replicates of each fit.
         seed: Of the bootstraps and of the draws.
 
+    Returns:
+        The region, with the law at every cutoff.
+
     Raises:
         ConfigError: The cells mix groups, the form has no exponent, or the law is not defined.
     """

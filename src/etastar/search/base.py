@@ -58,6 +58,9 @@ class Strategy(ABC):
     Subclasses write `plan`, a generator that yields `Descent`s and is sent the first point that
     trained, or None. Everything else is here: several points of a descent may be tried at once, in
     any order, and the result is the same as one at a time.
+
+    Args:
+        lattice: The rates that may be tried.
     """
 
     def __init__(self, lattice: Lattice) -> None:
@@ -83,6 +86,9 @@ class Strategy(ABC):
         """The next rates to try, the most useful first; [] when done.
 
         The first is certain to be needed; each further one only if all before it fail.
+
+        Args:
+            most: At most so many.
         """
         if self._descent is None:
             return []
@@ -90,7 +96,11 @@ class Strategy(ABC):
         return [self.lattice.rate(i) for i in missing[:most]]
 
     def wanted(self, rate: float) -> bool:
-        """Whether the outcome of a rate asked for earlier can still matter."""
+        """Whether the outcome of a rate asked for earlier can still matter.
+
+        Args:
+            rate: Of the lattice.
+        """
         index = self._index[rate]
         if self._descent is None or index not in self._descent.points or index in self._told:
             return False
@@ -100,7 +110,11 @@ class Strategy(ABC):
         )
 
     def tell(self, rate: float, outcome: Outcome) -> None:
-        """Report the outcome of a rate of the lattice; in any order, repeating is harmless.
+        """Report the outcome of a rate; in any order, repeating is harmless.
+
+        Args:
+            rate: Of the lattice.
+            outcome: What became of the trial.
 
         Raises:
             KeyError: The rate is not on the lattice.

@@ -109,10 +109,15 @@ def safe_rate(results: Sequence[SeedResult], start_lr: float, p: float = SAFE) -
     seeds whose whole range trains right-censored, seeds where nothing trains left-censored. The
     scale has a weak prior (`SCALE_PRIOR`), since a plain fit degenerates when seeds agree.
 
+    Args:
+        results: One per seed.
+        start_lr: Lower end of the range searched.
+        p: The probability, above 0 and below 1.
+
     Returns:
-        None if fewer than two seeds have a bracket (nothing then tells how seeds differ), if more
-        than 1 − p of the seeds train nowhere (then no rate was seen to reach p), or if the rate
-        would lie below the range that was searched.
+        The rate. None if fewer than two seeds have a bracket (nothing then tells how seeds
+        differ), if more than 1 − p of the seeds train nowhere (then no rate was seen to reach p),
+        or if the rate would lie below the range that was searched.
     """
     nowhere = sum(r.status == "none-trained" for r in results)
     if sum(r.status == "bracketed" for r in results) < 2 or nowhere > (1 - p) * len(results):
@@ -148,6 +153,9 @@ def success_curve(
     Args:
         results: One per seed.
         tried: The outcomes that each seed's search used, by rate, in the order of `results`.
+
+    Returns:
+        A point per rate, with an exact binomial interval.
     """
     from scipy.stats import binomtest
 

@@ -14,6 +14,11 @@ class Lattice:
     the resolution. Every strategy, seed and device tries rates of this lattice only, hence the
     brackets of different runs can be compared exactly.
 
+    Attributes:
+        start_lr: The lowest rate.
+        end_lr: The highest rate.
+        resolution: Largest relative distance of neighbours.
+
     Example:
         >>> lattice = Lattice(start_lr=0.01, end_lr=1.0, resolution=0.1)
         >>> lattice.cells, round(lattice.rate(1) / lattice.rate(0), 3)
@@ -31,7 +36,11 @@ class Lattice:
         return max(1, math.ceil(needed - 1e-9))  # a whole number stays one despite rounding
 
     def rate(self, index: int) -> float:
-        """The learning rate at a lattice point; the ends are exactly `start_lr` and `end_lr`."""
+        """The learning rate at a lattice point; the ends are exactly `start_lr` and `end_lr`.
+
+        Args:
+            index: From 0 to `cells`.
+        """
         if index == 0:
             return self.start_lr
         if index == self.cells:

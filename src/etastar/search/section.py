@@ -64,6 +64,9 @@ class Section(Strategy):
 
         A power of `sections`, so that refinements fall on lattice points and a coarser scan on
         points of a finer one.
+
+        Args:
+            ratio: Above 1.
         """
         per_cell = math.log(self.lattice.end_lr / self.lattice.start_lr) / self.lattice.cells
         levels = math.log(max(1.0, math.log(ratio) / per_cell), self.sections)

@@ -75,6 +75,9 @@ class Study:
     def from_file(cls, path: str | Path) -> Study:
         """Read and check a study file.
 
+        Args:
+            path: The file, TOML.
+
         Raises:
             ConfigError: It cannot be read, a key is unknown, a value is out of range, or no cell
                 is left; the message names the place in the file.
@@ -90,7 +93,11 @@ class Study:
 
     @classmethod
     def from_text(cls, text: str, path: str | Path = "study.toml") -> Study:
-        """The same for the text of a study file; `path` is for messages and the store's place.
+        """The same for the text of a study file.
+
+        Args:
+            text: TOML.
+            path: For messages, and for the store's place beside it.
 
         Raises:
             ConfigError: As `from_file`.

@@ -100,7 +100,7 @@ class Engine:
         return self.threads if self.device.type == "cpu" else min(self.slots, WIDE_ON_GPU)
 
     def bytes_per_replica(self) -> int:
-        """Peak memory of one slot: parameters, momentum, a batch and its activations, its order."""
+        """Peak memory of one slot in bytes: parameters, momentum, a batch, activations, order."""
         network, classes = self.network, self.data.classes
         samples, inputs = self.data.x_train.shape
         parameters = network.parameter_count(inputs, classes)
@@ -120,6 +120,9 @@ class Engine:
 
     def run(self, queue: Queue) -> None:
         """Train until the queue has nothing more and every started trial has ended.
+
+        Args:
+            queue: Asked for trials, and told their outcomes.
 
         Raises:
             KeyboardInterrupt: On Ctrl-C, after the current rounds; what was put in the queue stays.

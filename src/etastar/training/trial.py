@@ -21,7 +21,9 @@ class Criterion(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     metric: Literal["accuracy"] = "accuracy"
+    """What is asked of the network: the fraction of samples that it classifies correctly."""
     evaluated_on: Literal["validation"] = "validation"
+    """On which samples."""
     kind: Literal["reach", "hold"] = "reach"
     """`reach`: the metric touches the threshold at any evaluation. `hold`: it stands at or above
     the threshold when the budget ends; only then is it evaluated."""
@@ -41,16 +43,20 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     loss: Loss
+    """`"cross-entropy"` or `"mse"`, normalised as in `etastar.training.losses`."""
     optimizer: Literal["sgd"] = "sgd"
+    """Plain SGD; with `momentum`, heavy-ball."""
     momentum: float = Field(default=0.0, ge=0.0, lt=1.0)
     """μ of heavy-ball momentum as PyTorch writes it: `v ← μ·v + g`, `w ← w − η·v`."""
     batch_size: int | Literal["full"] = 128
+    """Samples per step; `"full"`, or more than there are, is all of them, never shuffled."""
     from_step: int = Field(default=0, ge=0)
     """Steps of a common run before the trial begins: its checkpoint is where every rate starts. The
     trial goes on with the next batch; its own steps, and momentum, begin at zero."""
     from_lr: float | None = Field(default=None, gt=0.0)
     """Learning rate of that run."""
     criterion: Criterion
+    """Threshold and budget."""
 
 
 @dataclass(frozen=True, order=True)

@@ -73,6 +73,13 @@ class Figure:
     def interactive(self, family: Family, *, panel: int = 0) -> PlotlyFigure:
         """The same panel with plotly.
 
+        Args:
+            family: What to draw.
+            panel: Its number, from 0.
+
+        Returns:
+            The interactive figure.
+
         Raises:
             ConfigError: Plotly is not installed.
             IndexError: There is no such panel.
@@ -80,7 +87,15 @@ class Figure:
         return interactive(self.make(family).charts[panel])
 
     def save(self, family: Family, stem: str | Path) -> list[Path]:
-        """All panels as `stem.png`, `.pdf` and `.svg`; no file if there is nothing to draw."""
+        """Write all panels as `stem.png`, `.pdf` and `.svg`.
+
+        Args:
+            family: What to draw.
+            stem: The files' path without its ending.
+
+        Returns:
+            The files; none if there is nothing to draw.
+        """
         drawing = self.make(family)
         if not drawing.charts:
             return []
