@@ -32,6 +32,17 @@ BASIS_BYTES = 2**30
 """Memory for the basis; a larger space is restarted. A constant, so that results do not depend on
 the machine's free memory."""
 
+MOST_VECTORS, FEWEST_VECTORS, LEAST_BEYOND = 128, 24, 4
+"""Vectors of the basis besides twice the number of values sought: at most, as reorthogonalisation
+takes over beyond; at least, however little memory there is; and at least where the caller says."""
+
+BOTTOM_KEPT = 3
+"""Ritz vectors at the lower end that a restart keeps, for the smallest eigenvalue."""
+
+MARGIN = 0.5
+"""Of the tolerance that Lanczos's own estimates must meet: residuals are computed anew at the end,
+and rounding adds."""
+
 
 @dataclass(frozen=True)
 class Eigenpairs:
@@ -94,12 +105,12 @@ def largest_eigenpairs(
             f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
         )
     check_solver(tol, max_iter, seed)
-    search = _Search(product, size, k, tol, max_iter, seed, dtype, device, basis_size)
+    solver = _Solver(product, size, k, tol, max_iter, seed, dtype, device, basis_size)
     small = size <= (DENSE_SIZE if dense_size is None else dense_size)
-    return search.dense() if small else search.lanczos()
+    return solver.dense() if small else solver.lanczos()
 
 
-class _Search:
+class _Solver:
     """One call of `largest_eigenpairs`: its settings and what it has found so far."""
 
     def __init__(
@@ -120,8 +131,9 @@ class _Search:
         self.dtype, self.device = dtype, device
         self.generator = torch.Generator().manual_seed(seed)
         affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
-        chosen = basis_size or min(max(affordable, 2 * k + 24), 128 + 2 * k)
-        self.basis_size = max(chosen, 2 * k + 4)
+        most, fewest = 2 * k + MOST_VECTORS, 2 * k + FEWEST_VECTORS
+        chosen = basis_size or min(max(affordable, fewest), most)
+        self.basis_size = max(chosen, 2 * k + LEAST_BEYOND)
         self.steps = self.products = 0
         self.scale = 0.0  # largest |θ| seen: a lower bound of ‖A‖
         self.found = torch.empty(0, size, dtype=dtype, device=device)
@@ -193,10 +205,9 @@ class _Search:
         """Whether the `wanted` top pairs, and the bottom one if asked, have small residuals."""
         if len(values) < wanted:
             return False
-        # half the tolerance: the residuals are computed anew at the end, and rounding adds
-        allowed = np.maximum(0.5 * self.tol * np.abs(values), self._rounding())
+        allowed = np.maximum(MARGIN * self.tol * np.abs(values), self._rounding())
         top = bool((estimates[-wanted:] <= allowed[-wanted:]).all())
-        scale = max(0.5 * self.tol * self.scale, self._rounding())
+        scale = max(MARGIN * self.tol * self.scale, self._rounding())
         return top and (not bottom or bool(estimates[0] <= scale))
 
     def _is_missing(self, value: float) -> bool:
@@ -211,7 +222,7 @@ class _Search:
     def _restart(self, space: KrylovSpaces, wanted: int) -> None:
         """Keep the upper Ritz vectors and a few at the bottom, half the capacity in all."""
         values, coordinates, _ = space.ritz()
-        low = min(3, space.capacity // 4)
+        low = min(BOTTOM_KEPT, space.capacity // 4)
         high = max(wanted, space.capacity // 2 - low)
         chosen = [*range(low), *range(space.size - high, space.size)]
         space.restart(values[:, chosen], coordinates[:, :, chosen])

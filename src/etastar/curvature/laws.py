@@ -32,6 +32,8 @@ SCHATTEN = 3
 the prediction where the outputs have split."""
 CONTRAST_DRAWS = 4096
 """Draws of logits of one sample."""
+NORMS = 17
+"""Squared norms of inputs at which they are drawn; between them the traces are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) 
     if weight <= 0:
         return 0.0
     q = np.sum(x**2, axis=1) / x.shape[1]
-    grid = np.linspace(q.min(), q.max(), 17)
+    grid = np.linspace(q.min(), q.max(), NORMS)
     normal = np.random.default_rng([seed, 2]).normal(size=(CONTRAST_DRAWS, classes))
     p = _softmax(np.sqrt(net.output_variance * grid)[:, None, None] * normal)
     traces = 1 - np.sum(p**2, axis=-1).mean(-1)

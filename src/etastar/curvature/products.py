@@ -121,7 +121,7 @@ class LossCurvature:
         loss, gradient = 0.0, torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with twice_differentiable():
             for inputs, targets, count in self.batches:
-                value, _ = self._evaluate(inputs, targets)
+                value = self._evaluate(inputs, targets)
                 parts = torch.autograd.grad(
                     value, self.params, allow_unused=True, materialize_grads=True
                 )
@@ -153,17 +153,16 @@ class LossCurvature:
 
     def _build(self, inputs: Any, targets: Any) -> Graph:
         if self.kind == "hessian":
-            return HessianGraph(self._evaluate(inputs, targets)[0], self.params)
+            return HessianGraph(self._evaluate(inputs, targets), self.params)
         with _explained(inputs):
             outputs = _apply(self.model, inputs)
         return GaussNewtonGraph(outputs, lambda z: self.loss_fn(z, targets), self.params)
 
-    def _evaluate(self, inputs: Any, targets: Any) -> tuple[Tensor, Any]:
-        """Loss of one batch, a scalar with its graph, and the outputs."""
+    def _evaluate(self, inputs: Any, targets: Any) -> Tensor:
+        """Loss of one batch, a scalar with its graph."""
         with _explained(inputs):
-            outputs = _apply(self.model, inputs)
-            loss = self.loss_fn(outputs, targets)
-        return scalar_loss(loss), outputs
+            loss = self.loss_fn(_apply(self.model, inputs), targets)
+        return scalar_loss(loss)
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """The pieces of a flat vector, like the parameters, times the roots of the ratios."""

@@ -39,6 +39,7 @@ MODES = 8
 CAPACITY = 32
 """Vectors of a Krylov space before it is restarted."""
 STEPS = 96
+"""Products that a draw may take: about ten are needed."""
 BASIS_BYTES = 2**28
 """Memory of the Krylov spaces; draws beyond it wait."""
 TOL = 1e-2

@@ -16,7 +16,7 @@ import numpy as np
 from etastar.curvature.checks import check_whole
 from etastar.curvature.graphs import Kind
 from etastar.curvature.stack_inputs import check_stack, fewer_inputs
-from etastar.curvature.stack_result import CHECKED, Outcome, StackSharpness
+from etastar.curvature.stack_result import CHECKED, PartialResult, StackSharpness
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 CAPACITY = 40
 """Vectors of a Krylov space before it is restarted; at tolerance 1e-3 about 10 are needed."""
 VECTORS = CAPACITY + 8
-"""Vectors of the size of the weights that one replica needs at most."""
+"""Vectors of the size of the weights that one replica needs at most: those of its space, and the
+start, the image and what a product works on."""
 
 WORKING_SET = 2**26
 """Bytes of activations that a chunk should have on a CPU: more falls out of the cache."""
@@ -214,7 +215,7 @@ class _StackSolver:
         if len(x) >= 3 * START_SAMPLES:
             drawn = torch.randperm(len(x), generator=generator)[:START_SAMPLES]
             self.start_samples = drawn.to(x.device)
-        self.outcome = Outcome(len(params[0]))
+        self.found_so_far = PartialResult(len(params[0]))
         self.on_progress = on_progress
         self.done = 0
         self.rough = False  # whether the start is being sought
@@ -233,7 +234,7 @@ class _StackSolver:
             if self.basis is not None:
                 params[0] = self.basis.T @ params[0]
             self._solve_rows(np.arange(rows.start, rows.stop), params, spaces)
-        found = self.outcome
+        found = self.found_so_far
         if self.basis is not None:  # directions that no input sees have curvature zero
             beneath = found.values < 0
             found.residuals[beneath] = np.maximum(0, (found.values + found.residuals)[beneath])
@@ -248,15 +249,17 @@ class _StackSolver:
             rough = start.clone()
             limit = min(self.max_iter, CAPACITY)
             self.rough = True
-            self._lanczos(products, spaces, rough, START_TOL, limit, Outcome(len(rows)), rough)
+            self._lanczos(
+                products, spaces, rough, START_TOL, limit, PartialResult(len(rows)), rough
+            )
             self.rough = False
             start = rough + START_NOISE * start
         products = self._products(params, self.x, self.labels)
-        found = Outcome(len(rows))
+        found = PartialResult(len(rows))
         vectors = start if start.dtype.itemsize < 8 else None
         self._lanczos(products, spaces, start, self.tol, self.max_iter, found, vectors)
         self._add_rounding(rows, found, start)
-        self.outcome.put(rows, found)
+        self.found_so_far.put(rows, found)
         self.done += len(rows)
 
     def _lanczos(
@@ -266,7 +269,7 @@ class _StackSolver:
         start: Tensor,
         tol: float,
         max_iter: int,
-        found: Outcome,
+        found: PartialResult,
         vectors: Tensor | None = None,
     ) -> None:
         """Iterate until every replica of `start` `[r, P]` is done; results go into `found`.
@@ -307,7 +310,7 @@ class _StackSolver:
             ended = 0 if self.rough else len(start) - spaces.active
             self.on_progress(self.done + ended, step)
 
-    def _add_rounding(self, rows: NDArray[np.int_], found: Outcome, vectors: Tensor) -> None:
+    def _add_rounding(self, rows: NDArray[np.int_], found: PartialResult, vectors: Tensor) -> None:
         """To each residual what rounding can add, or both anew in float64 from `vectors` `[r, P]`.
 
         See `CHECKED`. The product in float64 takes the samples' activations twice the memory, so
@@ -387,6 +390,7 @@ class _StackSolver:
         from etastar.curvature.stack_products import WRITTEN_OUT
 
         units: int = sum(p.shape[-1] for p in self.params if p.ndim > 2) or self.size
+        # written out: activation, gradient and both derivatives; autograd keeps a graph of graphs
         copies = 4 if type(self.network) in WRITTEN_OUT else 16
         return int(copies * units * self.random.element_size())
 

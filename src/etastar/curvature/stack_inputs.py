@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from etastar.training.losses import Loss
 
 
+WORTHWHILE = 0.95
+"""Share of the input dimensions that may be left for a reduction to be made."""
+
+
 def fewer_inputs(network: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """The same data in fewer input dimensions, where that changes no curvature.
 
@@ -40,7 +44,7 @@ def fewer_inputs(network: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
         return x, None
     columns, group, counts = torch.unique(x, dim=1, return_inverse=True, return_counts=True)
     samples, inputs = x.shape
-    if min(samples, columns.shape[1]) > 0.95 * inputs:
+    if min(samples, columns.shape[1]) > WORTHWHILE * inputs:
         return x, None
     roots = counts.double().sqrt()
     basis = torch.zeros(inputs, columns.shape[1], dtype=torch.float64, device=x.device)

@@ -47,8 +47,12 @@ class StackSharpness:
     kind: Kind
 
 
-class Outcome:
-    """Results of a stack while they are being found."""
+class PartialResult:
+    """Results of R replicas while they are being found: arrays `[R]`, NaN where nothing is yet.
+
+    Args:
+        replicas: R.
+    """
 
     def __init__(self, replicas: int) -> None:
         self.values, self.residuals, self.losses, self.scales = (
@@ -57,7 +61,7 @@ class Outcome:
         self.iterations = np.zeros(replicas, dtype=int)
         self.converged = np.zeros(replicas, dtype=bool)
 
-    def put(self, rows: NDArray[np.int_], found: Outcome) -> None:
+    def put(self, rows: NDArray[np.int_], found: PartialResult) -> None:
         """Copy the results of some rows."""
         for name, array in vars(found).items():
             vars(self)[name][rows] = array

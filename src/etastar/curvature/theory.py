@@ -13,6 +13,7 @@ import numpy as np
 
 from etastar.curvature.dense import eigvalsh
 from etastar.curvature.fluctuations import spread
+from etastar.curvature.graphs import KINDS
 from etastar.curvature.kernel import (
     checked_inputs,
     checked_mlp,
@@ -24,6 +25,7 @@ from etastar.curvature.laws import contrast_bound, mse_law
 from etastar.curvature.moments import block_bound, lower_bound, trace_bound
 from etastar.curvature.softmax_law import softmax_law
 from etastar.errors import ConfigError, unknown_name
+from etastar.training.losses import LOSSES
 from etastar.training.machine import use_threads
 
 if TYPE_CHECKING:
@@ -145,10 +147,10 @@ def sharpness_bounds(
 
 def _check(classes: int, loss: str, kind: str) -> None:
     """Refuse what does not fit, with the reason."""
-    if loss not in ("mse", "cross-entropy"):
-        raise unknown_name("loss", str(loss), ("mse", "cross-entropy"))
-    if kind not in ("hessian", "gauss-newton"):
-        raise unknown_name("kind of curvature", str(kind), ("hessian", "gauss-newton"))
+    if loss not in LOSSES:
+        raise unknown_name("loss", str(loss), LOSSES)
+    if kind not in KINDS:
+        raise unknown_name("kind of curvature", str(kind), KINDS)
     least = 1 if loss == "mse" else 2
     if classes < least:
         raise ConfigError(
