@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,9 @@ class ExportOptions(_Options):
     table: Literal["seeds", "trials"] = Field(
         "seeds", description="One row per network and seed, or one per trial."
     )
-    output: str | None = Field(None, description="The file. [default: STUDY.FORMAT beside it]")
+    output: str | None = Field(
+        None, description="The file; - is standard output. [default: STUDY.FORMAT beside it]"
+    )
 
 
 def run(arguments: list[str]) -> int:
@@ -247,6 +250,8 @@ def _report(options: ReportOptions) -> int:
     from etastar.study.store import Store
 
     study, path = options.opened()
+    if options.output == "-":
+        raise ConfigError("--output -: the page has figures beside it; give the name of a file.")
     output = Path(options.output) if options.output else study.path.with_suffix(".html")
     check_output(str(output))
     with Store(path) as store:
@@ -260,10 +265,18 @@ def _export(options: ExportOptions) -> int:
     from etastar.study.tables import export
 
     study, path = options.opened()
+    kinds = {"format": options.format, "table": options.table}
+    if options.output == "-":
+        with Store(path) as store, tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "table"
+            export(study, store, file, **kinds)
+            sys.stdout.flush()
+            sys.stdout.buffer.write(file.read_bytes())
+        return 0
     output = Path(options.output or study.path.with_suffix(f".{options.format}"))
     check_output(str(output))
     with Store(path) as store:
-        rows = export(study, store, output, format=options.format, table=options.table)
+        rows = export(study, store, output, **kinds)
     print(f"{output}: {rows} rows")
     return 0
 
