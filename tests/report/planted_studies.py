@@ -9,7 +9,7 @@ import numpy as np
 from etastar.search import Lattice
 from etastar.search.base import bracket
 from etastar.study.measuring import _facts, load_data
-from etastar.study.results import LambdaResult, LrResult, Sharpness
+from etastar.study.results import LambdaResult, LrResult, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
 from etastar.training.trial import Outcome, Trial
@@ -103,7 +103,7 @@ def _plant_cell(store, cell, eta, seed_sd, lambda1, rng):
         trials |= {Trial(seed, lr): outcome for lr, outcome in tried.items()}
         if lambda1 is not None:
             value = lambda1(own if 0 < own < math.inf else 1.0)
-            sharp[seed] = Sharpness(value, 0.9 * value, 1.1 * value, 1e-4, True)
+            sharp[seed] = SharpnessRow(value, 0.9 * value, 1.1 * value, 1e-4, True)
     machine = {"etastar": "planted", "device": "cpu"}
     key = store.specify(cell.id, "maximal-lr", cell.specification)
     store.add_results(key, LrResult(seeds, trials, resolved, 1.5, machine))

@@ -10,7 +10,7 @@ from typing import Any
 from etastar.search.base import SeedResult
 from etastar.study.cell import Cell
 from etastar.study.measuring import Task
-from etastar.study.results import LambdaResult, LrResult, Sharpness
+from etastar.study.results import LambdaResult, LrResult, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter
 from etastar.training.trial import Outcome, Trial
@@ -74,7 +74,7 @@ def made_lr(cell: Cell, seeds: range | None = None, scale: float = 1.0) -> LrRes
 def made_sharpness(cell: Cell) -> LambdaResult:
     """λ1 = 1/3, and one seed of which a matrix was not finite."""
     values = {
-        s: Sharpness(1 / 3, 0.25, None if s == 0 else 1e300, 1e-9, s != 0) for s in cell.seeds
+        s: SharpnessRow(1 / 3, 0.25, None if s == 0 else 1e300, 1e-9, s != 0) for s in cell.seeds
     }
     return LambdaResult(values, {**RESOLVED, "samples": 7}, 0.5, {"made": True})
 

@@ -19,7 +19,6 @@ from etastar.study.tables import (
     TRIAL_COLUMNS,
     Columns,
     export,
-    iterate,
     seed_columns,
     seed_rows,
     trial_columns,
@@ -105,7 +104,8 @@ def test_nothing_measured_gives_a_header_alone(tmp_path: Path) -> None:
 
 def test_rows_and_columns_hold_the_same(store: Path) -> None:
     with Store(store) as opened:
-        assert list(iterate(seed_columns(STUDY, opened))) == seed_rows(STUDY, opened)
+        rows, columns = seed_rows(STUDY, opened), seed_columns(STUDY, opened)
+    assert {name: [row[name] for row in rows] for name in columns} == columns
 
 
 def test_a_failed_export_leaves_the_old_one_and_no_scraps(

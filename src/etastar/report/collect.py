@@ -11,12 +11,12 @@ import numpy as np
 
 from etastar.report.evidence import Evidence, Family, Group
 from etastar.settings import DEFAULTS
-from etastar.study.cell import Cell
+from etastar.study.cell import NOT_IDENTITY, Cell
 from etastar.study.laws import OF_THE_SEARCH
 from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store
-from etastar.study.tables import NOT_A_COLUMN, Columns, seed_columns, trial_columns
+from etastar.study.tables import Columns, seed_columns, trial_columns
 
 _OWN = {"width", "depth", "input_lr_ratio", "loss"}
 
@@ -64,7 +64,7 @@ def _grouped(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
-        fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_A_COLUMN}
+        fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_IDENTITY}
         found.setdefault(json.dumps(fields), []).append(cell)
     return found
 
@@ -88,7 +88,7 @@ def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
     """Groups by all that is not κ and loss, nor follows from the loss by default."""
     sorted_groups: dict[str, list[Group]] = {}
     for group in groups:
-        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN | NOT_A_COLUMN}
+        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN | NOT_IDENTITY}
         default = DEFAULTS.get(settings["dataset"])
         if default and settings["epochs"] == default.epochs[group.loss]:
             settings["epochs"] = "default"

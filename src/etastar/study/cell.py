@@ -23,7 +23,7 @@ IDENTITY_VERSION = 1
 NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir"}
 """Settings that do not change what a seed's result is."""
 
-Kind = Literal["maximal-lr", "sharpness"]
+TaskKind = Literal["maximal-lr", "sharpness"]
 
 
 class SharpnessSettings(BaseModel):
@@ -113,13 +113,18 @@ class Cell:
     @property
     def title(self) -> str:
         """Enough to tell the cell from others in a log line."""
-        s = self.settings
-        return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
+        return title_of(self.settings)
 
 
 def _unsigned_zeros(values: dict[str, Any]) -> dict[str, Any]:
     """−0.0 trains as 0.0 does, but is written differently."""
     return {k: v + 0.0 if isinstance(v, float) else v for k, v in values.items()}
+
+
+def title_of(settings: Settings) -> str:
+    """`64×4 κ=0.1 mse mnist`."""
+    s = settings
+    return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
 
 
 def canonical(specification: dict[str, Any]) -> str:

@@ -40,7 +40,6 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.In: lambda item, items: item in items,
     ast.NotIn: lambda item, items: item not in items,
 }
-_SEQUENCES = (ast.List, ast.Tuple)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from etastar.study.cell import SharpnessSettings
 from etastar.study.measuring import load_data
 
 if TYPE_CHECKING:
-    from etastar.networks.mlp import MLP
     from etastar.training.trial import Recipe
 
 # Measured on a two-core x86 machine. Only ratios between cells matter: times are corrected by what
@@ -27,12 +26,13 @@ BUDGETS_PER_SEED = 5.0
 """Steps that a search takes per seed, as multiples of the budget: 3.9 to 7.2 in eight cells on
 digits and MNIST. Most of it goes to rates near the boundary, which use the budget up."""
 
-PRODUCTS = 15
-"""Hessian-vector products per λ1; each costs about four forward passes."""
+PRODUCTS, PASSES_PER_PRODUCT = 15, 4
+"""Hessian-vector products per λ1, and what each costs in forward passes, about."""
 MATRICES = 3
 """Hessian, Gauss-Newton matrix, and the Hessian without the layers' rates."""
 
 CALIBRATION_SECONDS = 1.0
+"""Of training, for each of the cells that are tried."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def lr_seconds(settings: Settings, recipe: Recipe, sizes: Sizes, seeds: int) -> 
 
 
 def step_seconds(settings: Settings, recipe: Recipe, sizes: Sizes) -> float:
-    """Seconds of one core per step of one replica: three products per weight and sample."""
+    """Seconds of one core per step of one replica: per weight and sample three multiply-adds."""
     batch = sizes.samples if recipe.batch_size == "full" else recipe.batch_size
     weights = _weights(settings, sizes)
     return LAYER_SECONDS * (settings.depth + 1) + 6 * weights * batch * PER_FLOP
@@ -72,14 +72,13 @@ def sharpness_seconds(
     settings: Settings, wanted: SharpnessSettings, sizes: Sizes, seeds: int
 ) -> float:
     """The same for λ1."""
-    passes = MATRICES * PRODUCTS * 4 * seeds
+    passes = MATRICES * PRODUCTS * PASSES_PER_PRODUCT * seeds
     flops = 2 * _weights(settings, sizes) * min(wanted.samples, sizes.samples)
     return passes * (LAYER_SECONDS * (settings.depth + 1) + flops * PER_FLOP)
 
 
 def _weights(settings: Settings, sizes: Sizes) -> int:
-    network: MLP = settings.network()  # type: ignore[assignment]  # all that settings can name
-    return network.parameter_count(sizes.inputs, sizes.classes)
+    return settings.network().parameter_count(sizes.inputs, sizes.classes)
 
 
 def calibrate(cells: Sequence[tuple[Settings, Recipe, Sizes]]) -> Calibration:

@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from etastar.settings import Settings
-from etastar.study.cell import Kind, SharpnessSettings
-from etastar.study.results import LambdaResult, LrResult, Results, Sharpness
+from etastar.study.cell import SharpnessSettings, TaskKind
+from etastar.study.results import LambdaResult, LrResult, Results, SharpnessRow
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -33,7 +33,7 @@ class Task:
         known: Outcomes from an interrupted search, which then need no second run.
     """
 
-    kind: Kind
+    kind: TaskKind
     id: str
     specification: str
     settings: Settings
@@ -113,7 +113,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
     with use_threads(settings.threads) as threads:
         hessian, newton = solve(kind="hessian"), solve(kind="gauss-newton")
     found = {
-        seed: Sharpness(
+        seed: SharpnessRow(
             hessian[seed].preconditioned,
             newton[seed].preconditioned,
             hessian[seed].lambda1,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from etastar.errors import ConfigError
 from etastar.study.cell import Cell
 from etastar.study.cost import Sizes, lr_seconds, sharpness_seconds
-from etastar.study.errors import StoreError
+from etastar.study.errors import EmptyStoreError
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -49,10 +49,8 @@ class State:
         try:
             with Store(path) as store:
                 return cls.of(store)
-        except StoreError as error:
-            if "nothing has been computed" in str(error):
-                return cls()
-            raise
+        except EmptyStoreError:
+            return cls()
 
     def missing(self, identity: str, seeds: range) -> tuple[int, ...]:
         """Seeds of a specification that have no result."""

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from etastar.training.trial import Outcome, Trial
 
 
-class Sharpness(NamedTuple):
-    """λ1 at initialisation of one seed; None where it is not finite."""
+class SharpnessRow(NamedTuple):
+    """λ1 at initialisation of one seed, as the store has it; None where it is not finite.
+
+    The names are those of the columns, where `lambda1` is what a learning rate meets, hence the
+    preconditioned one; `curvature.initial.SeedSharpness` has that as `preconditioned`.
+    """
 
     lambda1: float | None
     """Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
@@ -49,7 +53,7 @@ class LrResult:
 class LambdaResult:
     """λ1 at initialisation; attributes as in `LrResult`."""
 
-    seeds: Mapping[int, Sharpness]
+    seeds: Mapping[int, SharpnessRow]
     resolved: Mapping[str, Any]
     seconds: float
     environment: Mapping[str, Any]

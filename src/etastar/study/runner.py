@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etastar.study.cell import Cell
+from etastar.study.cell import Cell, title_of
 from etastar.study.errors import ExecutorError, StoreError
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
@@ -259,12 +259,8 @@ def _gone(error: BaseException) -> ExecutorError:
 
 
 def _title(task: Task) -> str:
-    s = task.settings
     what = "η*" if task.kind == "maximal-lr" else "λ1"
-    return (
-        f"{what} of {s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}, "
-        f"{len(task.seeds)} seeds"
-    )
+    return f"{what} of {title_of(task.settings)}, {len(task.seeds)} seeds"
 
 
 def _check_devices(study: Study) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from etastar.study.cell import digest
-from etastar.study.errors import StoreError
+from etastar.study.errors import EmptyStoreError, StoreError
 from etastar.study.filesystem import is_network
 
 APPLICATION_ID = 0x45544153  # "ETAS": tells a store from other SQLite files
@@ -120,16 +120,17 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a store for reading only, while another process may be writing it.
 
     Raises:
-        StoreError: There is no such file, or it is damaged, newer, or something else.
+        EmptyStoreError: There is no such file, or nothing in it.
+        StoreError: It is damaged, newer, or something else.
     """
     if not path.is_file():
-        raise StoreError(f"{path} does not exist: nothing has been computed yet.")
+        raise EmptyStoreError(f"{path} does not exist: nothing has been computed yet.")
     check(path)
     with translated(path):
         connection = _connect_read_only(path)
         if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
             connection.close()
-            raise StoreError(f"{path} is empty: nothing has been computed yet.")
+            raise EmptyStoreError(f"{path} is empty: nothing has been computed yet.")
     return connection
 
 

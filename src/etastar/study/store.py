@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from etastar.errors import ConfigError
 from etastar.search.base import SeedResult
-from etastar.study.cell import Kind
+from etastar.study.cell import TaskKind
 from etastar.study.lock import StoreLock
 from etastar.study.results import LambdaResult, LrResult, Results
 from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
@@ -169,7 +169,7 @@ class StoreWriter(Store):
             super().close()
             self._lock.release()
 
-    def specify(self, identity: str, kind: Kind, specification: str) -> int:
+    def specify(self, identity: str, kind: TaskKind, specification: str) -> int:
         """Record a specification; returns its key."""
         with self._transaction() as connection:
             connection.execute(

@@ -17,24 +17,27 @@ from typing import Any, TypeAlias
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.settings import Settings
-from etastar.study.cell import Cell
+from etastar.study.cell import NOT_IDENTITY, Cell
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
 Columns: TypeAlias = dict[str, list[Any]]
 """One list per column, all of one length."""
 
-NOT_A_COLUMN = {"seeds", "first_seed", "data_dir", "threads"}
-SETTINGS = [name for name in Settings.model_fields if name not in NOT_A_COLUMN]
+SETTINGS = [name for name in Settings.model_fields if name not in NOT_IDENTITY]
+"""Columns that are settings: those that a result is a function of."""
 FACTS = ["inputs", "classes"]
+"""Columns that the data decide."""
+NETWORK = ("width", "depth", "input_lr_ratio", "loss")
+"""What tells networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
 SHARPNESS = ["lambda1", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"]
 SEED_COLUMNS = [
-    *("width", "depth", "input_lr_ratio", "loss"),
-    *(name for name in SEED),
+    *NETWORK,
+    *SEED,
     *SHARPNESS,
     *("lambda1_converged", "sharpness_samples"),
-    *(name for name in SETTINGS if name not in ("width", "depth", "input_lr_ratio", "loss")),
+    *(name for name in SETTINGS if name not in NETWORK),
     *FACTS,
     "cell",
 ]
@@ -43,8 +46,8 @@ SEED_COLUMNS = [
 TEXT = {"status", "hi_outcome", "outcome", "cell", "loss", "dataset", "batch_size"}
 """Columns of strings, as far as a table may have them empty."""
 TRIAL_COLUMNS = [
-    *("width", "depth", "input_lr_ratio", "loss", "dataset"),
-    *("seed", "lr", "outcome", "step", "accuracy", "slow", "cell"),
+    *NETWORK,
+    *("dataset", "seed", "lr", "outcome", "step", "accuracy", "slow", "cell"),
 ]
 """Columns of the table of trials: those that the searches used, of finished seeds."""
 
@@ -124,7 +127,7 @@ def trial_columns(study: Study, store: Store) -> Columns:
         for name, values in zip(own, zip(*found, strict=True), strict=False):
             columns[name].extend(map(bool, values) if name == "slow" else values)
         columns["cell"].extend([cell.id] * len(found))
-        for name in ("width", "depth", "input_lr_ratio", "loss", "dataset"):
+        for name in (*NETWORK, "dataset"):
             columns[name].extend([cell.fields[name]] * len(found))
     return columns
 
@@ -224,9 +227,3 @@ def export(
         with suppress(OSError):
             partial.unlink()
     return len(columns["cell"])
-
-
-def iterate(columns: Columns) -> Iterator[dict[str, Any]]:
-    """The rows of a table, as mappings."""
-    for row in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, row, strict=True))
