@@ -36,6 +36,9 @@ MOST_VECTORS, FEWEST_VECTORS, LEAST_BEYOND = 128, 24, 4
 """Vectors of the basis besides twice the number of values sought: at most, as reorthogonalisation
 takes over beyond; at least, however little memory there is; and at least where the caller says."""
 
+CLOSED = 0.2
+"""Of the rounding level: less than that outside the space, and it is invariant."""
+
 BOTTOM_KEPT = 3
 """Ritz vectors at the lower end that a restart keeps, for the smallest eigenvalue."""
 
@@ -217,7 +220,7 @@ class _Solver:
 
     def _invariant(self, space: KrylovSpaces) -> bool:
         """Whether the space is closed under the operator, to rounding."""
-        return bool(space.beta[0] <= 0.2 * self._rounding())
+        return bool(space.beta[0] <= CLOSED * self._rounding())
 
     def _restart(self, space: KrylovSpaces, wanted: int) -> None:
         """Keep the upper Ritz vectors and a few at the bottom, half the capacity in all."""
