@@ -12,10 +12,10 @@ from module_zoo import MODELS, OPTIMIZERS, QUICK, data, drawn, mlp
 from torch import nn
 
 import etastar
+from etastar.modules.arguments import Arguments
 from etastar.modules.choice import choose
 from etastar.modules.engine_vmap import VmapStack, batchable_attention
 from etastar.modules.origin import Start
-from etastar.modules.settings import Settings
 from etastar.modules.task import Session, Task
 from etastar.training.trial import Trial
 
@@ -26,7 +26,7 @@ def measured(model: Any, optimizer: Any, engine: str, **options: Any) -> etastar
     )
 
 
-def settings(model: Any, **options: Any) -> Settings:
+def arguments(model: Any, **options: Any) -> Arguments:
     """All the arguments of `maximal_lr`, with defaults of a quick search."""
     given: dict[str, Any] = {
         "model": model,
@@ -41,7 +41,7 @@ def settings(model: Any, **options: Any) -> Settings:
         "engine": "auto",
         "from_checkpoint": None,
     }
-    return Settings(**(given | QUICK | options))
+    return Arguments(**(given | QUICK | options))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -110,7 +110,7 @@ def test_the_number_of_threads_changes_nothing(engine: str) -> None:
 )
 def test_what_vmap_cannot_do_goes_to_the_loop_and_says_why(options: Any, reason: str) -> None:
     model = options.pop("model", drawn(mlp))
-    task, _, _ = settings(model, **options).task()
+    task, _, _ = arguments(model, **options).task()
     choice = choose(task, [Start(0, 0)], "auto")
     assert choice.name == "loop"
     assert re.search(reason, choice.reason)
@@ -161,7 +161,7 @@ class Noisy(nn.Module):
     [(Branching, "vmap cannot go"), (Counting, "buffer calls"), (Noisy, "not always the same")],
 )
 def test_what_no_layer_announces_is_found_by_trying(model: Any, reason: str) -> None:
-    task, _, _ = settings(drawn(model)).task()
+    task, _, _ = arguments(drawn(model)).task()
     choice = choose(task, [Start(0, 0)], "auto")
     assert choice.name == "loop"
     assert reason in choice.reason
@@ -173,7 +173,7 @@ def test_rules_repeat_torch_optim_to_rounding() -> None:
     variants["adam"] = functools.partial(torch.optim.Adam, weight_decay=0.1, betas=(0.8, 0.9))
     variants["uphill"] = functools.partial(torch.optim.SGD, maximize=True, momentum=0.5)
     for name, optimizer in variants.items():
-        task, _, _ = settings(drawn(mlp), optimizer=optimizer).task()
+        task, _, _ = arguments(drawn(mlp), optimizer=optimizer).task()
         rates = [0.01, 0.003]
         stack = VmapStack(task, [Start(0, 0)], 1)
         stack.admit([Trial(0, lr) for lr in rates])
@@ -193,7 +193,7 @@ def test_rows_of_a_stack_do_not_see_each_other(name: str) -> None:
     """In float32, admitted late, beside a diverging row, or alone: the same bits."""
     (x, y), (x_val, y_val) = data(), data(192, 1)
     single = {"train_data": (x.float(), y), "val_data": (x_val.float(), y_val)}
-    task, _, _ = settings(drawn(MODELS[name][0]).float(), **single).task()
+    task, _, _ = arguments(drawn(MODELS[name][0]).float(), **single).task()
     with batchable_attention():
         check_rows(task)
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import etastar
+from etastar.modules.arguments import Arguments
 from etastar.modules.origin import Start
-from etastar.modules.settings import Settings
 from etastar.modules.task import Session
 from etastar.modules.warm_up import _from
 
@@ -26,7 +26,7 @@ def measured(model: Any, engine: Any = "auto", **options: Any) -> etastar.Maxima
     return etastar.maximal_lr(model, data(), data(192, 1), engine=engine, **(QUICK | options))
 
 
-def settings(model: Any) -> Settings:
+def arguments(model: Any) -> Arguments:
     given: dict[str, Any] = {
         "model": model,
         "train_data": data(),
@@ -40,7 +40,7 @@ def settings(model: Any) -> Settings:
         "engine": "auto",
         "from_checkpoint": None,
     }
-    return Settings(**(given | QUICK))
+    return Arguments(**(given | QUICK))
 
 
 def clip(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
@@ -221,7 +221,7 @@ def test_hooks_that_read_the_model_through_a_closure() -> None:
     assert found.engine == "vmap"
     assert found.seeds == looped.seeds
     start = Start(0, 0)
-    task, _, _ = settings(gated).task()
+    task, _, _ = arguments(gated).task()
     one, other = (Session(task, start, 0.1) for _ in range(2))
     one.step()
     assert float(one.model.gate.detach()) != 1
@@ -299,11 +299,11 @@ def test_attributes_of_parameters_survive() -> None:
 
 
 def test_hooks_act_along_a_warm_up_too() -> None:
-    task, _, _ = settings(lambda seed: hooked("hook")).task()
+    task, _, _ = arguments(lambda seed: hooked("hook")).task()
     session = Session(task, Start(0, 0), 0.5)
     session.step()
     reached = _from(session, task)
-    plain, _, _ = settings(lambda seed: drawn(mlp)).task()
+    plain, _, _ = arguments(lambda seed: drawn(mlp)).task()
     same = Session(plain, Start(0, 0), 0.25)
     same.step()
     again, once_more = Session(reached, Start(0, 0), 0.5), _from(same, plain)

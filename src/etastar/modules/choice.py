@@ -30,6 +30,10 @@ EngineName: TypeAlias = Literal["auto", "stack", "vmap", "loop"]
 AGREEMENT = 1e-3
 """Largest relative difference of a gradient under vmap from the plain one, in the norm: far above
 rounding in float32, far below any difference in meaning."""
+NOTHING = 1e-8
+"""Norm of a gradient that is zero but for rounding."""
+LONGEST_REASON = 160
+"""Characters that are quoted of an error under vmap."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def probe_vmap(task: Task, start: Start) -> tuple[str | None, int]:
             return _compare(task, start, batch)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return f"vmap cannot go there: {type(error).__name__}: {first[:160]}", 0
+        return f"vmap cannot go there: {type(error).__name__}: {first[:LONGEST_REASON]}", 0
 
 
 def watched(task: Task, start: Start) -> Task:
@@ -253,7 +257,7 @@ def _compare(task: Task, start: Start, batch: Any) -> tuple[str | None, int]:
             return "a gradient is missing under vmap", 0
         if one is not None and many is not None:
             gap = (many - one).reshape(2, -1).norm(dim=1).max()
-            if gap > AGREEMENT * one.norm() + 1e-8:
+            if gap > AGREEMENT * one.norm() + NOTHING:
                 return "a gradient differs under vmap", 0
     parameters = sum(p.numel() * p.element_size() for p in model.parameters())
     return None, 5 * parameters + 2 * saved  # weights, gradient, update, two slots

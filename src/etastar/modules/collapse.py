@@ -38,6 +38,9 @@ DRAWS = 3
 """Times that the parameters that did change are drawn anew."""
 LOOK_EVERY = 16
 """Steps between looks at the first parameter, and for which U must stand still."""
+SHAKEN, LEAST_SHAKEN = 0.5, 0.01
+"""Standard deviation of such a draw around what a parameter is: of its largest entry, and where all
+are zero."""
 SAME = 1e-5
 """Outputs that differ by less than this part of the largest one are the same: the rows of one
 matrix product need not be rounded alike."""
@@ -124,7 +127,8 @@ def blocked(task: Task, model: nn.Module, fixed: list[bool]) -> bool:
         with torch.no_grad():
             for p, value in zip(others, now, strict=True):
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
-                p.copy_(value + noise * (value.abs().max() / 2 + 0.01))
+                scale = value.abs().max() * SHAKEN + LEAST_SHAKEN
+                p.copy_(value + noise * scale)
         reference: Tensor | None = None
         last = draw == DRAWS - 1
         for raw in task.train.once():

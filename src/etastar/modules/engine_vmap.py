@@ -25,13 +25,17 @@ from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.rules import Rule, options, rule_for
 from etastar.modules.task import REFUSALS, Run, Task, is_divergence, short
-from etastar.training.engine import Engine, Queue
+from etastar.training.engine import CHECK_EVERY, Engine, Queue
 from etastar.training.memory import replicas_that_fit
 from etastar.training.trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+CHECK_EVERY_ON_GPU = 32
+"""Steps between looks at the losses on a GPU, where a look waits for it."""
+WIDE_ON_GPU = 64
+"""Copies up to which further rates are tried on the chance that they are needed, on a GPU."""
 SPECULATION = 3
 """Copies per thread up to which further rates are tried on the chance that they are needed: the
 cost of a step per copy falls until about here (`benchmarks/maximal_lr.py`)."""
@@ -369,15 +373,15 @@ class VmapEngine(Engine):
         self.device = task.origin.device
         on_cpu = self.device.type == "cpu"
         self.threads = torch.get_num_threads() if on_cpu else 1
-        self.check_every = 8 if on_cpu else 32
+        self.check_every = CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU
         self.slots = replicas_that_fit(bytes_per_copy, self.device, self.threads)
         self.steps_taken = 0
         self.stacks: list[VmapStack] = []
 
     @property
     def useful_width(self) -> int:
-        """See `SPECULATION`; on a GPU as many as fit, up to 64."""
-        wide = SPECULATION * self.threads if self.device.type == "cpu" else 64
+        """See `SPECULATION`; on a GPU as many as fit, up to `WIDE_ON_GPU`."""
+        wide = SPECULATION * self.threads if self.device.type == "cpu" else WIDE_ON_GPU
         return min(wide, self.slots * self.threads)
 
     def run(self, queue: Queue) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from etastar.modules.arguments import Arguments
 from etastar.modules.choice import Choice, EngineName, choose
 from etastar.modules.errors import NotBracketedWarning
 from etastar.modules.preserve import untouched
 from etastar.modules.result import MaximalLR, TrialRecord, middle_bracket, spread_of
-from etastar.modules.settings import Settings
 from etastar.search import Lattice, SearchQueue, Section
 from etastar.search.estimate import eta_star
 from etastar.training.machine import versions
@@ -116,28 +116,28 @@ def maximal_lr(
         >>> result = etastar.maximal_lr(model, (digits.x_train, digits.y_train))  # doctest: +SKIP
         >>> result.lr, result.bracket, result.safe_lr  # doctest: +SKIP
     """
-    settings = Settings(**locals())
+    arguments = Arguments(**locals())
     with untouched(train_data, val_data):
-        return measured(settings)
+        return measured(arguments)
 
 
-def measured(settings: Settings) -> MaximalLR:
-    """Settings → task → engine and searches → brackets → result."""
+def measured(arguments: Arguments) -> MaximalLR:
+    """Arguments → task → engine and searches → brackets → result."""
     began = time.perf_counter()
-    task, groups, notes = settings.task()
-    starts, own = searches(settings, task)
-    choice = choose(task, starts, settings.engine)
-    queue, runs = run_searches(task, starts, choice, settings)
+    task, groups, notes = arguments.task()
+    starts, own = searches(arguments, task)
+    choice = choose(task, starts, arguments.engine)
+    queue, runs = run_searches(task, starts, choice, arguments)
     results = [queue.strategies[index].result() for index in range(len(starts))]
-    found = _assemble(settings, task, groups, choice, starts, own, results, runs)
-    notes += _advice(found, settings, runs) + _order_note(task, starts[:own])
+    found = _assemble(arguments, task, groups, choice, starts, own, results, runs)
+    notes += _advice(found, arguments, runs) + _order_note(task, starts[:own])
     result = MaximalLR(**found, notes=tuple(notes), cost=_cost(runs, began))
     if result.lr is None:
         warnings.warn(notes[0], NotBracketedWarning, stacklevel=4)
     return result
 
 
-def searches(settings: Settings, task: Task) -> tuple[list[Start], int]:
+def searches(arguments: Arguments, task: Task) -> tuple[list[Start], int]:
     """The searches to make, and how many of them are the seeds' own.
 
     A factory's further searches keep the first initialisation and vary the order of the data, so
@@ -145,7 +145,7 @@ def searches(settings: Settings, task: Task) -> tuple[list[Start], int]:
     """
     from etastar.modules.origin import Start
 
-    seeds = settings.seed_list
+    seeds = arguments.seed_list
     starts = [Start(seed, seed) for seed in seeds]
     if task.origin.varies:
         starts += [Start(seeds[0], seed) for seed in seeds[1:]]
@@ -153,20 +153,20 @@ def searches(settings: Settings, task: Task) -> tuple[list[Start], int]:
 
 
 def run_searches(
-    task: Task, starts: Sequence[Start], choice: Choice, settings: Settings
+    task: Task, starts: Sequence[Start], choice: Choice, arguments: Arguments
 ) -> tuple[SearchQueue, dict[Trial, Run]]:
     """Bracket η* of every start."""
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
+    lattice = Lattice(arguments.start_lr, arguments.end_lr, arguments.resolution)
     strategies = {i: Section(lattice, scan_ratio=SCAN_RATIO) for i in range(len(starts))}
     engine = choice.engine(task, list(starts))
     queue = SearchQueue(strategies, width=engine.useful_width)
-    with _progress_line(queue, settings.progress):
+    with _progress_line(queue, arguments.progress):
         engine.run(queue)
     return queue, {t: engine.run_of(t, outcome) for t, outcome in queue.outcomes().items()}
 
 
 def _assemble(
-    settings: Settings,
+    arguments: Arguments,
     task: Task,
     groups: Groups,
     choice: Choice,
@@ -176,8 +176,8 @@ def _assemble(
     runs: dict[Trial, Run],
 ) -> dict[str, Any]:
     """The fields of the result but cost and notes."""
-    star = eta_star(results[:own], settings.start_lr)
-    status, lo, hi = middle_bracket(results[:own], settings.end_lr)
+    star = eta_star(results[:own], arguments.start_lr)
+    status, lo, hi = middle_bracket(results[:own], arguments.end_lr)
     lr = math.sqrt(lo * hi) if lo and hi else None
     interval = (star.ci_low, star.ci_high) if star.ci_low and star.ci_high else None
     reasons = [r.hi_outcome for r in results[:own] if r.hi_outcome]
@@ -199,7 +199,7 @@ def _assemble(
         "history": _history(starts, runs, varies_model),
         "engine": choice.name,
         "engine_reason": choice.reason,
-        "settings": settings.described(task),
+        "settings": arguments.described(task),
         "environment": _environment(task),
     }
 
@@ -221,19 +221,19 @@ def _history(
     )
 
 
-def _advice(found: Mapping[str, Any], settings: Settings, runs: Mapping[Trial, Run]) -> list[str]:
+def _advice(found: Mapping[str, Any], arguments: Arguments, runs: Mapping[Trial, Run]) -> list[str]:
     """What to know before trusting the number, the most important first."""
     notes = []
     tops = [r.hi for r in found["seeds"].values() if r.hi]
     near = {t: run for t, run in runs.items() if t.lr <= max(tops, default=t.lr)}
-    nans = _nan_note(found["settings"]["metric"], near) if callable(settings.metric) else None
+    nans = _nan_note(found["settings"]["metric"], near) if callable(arguments.metric) else None
     if found["status"] == "none-trained":
         results = found["seeds"].values()
         who = f"{sum(r.status == 'none-trained' for r in results)} of {len(results)} seeds"
         notes.append(
-            f"{who}: no rate from {settings.start_lr:g} to {settings.end_lr:g} reached the "
-            f"threshold {settings.threshold:g} within {found['settings']['max_steps']} steps; "
-            f"{_why_none(found, settings, nans)}"
+            f"{who}: no rate from {arguments.start_lr:g} to {arguments.end_lr:g} reached the "
+            f"threshold {arguments.threshold:g} within {found['arguments']['max_steps']} steps; "
+            f"{_why_none(found, arguments, nans)}"
         )
     elif some := [seed for seed, r in found["seeds"].items() if r.status == "none-trained"]:
         notes.append(
@@ -246,13 +246,13 @@ def _advice(found: Mapping[str, Any], settings: Settings, runs: Mapping[Trial, R
     ):
         notes.append(
             f"{len(above)} of {len(found['seeds'])} seeds ({', '.join(map(str, above))}) trained "
-            f"even at the highest rate, {settings.end_lr:g}. Raise end_lr."
+            f"even at the highest rate, {arguments.end_lr:g}. Raise end_lr."
         )
     if nans and not any(nans in note for note in notes):
         notes.append(nans)
     if found["status"] == "all-trained":
         notes.append(
-            f"training succeeds even at the highest rate, {settings.end_lr:g}: η* lies above the "
+            f"training succeeds even at the highest rate, {arguments.end_lr:g}: η* lies above the "
             "range. Raise end_lr."
         )
     elif found["set_by"] == "budget":
@@ -268,13 +268,13 @@ def _advice(found: Mapping[str, Any], settings: Settings, runs: Mapping[Trial, R
     return notes
 
 
-def _why_none(found: Mapping[str, Any], settings: Settings, nans: str | None) -> str:
+def _why_none(found: Mapping[str, Any], arguments: Arguments, nans: str | None) -> str:
     """How near the runs came if none trained, and what to do about it."""
     tried = found["history"]
     met = [trial.metric for trial in tried if trial.metric is not None]
     if not met and nans:
         return nans
-    best = f"the best run reached {(max if settings.higher else min)(met):.4g}" if met else None
+    best = f"the best run reached {(max if arguments.higher else min)(met):.4g}" if met else None
     lowest = min(trial.lr for trial in tried)
     if all(trial.outcome == "diverged" for trial in tried if trial.lr == lowest):
         return (

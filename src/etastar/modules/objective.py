@@ -107,7 +107,7 @@ class Objective:
     @property
     def name(self) -> str:
         """The metric's name."""
-        return self.metric if isinstance(self.metric, str) else _name(self.metric)
+        return self.metric if isinstance(self.metric, str) else name_of(self.metric)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
@@ -185,5 +185,6 @@ def _number(value: Any) -> float:
         ) from None
 
 
-def _name(metric: Callable[..., Any]) -> str:
-    return getattr(metric, "__name__", type(metric).__name__)
+def name_of(function: Callable[..., Any]) -> str:
+    """What a user's function is called in messages and records."""
+    return getattr(function, "__name__", type(function).__name__)

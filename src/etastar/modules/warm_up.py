@@ -15,12 +15,12 @@ import torch
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.modules import checks
+from etastar.modules.arguments import Arguments, is_number
 from etastar.modules.choice import choose
 from etastar.modules.errors import NotBracketedWarning
 from etastar.modules.maximal import maximal_lr, run_searches
 from etastar.modules.origin import Origin, Start
 from etastar.modules.preserve import untouched
-from etastar.modules.settings import Settings
 from etastar.modules.task import Run, Session, Task, run_trial
 from etastar.modules.warm_up_result import LadderStep, Shape, Warmup, WarmupStatus
 
@@ -75,22 +75,22 @@ def warmup(
     Warns:
         NotBracketedWarning: There is no such warm-up; `length` is then None.
     """
-    settings = _settings(model, train_data, val_data, options)
-    _check_target(settings, target_lr, ladder, shape, pace)
+    arguments = _arguments(model, train_data, val_data, options)
+    _check_target(arguments, target_lr, ladder, shape, pace)
     with untouched(train_data, val_data):
-        found = _found(settings, target_lr, ladder, shape, pace)
+        found = _found(arguments, target_lr, ladder, shape, pace)
     if found.length is None:
         warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
     return found
 
 
 def _found(
-    settings: Settings, target: float, ladder: Sequence[int], shape: Shape, pace: float
+    arguments: Arguments, target: float, ladder: Sequence[int], shape: Shape, pace: float
 ) -> Warmup:
     """Task → η* along the ladder → schedule → check."""
-    task, groups, _ = settings.task()
-    starts = [Start(seed, seed) for seed in settings.seed_list]
-    first = _measure(task, [(start, task) for start in starts], 0, settings)
+    task, groups, _ = arguments.task()
+    starts = [Start(seed, seed) for seed in arguments.seed_list]
+    first = _measure(task, [(start, task) for start in starts], 0, arguments)
     pace_lr = None if first.lowest is None else pace * first.lowest
     steps = [first]
     if pace_lr is not None and first.lowest is not None and first.lowest < target:
@@ -100,7 +100,7 @@ def _found(
                 break
             _advance(sessions, step)
             tasks = [_from(session, task) for session in sessions]
-            steps.append(_measure(task, list(zip(starts, tasks, strict=True)), step, settings))
+            steps.append(_measure(task, list(zip(starts, tasks, strict=True)), step, arguments))
     status, length = plan(steps, target, shape, task.max_steps)
     draft = Warmup(
         target_lr=target,
@@ -141,13 +141,13 @@ def plan(
 
 
 def _measure(
-    task: Task, tasks: list[tuple[Start, Task]], step: int, settings: Settings
+    task: Task, tasks: list[tuple[Start, Task]], step: int, arguments: Arguments
 ) -> LadderStep:
     """η* of every seed from its state at one step of the ladder."""
     results = {}
     for start, own in tasks:
-        choice = choose(own, [start], settings.engine)
-        queue, _ = run_searches(own, [start], choice, settings)
+        choice = choose(own, [start], arguments.engine)
+        queue, _ = run_searches(own, [start], choice, arguments)
         results[start.order] = queue.strategies[0].result()
     return LadderStep(step, results)
 
@@ -279,7 +279,7 @@ def _why_none(draft: Warmup, task: Task) -> str:
     )
 
 
-def _settings(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> Settings:
+def _arguments(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> Arguments:
     """The arguments of `maximal_lr` with its defaults."""
     parameters = inspect.signature(maximal_lr).parameters
     own = ("model", "train_data", "val_data", "from_checkpoint")
@@ -287,7 +287,7 @@ def _settings(model: Any, train_data: Any, val_data: Any, options: dict[str, Any
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known)
-    return Settings(
+    return Arguments(
         model=model,
         train_data=train_data,
         val_data=val_data,
@@ -297,20 +297,19 @@ def _settings(model: Any, train_data: Any, val_data: Any, options: dict[str, Any
 
 
 def _check_target(
-    settings: Settings, target: Any, ladder: Sequence[int], shape: Any, pace: Any
+    arguments: Arguments, target: Any, ladder: Sequence[int], shape: Any, pace: Any
 ) -> None:
     if not isinstance(pace, float | int) or not 0 < pace <= 1:
         raise ConfigError(f"pace must be above 0 and at most 1, got {pace!r}.")
     if shape not in SHAPES:
         raise unknown_name("shape", str(shape), SHAPES)
-    number = isinstance(target, float | int) and not isinstance(target, bool)
-    if not number or not math.isfinite(target) or not target > settings.start_lr:
+    if not is_number(target) or not math.isfinite(target) or not target > arguments.start_lr:
         raise ConfigError(
-            f"target_lr must be a number above start_lr = {settings.start_lr:g}, got {target!r}."
+            f"target_lr must be a number above start_lr = {arguments.start_lr:g}, got {target!r}."
         )
-    if target >= settings.end_lr:
+    if target >= arguments.end_lr:
         raise ConfigError(
-            f"target_lr must be below end_lr, got {target:g} and {settings.end_lr:g}: η* is "
+            f"target_lr must be below end_lr, got {target:g} and {arguments.end_lr:g}: η* is "
             "searched up to end_lr only. Raise end_lr."
         )
     whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in ladder)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.modules.errors import ModelError
+from etastar.modules.objective import name_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ METRICS = ("accuracy", "loss")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Arguments:
     """The arguments of `maximal_lr`, as given; numbers are checked here.
 
     Raises:
@@ -64,8 +65,7 @@ class Settings:
             )
         if isinstance(self.metric, str) and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
-        number = isinstance(self.threshold, float | int) and not isinstance(self.threshold, bool)
-        if not number or not math.isfinite(self.threshold):
+        if not is_number(self.threshold) or not math.isfinite(self.threshold):
             raise ConfigError(f"threshold must be a finite number, got {self.threshold!r}.")
         if self.metric == "accuracy" and not 0 < self.threshold <= 1:
             raise ConfigError(
@@ -166,7 +166,7 @@ class Settings:
             "model": type(model).__name__,
             "factory": task.origin.is_factory,
             "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "loss": _name(self.step_fn or task.objective.loss_fn),
+            "loss": name_of(self.step_fn or task.objective.loss_fn),
             "optimizer": type(task.optimizer.build(model, 1.0)).__name__,
             "metric": task.objective.name,
             "higher_is_better": self.higher,
@@ -205,16 +205,16 @@ class Settings:
         return (data.x_train, data.y_train), val
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number of Python's, finite or not; truth values are none."""
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
 def _positive(name: str, value: Any) -> None:
-    number = isinstance(value, float | int) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not is_number(value) or not 0 < value < math.inf:
         raise ConfigError(f"{name} must be a positive number, got {value!r}.")
 
 
 def _whole(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}.")
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
