@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from module_zoo import DTYPE, MODELS, OPTIMIZERS, data, drawn, mlp
-from test_module_engines import settings
+from test_module_engines import arguments
 from torch import nn
 
 import etastar
@@ -22,7 +22,7 @@ RATES = [0.3, 0.9, 1.5, 3.0, 6.0, 20.0]
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> None:
-    task, _, _ = settings(
+    task, _, _ = arguments(
         drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=40, eval_every=60
     ).task()
     assert task.ceiling == constant_accuracy(task)
@@ -68,13 +68,13 @@ def test_engines_agree_with_watching(engine: Any) -> None:
 
 
 def test_who_is_watched() -> None:
-    assert settings(drawn(mlp)).task()[0].ceiling is not None
+    assert arguments(drawn(mlp)).task()[0].ceiling is not None
     for name in ("dropout", "cnn with batch norm"):
-        assert settings(drawn(MODELS[name][0])).task()[0].ceiling is None
-    assert settings(drawn(mlp), metric="loss", threshold=0.5).task()[0].ceiling is None
+        assert arguments(drawn(MODELS[name][0])).task()[0].ceiling is None
+    assert arguments(drawn(mlp), metric="loss", threshold=0.5).task()[0].ceiling is None
     augmented = [(data()[0], data()[1])]
-    assert settings(drawn(mlp), train_data=augmented).task()[0].ceiling is not None
-    assert settings(drawn(mlp), train_data=Reader(augmented)).task()[0].ceiling is None
+    assert arguments(drawn(mlp), train_data=augmented).task()[0].ceiling is not None
+    assert arguments(drawn(mlp), train_data=Reader(augmented)).task()[0].ceiling is None
 
 
 class Reader:
@@ -89,7 +89,7 @@ class Reader:
 
 def test_blocked_sees_through_what_only_looks_collapsed() -> None:
     """A zero head predicts one class and hides nothing; a silent layer hides everything."""
-    task, _, _ = settings(drawn(mlp)).task()
+    task, _, _ = arguments(drawn(mlp)).task()
     zero, silent, skip = drawn(mlp), drawn(mlp), WithSkip()
     with torch.no_grad():
         zero[4].weight.zero_()
