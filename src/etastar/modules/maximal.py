@@ -232,7 +232,7 @@ def _advice(found: Mapping[str, Any], arguments: Arguments, runs: Mapping[Trial,
         who = f"{sum(r.status == 'none-trained' for r in results)} of {len(results)} seeds"
         notes.append(
             f"{who}: no rate from {arguments.start_lr:g} to {arguments.end_lr:g} reached the "
-            f"threshold {arguments.threshold:g} within {found['arguments']['max_steps']} steps; "
+            f"threshold {arguments.threshold:g} within {found['settings']['max_steps']} steps; "
             f"{_why_none(found, arguments, nans)}"
         )
     elif some := [seed for seed, r in found["seeds"].items() if r.status == "none-trained"]:
