@@ -12,6 +12,10 @@ LONGEST = 2000
 """Characters of a message; of a longer one the middle is left out."""
 
 
+LIKENESS = 0.5
+"""From 0 to 1, as `difflib` measures it: `widht` is taken for `width`, `kappa` for nothing."""
+
+
 class EtaStarError(Exception):
     """Base of every error that etastar raises on purpose; its text is one printable line."""
 
@@ -33,6 +37,12 @@ class DataError(EtaStarError):
     """A data file is missing, damaged or not what its name says."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one; None if none is like it at all."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=LIKENESS)
+    return near[0] if near else None
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error for a name that is not in a registry, with the nearest known one.
 
@@ -45,6 +55,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
         A `ConfigError`, for the caller to raise.
     """
     options = list(known)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(name, options)
+    hint = "." if near is None else f"; did you mean {near!r}?"
     return ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(options)}.")

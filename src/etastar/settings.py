@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import CoreSchema, core_schema
 
 from etastar.data import DATASETS
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, nearest, unknown_name
 from etastar.networks import NORMS, build
 from etastar.search import STRATEGIES
 from etastar.training.losses import Loss
@@ -286,8 +286,6 @@ def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool =
         ConfigError: Names the first offending option, what was expected and what
             was got; an unknown option comes with the nearest known one.
     """
-    import difflib
-
     try:
         if strings:
             return model.model_validate_strings(dict(options))
@@ -296,8 +294,8 @@ def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool =
         first = error.errors()[0]
         where = str(first["loc"][0]) if first["loc"] else ""
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(where, model.model_fields, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(where, model.model_fields)
+            hint = "" if near is None else f"; did you mean {near!r}?"
             raise ConfigError(f"unknown option {where!r}{hint}") from None
         if first["type"] == "value_error":
             raise ConfigError(str(first["ctx"]["error"])) from None

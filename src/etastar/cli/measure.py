@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from etastar.cli import own_model
 from etastar.cli.options import parse
-from etastar.cli.output import check_figure, check_output, number, write_whole
+from etastar.cli.output import check_figure, check_output, number, write_text
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,11 +75,10 @@ def run(arguments: list[str]) -> int:
 
         save_measurement(found, options.plot)
         console.print(f"picture: {options.plot}")
-    if options.json_file == "-":
-        sys.stdout.write(found.to_json() + "\n")
-    elif options.json_file:
-        write_whole(Path(options.json_file), found.to_json() + "\n")
-        console.print(f"JSON: {options.json_file}")
+    if options.json_file:
+        write_text(found.to_json() + "\n", options.json_file)
+        if options.json_file != "-":
+            console.print(f"JSON: {options.json_file}")
     return 0
 
 

@@ -7,13 +7,12 @@ in a Python call gives the same one line.
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, nearest
 from etastar.settings import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -76,8 +75,8 @@ def parse(
         group.add_argument(flag, help=_help(field) + required, **settings)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        near = nearest(unknown[0].split("=")[0], flags)
+        hint = "." if near is None else f"; did you mean {near}?"
         raise ConfigError(f"unknown option {unknown[0]}{hint} See {prog} --help.")
     for name, field in model.model_fields.items():
         if field.is_required() and (field.alias or name) not in given:

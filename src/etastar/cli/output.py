@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from etastar.errors import ConfigError
+from etastar.study.filesystem import as_a_whole
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -40,14 +42,13 @@ def check_output(file: str | None) -> None:
         raise ConfigError(f"{path} cannot be written: permission denied.")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one move, so that no partial one is ever left."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+def write_text(text: str, file: str) -> None:
+    """Write to standard output, if the file is `-`; else a file as a whole or not at all."""
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    with as_a_whole(Path(file)) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def number(value: float | None) -> str:

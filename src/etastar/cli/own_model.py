@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_figure, check_output, number, write_whole
+from etastar.cli.output import check_figure, check_output, number, write_text
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, unknown_name
+from etastar.training.losses import Loss
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +69,7 @@ class OwnModelOptions(BaseModel):
         None, ge=1, description="Of --dataset: the first so many validation samples. [default: all]"
     )
 
-    loss: Literal["cross-entropy", "mse"] = Field(
+    loss: Loss = Field(
         "cross-entropy",
         description="torch.nn.functional.cross_entropy or mse_loss of (model(inputs), targets).",
     )
@@ -152,11 +153,10 @@ def run(arguments: list[str]) -> int:
     if options.plot:
         _save_figure(found, options.plot)
         console.print(f"picture: {options.plot}")
-    if options.json_file == "-":
-        sys.stdout.write(_json(found, options) + "\n")
-    elif options.json_file:
-        write_whole(Path(options.json_file), _json(found, options) + "\n")
-        console.print(f"JSON: {options.json_file}")
+    if options.json_file:
+        write_text(_json(found, options) + "\n", options.json_file)
+        if options.json_file != "-":
+            console.print(f"JSON: {options.json_file}")
     return 0
 
 
@@ -179,6 +179,7 @@ def _measure(options: OwnModelOptions) -> MaximalLR:
     import torch
 
     from etastar.modules import NotBracketedWarning, maximal_lr
+    from etastar.training.machine import use_threads
 
     threshold = options.threshold
     if threshold is None:
@@ -187,15 +188,13 @@ def _measure(options: OwnModelOptions) -> MaximalLR:
         threshold = DEFAULT_THRESHOLD
     if options.momentum and options.optimizer != "sgd":
         raise ConfigError(f"--momentum is for sgd, got --optimizer {options.optimizer}.")
-    if options.threads:
-        torch.set_num_threads(options.threads)
     losses: dict[str, Callable[..., Any]] = {
         "cross-entropy": torch.nn.functional.cross_entropy,
         "mse": torch.nn.functional.mse_loss,
     }
     model = _model(options.model)
     train_data, val_data = _data(options)
-    with warnings.catch_warnings():
+    with use_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotBracketedWarning)  # printed with the result
         return maximal_lr(
             model,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, write_whole
+from etastar.cli.output import check_output, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.scaling.forms import get_form
@@ -95,10 +95,7 @@ def run(arguments: list[str]) -> int:
             "law": {"form": law.form, "response": law.response, "labels": dict(law.labels)},
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if options.json_file == "-":
-            sys.stdout.write(text)
-        else:
-            write_whole(Path(options.json_file), text)
+        write_text(text, options.json_file)
         return 0
     name = {"eta_star": "η*", "lambda1": "λ1"}.get(options.response, options.response)
     print(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, number, write_whole
+from etastar.cli.output import check_output, number, write_text
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,10 +75,8 @@ def run(arguments: list[str]) -> int:
     _print(found, console)
     if options.json_file:
         text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if options.json_file == "-":
-            sys.stdout.write(text)
-        else:
-            write_whole(Path(options.json_file), text)
+        write_text(text, options.json_file)
+        if options.json_file != "-":
             console.print(f"JSON: {options.json_file}")
     return 0
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, write_whole
+from etastar.cli.output import check_output, write_text
 from etastar.errors import ConfigError, unknown_name
+from etastar.scaling.cells import Response
 from etastar.settings import OneOf
 from etastar.study.executors import EXECUTORS
 
@@ -71,7 +72,7 @@ class StatusOptions(_Options):
 class FitOptions(_Options):
     """Options of `study fit`."""
 
-    response: Literal["eta_star", "lambda1", "eta_lambda1"] = Field(
+    response: Response = Field(
         "eta_star", description="What the law is of: η*, λ1, or their product."
     )
     cutoff: float | None = Field(
@@ -107,7 +108,7 @@ def run(arguments: list[str]) -> int:
         print("\netastar study COMMAND --help lists a command's options.")
         return 0
     if arguments[0] not in ACTIONS:
-        raise unknown_name("command", f"{arguments[0]}", ACTIONS)
+        raise unknown_name("command", arguments[0], ACTIONS)
     model, purpose, action = ACTIONS[arguments[0]]
     options = parse(
         model,
@@ -292,10 +293,7 @@ ACTIONS: dict[str, tuple[type[Any], str, Callable[[Any], int]]] = {
 
 def _write_json(record: dict[str, Any], file: str) -> int:
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if file == "-":
-        sys.stdout.write(text)
-    else:
-        write_whole(Path(file), text)
+    write_text(text, file)
     return 0
 
 

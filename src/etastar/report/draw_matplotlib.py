@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from etastar.report.chart import Chart, Heat, Line, Points
 from etastar.report.style import GRID, INK, MUTED, STYLE, diverging_colours, for_matplotlib
+from etastar.study.filesystem import as_a_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,12 +132,8 @@ def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
         "pdf": {"Subject": caption, "CreationDate": None},
         "svg": {"Description": caption, "Date": None},
     }
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with as_a_whole(path) as partial:
         figure.savefig(partial, format=ending, metadata=metadata[ending])
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _axes(chart: Chart, ax: Axes) -> None:

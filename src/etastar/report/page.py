@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from etastar.report.rows import link
 from etastar.report.style import for_plain_text
 from etastar.report.summary import findings, opening
 from etastar.report.tables import text
+from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -87,23 +87,14 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         chapters = [_Chapter.of(family, evidence, folder) for family in evidence.families]
-        _write(output, _page(evidence, chapters))
+        with as_a_whole(output) as partial:
+            partial.write_text(_page(evidence, chapters), encoding="utf-8")
     except OSError as error:
         place = error.filename or output
         raise ConfigError(
             f"{place} cannot be written: {error.strerror or error}. Choose another --output."
         ) from None
     return [output, *(path for chapter in chapters for path in chapter.files)]
-
-
-def _write(path: Path, content: str) -> None:
-    """A file as a whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
 import html
 import io
 
 from etastar.report.style import count
-from etastar.study.tables import Columns
+from etastar.study.tables import Columns, write_rows
 
 MOST_PLAIN = 4_000_000
 """Characters beyond which a file is compressed: pandas reads it as it is."""
-
-
-def csv_text(columns: Columns) -> str:
-    """Comma-separated values with a header; floats exact, missing values empty."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    return buffer.getvalue()
 
 
 def link(columns: Columns, name: str, what: str = "row") -> str:
@@ -32,7 +22,9 @@ def link(columns: Columns, name: str, what: str = "row") -> str:
         name: Of the file, without its ending.
         what: What a row is, for the link's text.
     """
-    text = csv_text(columns)
+    buffer = io.StringIO()
+    write_rows(columns, buffer)
+    text = buffer.getvalue()
     kind, ending, content = "text/csv;charset=utf-8", "csv", text.encode()
     if len(text) > MOST_PLAIN:
         # without a time stamp, so that the same results give the same page

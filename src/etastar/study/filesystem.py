@@ -1,8 +1,11 @@
-"""Whether a folder lies on a network file system, where SQLite's write-ahead log does not work."""
+"""Files written as a whole; folders on network file systems, where SQLite's log does not work."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NETWORK = {
@@ -12,6 +15,21 @@ NETWORK = {
 """Types of file systems that several machines may mount at once."""
 
 MOUNTS = Path("/proc/self/mountinfo")
+
+
+@contextmanager
+def as_a_whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to; it takes that place in one move when the block ends.
+
+    If the block raises, what was there stays as it is, and nothing partial is left.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def is_network(folder: Path) -> bool:

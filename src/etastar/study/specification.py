@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import tomllib
@@ -14,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, nearest, unknown_name
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings
 from etastar.study.conditions import Condition
@@ -187,8 +186,8 @@ def _complaint(error: ValidationError) -> ConfigError:
 
 def _unknown_key(place: str, key: str, known: Iterable[str]) -> ConfigError:
     options = list(known)
-    near = difflib.get_close_matches(key, options, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"Known: {', '.join(options)}."
+    near = nearest(key, options)
+    hint = f"Known: {', '.join(options)}." if near is None else f"did you mean {near!r}?"
     return ConfigError(f"unknown key {place}; {hint}")
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
+from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -157,11 +156,16 @@ TABLES: dict[str, Callable[[Study, Store], Columns]] = {
 
 
 def write_csv(columns: Columns, path: Path) -> None:
-    """Comma-separated values with a header; floats exact, missing values empty."""
+    """Comma-separated values in UTF-8: see `write_rows`."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        write_rows(columns, file)
+
+
+def write_rows(columns: Columns, file: TextIO) -> None:
+    """Comma-separated values with a header; floats exact, missing values empty."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
 
 
 def write_parquet(columns: Columns, path: Path) -> None:
@@ -217,13 +221,9 @@ def export(
     if table not in TABLES:
         raise unknown_name("table", table, TABLES)
     columns = TABLES[table](study, store)
-    partial = path.with_name(path.name + ".partial")
     try:
-        FORMATS[format](columns, partial)
-        os.replace(partial, path)
+        with as_a_whole(path) as partial:
+            FORMATS[format](columns, partial)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return len(columns["cell"])

@@ -24,6 +24,7 @@ assigned to a dead worker count as suspects (distributed #5234); the runner's fu
 acquit the innocent. With ten, a task that always kills was not given up within five minutes."""
 
 CONNECT_SECONDS = 30
+"""For a scheduler to answer, and again for its first worker."""
 
 
 class DaskExecutor:
