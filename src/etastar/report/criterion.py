@@ -8,7 +8,7 @@ from typing import Any
 from etastar.report.evidence import Family, Group
 from etastar.report.style import count, listed, number
 
-LOSSES = {
+LOSS_TEXTS = {
     "mse": "mse (½ · sum over outputs · mean over samples, one-hot targets)",
     "cross-entropy": "cross-entropy (mean over samples)",
 }
@@ -25,7 +25,7 @@ def criterion_text(family: Family) -> str:
     return (
         f"Criterion ({s['criterion']}): validation accuracy {kind} {number(s['threshold'])} "
         f"{_budgets(family)}. Data: {_data(family)}. {_training(s)}, {_batch(family)}. "
-        f"Loss: {listed([LOSSES.get(loss, loss) for loss in family.losses])}. "
+        f"Loss: {listed([LOSS_TEXTS.get(loss, loss) for loss in family.losses])}. "
         f"κ, the input layer's share of the learning rate: {kappas}. {_seeds(family)}, brackets "
         f"within {resolution} %, rates from {number(low)} to {number(high)}."
     )

@@ -11,6 +11,9 @@ from etastar.scaling.cells import CellTable, FloatArray, IntArray, Response
 from etastar.scaling.estimates import estimate_cells
 from etastar.scaling.prediction import check_level, student_quantile
 
+LEAST_POINTS = 4
+"""Two are needed for a line, and two more for its error."""
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -107,10 +110,10 @@ def fit_slope(
     """
     check_level(level)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if x.shape != y.shape or x.ndim != 1 or len(x) < 4:
+    if x.shape != y.shape or x.ndim != 1 or len(x) < LEAST_POINTS:
         raise ConfigError(
-            f"a slope needs two arrays of the same length, at least 4; got shapes {x.shape} and "
-            f"{y.shape}."
+            f"a slope needs two arrays of the same length, at least {LEAST_POINTS}; got shapes "
+            f"{x.shape} and {y.shape}."
         )
     noise = [
         np.broadcast_to(np.asarray(a, dtype=float), x.shape)

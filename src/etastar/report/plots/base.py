@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
 
 _NORMAL_95 = 1.959964
+"""Half-width of a 95 % interval of a normal law, in standard deviations."""
 _LAMBDA1 = {"lambda1": "value", "lambda1_low": "low", "lambda1_high": "high"}
 
 

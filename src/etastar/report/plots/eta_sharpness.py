@@ -13,6 +13,7 @@ from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, 
 from etastar.report.plots.sharpness import NOTHING
 from etastar.report.style import MUTED, count, fixed, interval, number
 from etastar.scaling import SlopeFit
+from etastar.scaling.slope import LEAST_POINTS
 
 
 def make(family: Family) -> Drawing:
@@ -34,8 +35,6 @@ def make(family: Family) -> Drawing:
     return Drawing(charts, network_rows(family.groups, lambda1=True), _CAPTION, " ".join(reasons))
 
 
-_LEAST = 4
-"""Points that `scaling.fit_slope` needs."""
 _CAPTION = (
     "Every network once: η* and λ₁ of D^{½}HD^{½} at initialisation, medians over the same seeds "
     "with 95 % intervals. Solid lines: the slope of log η* on log λ₁, corrected for the noise of "
@@ -50,8 +49,8 @@ def _why(group: Group) -> str:
     if eta is None or sharp is None:
         return "λ₁ has not been measured."
     both = int((eta.used & sharp.used).sum())
-    if both < _LEAST:
-        return f"{count(both, 'network')} with known η* and λ₁; at least {_LEAST} are needed."
+    if both < LEAST_POINTS:
+        return f"{count(both, 'network')} with known η* and λ₁; at least {LEAST_POINTS} are needed."
     return sentence(group.slope.reason)
 
 

@@ -11,6 +11,7 @@ from etastar.report.style import fixed, percent
 from etastar.scaling import PowerLawFit, residual_map
 
 _LEAST_LIMIT = 0.1
+"""In log units: colours that end nearer to zero would make a pattern of rounding."""
 
 
 def make(family: Family) -> Drawing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,13 @@ from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, medians
 from etastar.report.style import count, number, ordered_colours, percent
 from etastar.study.tables import Columns
+from etastar.training.trial import OutcomeKind
 
 MOST = 6
 """Networks in a panel: more curves cannot be told apart."""
-KINDS = ("trained", "diverged", "dead", "short")
+KINDS: tuple[str, ...] = get_args(OutcomeKind)
+_TAIL = 0.025
+"""Of each side of an interval: it covers 95 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +62,8 @@ class Curve:
         from scipy.special import betaincinv
 
         good, bad = self.good, self.seeds - self.good
-        low = np.where(good > 0, betaincinv(np.maximum(good, 1), bad + 1, 0.025), 0.0)
-        high = np.where(bad > 0, betaincinv(good + 1, np.maximum(bad, 1), 0.975), 1.0)
+        low = np.where(good > 0, betaincinv(np.maximum(good, 1), bad + 1, _TAIL), 0.0)
+        high = np.where(bad > 0, betaincinv(good + 1, np.maximum(bad, 1), 1 - _TAIL), 1.0)
         return low, high
 
 
