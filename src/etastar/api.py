@@ -66,15 +66,13 @@ def measure(
         >>> found = measure(MLP(width=64, depth=2), "digits", seeds=3)  # doctest: +SKIP
         >>> found.eta_star.median  # doctest: +SKIP
     """
-    from etastar.data import load
     from etastar.training.machine import device_named
 
     settings = checked_settings(network, dataset, options)
     network = network or settings.network()
 
     if isinstance(dataset, str):
-        where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
-        dataset = load(dataset, **where, progress=on_progress is not None)
+        dataset = settings.data(progress=on_progress is not None)
     device = device_named(settings.device)
     if settings.from_step and settings.from_lr is None:
         settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError, EtaStarError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from etastar.curvature.graphs import Kind
     from etastar.curvature.initial import SeedSharpness
     from etastar.data import Dataset
     from etastar.measurement import Measurement
     from etastar.networks import Network
     from etastar.search.base import SeedResult
+    from etastar.settings import Settings
 
 SCHEMA_VERSION = 1
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
@@ -108,7 +112,7 @@ def measure_sharpness(
     network: Network | None = None,
     dataset: Dataset | str = "digits",
     *,
-    kind: Literal["hessian", "gauss-newton"] = "hessian",
+    kind: Kind = "hessian",
     samples: int | None = None,
     tol: float = 1e-4,
     max_iter: int = 200,
@@ -141,8 +145,6 @@ def measure_sharpness(
     import torch
 
     from etastar.api import checked_settings
-    from etastar.curvature.initial import initial_sharpness
-    from etastar.data import load
     from etastar.training.machine import device_named, environment, use_threads
 
     started = time.perf_counter()
@@ -153,8 +155,7 @@ def measure_sharpness(
     network = network or settings.network()
     device = device_named(settings.device)
     if isinstance(dataset, str):
-        where = settings.model_dump(include={"data_dir", "train_size", "val_size"})
-        dataset = load(dataset, **where, progress=on_progress is not None)
+        dataset = settings.data(progress=on_progress is not None)
     if with_eta_star:
         settings.recipe(dataset)  # a bad criterion is refused before anything is computed
     available = len(dataset.y_train)
@@ -167,24 +168,15 @@ def measure_sharpness(
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
     dtype = getattr(torch, settings.dtype)
     with use_threads(settings.threads) as threads:
-        of_kind: dict[str, dict[int, SeedSharpness]] = {
-            matrix: dict(
-                initial_sharpness(
-                    *(network, dataset, seeds),
-                    loss=settings.loss,
-                    kind=matrix,
-                    samples=count,
-                    tol=tol,
-                    max_iter=max_iter,
-                    dtype=dtype,
-                    device=device,
-                    on_progress=lambda matrix, done, products: say(
-                        f"λ1 ({matrix}), product {products}", done
-                    ),
-                )
-            )
-            for matrix in ((kind,) if kind == "gauss-newton" else (kind, "gauss-newton"))
-        }
+        of_kind = _both_matrices(
+            *(network, dataset, seeds, kind, say),
+            loss=settings.loss,
+            samples=count,
+            tol=tol,
+            max_iter=max_iter,
+            dtype=dtype,
+            device=device,
+        )
     say("bounds", len(seeds))
     found = of_kind[kind]
     beside = of_kind["gauss-newton"]
@@ -217,27 +209,7 @@ def measure_sharpness(
         eta_star=measured.to_dict()["eta_star"] if measured else None,
         eta_star_seeds=measured.seeds if measured else None,
         eta_star_times_lambda1=_eta_star_times_lambda1(measured, found) if measured else None,
-        conventions={
-            "kind": kind,
-            "loss": settings.loss,
-            "normalisation": NORMALISATION[settings.loss],
-            "samples": count,
-            "tol": tol,
-            "dtype": settings.dtype,
-            "network": network.model_dump(),
-            "data": {"name": dataset.name, "classes": dataset.classes, **dataset.provenance},
-            "lambda1": "of the matrix itself",
-            "preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the input)",
-            "bounds": "lower and upper: on the mean over initialisations of the preconditioned λ1 "
-            "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
-            "leave out the rest term H − G, and nothing is proved.",
-            "bounds_samples": min(count, MOST_SAMPLES),
-            "bounds_samples_are": _bounds_samples(count),
-            "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
-            "gauss_newton": "the same of the Gauss-Newton matrix",
-            "kinks": "the Hessian of a ReLU network by autograd does not see its kinks; the "
-            "Gauss-Newton matrix has none",
-        },
+        conventions=_conventions(network, dataset, settings, kind, count, tol),
         cost={
             "products": sum(r.products for rows in of_kind.values() for r in rows.values()),
             "seconds": round(time.perf_counter() - started, 3),
@@ -247,11 +219,58 @@ def measure_sharpness(
     )
 
 
+def _both_matrices(
+    network: Network,
+    data: Dataset,
+    seeds: range,
+    kind: Kind,
+    say: Callable[[str, int], None],
+    **solver: Any,
+) -> dict[str, dict[int, SeedSharpness]]:
+    """λ1 by seed: of the matrix asked for, and of the Gauss-Newton matrix beside it."""
+    from etastar.curvature.initial import initial_sharpness
+
+    def report(matrix: str, done: int, products: int) -> None:
+        say(f"λ1 ({matrix}), product {products}", done)
+
+    kinds: tuple[Kind, ...] = (kind, "gauss-newton")
+    return {
+        matrix: dict(
+            initial_sharpness(network, data, seeds, kind=matrix, on_progress=report, **solver)
+        )
+        for matrix in dict.fromkeys(kinds)
+    }
+
+
+def _conventions(
+    network: Network, data: Dataset, settings: Settings, kind: str, count: int, tol: float
+) -> dict[str, Any]:
+    """Everything that the numbers depend on, and what they are of; `count` samples."""
+    return {
+        "kind": kind,
+        "loss": settings.loss,
+        "normalisation": NORMALISATION[settings.loss],
+        "samples": count,
+        "tol": tol,
+        "dtype": settings.dtype,
+        "network": network.model_dump(),
+        "data": {"name": data.name, "classes": data.classes, **data.provenance},
+        "lambda1": "of the matrix itself",
+        "preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the input)",
+        "bounds": "lower and upper: on the mean over initialisations of the preconditioned λ1 "
+        "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
+        "leave out the rest term H − G, and nothing is proved.",
+        "bounds_samples": min(count, MOST_SAMPLES),
+        "bounds_samples_are": _bounds_samples(count),
+        "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
+        "gauss_newton": "the same of the Gauss-Newton matrix",
+        "kinks": "the Hessian of a ReLU network by autograd does not see its kinks; the "
+        "Gauss-Newton matrix has none",
+    }
+
+
 def _over_seeds(found: dict[int, SeedSharpness], name: str) -> dict[str, float | None]:
     """Of a field over seeds: median with its 95 % interval, mean with its standard error."""
-    import math
-    from statistics import fmean, stdev
-
     from etastar.curvature.initial import median_interval
 
     values = [getattr(row, name) for row in found.values()]
@@ -321,9 +340,6 @@ def _eta_star(
 
 def _eta_star_times_lambda1(measured: Measurement, found: dict[int, SeedSharpness]) -> float | None:
     """The median of η*·λ1 over bracketed seeds; None where η* of the network is."""
-    import math
-    from statistics import median
-
     products = [
         math.sqrt(result.lo * result.hi) * row.preconditioned
         for seed, result in measured.seeds.items()

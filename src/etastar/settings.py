@@ -216,6 +216,17 @@ class Settings(BaseModel):
         """
         return validated(cls, options)
 
+    def data(self, *, progress: bool = False) -> Dataset:
+        """The data set that these settings name: see `etastar.data.load`.
+
+        Args:
+            progress: Show the progress of a download on standard error.
+        """
+        from etastar.data import load
+
+        where = self.model_dump(include={"data_dir", "train_size", "val_size"})
+        return load(self.dataset, **where, progress=progress)
+
     def network(self) -> Network:
         """The architecture that these settings describe."""
         return build(NORMS[self.norm], **{field: getattr(self, field) for field in NETWORK_FIELDS})
