@@ -131,7 +131,7 @@ GIVEN = ("--model", "my_module:build", "--data", "my_module:load")
     [
         (("--model", "my_module"), "expected MODULE:NAME"),
         (("--model", "my_modul:build"), "no module 'my_modul'"),
-        (("--model", "nowhere.py:build"), "no file nowhere.py"),
+        (("--model", "nowhere.py:build"), "--model nowhere.py:build: there is no file nowhere.py."),
         (("--model", "my_module:buld"), "did you mean 'build'"),
         (("--model", "my_module:broken"), "my_module.py, line 16: RuntimeError: no weights here"),
         (("--model", "my_module:number"), "is a int; expected a function"),

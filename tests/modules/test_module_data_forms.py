@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etastar
-from etastar.modules.batches import LoaderBatches, as_batches, equal
+from etastar.modules.batches import LoaderBatches, as_batches
+from etastar.modules.nested import equal
 
 X, Y = data()
 CPU = torch.device("cpu")

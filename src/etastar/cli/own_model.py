@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import os
 import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, number, write_text
+from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError
 from etastar.training.losses import Loss
 
 if TYPE_CHECKING:
@@ -230,15 +225,15 @@ def _model(place: str) -> Any:
     """A module as it is, or a factory seed → module."""
     from torch import nn
 
-    found = _imported("--model", place)
+    found = imported("--model", place)
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(f"--model {place} is a {kind}; expected a function or an nn.Module.")
-    if _takes_an_argument(found):
-        return lambda seed: _called("--model", place, found, seed)
-    return _called("--model", place, found)
+    if takes_an_argument(found):
+        return lambda seed: called("--model", place, found, seed)
+    return called("--model", place, found)
 
 
 def _data(options: OwnModelOptions) -> tuple[Any, Any]:
@@ -259,9 +254,9 @@ def _data(options: OwnModelOptions) -> tuple[Any, Any]:
     for name in ("data_dir", "train_size", "val_size"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} goes with --dataset, not with --data.")
-    found = _imported("--data", options.data)
+    found = imported("--data", options.data)
     if callable(found) and not hasattr(found, "__getitem__"):
-        found = _called("--data", options.data, found)
+        found = called("--data", options.data, found)
     if isinstance(found, dict):
         if unknown := set(found) - {"train", "val"}:
             raise ConfigError(
@@ -274,75 +269,6 @@ def _data(options: OwnModelOptions) -> tuple[Any, Any]:
     if isinstance(found, tuple) and len(found) == 2 and not torch.is_tensor(found[0]):
         return found
     return found, None
-
-
-def _imported(option: str, place: str) -> Any:
-    """What MODULE:NAME or FILE.py:NAME names; its code is run.
-
-    Raises:
-        ConfigError: It is not of that form, not there, or importing it fails.
-    """
-    module_name, _, name = place.rpartition(":")
-    if not module_name or not name:
-        raise ConfigError(f"{option} {place!r}: expected MODULE:NAME, such as my_module:build.")
-    try:
-        module = _module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
-            raise ConfigError(
-                f"{option} {place}: there is no module {error.name!r} here ({os.getcwd()}) nor "
-                "among the installed ones."
-            ) from None
-        raise ConfigError(f"{option} {place}: importing it failed{_cause(error)}") from error
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{option} {place}: importing it failed{_cause(error)}") from error
-    found = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            public = [n for n in dir(found) if not n.startswith("_")]
-            raise unknown_name(f"name in {module_name}", part, public)
-        found = getattr(found, part)
-    return found
-
-
-def _module(name: str) -> Any:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"there is no file {name}.")
-        if str(path.parent.resolve()) not in sys.path:
-            sys.path.insert(0, str(path.parent.resolve()))
-        name = path.stem
-    elif os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return importlib.import_module(name)
-
-
-def _called(option: str, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's value; what it raises is told in one line."""
-    try:
-        return function(*arguments)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{option} {place} failed{_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """` in FILE, line N: KIND: message`, of where the user's code raised it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if __file__ != f.filename]
-    frames = [f for f in frames if "importlib" not in f.filename]
-    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _takes_an_argument(function: Callable[..., Any]) -> bool:
-    """Whether it must, or may, be called with a seed."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    places = [p for p in parameters if p.kind in kinds]
-    return any(p.default is p.empty for p in places) or any(p.name == "seed" for p in places)
 
 
 def print_result(found: MaximalLR, options: OwnModelOptions, console: Console) -> None:

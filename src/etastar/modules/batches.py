@@ -14,13 +14,14 @@ import copy
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from etastar.errors import EtaStarError
 from etastar.modules.errors import ModelError
+from etastar.modules.nested import copied, equal, nbytes
 from etastar.modules.preserve import generators_of, seed_generator, untouched
 from etastar.modules.streams import Stream, exclusive, mixed
 
@@ -361,95 +362,3 @@ def _as_tensors(data: Any) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
     if pair or (isinstance(data, tuple) and data and all(map(is_array, data))):
         return tuple(torch.as_tensor(part) for part in data)
     return None
-
-
-def leaves(batch: Any) -> list[Any]:
-    """What a batch holds, in order, without its lists, tuples and mappings."""
-    if isinstance(batch, Mapping):
-        return [leaf for value in batch.values() for leaf in leaves(value)]
-    if isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-        return [leaf for value in batch for leaf in leaves(value)]
-    return [batch]
-
-
-def samples_in(batch: Any) -> int:
-    """Samples in a batch: the length of its first tensor, 1 without one."""
-    import torch
-
-    for leaf in leaves(batch):
-        if isinstance(leaf, torch.Tensor) and leaf.ndim:
-            return len(leaf)
-    return 1
-
-
-def nbytes(batch: Any) -> int:
-    """Memory of the tensors of a batch."""
-    import torch
-
-    return sum(
-        leaf.numel() * leaf.element_size()
-        for leaf in leaves(batch)
-        if isinstance(leaf, torch.Tensor)
-    )
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether two batches hold the same tensors, bit for bit; what is no tensor is not compared."""
-    import torch
-
-    def tensors(batch: Any) -> list[torch.Tensor]:
-        return [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor)]
-
-    mine, others = tensors(one), tensors(other)
-    return len(mine) == len(others) and all(
-        torch.equal(a, b) or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
-        for a, b in zip(mine, others, strict=True)
-    )
-
-
-def shape_of(batch: Any) -> str:
-    """Shapes and types of a batch, for messages."""
-    import torch
-
-    if isinstance(batch, torch.Tensor):
-        return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{k}: {shape_of(v)}" for k, v in batch.items()) + "}"
-    if isinstance(batch, list | tuple):
-        return f"{type(batch).__name__}({', '.join(map(shape_of, batch))})"
-    return type(batch).__name__
-
-
-def copied(batch: Any) -> Any:
-    """The batch with tensors and containers of its own; what cannot be copied stays the same."""
-    import torch
-
-    if isinstance(batch, torch.Tensor):
-        return batch.detach().clone().requires_grad_(batch.requires_grad)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(copied, batch))
-    if type(batch) in (list, tuple):
-        return type(batch)(map(copied, batch))
-    if type(batch) is dict:
-        return {key: copied(part) for key, part in batch.items()}
-    try:
-        return copy.deepcopy(batch)
-    except Exception:  # whatever a class of the user's own raises
-        return batch
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch with its tensors on `device`; containers are rebuilt, tensors in place are kept."""
-    import torch
-
-    if isinstance(batch, torch.Tensor):
-        return batch.to(device)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to_device(part, device) for part in batch))
-    if isinstance(batch, list | tuple):
-        return type(batch)(to_device(part, device) for part in batch)
-    if type(batch) is dict:
-        return {key: to_device(part, device) for key, part in batch.items()}
-    if hasattr(batch, "to"):
-        return batch.to(device)
-    return batch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from etastar.modules.batches import shape_of, to_device
 from etastar.modules.errors import ModelError
+from etastar.modules.nested import shape_of, to_device
 from etastar.modules.origin import Start
 from etastar.modules.streams import Stream
 from etastar.modules.task import Task

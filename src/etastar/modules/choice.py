@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from etastar.errors import unknown_name
 from etastar.modules import hooks
-from etastar.modules.batches import LoaderBatches, copied, to_device
+from etastar.modules.batches import LoaderBatches
 from etastar.modules.errors import ModelError
+from etastar.modules.nested import copied, to_device
 from etastar.modules.optimizers import needs_closure
 from etastar.modules.origin import Start
 from etastar.modules.streams import Stream

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.modules.batches import to_device
 from etastar.modules.errors import ModelError
+from etastar.modules.nested import to_device
 from etastar.modules.objective import call, pair
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from etastar.modules.batches import TensorBatches, to_device
+from etastar.modules.batches import TensorBatches
 from etastar.modules.collapse import Watch
+from etastar.modules.nested import to_device
 from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.rules import Rule, options, rule_for

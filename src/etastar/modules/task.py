@@ -8,9 +8,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from etastar.modules.batches import Batches, to_device
+from etastar.modules.batches import Batches
 from etastar.modules.collapse import Watch
 from etastar.modules.errors import ModelError
+from etastar.modules.nested import to_device
 from etastar.modules.objective import Objective
 from etastar.modules.optimizers import OptimizerFactory, needs_closure
 from etastar.modules.origin import Origin, Start
