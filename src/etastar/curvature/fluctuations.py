@@ -58,14 +58,12 @@ class Spread:
     """The kernel's first eigenvector on m samples, and what moves λ1 off its infinite-width value.
 
     Attributes:
-        kernels: The limit.
         values: Eigenvalues of K/m, `[m]`, ascending.
         vectors: Their eigenvectors, in columns.
         shares: Share of each of the L + 1 layers in λ1, summing to 1.
         noise: One entry per hidden layer.
     """
 
-    kernels: LayerKernels
     values: NDArray[np.float64]
     vectors: NDArray[np.float64]
     shares: NDArray[np.float64]
@@ -115,7 +113,7 @@ def spread(net: MLP, x: NDArray[np.float64], seed: int) -> Spread:
         below = below + net.layer_ratios()[layer] * own
         lower = float(shares[: layer + 1].sum())
         noise.append(_layer_noise(net.width, kernels, layer, below, v, lower, top * resolvent, rng))
-    return Spread(kernels, values, vectors, shares, tuple(noise))
+    return Spread(values, vectors, shares, tuple(noise))
 
 
 def _layer_noise(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DRAWS = 10_000
 """Bootstrap resamples of the median."""
+LEVEL = 0.95
+"""Confidence level of its interval."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +150,9 @@ def _groups(
 
 
 def median_interval(
-    values: Sequence[float | None], level: float = 0.95
+    values: Sequence[float | None],
 ) -> tuple[float | None, float | None, float | None]:
-    """Median over seeds with its percentile bootstrap interval; None where it is undefined.
+    """Median over seeds with its 95 % percentile bootstrap interval; None where it is undefined.
 
     A missing value makes the median undefined; a single one has no interval.
     """
@@ -161,7 +163,7 @@ def median_interval(
         return float(array[0]), None, None
     rng = np.random.default_rng(0)
     medians = np.median(array[rng.integers(len(array), size=(DRAWS, len(array)))], axis=1)
-    low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(np.median(array)), float(low), float(high)
 
 

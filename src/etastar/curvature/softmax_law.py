@@ -46,9 +46,7 @@ TOL = 1e-2
 """Relative residual: the error of λ1 is of the order of its square."""
 
 
-def softmax_law(
-    net: MLP, x: _Array, part: Spread, top: float, classes: int, seed: int, draws: int = LOGIT_DRAWS
-) -> Law:
+def softmax_law(net: MLP, x: _Array, part: Spread, top: float, classes: int, seed: int) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
     More than `BLOCK` samples are dealt into blocks, and the draws among these. G is the mean of the
@@ -62,7 +60,6 @@ def softmax_law(
         top: λ1(K/m) of all samples.
         classes: C.
         seed: Of the draws.
-        draws: How many.
 
     Returns:
         In units of `top`. `above` is the mean of `(λ1·‖A‖_F²)^⅓`, which is above the Schatten
@@ -72,6 +69,7 @@ def softmax_law(
 
     if top <= 0:
         return Law(0.0, 0.0, 0.0)
+    draws = LOGIT_DRAWS
     psi, signal = (torch.as_tensor(a).float() for a in chains(part, classes, draws, seed))
     rng = np.random.default_rng([seed, 1])
     count = -(-len(x) // BLOCK)

@@ -113,9 +113,10 @@ def _bars(value: FloatArray, low: FloatArray, high: FloatArray, colour: str) -> 
     }
 
 
-def _faded(colour: str, share: float = 0.5) -> str:
+def _faded(colour: str) -> str:
+    """Half transparent, as the intervals are on paper."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
+    return f"rgba({red},{green},{blue},0.5)"
 
 
 def _line(layer: Line) -> dict[str, Any]:

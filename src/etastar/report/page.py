@@ -102,14 +102,12 @@ class _Chapter:
     """A family on the page.
 
     Attributes:
-        key: Prefix of its anchors and files; empty if the study has one family only.
         title: Its heading.
         html: Its sections.
         contents: Anchor and title of every section.
         files: The figures that were written.
     """
 
-    key: str
     title: str
     html: str
     contents: Sequence[tuple[str, str]]
@@ -119,6 +117,7 @@ class _Chapter:
     def of(cls, family: Family, evidence: Evidence, folder: Path) -> _Chapter:
         """Draw and write all figures of a family."""
         alone = len(evidence.families) == 1
+        # what its anchors and files begin with
         key = "" if alone else _slug(family.name, evidence.families.index(family)) + "-"
         criterion = criterion_text(family)
         parts, contents, files = [], [], []
@@ -134,7 +133,7 @@ class _Chapter:
             note = f'<p class="quiet">{text(_TABLE_NOTES[name])}</p>'
             parts.append(f'<h3 id="{key}{name}">{text(title)}</h3>{make(family)}{note}')
             contents.append((f"{key}{name}", title))
-        return cls(key, family.name, "\n".join(parts), contents, files)
+        return cls(family.name, "\n".join(parts), contents, files)
 
 
 def _slug(name: str, place: int) -> str:

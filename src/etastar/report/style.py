@@ -75,24 +75,24 @@ def interval(low: float, high: float, decimals: int = 2) -> str:
     return f"[{fixed(low, decimals)}, {fixed(high, decimals)}]"
 
 
-def percent(share: float | None, decimals: int = 0) -> str:
+def percent(share: float | None) -> str:
     """`12 %`, which no line break parts; a dash where there is no number."""
     if share is None or not math.isfinite(share):
         return "–"
-    return f"{fixed(100 * share, decimals)}\u202f%"
+    return f"{fixed(100 * share, 0)}\u202f%"
 
 
-def count(number_of: int, noun: str, plural: str | None = None) -> str:
+def count(number_of: int, noun: str) -> str:
     """`1 network`, `12 networks`; thousands apart."""
-    word = noun if number_of == 1 else plural or noun + "s"
+    word = noun if number_of == 1 else noun + "s"
     return f"{number_of:,} {word}".replace(",", "\u202f")
 
 
-def listed(items: Sequence[str], last: str = "and") -> str:
+def listed(items: Sequence[str]) -> str:
     """`a, b and c`."""
     if len(items) < 2:
         return "".join(items)
-    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 _POWER = re.compile(r"\^\{([^}]*)\}")
