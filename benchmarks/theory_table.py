@@ -32,7 +32,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from etastar.curvature import sharpness_bounds, stack_sharpness
-from etastar.curvature.fluctuations import spread
+from etastar.curvature.fluctuations import fluctuations_of
 from etastar.curvature.stack_products import make_products
 from etastar.data import load
 from etastar.networks import MLP
@@ -153,7 +153,7 @@ def measure_cell(
     bounds = theory(net, x, classes, loss)
     seconds = time.perf_counter() - measured
     values = np.array(found.values)
-    part = spread(net, x[::2].double().numpy(), 0)
+    part = fluctuations_of(net, x[::2].double().numpy(), 0)
     return {
         "width": n,
         "depth": depth,

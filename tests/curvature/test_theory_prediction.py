@@ -14,7 +14,7 @@ import torch
 
 import etastar.curvature.softmax_law as softmax_module
 from etastar.curvature import sharpness_bounds, stack_sharpness
-from etastar.curvature.fluctuations import Spread, _wishart_root, chains, spread
+from etastar.curvature.fluctuations import Fluctuations, _wishart_root, chains, fluctuations_of
 from etastar.curvature.kernel import kernel
 from etastar.curvature.softmax_law import softmax_law
 from etastar.data import load
@@ -103,7 +103,7 @@ def test_many_samples_are_thinned_for_the_fluctuations_only():
 def test_one_input_has_the_fluctuations_of_a_product_of_wisharts():
     # one sample: ν = n/2, half the units are active: 1/n; ‖h‖⁴: 5/n; together: 1/n
     net, n = MLP(width=64, depth=2, biases=False), 64
-    noise = spread(net, np.ones((1, 5)), 0).noise
+    noise = fluctuations_of(net, np.ones((1, 5)), 0).noise
     for layer in noise:
         assert layer.splitting * n == pytest.approx(2, rel=0.25)
         assert layer.trace * n == pytest.approx(1, rel=0.1)
@@ -124,7 +124,7 @@ def test_wishart_has_its_mean_and_variance(freedom):
 
 
 def test_chains_have_mean_one(digits):
-    part = spread(MLP(width=256, depth=3), digits[0][:40].double().numpy(), 0)
+    part = fluctuations_of(MLP(width=256, depth=3), digits[0][:40].double().numpy(), 0)
     psi, signal = chains(part, 3, 4000, 0)
     np.testing.assert_allclose(psi.mean(0), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=0.03)
     assert signal.mean() == pytest.approx(1, abs=0.03)
@@ -134,7 +134,7 @@ def test_zero_logits_bend_the_kernel_by_one_over_the_classes():
     # v = 0: logits are 0, S = ½(1 0; 0 1) − ¼, of eigenvalues ½ and 0, and K is the last layer's
     net = MLP(width=10**6, depth=2, output_variance=0.0)
     x = np.random.default_rng(0).normal(size=(20, 6))
-    part: Spread = spread(net, x, 0)
+    part: Fluctuations = fluctuations_of(net, x, 0)
     assert softmax_law(net, x, part, part.top, 2, 0).limit == pytest.approx(0.5)
     assert softmax_law(net, x, part, part.top, 4, 0).limit == pytest.approx(0.25)
     bounds = sharpness_bounds(net, x, 2, loss="cross-entropy", kind="gauss-newton")

@@ -54,7 +54,7 @@ class LayerNoise:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Fluctuations:
     """The kernel's first eigenvector on m samples, and what moves λ1 off its infinite-width value.
 
     Attributes:
@@ -85,7 +85,7 @@ class Spread:
         return sum(layer.own for layer in self.noise)
 
 
-def spread(net: MLP, x: NDArray[np.float64], seed: int) -> Spread:
+def fluctuations_of(net: MLP, x: NDArray[np.float64], seed: int) -> Fluctuations:
     """The fluctuations of a network of this width on these inputs.
 
     Args:
@@ -94,7 +94,7 @@ def spread(net: MLP, x: NDArray[np.float64], seed: int) -> Spread:
         seed: Of the single units.
 
     Returns:
-        See `Spread`.
+        See `Fluctuations`.
     """
     kernels = layer_kernels(net, x)
     values, vectors = eigh(kernels.total / len(x))
@@ -113,7 +113,7 @@ def spread(net: MLP, x: NDArray[np.float64], seed: int) -> Spread:
         below = below + net.layer_ratios()[layer] * own
         lower = float(shares[: layer + 1].sum())
         noise.append(_layer_noise(net.width, kernels, layer, below, v, lower, top * resolvent, rng))
-    return Spread(values, vectors, shares, tuple(noise))
+    return Fluctuations(values, vectors, shares, tuple(noise))
 
 
 def _layer_noise(
@@ -170,14 +170,16 @@ def _layer_noise(
     )
 
 
-def chains(noise: Spread, classes: int, draws: int, seed: int) -> tuple[_Array, _Array]:
+def chains(
+    fluctuations: Fluctuations, classes: int, draws: int, seed: int
+) -> tuple[_Array, _Array]:
     """Draws of what each layer's share of the C × C matrix is multiplied with.
 
     `Ψ_l = φ_{<l} R_l R_lᵀ` with `R_l = R_{l+1} τ_l^½ chol(Wishart_C(ν_l)/ν_l)`, `R_{L+1} = 1`, and
     `(log φ_l, log τ_l)` normal with means such that φ and τ have mean 1.
 
     Args:
-        noise: The fluctuations of each layer.
+        fluctuations: Of each layer.
         classes: C.
         draws: S.
         seed: Of the draws.
@@ -186,9 +188,9 @@ def chains(noise: Spread, classes: int, draws: int, seed: int) -> tuple[_Array, 
         Ψ, `[S, L + 1, C, C]`, and the relative squared norm of the last hidden layer, `[S]`.
     """
     rng = np.random.default_rng(seed)
-    depth = len(noise.noise)
+    depth = len(fluctuations.noise)
     signal, traces = np.ones((depth + 1, draws)), np.ones((depth, draws))
-    for layer, unit in enumerate(noise.noise):
+    for layer, unit in enumerate(fluctuations.noise):
         covariance = np.log1p([[unit.forward, unit.joint], [unit.joint, unit.trace]])
         logs = rng.normal(size=(draws, 2)) @ _root(covariance).T - np.diag(covariance) / 2
         signal[layer + 1] = signal[layer] * np.exp(logs[:, 0])
@@ -198,7 +200,7 @@ def chains(noise: Spread, classes: int, draws: int, seed: int) -> tuple[_Array, 
     psi[:, depth] = signal[depth, :, None, None] * identity
     root = identity
     for layer in reversed(range(depth)):
-        factor = _wishart_root(noise.noise[layer].splitting, draws, classes, rng)
+        factor = _wishart_root(fluctuations.noise[layer].splitting, draws, classes, rng)
         root = root @ factor * np.sqrt(traces[layer])[:, None, None]
         psi[:, layer] = signal[layer, :, None, None] * (root @ root.transpose(0, 2, 1))
     return psi, signal[depth]

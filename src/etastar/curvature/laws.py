@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from etastar.curvature.fluctuations import Spread
+    from etastar.curvature.fluctuations import Fluctuations
     from etastar.networks import MLP
 
     _Array: TypeAlias = NDArray[np.float64]
@@ -48,16 +48,17 @@ class Law:
     """Mean Schatten norm at this width, which is above the mean of λ1."""
 
 
-def mse_law(part: Spread, classes: int, seed: int) -> Law:
+def mse_law(fluctuations: Fluctuations, classes: int, seed: int) -> Law:
     """MSE: the largest eigenvalue of the C × C matrix on the kernel's first eigenvector.
 
     The coupling to the other eigenvectors is added, not multiplied: in the direction of a large
     eigenvalue of the C × C matrix, the coupling's square and the gap grow alike.
     """
-    psi, _ = chains(part, classes, DRAWS, seed)
-    values = eigvalsh(np.einsum("slij,l->sij", psi, part.shares)).clip(0)
-    shift = (classes - 1) * part.other + part.own
-    others = part.values[:-1].clip(0) / part.top if part.top > 0 else np.zeros(1)
+    psi, _ = chains(fluctuations, classes, DRAWS, seed)
+    values = eigvalsh(np.einsum("slij,l->sij", psi, fluctuations.shares)).clip(0)
+    shift = (classes - 1) * fluctuations.other + fluctuations.own
+    top = fluctuations.top
+    others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)
     powers = np.sum(values**SCHATTEN, axis=1) + classes * np.sum(others**SCHATTEN)
     norms = powers ** (1 / SCHATTEN)
     return Law(1.0, float(np.median(values[:, -1])) + shift, float(norms.mean()) + shift)

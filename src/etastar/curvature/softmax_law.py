@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from etastar.curvature.fluctuations import Spread
+    from etastar.curvature.fluctuations import Fluctuations
     from etastar.networks import MLP
 
     _Array: TypeAlias = NDArray[np.float64]
@@ -46,7 +46,9 @@ TOL = 1e-2
 """Relative residual: the error of λ1 is of the order of its square."""
 
 
-def softmax_law(net: MLP, x: _Array, part: Spread, top: float, classes: int, seed: int) -> Law:
+def softmax_law(
+    net: MLP, x: _Array, fluctuations: Fluctuations, top: float, classes: int, seed: int
+) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
     More than `BLOCK` samples are dealt into blocks, and the draws among these. G is the mean of the
@@ -56,7 +58,7 @@ def softmax_law(net: MLP, x: _Array, part: Spread, top: float, classes: int, see
     Args:
         net: A plain MLP.
         x: `[m, d]`.
-        part: The fluctuations at this width, of some of the samples.
+        fluctuations: At this width, of some of the samples.
         top: λ1(K/m) of all samples.
         classes: C.
         seed: Of the draws.
@@ -70,7 +72,7 @@ def softmax_law(net: MLP, x: _Array, part: Spread, top: float, classes: int, see
     if top <= 0:
         return Law(0.0, 0.0, 0.0)
     draws = LOGIT_DRAWS
-    psi, signal = (torch.as_tensor(a).float() for a in chains(part, classes, draws, seed))
+    psi, signal = (torch.as_tensor(a).float() for a in chains(fluctuations, classes, draws, seed))
     rng = np.random.default_rng([seed, 1])
     count = -(-len(x) // BLOCK)
     limits, medians, above = (torch.empty(draws) for _ in range(3))
@@ -83,7 +85,7 @@ def softmax_law(net: MLP, x: _Array, part: Spread, top: float, classes: int, see
             spectrum = (bend.squares(block.kernel) / limit**2).clamp(min=1)
             bend = bend.scaled(signal[rows])
             values, _ = _top(partial(bend, middle=block.matrices(psi[rows])), vectors)
-            medians[rows] = values + bend.shift(part)
+            medians[rows] = values + bend.shift(fluctuations)
             above[rows] = medians[rows] * spectrum ** (1 / 3) * (block.top / top)
     return Law(float(limits.quantile(0.5)), float(medians.quantile(0.5)), float(above.mean()))
 
@@ -183,14 +185,14 @@ class _Bend:
             found.append((kernel.square() * traces).sum())
         return torch.stack(found)
 
-    def shift(self, part: Spread) -> Tensor:
-        """Second-order shift by coupling to other eigenvectors, `[r]`: see `Spread.other`."""
+    def shift(self, fluctuations: Fluctuations) -> Tensor:
+        """Second-order shift by coupling to other eigenvectors, `[r]`: see `Fluctuations.other`."""
         import torch
 
         mean = torch.diag_embed(self.p.mean(2)) - self.p @ self.p.transpose(1, 2) / self.p.shape[2]
         first = torch.linalg.eigvalsh(mean)[:, -1]
         others = mean.diagonal(dim1=1, dim2=2).sum(1) - first
-        shift: Tensor = others * part.other + first * part.own
+        shift: Tensor = others * fluctuations.other + first * fluctuations.own
         return shift
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from etastar.curvature.dense import eigvalsh
-from etastar.curvature.fluctuations import spread
+from etastar.curvature.fluctuations import fluctuations_of
 from etastar.curvature.graphs import KINDS
 from etastar.curvature.kernel import (
     checked_inputs,
@@ -119,13 +119,13 @@ def sharpness_bounds(
     _check(classes, loss, kind)
     total = kernel(net, x)
     top = _top(total / len(x))
-    part = spread(net, x[_evenly(len(x))], seed)
+    fluctuations = fluctuations_of(net, x[_evenly(len(x))], seed)
     mse = loss == "mse"
     if mse:
-        law = mse_law(part, classes, seed)
+        law = mse_law(fluctuations, classes, seed)
         lower, below, scale = float(total.mean()), lower_bound(net, x), 1.0
     else:
-        law = softmax_law(net, x, part, top, classes, seed)
+        law = softmax_law(net, x, fluctuations, top, classes, seed)
         lower, below = contrast_bound(net, x, total, classes, seed), None
         scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
     trace = scale * trace_bound(net, x, classes)
