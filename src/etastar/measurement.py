@@ -18,6 +18,11 @@ SCHEMA_VERSION = 1
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
 
 
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash where there is no number."""
+    return "–" if value is None else f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a measurement took.
@@ -93,10 +98,6 @@ class Measurement:
     def __str__(self) -> str:
         """What was measured, η*, the brackets and the warnings, in a few lines."""
         star = self.eta_star
-
-        def number(value: float | None) -> str:
-            return "–" if value is None else f"{value:.4g}"
-
         brackets = ", ".join(
             f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
             for seed, r in self.seeds.items()

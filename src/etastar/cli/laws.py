@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from etastar.cli.output import number
 from etastar.errors import ConfigError
+from etastar.measurement import number
 
 if TYPE_CHECKING:
     from etastar.scaling import CellTable, Comparison, Response

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from etastar.cli import own_model
 from etastar.cli.options import parse
-from etastar.cli.output import check_figure, check_output, number, write_text
+from etastar.cli.output import check_figure, check_output, progress_bar, write_text
+from etastar.measurement import number
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,20 +94,7 @@ class ProgressLine:
         self._bar: Any = None
 
     def __enter__(self) -> ProgressLine:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                TextColumn("seeds"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task("starting", total=self._seeds)
-            self._bar.start()
+        self._bar = progress_bar("seeds", self._seeds, "starting")
         return self
 
     def update(self, now: Progress) -> None:
@@ -124,7 +112,7 @@ class ProgressLine:
 
     def _show(self, description: str, done: int) -> None:
         if self._bar:
-            self._bar.update(self._task, completed=done, description=description)
+            self._bar.update(self._bar.task_ids[0], completed=done, description=description)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -1,13 +1,17 @@
-"""Files that a command writes, and numbers that it prints."""
+"""Files that a command writes, and the bar that shows how far it is."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from etastar.errors import ConfigError
 from etastar.study.filesystem import as_a_whole
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -51,6 +55,27 @@ def write_text(text: str, file: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "–" if value is None else f"{value:.4g}"
+def progress_bar(unit: str, total: int, doing: str) -> Progress | None:
+    """A bar on standard error with one task, started; None if that is no terminal.
+
+    Args:
+        unit: What is counted, e.g. `seeds`.
+        total: How many there are.
+        doing: What is done first.
+    """
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        TextColumn(unit),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.add_task(doing, total=total)
+    bar.start()
+    return bar

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_figure, check_output, number, write_text
+from etastar.cli.output import check_figure, check_output, write_text
 from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
 from etastar.errors import ConfigError
+from etastar.measurement import number
 from etastar.training.losses import Loss
 
 if TYPE_CHECKING:

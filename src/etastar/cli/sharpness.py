@@ -10,7 +10,9 @@ from pydantic import Field
 
 from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, number, write_text
+from etastar.cli.output import check_output, write_text
+from etastar.initial import MOST_SAMPLES
+from etastar.measurement import number
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class SharpnessOptions(Settings):
         None,
         ge=1,
         description="λ1 is of the loss over the first so many training samples. [default: all "
-        "that --train-size leaves; without it, at most 5000]",
+        f"that --train-size leaves; without it, at most {MOST_SAMPLES}]",
     )
     tol: float = Field(
         1e-4, gt=0.0, lt=1.0, description="Relative residual at which the iteration stops."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, write_text
+from etastar.cli.output import check_output, progress_bar, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.settings import OneOf
@@ -317,20 +317,7 @@ class _Display:
         self._printed = 0.0
 
     def __enter__(self) -> _Display:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-            self._bar = Progress(
-                TextColumn("cells"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task("reading data", total=self._cells)
-            self._bar.start()
+        self._bar = progress_bar("cells", self._cells, "reading data")
         return self
 
     def update(self, now: Progress) -> None:
@@ -340,7 +327,7 @@ class _Display:
         self.text = f"{now.done} of {now.cells} cells done, {now.trials:,} trials"
         tail = f"{now.trials:,} trials, {rate:.1f}/s{left}"
         if self._bar:
-            self._bar.update(self._task, completed=now.done, description=tail)
+            self._bar.update(self._bar.task_ids[0], completed=now.done, description=tail)
         if not now.latest:
             return
         wrong = now.latest.startswith(("attempt", "given up"))

@@ -95,7 +95,8 @@ def sharpness_bounds(
 
     Args:
         network: A plain `MLP`.
-        x: Training inputs `[m, d]`, numpy or torch, at most 5000; λ1 does not depend on labels.
+        x: Training inputs `[m, d]`, numpy or torch, at most
+            `kernel.MAX_SAMPLES` of them; λ1 does not depend on labels.
         classes: Number of outputs C.
         loss: `"mse"` or `"cross-entropy"`.
         kind: `"hessian"` or `"gauss-newton"`.

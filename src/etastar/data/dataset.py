@@ -122,27 +122,72 @@ class Dataset:
         if standardise:
             mean, std = _statistics(flat["x_train"])
             flat = {key: (values - mean) / std for key, values in flat.items()}
-        sizes = {"train": len(flat["x_train"]), "val": len(flat["x_val"])}
-        provenance = {
-            "name": name,
-            "source": "tensors given by the caller",
-            "read_from": "memory",
-            "files": files,
-            "checksums_match": None,
-            "licence": None,
-            "split": "as given by the caller",
-            "standardised": standardise,
-            "mean": mean,
-            "std": std,
-            "train_available": sizes["train"],
-            "val_available": sizes["val"],
-            "train_size": sizes["train"],
-            "val_size": sizes["val"],
-        }
+        sizes = (len(flat["x_train"]), len(flat["x_val"]))
+        record = provenance(
+            name=name,
+            source="tensors given by the caller",
+            read_from="memory",
+            files=files,
+            checksums_match=None,
+            licence=None,
+            split="as given by the caller",
+            scale=None if mean is None or std is None else (mean, std),
+            available=sizes,
+            used=sizes,
+        )
         return cls(
-            name=name, classes=classes, input_shape=tuple(shape), provenance=provenance,
+            name=name, classes=classes, input_shape=tuple(shape), provenance=record,
             **flat, **labels,
         )  # fmt: skip
+
+
+def provenance(
+    *,
+    name: str,
+    source: str,
+    read_from: str,
+    files: dict[str, str],
+    checksums_match: bool | None,
+    licence: str | None,
+    split: str,
+    scale: tuple[float, float] | None,
+    available: tuple[int, int],
+    used: tuple[int, int],
+) -> dict[str, Any]:
+    """The record of where data came from: the same keys for every data set.
+
+    Args:
+        name: Of the data set.
+        source: Whose data it is, and where it is published.
+        read_from: A folder, or where else.
+        files: SHA-256 by file, or by tensor.
+        checksums_match: Whether those are the pinned ones; None where nothing is pinned.
+        licence: None if not known.
+        split: The rule that separates training from validation.
+        scale: Mean and standard deviation that inputs were standardised by; None if they were not.
+        available: Training and validation samples that there are.
+        used: How many of each are used.
+
+    Returns:
+        What can be written as JSON as it is.
+    """
+    mean, std = scale or (None, None)
+    return {
+        "name": name,
+        "source": source,
+        "read_from": read_from,
+        "files": files,
+        "checksums_match": checksums_match,
+        "licence": licence,
+        "split": split,
+        "standardised": scale is not None,
+        "mean": mean,
+        "std": std,
+        "train_available": available[0],
+        "val_available": available[1],
+        "train_size": used[0],
+        "val_size": used[1],
+    }
 
 
 def _tensor(values: Any, name: str) -> torch.Tensor:

@@ -59,7 +59,7 @@ class RawData:
         """
         import torch
 
-        from etastar.data.dataset import Dataset
+        from etastar.data.dataset import Dataset, provenance
 
         train = check_size("train_size", train_size, len(self.x_train), self.name)
         val = check_size("val_size", val_size, len(self.x_val), self.name)
@@ -69,23 +69,18 @@ class RawData:
             raise DataError(
                 f"every training pixel of {self.name} is {mean}: expected images, got no spread."
             )
-        provenance = {
-            "name": self.name,
-            "source": self.source,
-            "read_from": self.read_from,
-            "files": self.files,
-            "checksums_match": self.checksums_match,
-            "licence": self.licence,
-            "split": self.split,
-            "standardised": pixels,
-            "mean": mean,
-            "std": std,
-            "train_available": len(self.x_train),
-            "val_available": len(self.x_val),
-            "train_size": train,
-            "val_size": val,
-            **self.notes,
-        }
+        record = provenance(
+            name=self.name,
+            source=self.source,
+            read_from=self.read_from,
+            files=self.files,
+            checksums_match=self.checksums_match,
+            licence=self.licence,
+            split=self.split,
+            scale=None if mean is None or std is None else (mean, std),
+            available=(len(self.x_train), len(self.x_val)),
+            used=(train, val),
+        )
         return Dataset(
             name=self.name,
             x_train=torch.from_numpy(_flat(self.x_train[:train], mean, std)),
@@ -94,7 +89,7 @@ class RawData:
             y_val=torch.from_numpy(self.y_val[:val].astype(np.int64)),
             classes=self.classes,
             input_shape=self.x_train.shape[1:],
-            provenance=provenance,
+            provenance=record | self.notes,
         )
 
 

@@ -1,4 +1,7 @@
-"""A user's `nn.Module`: η* of any model, and the warm-up that goes with it."""
+"""Rooms 2 to 4 for a user's own `nn.Module`: η* of any model, and the warm-up that goes with it.
+
+`maximal.py` is the pipeline; `choice.py` says which of three engines trains, and why.
+"""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+MOST_DECADES = 6
+"""On a logarithmic axis; beyond, only powers of ten are labelled."""
 _SHORT_LABEL = 26
 """Letters of a legend's entry below which two find room side by side."""
 

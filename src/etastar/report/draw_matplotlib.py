@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etastar.report.chart import Chart, Heat, Line, Points
+from etastar.report.chart import MOST_DECADES, Chart, Heat, Line, Points
 from etastar.report.style import GRID, INK, MUTED, STYLE, diverging_colours, for_matplotlib
 from etastar.study.filesystem import as_a_whole
 
@@ -35,6 +35,7 @@ _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 _PANEL = (3.7, 3.0)
 """Inches of a panel without its legend: two of them fill the text width of a paper."""
 _LEGEND_LINE = 0.165
+"""Inches."""
 _STEPS = (
     (2.2, (1, 2, 5)),
     (1.0, (1, 2, 3, 5, 7)),
@@ -156,7 +157,7 @@ def _decimal_ticks(axis: Any, decades: float) -> None:
     """0.2, 0.5, 1 rather than powers of ten, as long as they find room."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    if decades > 6:
+    if decades > MOST_DECADES:
         return
     steps: tuple[float, ...] = (1,)
     for most, finer in _STEPS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.report.chart import Chart, FloatArray, Heat, Layer, Line, Points
+from etastar.report.chart import MOST_DECADES, Chart, FloatArray, Heat, Layer, Line, Points
 from etastar.report.style import GRID, INK, MUTED, diverging_colours, for_html
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _PIXELS = 1.5
 """Of a mark, per point of its size on paper."""
 _PLOT = 330
 _LEGEND_LINE = 21
+"""Pixels of height: of the plot, and of a line of the legend."""
+_FINE, _COARSE = 0.6, 2.2
+"""Decades between which 2 and 5 are labelled; below, plotly chooses, above, powers of ten are."""
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 
@@ -212,8 +215,8 @@ def _axis(chart: Chart, axis: str) -> dict[str, Any]:
     if logarithmic:
         settings |= {"type": "log", "tickformat": "~g", "exponentformat": "power"}
         decades = chart.decades(axis)
-        if 0.6 <= decades < 6:
-            settings["dtick"] = "D2" if decades < 2.2 else 1
+        if _FINE <= decades < MOST_DECADES:
+            settings["dtick"] = "D2" if decades < _COARSE else 1
     if limits := chart.limits(axis):
         settings["range"] = [math.log10(end) if logarithmic else end for end in limits]
     return settings
