@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs wheel oldest clean
 
 # torch goes first and pinned: a later resolver must find it in place rather than choose another build.
 .venv/.core: pyproject.toml constraints.txt
@@ -27,8 +27,8 @@ test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks .ci
+	$(BIN)/ruff format --check src tests benchmarks .ci
 
 types: .venv/.dev
 	$(BIN)/mypy
@@ -41,6 +41,14 @@ types: .venv/.dev
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "out/site/index.html"
+
+# The built wheel, tried in an empty environment from outside of the repository.
+wheel: .venv/.core
+	$(BIN)/python .ci/wheel.py
+
+# The same with the oldest dependencies that pyproject.toml allows: before a release, two to four minutes.
+oldest: .venv/.dev
+	$(BIN)/python .ci/oldest.py
 
 clean:
 	rm -rf .venv out build dist
