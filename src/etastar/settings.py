@@ -70,6 +70,11 @@ DEFAULTS: dict[str, Defaults] = {
 }
 
 
+BATCH_SIZE = 128
+"""Of a data set of one's own."""
+EVALUATIONS_PER_EPOCH, MOST_EVALUATIONS = 10, 50
+"""Evaluations that are the default: so many per epoch, but no more than so many in all."""
+
 NETWORK_FIELDS = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
 """Settings that are fields of the architecture under the same name."""
 
@@ -255,7 +260,7 @@ class Settings(BaseModel):
                 f"1, got {threshold:g}."
             )
         samples = len(data.y_train)
-        batch = self.batch_size or (known.batch_size if known else 128)
+        batch = self.batch_size or (known.batch_size if known else BATCH_SIZE)
         batch = "full" if batch == "full" or batch >= samples else batch
         per_epoch = 1 if batch == "full" else samples // batch
         epochs = self.epochs
@@ -263,6 +268,7 @@ class Settings(BaseModel):
             epochs = known.epochs[self.loss] if known else 1.0
         limits = [] if epochs is None else [max(1, round(epochs * per_epoch))]
         steps = min(limits + ([self.max_steps] if self.max_steps else []))
+        often = max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS)
         if self.from_step and self.from_lr is None:
             raise ConfigError(f"from_step = {self.from_step} needs from_lr, the rate up to there")
         return Recipe(
@@ -276,7 +282,11 @@ class Settings(BaseModel):
                 kind=self.criterion,
                 threshold=float(threshold),
                 max_steps=steps,
-                eval_every=min(self.eval_every or max(1, per_epoch // 10, steps // 50), steps),
+                eval_every=min(self.eval_every or often, steps),
+                    self.eval_every
+                    or max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS),
+                    steps,
+                ),
                 epochs=epochs,
             ),
         )

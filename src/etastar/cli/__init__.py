@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import sys
 
+BAD_INPUT, INTERRUPTED = 2, 130
+"""Exit codes: of a refused command, as argparse has it, and after Ctrl-C, as shells have it."""
+
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
     "sharpness": "measure λ1 at initialisation, with its bounds",
@@ -36,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
     except EtaStarError as error:
         print(f"etastar: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _use_utf8() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from etastar.cli import own_model
+from etastar.cli import INTERRUPTED, own_model
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, progress_bar, write_text
 from etastar.measurement import number
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             progress.close()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
-            return 130
+            return INTERRUPTED
     print_table(found, console)
     if options.plot:
         from etastar.report.figures import save_measurement

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, write_text
 from etastar.cli.user_code import called, imported, takes_an_argument
@@ -144,7 +145,7 @@ def run(arguments: list[str]) -> int:
         found = _measure(options)
     except KeyboardInterrupt:
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print_result(found, options, console)
     if options.plot:
         _save_figure(found, options.plot)

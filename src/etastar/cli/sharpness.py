@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_text
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             progress.close()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
-            return 130
+            return INTERRUPTED
     _print(found, console)
     if options.json_file:
         text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

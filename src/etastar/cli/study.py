@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, progress_bar, write_text
 from etastar.errors import ConfigError, unknown_name
@@ -150,7 +151,7 @@ def _run(options: RunOptions) -> int:
             display.close()
             again = f"The same command goes on from there ({store})."
             print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
-            return 130
+            return INTERRUPTED
     return _print_summary(summary)
 
 

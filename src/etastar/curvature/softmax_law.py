@@ -34,6 +34,8 @@ LOGIT_DRAWS = 128
 """Draws, each with logits on all samples of a block: the median has a standard error of 4 %."""
 BLOCK = 1000
 """Samples of a block: a draw's products cost `C·BLOCK²`, and its λ1 takes about ten of them."""
+NOTHING = 1e-9
+"""Share of the kernel beyond `MODES` that is rounding: then the layers' traces are their shares."""
 MODES = 8
 """First eigenvectors, on which each layer has its own C × C matrix; on the rest there is one."""
 CAPACITY = 32
@@ -106,7 +108,7 @@ class _Block:
         rest = total - (modes * values[-MODES:]) @ modes.T
         shares = np.array([np.trace(t) - np.trace(modes.T @ t @ modes) for t in kernels.terms])
         mean = np.array([np.trace(t) for t in kernels.terms])
-        shares = shares if shares.sum() > 1e-9 * unit else mean
+        shares = shares if shares.sum() > NOTHING * unit else mean
         variance, roots = eigh(net.output_variance * kernels.forward[-1])
 
         def tensor(array: _Array) -> Tensor:

@@ -21,6 +21,10 @@ PROBES = (1.0, 0.001)
 """Rates at which a factory is called to see whether its groups follow `lr`."""
 WITHIN = 8
 """Further such rates, from one end of the range that is searched to the other."""
+FOLLOWS = 1e-6
+"""Relative difference of a group's multiple of `lr` at two rates that is rounding."""
+MOST_NAMED = 5
+"""Parameters that a message names."""
 
 
 def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
@@ -110,7 +114,7 @@ class OptimizerFactory:
                 f"at lr = {lr:g}. Let the groups not depend on lr."
             )
         for index, (one, two) in enumerate(zip(first.ratios, other.ratios, strict=True)):
-            if not math.isclose(one, two, rel_tol=1e-6):
+            if not math.isclose(one, two, rel_tol=FOLLOWS):
                 raise ModelError(
                     f"parameter group {index} does not follow lr: its rate is {one * base:g} at "
                     f"lr = {base:g} and {two * lr:g} at lr = {lr:g}. All groups "
@@ -167,7 +171,8 @@ class OptimizerFactory:
                 "factory's first argument, (model, lr)."
             )
         if missing := [name for key, name in trainable.items() if key not in held]:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            shown = ", ".join(missing[:MOST_NAMED])
+            shown += ", ..." if len(missing) > MOST_NAMED else ""
             raise ModelError(
                 f"the optimizer factory leaves out {len(missing)} of {len(trainable)} trainable "
                 f"parameters: {shown}. Add them to a group, or freeze them with "

@@ -7,6 +7,9 @@ from etastar.report.plots.base import sentence
 from etastar.report.plots.eta_sharpness import slope_interval
 from etastar.report.style import count, fixed, interval, listed, number, percent
 
+REJECTED = 0.05
+"""p-value below which equal exponents are called excluded."""
+
 
 def opening(evidence: Evidence) -> str:
     """What was measured, and how much of it is there."""
@@ -64,7 +67,7 @@ def _separate(group: Group) -> str:
     )
     p = comparison.equal_exponents if comparison else float("nan")
     if p == p:
-        verdict = "excluded" if p < 0.05 else "not excluded"
+        verdict = "excluded" if p < REJECTED else "not excluded"
         shown = "p < 0.001" if p < 0.001 else f"p = {number(p, 2)}"
         text += f"; equal exponents are {verdict} ({shown})"
     return text + "."

@@ -19,6 +19,9 @@ from etastar.study.errors import StoreError
 POLL = 0.2
 """Seconds between looks at a lock that another process holds."""
 
+LONGEST_HOLDER = 200
+"""Bytes of the file that are read: who holds the lock is written there in one short line."""
+
 _held: set[Path] = set()
 _guard = threading.Lock()
 
@@ -68,7 +71,7 @@ class StoreLock:
     def _acquire(self, store: Path, wait: bool, on_wait: Callable[[str], None] | None) -> None:
         told = False
         while not self._try():
-            holder = os.pread(self._file, 200, 0).decode(errors="replace").strip()
+            holder = os.pread(self._file, LONGEST_HOLDER, 0).decode(errors="replace").strip()
             holder = holder or "another process"
             if not wait:
                 raise StoreError(

@@ -23,6 +23,9 @@ MOST_CELLS = 100_000
 MOST_SEEDS = 10_000
 """Seeds per cell, likewise."""
 
+LONGEST_SHOWN = 80
+"""Characters of a value that a message quotes."""
+
 Assignment = dict[str, Any]
 
 
@@ -194,7 +197,7 @@ def _unknown_key(place: str, key: str, known: Iterable[str]) -> ConfigError:
 def _wrong_value(place: str, message: str, value: Any) -> ConfigError:
     message = message.replace("Input should be", "must be")
     shown = repr(value)
-    shown = shown if len(shown) < 80 else shown[:77] + "..."
+    shown = shown if len(shown) < LONGEST_SHOWN else shown[: LONGEST_SHOWN - 3] + "..."
     return ConfigError(f"{place} {message[0].lower()}{message[1:]}, got {shown}.")
 
 

@@ -33,7 +33,7 @@ def free_bytes(device: torch.device) -> int:
         pass  # not Linux: assume that half of the physical memory is free
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 2**30
+    return 2**30  # a system that says nothing: any machine has so much
 
 
 def check_fits(needed: int, device: torch.device, what: str) -> None:
