@@ -283,10 +283,6 @@ class Settings(BaseModel):
                 threshold=float(threshold),
                 max_steps=steps,
                 eval_every=min(self.eval_every or often, steps),
-                    self.eval_every
-                    or max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS),
-                    steps,
-                ),
                 epochs=epochs,
             ),
         )
