@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from etastar.curvature.graphs import Kind
-    from etastar.curvature.initial import SeedSharpness
+    from etastar.curvature.initialisations import SeedSharpness
     from etastar.data import Dataset
     from etastar.measurement import Measurement
     from etastar.networks import Network
@@ -228,7 +228,7 @@ def _both_matrices(
     **solver: Any,
 ) -> dict[str, dict[int, SeedSharpness]]:
     """λ1 by seed: of the matrix asked for, and of the Gauss-Newton matrix beside it."""
-    from etastar.curvature.initial import initial_sharpness
+    from etastar.curvature.initialisations import initial_sharpness
 
     def report(matrix: str, done: int, products: int) -> None:
         say(f"λ1 ({matrix}), product {products}", done)
@@ -271,7 +271,7 @@ def _conventions(
 
 def _over_seeds(found: dict[int, SeedSharpness], name: str) -> dict[str, float | None]:
     """Of a field over seeds: median with its 95 % interval, mean with its standard error."""
-    from etastar.curvature.initial import median_interval
+    from etastar.curvature.initialisations import median_interval
 
     values = [getattr(row, name) for row in found.values()]
     summary = dict(zip(("median", "ci_low", "ci_high"), median_interval(values), strict=True))

@@ -294,15 +294,17 @@ def test_a_network_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture
 
 def test_seeds_beyond_memory_come_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same values, whatever number of networks is held at once."""
-    from etastar.curvature import initial
+    from etastar.curvature import initialisations
 
     data, network = etastar.load("digits", train_size=60), etastar.MLP(width=6, depth=2)
-    whole = initial.initial_sharpness(network, data, range(7), loss="mse", tol=1e-6)
+    whole = initialisations.initial_sharpness(network, data, range(7), loss="mse", tol=1e-6)
     monkeypatch.setattr(
-        initial, "_groups", lambda network, data, seeds, *rest: [seeds[:3], seeds[3:4], seeds[4:]]
+        initialisations,
+        "_groups",
+        lambda network, data, seeds, *rest: [seeds[:3], seeds[3:4], seeds[4:]],
     )
     done: list[int] = []
-    parts = initial.initial_sharpness(
+    parts = initialisations.initial_sharpness(
         network, data, range(7), loss="mse", tol=1e-6,
         on_progress=lambda matrix, seeds, products: done.append(seeds),
     )  # fmt: skip

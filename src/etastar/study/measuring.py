@@ -89,7 +89,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
     """λ1 of the Hessian and of the Gauss-Newton matrix at initialisation, for every seed."""
     import torch
 
-    from etastar.curvature.initial import initial_sharpness
+    from etastar.curvature.initialisations import initial_sharpness
     from etastar.training.machine import environment, use_threads
 
     started = time.perf_counter()

@@ -15,7 +15,7 @@ class SharpnessRow(NamedTuple):
     """λ1 at initialisation of one seed, as the store has it; None where it is not finite.
 
     The names are those of the columns, where `lambda1` is what a learning rate meets, hence the
-    preconditioned one; `curvature.initial.SeedSharpness` has that as `preconditioned`.
+    preconditioned one; `curvature.initialisations.SeedSharpness` has that as `preconditioned`.
     """
 
     lambda1: float | None
