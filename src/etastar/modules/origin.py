@@ -192,7 +192,9 @@ class Origin:
 
         if self._device is not None:
             try:
-                return device_named(str(self._device), instead="device='cpu'")
+                given = self._device  # or an index, as PyTorch allows
+                name = f"cuda:{given}" if isinstance(given, int) else str(given)
+                return device_named(name, instead="device='cpu'")
             except ConfigError as error:
                 raise ModelError(str(error)) from None
         if isinstance(self._given, torch.nn.Module):
