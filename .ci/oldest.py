@@ -148,7 +148,8 @@ def main() -> None:
     shown = ", ".join(f"{name} {there[name].version}" for name in sorted(pins))
     print(f"Python {sys.version.split()[0]} with {shown}")
     pytest = [str(old.python), "-m", "pytest", "-q", "-n", "2", "--durations=5"]
-    tests = [*pytest, "-p", "no:cacheprovider", "--deselect", LEFT_OUT, *TESTS]
+    tests = [*pytest, "-p", "no:cacheprovider", "--basetemp", str(OUT / "tmp")]
+    tests += ["--deselect", LEFT_OUT, *TESTS]
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(old.home), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(tests, cwd=ROOT, env=clean, check=False)
     require(done.returncode == 0, f"the tests ended with {done.returncode}.")
