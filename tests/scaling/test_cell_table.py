@@ -234,3 +234,102 @@ def test_seeds_of_different_cells_are_resampled_independently():
     drawn = resample_medians(cells.values(), estimate_cells(cells), 4000, rng)
     # equal values and equal seed numbers, yet uncorrelated: 4.5 standard errors, rate 1e-5
     assert abs(np.corrcoef(drawn.T)[0, 1]) < 4.5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("width", 0, "row 3: width must be a whole number of at least 1; got 0."),
+        ("width", float("inf"), "row 3: width must be a whole number of at least 1; got inf."),
+        ("depth", None, "row 3: depth must be a number; got None."),
+        ("depth", "deep", "row 3: depth must be a number; got 'deep'."),
+        ("seed", 0.5, "row 3: seed must be a whole number of at least 0; got 0.5."),
+        (
+            "status",
+            "fine",
+            "row 3: status must be one of bracketed, all-trained, none-trained; got 'fine'.",
+        ),
+        ("eta_lo", 0.0, "row 3: eta_lo must be positive and finite; got 0.0."),
+        ("eta_hi", None, "row 3: eta_hi must be positive and finite; got None."),
+        ("lambda1", 0, "row 3: lambda1 must be positive and finite; got 0."),
+        (
+            "input_lr_ratio",
+            float("inf"),
+            "row 3: input_lr_ratio must be finite and not negative; got inf.",
+        ),
+    ],
+)
+def test_a_bad_value_word_by_word(field, value, says):
+    rows = exact_rows()
+    rows[3][field] = value
+    with pytest.raises(ConfigError) as refused:
+        CellTable.from_rows(rows)
+    assert str(refused.value) == says
+
+
+def test_bad_tables_word_by_word():
+    def refusal(rows, **options):
+        with pytest.raises(ConfigError) as refused:
+            CellTable.from_rows(rows, **options)
+        return str(refused.value)
+
+    rows = exact_rows()
+    assert refusal([]) == "no rows to fit: expected at least one seed of one network, got 0."
+    low, high = rows[2]["eta_lo"], rows[2]["eta_lo"] / 2
+    assert refusal([*rows[:2], {**rows[2], "eta_hi": high}]) == (
+        f"row 2: eta_hi must be at least eta_lo = {low}; got {high}."
+    )
+    ragged = [*rows[:5], {k: v for k, v in rows[5].items() if k != "depth"}]
+    assert refusal(ragged) == "row 5: depth must be a value, as in row 0; got no such field."
+    short = [{"width": 8, "depth": 2}]
+    assert refusal(short) == (
+        "the rows have no field 'input_lr_ratio'; expected width, depth, input_lr_ratio, loss, "
+        "seed, status, eta_lo and eta_hi, got width, depth."
+    )
+    assert refusal([*rows, rows[4]]) == (
+        f"rows 4 and {len(rows)} hold the same seed {rows[4]['seed']} of the same cell (width "
+        f"{rows[4]['width']}, depth {rows[4]['depth']}); expected one row per cell and seed. Name "
+        "what tells them apart in group_by, now: input_lr_ratio, loss, dataset."
+    )
+    assert refusal(rows, group_by=["los"]).startswith("unknown field in group_by 'los'; did you")
+    same = {**rows[0], "eta_hi": rows[0]["eta_lo"]}
+    assert len(CellTable.from_rows([same])) == 1  # a bracket may be a point
+
+
+def test_groups_and_labels_word_by_word():
+    cells = CellTable.from_rows(exact_rows() + exact_rows(input_lr_ratio=1.0))
+    with pytest.raises(ConfigError) as refused:
+        cells.the_labels()
+    assert str(refused.value) == (
+        "the cells mix several values of input_lr_ratio: 0.1, 1.0. A law is fitted to one group: "
+        "choose with cells.select(input_lr_ratio=...), or loop over cells.groups()."
+    )
+    with pytest.raises(ConfigError) as refused:
+        cells.select(loss="hinge")
+    assert str(refused.value) == "loss = 'hinge' was never measured; measured: mse."
+    both = CellTable.from_rows(
+        exact_rows(loss="hinge") + exact_rows(input_lr_ratio=1.0), group_by=["loss", "dataset"]
+    )
+    assert [labels for labels, _ in both.groups()] == [
+        {"loss": "hinge", "dataset": "digits"},
+        {"loss": "mse", "dataset": "digits"},
+    ]
+    with pytest.raises(ConfigError) as refused:
+        cells.select(input_lr_ratio=1.0).subset(np.zeros(36, dtype=bool)).values("eta")
+    assert str(refused.value).startswith("unknown response 'eta'")
+    bare = CellTable.from_rows(exact_rows(), group_by=[])
+    ((labels, whole),) = bare.groups()
+    assert labels == {}
+    assert len(whole) == 36
+    with pytest.raises(ConfigError) as refused:
+        CellTable.from_rows([{**r, "lambda1": None} for r in exact_rows()]).values("lambda1")
+    assert str(refused.value) == "lambda1 needs the field 'lambda1', and no row has it."
+
+
+def test_columns_need_no_lambda_and_leave_other_numbers_alone():
+    rows = [{k: v for k, v in r.items() if k != "lambda1"} for r in exact_rows(batch=64)]
+    cells = CellTable.from_columns({name: [r[name] for r in rows] for name in rows[0]})
+    assert np.isnan(cells.log_lambda1).all()
+    assert list(cells.labels) == ["input_lr_ratio", "loss", "dataset"]
+    repeated = CellTable.from_rows(rows, group_by=["loss", "batch", "loss"])
+    assert list(repeated.labels) == ["loss", "batch"]
