@@ -151,7 +151,7 @@ def main() -> None:
     tests = [*pytest, "-p", "no:cacheprovider", "--basetemp", str(OUT / "tmp")]
     tests += ["--deselect", LEFT_OUT, *TESTS]
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(old.home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(tests, cwd=ROOT, env=clean, check=False)
+    done = subprocess.run(tests, cwd=ROOT, env=clean, check=False, timeout=600)
     require(done.returncode == 0, f"the tests ended with {done.returncode}.")
     check_torch_names(pins["torch"])
     print(f"the oldest dependencies work ({time.perf_counter() - started:.0f} s)")
