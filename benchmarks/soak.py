@@ -85,7 +85,7 @@ def round_of_everything(number: int) -> None:
     etastar.sharpness(model, loss, [train], tol=1e-2)
     for engine in ("vmap", "loop"):
         etastar.maximal_lr(
-            model, train, val, threshold=0.3, epochs=2, seeds=1, resolution=0.3, engine=engine,
+            model, train, val, threshold=0.6, epochs=8, seeds=1, resolution=0.3, engine=engine,
             progress=False,
         )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
