@@ -228,6 +228,6 @@ def advice(
     if entries:
         notes.append(
             f"{entries} of {total} seeds train above a rate that fails (re-entry): the boundary is "
-            "not sharp. Prefer the safe rate."
+            "not sharp. To train, take half of η*."
         )
     return notes

@@ -80,6 +80,12 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
             f"  {usage['used']} of {usage['cells']} cells used; {usage['untrained']} untrained, "
             f"{usage['right_censored']} above the range, {usage['below_cutoff']} below the cutoff"
         )
+        if lost := usage["seeds_none_trained"]:
+            seeds = lost + usage["seeds_bracketed"] + usage["seeds_all_trained"]
+            print(
+                f"  {lost} of {seeds} seeds train at no rate and are left out: a cell's median is "
+                "over its other seeds, and not used where these are less than half"
+            )
         header = ("law", "exponents [95 %]", "R²", "ΔAIC", "ΔBIC", "left out", "n·L > ¼", "cover")
         rows = record["forms"].values()
         best = {k: min((r[k] for r in rows if r[k] is not None), default=0) for k in ("aic", "bic")}

@@ -77,6 +77,13 @@ def run(arguments: list[str]) -> int:
     wanted |= _conditions(options.where, cells)
     cells = cells.select(**wanted) if wanted else cells
     laws = fit_laws(cells, form=options.form, response=options.response, cutoff=options.cutoff)
+    if len(laws.fits) + len(laws.skipped) > 1:
+        try:
+            laws.find()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error} Say which with --loss, --input-lr-ratio, --dataset or --where NAME=VALUE."
+            ) from None
     found = laws.predict(options.width, options.depth, level=options.level, strict=options.strict)
     if options.cutoff is None and (doubts := _doubts(cells, laws.find(), options)):
         if options.strict:

@@ -1,0 +1,37 @@
+"""What `study fit` says of seeds that are not in its medians."""
+
+from __future__ import annotations
+
+import pytest
+
+from etastar.cli.laws import fit_records, print_laws
+from etastar.scaling import CellTable
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_seeds_that_train_nowhere_are_told(lost: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {
+            "width": width,
+            "depth": depth,
+            "input_lr_ratio": 1.0,
+            "loss": "mse",
+            "seed": seed,
+            "status": "bracketed",
+            "eta_lo": (1 + 0.1 * seed) / (width * depth),
+            "eta_hi": 1.05 * (1 + 0.1 * seed) / (width * depth),
+        }
+        for width in (8, 16, 32)
+        for depth in (2, 4)
+        for seed in range(3)
+    ]
+    for row in rows[: 3 * lost : 3]:
+        row |= {"status": "none-trained", "eta_lo": None, "eta_hi": None}
+    print_laws(fit_records(CellTable.from_rows(rows), "eta_star", None))
+    said = capsys.readouterr().out
+    assert "6 of 6 cells used; 0 untrained" in said
+    line = (
+        "  1 of 18 seeds train at no rate and are left out: a cell's median is over its other "
+        "seeds, and not used where these are less than half\n"
+    )
+    assert said.count(line) == lost
