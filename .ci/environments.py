@@ -22,6 +22,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "package"
 CONSTRAINTS = ROOT / "constraints.txt"
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+"""The pip of the interpreter that runs this."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -44,8 +46,7 @@ def build_wheel(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     # pip before 25.3 constrains what it builds with by the first of these, later ones by the second
     pins = {name: str(CONSTRAINTS) for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    wheel = [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    wheel = [*PIP, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(wheel, check=True, env=os.environ | pins)
     made = list(folder.glob("*.whl"))
     require(len(made) == 1, f"the build made {[file.name for file in made]}; expected one wheel.")
@@ -66,9 +67,8 @@ class Environment:
         self.home.mkdir()
 
     def install(self, *what: str, constraints: Path = CONSTRAINTS) -> None:
-        """`pip install`, by the pip of the interpreter that runs this."""
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-        pip += ["--python", str(self.python), "install", "--quiet"]
+        """`pip install` into it, by `PIP`."""
+        pip = [*PIP, "--python", str(self.python), "install", "--quiet"]
         subprocess.run([*pip, "--constraint", str(constraints), *what], check=True)
 
     def installed(self) -> dict[str, Distribution]:

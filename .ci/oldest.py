@@ -21,6 +21,7 @@ from pathlib import Path
 
 from environments import (
     OUT,
+    PIP,
     PROJECT,
     ROOT,
     Environment,
@@ -82,10 +83,8 @@ def bounds() -> dict[str, SpecifierSet]:
 
 def oldest_release(name: str, allowed: SpecifierSet) -> Version:
     """The first release with a wheel for this interpreter and platform that the bounds allow."""
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "index", "versions", name]
-    said = subprocess.run(
-        [*pip, "--only-binary", ":all:"], capture_output=True, text=True, check=True
-    ).stdout
+    pip = [*PIP, "index", "versions", name, "--only-binary", ":all:"]
+    said = subprocess.run(pip, capture_output=True, text=True, check=True).stdout
     lines = [line for line in said.splitlines() if line.startswith("Available versions: ")]
     require(lines, f"the package index has no versions of {name}.")
     listed = lines[0].partition(": ")[2].split(", ")
@@ -108,7 +107,7 @@ def check_torch_names(oldest: Version) -> None:
     """Every name of torch that the package uses is in the oldest release allowed."""
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     folder = OUT / f"torch-{oldest}"
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+    pip = [*PIP, "download", "--quiet"]
     pip += ["--no-deps", "--only-binary", ":all:", "--platform", "macosx_11_0_arm64"]
     pip += ["--python-version", python, "--dest", str(folder), f"torch=={oldest}"]
     subprocess.run(pip, check=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from etastar.scaling import CellTable
+
 WIDTHS = (16, 32, 64, 128, 256, 512)
 DEPTHS = (2, 3, 4, 6, 8, 12)
 
@@ -54,3 +56,8 @@ def planted_rows(
                     row.update(status="all-trained", eta_lo=float(top), eta_hi=None)
                 rows.append({**row, **labels})
     return rows
+
+
+def table(seed=0, **settings):
+    """The cells of `planted_rows` under that seed."""
+    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_laws import planted_rows
+from planted_laws import planted_rows, table
 
 from etastar.errors import ConfigError
 from etastar.scaling import (
@@ -19,10 +19,6 @@ from etastar.scaling import (
     fit_power_law,
 )
 from etastar.scaling.least_squares import fit_random_effects
-
-
-def table(seed=0, **settings):
-    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_laws import WIDTHS, planted_rows
+from planted_laws import WIDTHS, planted_rows, table
 from scipy import optimize, stats
 
 from etastar.errors import ConfigError
 from etastar.scaling import FORMS, CellTable, fit_power_law, residual_map
 from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood, solve
-
-
-def table(seed=0, **settings):
-    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))
 
 
 def exact(**settings):

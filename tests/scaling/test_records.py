@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from planted_laws import planted_rows
+from planted_laws import planted_rows, table
 
 from etastar.errors import ConfigError
 from etastar.scaling import (
@@ -20,10 +20,6 @@ from etastar.scaling import (
 )
 from etastar.scaling.coefficients import Coefficient
 from etastar.scaling.slope import Slope
-
-
-def table(seed=0, **settings):
-    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))
 
 
 def same(one, other):

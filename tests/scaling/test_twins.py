@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from planted_laws import planted_rows
+from planted_laws import planted_rows, table
 from scipy import special, stats
 
 from etastar.errors import ConfigError
@@ -28,10 +28,6 @@ from etastar.scaling.region import _contrasts, _cutoffs
 
 def rows_of(seed=0, **settings):
     return planted_rows(np.random.default_rng(seed), **settings)
-
-
-def table(seed=0, **settings):
-    return CellTable.from_rows(rows_of(seed, **settings))
 
 
 # the slope of noisy points

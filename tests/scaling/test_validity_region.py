@@ -3,14 +3,10 @@ import math
 
 import numpy as np
 import pytest
-from planted_laws import planted_rows
+from planted_laws import planted_rows, table
 
 from etastar.errors import ConfigError
 from etastar.scaling import CellTable, find_region, find_regions, fit_power_law
-
-
-def table(seed=0, **settings):
-    return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))
 
 
 def test_a_law_that_holds_everywhere_has_the_loosest_cutoff():

@@ -77,15 +77,16 @@ def run(arguments: list[str]) -> int:
     wanted |= _conditions(options.where, cells)
     cells = cells.select(**wanted) if wanted else cells
     laws = fit_laws(cells, form=options.form, response=options.response, cutoff=options.cutoff)
-    if len(laws.fits) + len(laws.skipped) > 1:
-        try:
-            laws.find()
-        except ConfigError as error:
-            raise ConfigError(
-                f"{error} Say which with --loss, --input-lr-ratio, --dataset or --where NAME=VALUE."
-            ) from None
-    found = laws.predict(options.width, options.depth, level=options.level, strict=options.strict)
-    if options.cutoff is None and (doubts := _doubts(cells, laws.find(), options)):
+    try:
+        law = laws.find()
+    except ConfigError as error:
+        if len(laws.fits) + len(laws.skipped) == 1:
+            raise
+        raise ConfigError(
+            f"{error} Say which with --loss, --input-lr-ratio, --dataset or --where NAME=VALUE."
+        ) from None
+    found = law.predict(options.width, options.depth, level=options.level, strict=options.strict)
+    if options.cutoff is None and (doubts := _doubts(cells, law, options)):
         if options.strict:
             raise ConfigError(
                 f"no prediction for width {options.width}, depth {options.depth}: {doubts[0]}. "
@@ -93,7 +94,6 @@ def run(arguments: list[str]) -> int:
             )
         found = replace(found, in_region=False, warnings=(*found.warnings, *doubts))
     if options.json_file:
-        law = laws.find()
         record = {
             **{name: getattr(found, name) for name in ("width", "depth", "value", "low", "high")},
             "level": found.level,
@@ -109,7 +109,7 @@ def run(arguments: list[str]) -> int:
         f"{name} = {found.value:.4g}  ({found.level:.0%} prediction interval {found.low:.4g} – "
         f"{found.high:.4g})  for width {options.width}, depth {options.depth}"
     )
-    print("  ".join(f"{k}={v}" for k, v in laws.find().labels.items()))
+    print("  ".join(f"{k}={v}" for k, v in law.labels.items()))
     for warning in found.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
     return 0
