@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from etastar.data import Dataset
-from etastar.networks import MLP
-from etastar.training.engine import Engine, train_all
-from etastar.training.trial import Criterion, Recipe, Trial
+from etastar.engines.stack import Engine, train_all
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Criterion, Recipe, Trial
 
 BATCH, SAMPLES, CLASSES, STEPS = 128, 20_000, 10, 192
 

@@ -1,7 +1,7 @@
 """Models, data, optimizers and a plain training loop for `finders.py`.
 
 Nothing here is etastar's but the files of the data sets: models are drawn with `torch.manual_seed`,
-batches come in the order that `etastar.training.order` documents, written out again.
+batches come in the order that `etastar.problem.order` documents, written out again.
 """
 
 from __future__ import annotations

@@ -25,9 +25,9 @@ import torch
 from engine import machine, settings_of, synthetic
 
 import etastar
-from etastar.networks import MLP
-from etastar.training.engine import Engine, train_all
-from etastar.training.trial import Criterion, Recipe, Trial
+from etastar.engines.stack import Engine, train_all
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Criterion, Recipe, Trial
 
 STEPS = 100
 

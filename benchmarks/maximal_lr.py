@@ -31,7 +31,7 @@ from engine import settings_of
 from torch import nn
 
 import etastar
-from etastar.training.order import DataOrder
+from etastar.problem.order import DataOrder
 
 START, END, RESOLUTION, SEEDS = 1e-5, 10.0, 0.05, 3
 

@@ -21,11 +21,11 @@ from engine import machine, settings_of
 
 from etastar.api import Progress, measure
 from etastar.data import Dataset, load
-from etastar.networks import MLP
+from etastar.engines.reference import train_one
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Trial
 from etastar.search import Bisection, Lattice
 from etastar.settings import Settings
-from etastar.training.reference import train_one
-from etastar.training.trial import Trial
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import sys
 
 from engine import machine, synthetic
 
-from etastar.networks import MLP
-from etastar.training.engine import Engine, train_all
-from etastar.training.trial import Criterion, Recipe, Trial
+from etastar.engines.stack import Engine, train_all
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Criterion, Recipe, Trial
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from etastar.errors import ConfigError
 from etastar.scaling import fit_power_law
 from etastar.scaling.estimates import estimate_cells
-from etastar.study.laws import cell_table
+from etastar.study.cell_rows import cell_table
 from etastar.study.specification import Study
 from etastar.study.store import Store
 

@@ -21,7 +21,7 @@ def measure_widths() -> None:
     """
     from etastar.curvature import stack_sharpness
     from etastar.data import load
-    from etastar.networks import MLP
+    from etastar.problem.networks import MLP
 
     data = load("cifar10", train_size=500)
     x = data.x_train.flatten(1)

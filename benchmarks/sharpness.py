@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from etastar.curvature import stack_sharpness
 from etastar.data import load
-from etastar.networks import MLP
+from etastar.problem.networks import MLP
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -216,7 +216,7 @@ def processor() -> str:
 
 def losses(classes: int) -> dict[str, nn.Module]:
     class HalfSquare(nn.MSELoss):
-        """Half the sum over outputs, mean over samples, as in `etastar.training.losses`."""
+        """Half the sum over outputs, mean over samples, as in `etastar.problem.losses`."""
 
         def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
             targets = nn.functional.one_hot(labels, classes).to(outputs)

@@ -28,10 +28,10 @@ from measure import sequential, stacked
 from torch import nn
 
 from etastar.data import Dataset, load
-from etastar.networks import MLP
+from etastar.engines.reference import batches, train_one
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
-from etastar.training.reference import batches, train_one
-from etastar.training.trial import Recipe, Trial
 
 COARSE, FINE = 1.6, 1.05
 START, END = 1e-3, 10.0

@@ -13,9 +13,10 @@ import json
 
 import numpy as np
 
-from etastar.curvature import sharpness_bounds, stack_sharpness
+from etastar.curvature import stack_sharpness
 from etastar.data import load
-from etastar.networks import MLP
+from etastar.problem.networks import MLP
+from etastar.theory import sharpness_bounds
 
 CELLS = [(64, 4, 500), (64, 4, 300), (64, 2, 300), (16, 1, 300), (128, 8, 300)]
 """Width, depth, samples."""

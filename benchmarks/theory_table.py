@@ -31,11 +31,12 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from etastar.curvature import sharpness_bounds, stack_sharpness
-from etastar.curvature.fluctuations import fluctuations_of
+from etastar.curvature import stack_sharpness
 from etastar.curvature.stack_products import make_products
 from etastar.data import load
-from etastar.networks import MLP
+from etastar.problem.networks import MLP
+from etastar.theory import sharpness_bounds
+from etastar.theory.fluctuations import fluctuations_of
 
 FIRST = [(n, depth) for n in (64, 128, 256, 512) for depth in (1, 2, 4, 8) if n >= 16 * depth]
 CELLS = (

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import torch
 
-from etastar.networks.base import Network
+from etastar.problem.networks.base import Network
 
 Params: TypeAlias = list[torch.Tensor]
 

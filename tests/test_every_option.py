@@ -19,7 +19,7 @@ from torch import nn
 
 import etastar
 from etastar.cli import main
-from etastar.initial import measure_sharpness
+from etastar.lambda1 import measure_sharpness
 from etastar.settings import Settings
 
 repeatable = settings(
@@ -192,7 +192,7 @@ MAXIMAL_LR: dict[str, st.SearchStrategy[Any]] = {
 
 @repeatable
 @given(st.fixed_dictionaries(MAXIMAL_LR), st.sampled_from(["relu", "dropout", "factory"]))
-@pytest.mark.filterwarnings("ignore::etastar.modules.errors.NotBracketedWarning")
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
 def test_the_maximal_lr_with_any_options(options: dict[str, Any], kind: str) -> None:
     if options["step_fn"] is not None and callable(options["metric"]):
         options["metric"] = lambda m, b: (m(b[0]).argmax(-1) == b[1]).float().mean()

@@ -13,7 +13,7 @@ import torch
 
 import etastar
 from etastar.curvature import stack_sharpness
-from etastar.networks.base import Network
+from etastar.problem.networks.base import Network
 from linear_networks import LinearModel, LinearNetwork
 
 RESOLUTION = 0.03

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import etastar
+from etastar.engines.reference import train_one
 from etastar.errors import ConfigError
+from etastar.problem.trial import Trial
 from etastar.search import Lattice
-from etastar.training.reference import train_one
-from etastar.training.trial import Trial
 
 SMALL = {"width": 32, "depth": 2, "seeds": 3, "resolution": 0.2}
 

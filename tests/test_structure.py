@@ -23,23 +23,26 @@ SOURCE = Path(etastar.__file__).parent
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 ORDER = [
     "errors",
+    "checking",
+    "machine",
     "data",
-    "networks",
-    "training",
+    "problem",
+    "engines",
     "search",
     "curvature",
+    "theory",
     "scaling",
     "modules",
     "settings",
-    "measurement",
+    "result",
     "api",
-    "initial",
+    "lambda1",
     "study",
     "report",
     "cli",
 ]
 """The rooms and root modules along the data flow; each may import what stands before it."""
-FORWARD = {("measurement", "report")}
+FORWARD = {("result", "report")}
 """`Measurement.plot` draws itself."""
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE]
 FILES += [SOURCE / f"{name}.py" for name in ORDER if (SOURCE / f"{name}.py").is_file()]

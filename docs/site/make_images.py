@@ -23,9 +23,9 @@ import etastar
 from etastar.report.style import COLOURS, MARKERS, STYLE
 from etastar.search import Lattice
 from etastar.settings import Settings
-from etastar.training.engine import Engine, train_all
-from etastar.training.reference import accuracy_of, train_one
-from etastar.training.trial import Recipe, Trial
+from etastar.engines.stack import Engine, train_all
+from etastar.engines.reference import accuracy_of, train_one
+from etastar.problem.trial import Recipe, Trial
 
 IMAGES = Path(__file__).parents[1] / "images"
 NETWORK = etastar.MLP(width=64, depth=4)

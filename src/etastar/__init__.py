@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from etastar.errors import ConfigError as ConfigError
     from etastar.errors import DataError as DataError
     from etastar.errors import EtaStarError as EtaStarError
-    from etastar.measurement import Measurement as Measurement
+    from etastar.errors import ModelError as ModelError
+    from etastar.errors import NotBracketedWarning as NotBracketedWarning
     from etastar.modules import MaximalLR as MaximalLR
-    from etastar.modules import ModelError as ModelError
-    from etastar.modules import NotBracketedWarning as NotBracketedWarning
     from etastar.modules import Warmup as Warmup
     from etastar.modules import maximal_lr as maximal_lr
     from etastar.modules import warmup as warmup
-    from etastar.networks import MLP as MLP
-    from etastar.networks import LayerNormMLP as LayerNormMLP
+    from etastar.problem.networks import MLP as MLP
+    from etastar.problem.networks import LayerNormMLP as LayerNormMLP
+    from etastar.result import Measurement as Measurement
 
 _HOME = {
     # measure
     "measure": "api",
-    "Measurement": "measurement",
+    "Measurement": "result",
     # a model of one's own
     "maximal_lr": "modules",
     "MaximalLR": "modules",
     "warmup": "modules",
     "Warmup": "modules",
     # what is measured
-    "MLP": "networks",
-    "LayerNormMLP": "networks",
+    "MLP": "problem.networks",
+    "LayerNormMLP": "problem.networks",
     "Dataset": "data",
     "load": "data",
     # sharpness
@@ -52,8 +52,8 @@ _HOME = {
     "EtaStarError": "errors",
     "ConfigError": "errors",
     "DataError": "errors",
-    "ModelError": "modules",
-    "NotBracketedWarning": "modules",
+    "ModelError": "errors",
+    "NotBracketedWarning": "errors",
 }
 """Public name → its module, imported on first use, so that `import etastar` is quick."""
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import torch
 
     from etastar.data import Dataset
-    from etastar.measurement import Measurement
-    from etastar.networks import Network
+    from etastar.engines.stack import Engine
+    from etastar.problem.networks import Network
+    from etastar.problem.trial import Recipe
+    from etastar.result import Measurement
     from etastar.search import SearchQueue
     from etastar.search.base import SeedResult
-    from etastar.training.engine import Engine
-    from etastar.training.trial import Recipe
 
 NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
 """Options that describe the network, and so cannot go with one that is given as an object."""
@@ -49,8 +49,8 @@ def measure(
     `etastar measure` runs.
 
     Args:
-        network: An architecture, e.g. `etastar.networks.MLP(width=128, depth=4)`. None builds one
-            from the network options (`width`, `depth`, `input_lr_ratio`, ...).
+        network: An architecture, e.g. `etastar.MLP(width=128, depth=4)`. None builds one from the
+            network options (`width`, `depth`, `input_lr_ratio`, ...).
         dataset: A data set, or the name of one in `etastar.data.DATASETS`.
         on_progress: Called after every trial; a download then shows its own progress, too.
         **options: Any field of `etastar.settings.Settings`: the command's options, underscored.
@@ -66,7 +66,7 @@ def measure(
         >>> found = measure(MLP(width=64, depth=2), "digits", seeds=3)  # doctest: +SKIP
         >>> found.eta_star.median  # doctest: +SKIP
     """
-    from etastar.training.machine import device_named
+    from etastar.machine import device_named
 
     settings = checked_settings(network, dataset, options)
     network = network or settings.network()
@@ -87,7 +87,7 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
         ConfigError: One of them is not, or an option is unknown or out of range.
     """
     from etastar.data import Dataset
-    from etastar.networks import Network
+    from etastar.problem.networks import Network
 
     if not isinstance(dataset, (str, Dataset)):
         raise ConfigError(
@@ -139,9 +139,9 @@ def _measure(
     on_progress: Callable[[Progress], None] | None,
 ) -> Measurement:
     """data, network, recipe → engine and searches → brackets → η*."""
-    from etastar.measurement import Cost, Measurement
+    from etastar.machine import environment
+    from etastar.result import Cost, Measurement
     from etastar.search.estimate import eta_star, success_curve
-    from etastar.training.machine import environment
 
     started = time.perf_counter()
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
@@ -187,8 +187,8 @@ def prepare(
     """The engine that will train, and the searches that will say what; nothing has run yet."""
     import torch
 
+    from etastar.engines.stack import Engine
     from etastar.search import STRATEGIES, Lattice, SearchQueue
-    from etastar.training.engine import Engine
 
     dtype = getattr(torch, settings.dtype)
     engine = Engine(network, data, recipe, device=device, dtype=dtype, threads=settings.threads)

@@ -1,6 +1,6 @@
-"""What can go wrong before training starts. Messages say what, expected, got, and what to do.
+"""All that can go wrong. Messages say what is wrong, what was expected, and what to do.
 
-Divergence and spent budgets are not errors here; they are outcomes (`etastar.training`).
+Divergence and spent budgets are not errors; they are outcomes (`etastar.problem.trial`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,30 @@ class ConfigError(EtaStarError, ValueError):
 
 class DataError(EtaStarError):
     """A data file is missing, damaged or not what its name says."""
+
+
+class ModelError(ConfigError):
+    """The model, data, loss, optimizer or metric that was given cannot be measured as it is."""
+
+
+class CurvatureError(EtaStarError):
+    """A curvature cannot be computed: the loss is not finite, not deterministic, or not smooth."""
+
+
+class StoreError(EtaStarError):
+    """A store cannot be opened, read or written; what it holds was not touched."""
+
+
+class EmptyStoreError(StoreError):
+    """Nothing has been computed yet: there is no store, or only an empty file."""
+
+
+class ExecutorError(EtaStarError):
+    """An executor takes no more tasks, or has dropped some; what had ended is stored."""
+
+
+class NotBracketedWarning(UserWarning):
+    """No largest rate was found in the range searched; the result says which end is to blame."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -11,14 +11,14 @@ from pydantic_core import CoreSchema, core_schema
 
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
-from etastar.networks import NORMS, build
+from etastar.problem.losses import Loss
+from etastar.problem.networks import NORMS, build
+from etastar.problem.trial import Criterion, Recipe
 from etastar.search import STRATEGIES
-from etastar.training.losses import Loss
-from etastar.training.trial import Criterion, Recipe
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
-    from etastar.networks import Network
+    from etastar.problem.networks import Network
 
 
 @dataclass(frozen=True, eq=False)

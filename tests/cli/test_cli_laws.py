@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from etastar.cli.laws import fit_records, print_laws
+from etastar.cli.fit import fit_records, print_laws
 from etastar.scaling import CellTable
 
 

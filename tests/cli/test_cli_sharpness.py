@@ -17,7 +17,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 import etastar
-import etastar.initial
+import etastar.lambda1
 from etastar.cli import main
 from etastar.errors import ConfigError
 
@@ -138,7 +138,7 @@ def test_mean_and_proved_bounds_are_printed(capsys: pytest.CaptureFixture[str]) 
 def test_bounds_on_a_part_of_the_samples_say_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("etastar.initial.MOST_SAMPLES", 15)
+    monkeypatch.setattr("etastar.lambda1.MOST_SAMPLES", 15)
     options = [*SMALL, "--loss", "mse", "--samples", "40"]
     record = record_of(options, capsys)
     conventions: dict[str, object] = record["conventions"]  # type: ignore[assignment]
@@ -182,7 +182,7 @@ def test_progress_is_shown_on_a_terminal_and_in_the_message_of_an_interrupt(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[tuple[str, int]] = []
-    etastar.initial.measure_sharpness(
+    etastar.lambda1.measure_sharpness(
         width=5, depth=2, seeds=3, train_size=40, on_progress=lambda *now: stages.append(now)
     )
     assert stages[0] == ("λ1 (hessian), product 1", 0)
@@ -193,7 +193,7 @@ def test_progress_is_shown_on_a_terminal_and_in_the_message_of_an_interrupt(
     assert capsys.readouterr().err == ""  # no terminal, no bar
     monkeypatch.setenv("TERM", "xterm")  # a dumb terminal is shown no bar
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr("etastar.initial._bounds", lambda *_: interrupt())
+    monkeypatch.setattr("etastar.lambda1._bounds", lambda *_: interrupt())
     assert main(["sharpness", *SMALL]) == 130
     err = capsys.readouterr().err
     assert "seeds" in err.split("etastar:")[0]
@@ -213,9 +213,9 @@ def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) ->
 
 def test_what_is_no_network_or_data_set_is_refused() -> None:
     with pytest.raises(ConfigError, match="dataset must be the name of a data set"):
-        etastar.initial.measure_sharpness(dataset=3)  # type: ignore[arg-type]
+        etastar.lambda1.measure_sharpness(dataset=3)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="network must be an architecture"):
-        etastar.initial.measure_sharpness("mlp")  # type: ignore[arg-type]
+        etastar.lambda1.measure_sharpness("mlp")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

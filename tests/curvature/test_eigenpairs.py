@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etastar.curvature.eigenpairs import largest_eigenpairs
-from etastar.curvature.errors import CurvatureError
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, CurvatureError
 
 CLUSTERED = [5.0, 5.0, 5.0, 3.0, 3.0, *np.linspace(-0.5, 2.0, 195)]
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from etastar.curvature import CurvatureError, expected_gradient_norm
-from etastar.curvature.kernel import MAX_SAMPLES, kernel, layer_kernels
-from etastar.errors import ConfigError
-from etastar.networks import MLP, LayerNormMLP
+from etastar.errors import ConfigError, CurvatureError
+from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.theory import expected_gradient_norm
+from etastar.theory.kernel import MAX_SAMPLES, kernel, layer_kernels
 
 SIGMAS = 4.5
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from etastar.curvature import CurvatureError, sharpness
+from etastar.curvature import sharpness
 from etastar.curvature.eigenpairs import largest_eigenpairs
 from etastar.curvature.products import LossCurvature
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, CurvatureError
 
 SAMPLES = 12
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from etastar.curvature import batched as stack_module
 from etastar.curvature import sharpness, stack_sharpness
-from etastar.curvature import stack as stack_module
 from etastar.curvature.stack_inputs import fewer_inputs
 from etastar.curvature.stack_products import AutogradProducts, MLPProducts, SampleBlocks
 from etastar.errors import ConfigError
-from etastar.networks import MLP, LayerNormMLP
-from etastar.training.losses import stacked_loss
+from etastar.problem.losses import stacked_loss
+from etastar.problem.networks import MLP, LayerNormMLP
 
 INPUTS, OUTPUTS = 6, 3
 NETWORKS = {
@@ -284,7 +284,7 @@ def test_samples_that_do_not_fit_are_taken_in_blocks(monkeypatch):
     network, (x, labels) = NETWORKS["mlp"], data(60)
     params = drawn(network, 3)
     whole = stack_sharpness(network, params, x, labels, loss="cross-entropy", tol=1e-6)
-    monkeypatch.setattr("etastar.training.memory.free_bytes", lambda device: 20_000)
+    monkeypatch.setattr("etastar.machine.free_bytes", lambda device: 20_000)
     blocks = []
     prepare = MLPProducts._prepare
     monkeypatch.setattr(

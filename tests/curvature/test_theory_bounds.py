@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from etastar.curvature import CurvatureError, sharpness_bounds, stack_sharpness
-from etastar.curvature.kernel import kernel
-from etastar.curvature.moments import block_bound, block_second_moment, lower_bound, trace_bound
-from etastar.errors import ConfigError
-from etastar.networks import MLP, LayerNormMLP
+from etastar.curvature import stack_sharpness
+from etastar.errors import ConfigError, CurvatureError
+from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.theory import sharpness_bounds
+from etastar.theory.kernel import kernel
+from etastar.theory.moments import block_bound, block_second_moment, lower_bound, trace_bound
 
 SIGMAS = 4.5
 CASES = [

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-import etastar.curvature.softmax_law as softmax_module
-from etastar.curvature import sharpness_bounds, stack_sharpness
-from etastar.curvature.fluctuations import Fluctuations, _wishart_root, chains, fluctuations_of
-from etastar.curvature.kernel import kernel
-from etastar.curvature.softmax_law import softmax_law
+import etastar.theory.softmax_law as softmax_module
+from etastar.curvature import stack_sharpness
 from etastar.data import load
-from etastar.networks import MLP
+from etastar.problem.networks import MLP
+from etastar.theory import sharpness_bounds
+from etastar.theory.fluctuations import Fluctuations, _wishart_root, chains, fluctuations_of
+from etastar.theory.kernel import kernel
+from etastar.theory.softmax_law import softmax_law
 
 DRAWS = 96
 

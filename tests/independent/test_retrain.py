@@ -17,8 +17,8 @@ from retrain import __file__ as program
 
 import etastar
 from etastar.data import load as etastar_load
-from etastar.networks import build
-from etastar.training.order import DataOrder
+from etastar.problem.networks import build
+from etastar.problem.order import DataOrder
 
 SIZES = {"gaussians": (18000, 2000), "digits": (1438, 359), "mnist": (60000, 10000)}
 

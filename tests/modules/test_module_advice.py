@@ -66,7 +66,7 @@ def test_one_nan_sample_outside_the_first_batch_is_looked_for_in_the_data() -> N
 
 
 def first_epoch() -> torch.Tensor:
-    from etastar.training.order import DataOrder
+    from etastar.problem.order import DataOrder
 
     return DataOrder(len(Y)).permutation(0, 0)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from etastar.modules.engine_vmap import VmapStack, batchable_attention
 from module_zoo import MODELS, OPTIMIZERS, QUICK, data, drawn, mlp
 from torch import nn
 
 import etastar
 from etastar.modules.arguments import Arguments
 from etastar.modules.choice import choose
-from etastar.modules.engine_vmap import VmapStack, batchable_attention
 from etastar.modules.origin import Start
 from etastar.modules.task import Session, Task
-from etastar.training.trial import Trial
+from etastar.problem.trial import Trial
 
 
 def measured(model: Any, optimizer: Any, engine: str, **options: Any) -> etastar.MaximalLR:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from etastar.engines.reference import build_module
 from etastar.errors import ConfigError
-from etastar.networks import ARCHITECTURES, MLP, LayerNormMLP, build
-from etastar.training.reference import build_module
+from etastar.problem.networks import ARCHITECTURES, MLP, LayerNormMLP, build
 
 NETWORKS = [
     MLP(width=7, depth=3),

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search import Lattice
 from etastar.search.base import bracket
 from etastar.study.measuring import _facts, load_data
 from etastar.study.results import LambdaResult, LrResult, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
-from etastar.training.trial import Outcome, Trial
 
 STUDY = """
 title = "Planted"

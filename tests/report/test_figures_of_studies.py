@@ -9,9 +9,9 @@ import pytest
 from matplotlib.colors import to_hex
 from planted_studies import plant, power_law
 
-from etastar.curvature.theory import sharpness_bounds
 from etastar.data import load
-from etastar.networks import MLP
+from etastar.problem.networks import MLP
+from etastar.problem.trial import Outcome
 from etastar.report.bounds import MOST as MOST_BOUNDS
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.collect import collect
@@ -23,7 +23,7 @@ from etastar.report.plots.success import KINDS, MOST, curves
 from etastar.scaling import residual_map
 from etastar.search.base import SeedResult
 from etastar.search.estimate import success_curve
-from etastar.training.trial import Outcome
+from etastar.theory.sharpness_bounds import sharpness_bounds
 
 PANELS = {
     "eta-law": ["cross-entropy", "mse"],

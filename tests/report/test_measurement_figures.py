@@ -7,12 +7,12 @@ import pytest
 from matplotlib.colors import to_hex
 
 from etastar.data import load
-from etastar.measurement import Cost, Measurement
+from etastar.problem.trial import Outcome, Trial
 from etastar.report.figures import COLOURS, save_measurement, success_figure, trials_figure
+from etastar.result import Cost, Measurement
 from etastar.search.base import bracket
 from etastar.search.estimate import eta_star, success_curve
 from etastar.settings import Settings
-from etastar.training.trial import Outcome, Trial
 
 
 @pytest.fixture

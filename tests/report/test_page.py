@@ -17,8 +17,8 @@ from planted_studies import plant, power_law
 from etastar.errors import ConfigError
 from etastar.report import rows, write_report
 from etastar.report.plots import FIGURES
+from etastar.study.export import SEED_COLUMNS
 from etastar.study.store import StoreWriter
-from etastar.study.tables import SEED_COLUMNS
 
 
 class Page(HTMLParser):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from etastar.problem.trial import Outcome
 from etastar.search import Lattice, SeedResult, Strategy
-from etastar.training.trial import Outcome
 
 TRAINED = Outcome("trained", 200, 0.95)
 DIVERGED = Outcome("diverged", 6)

@@ -7,8 +7,8 @@ import random
 import pytest
 from landscapes import DIVERGED, SHORT, TRAINED, lattice
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search import STRATEGIES, SearchQueue, SeedResult
-from etastar.training.trial import Outcome, Trial
 
 GRID = lattice(120)
 

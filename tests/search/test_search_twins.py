@@ -16,9 +16,9 @@ from landscapes import DIVERGED, OUTCOMES, SHORT, TRAINED, lattice, slow
 from scipy.stats import binomtest, logistic
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Outcome, Trial
 from etastar.search import Bisection, Lattice, SearchQueue, Section, SeedResult, Strategy, bracket
 from etastar.search.estimate import EtaStar, eta_star, safe_rate, success_curve
-from etastar.training.trial import Outcome, Trial
 
 Landscape = Callable[[int], Outcome]
 

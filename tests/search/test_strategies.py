@@ -21,8 +21,8 @@ from landscapes import (
 )
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Outcome
 from etastar.search import STRATEGIES, Bisection, Lattice, Section, bracket
-from etastar.training.trial import Outcome
 
 BOTH = sorted(STRATEGIES)
 

@@ -7,13 +7,13 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import Cell
 from etastar.study.measuring import Task
 from etastar.study.results import LambdaResult, LrResult, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter
-from etastar.training.trial import Outcome, Trial
 
 TINY_BASE = """
 [base]

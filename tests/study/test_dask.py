@@ -16,8 +16,7 @@ from killing_tasks import deadly
 from made_studies import TINY_CELLS, content, tiny
 
 import etastar
-from etastar.errors import ConfigError
-from etastar.study.errors import ExecutorError
+from etastar.errors import ConfigError, ExecutorError
 from etastar.study.executors import ExecutorOptions, make_executor
 from etastar.study.executors.dask_cluster import DaskExecutor
 from etastar.study.runner import Progress, run_study

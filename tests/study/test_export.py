@@ -11,9 +11,7 @@ import pytest
 from made_studies import fill
 
 from etastar.errors import ConfigError
-from etastar.study.specification import Study
-from etastar.study.store import Store, StoreWriter
-from etastar.study.tables import (
+from etastar.study.export import (
     FORMATS,
     SEED_COLUMNS,
     TRIAL_COLUMNS,
@@ -23,6 +21,8 @@ from etastar.study.tables import (
     seed_rows,
     trial_columns,
 )
+from etastar.study.specification import Study
+from etastar.study.store import Store, StoreWriter
 
 STUDY = Study.from_text(
     "sharpness = true\n[grid]\nwidth = [8, 16]\ndepth = [1, 2]\nseeds = 3\ninput_lr_ratio = 0.1"

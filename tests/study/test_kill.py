@@ -28,7 +28,7 @@ import torch
 from etastar.study import measuring, store
 from etastar.study.runner import run_study
 from etastar.study.specification import Study
-import etastar.curvature, etastar.training.engine, etastar.search
+import etastar.curvature, etastar.engines.stack, etastar.search
 
 def tell(progress):
     os.write(1, b"." if not progress.latest else b"!")

@@ -15,11 +15,11 @@ import pytest
 from made_studies import RESOLVED
 
 from etastar.scaling import CellTable, fit_power_law
-from etastar.study.laws import labels_of
+from etastar.study.cell_rows import labels_of
+from etastar.study.export import seed_columns, seed_rows, trial_columns
 from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
-from etastar.study.tables import seed_columns, seed_rows, trial_columns
 
 SEEDS, TRIALS = 100, 10
 SECONDS = 10.0

@@ -10,11 +10,11 @@ import torch
 from made_studies import lr_task
 
 import etastar
+from etastar.problem.trial import Outcome, Trial
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings
 from etastar.study.measuring import Task, run_task
 from etastar.study.results import LambdaResult, LrResult
-from etastar.training.trial import Outcome, Trial
 
 SMALL = {
     "width": 16,

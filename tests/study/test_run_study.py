@@ -15,15 +15,14 @@ import pytest
 from made_studies import TINY, TINY_CELLS, content, tiny
 
 import etastar
-from etastar.errors import ConfigError, DataError
-from etastar.study.errors import StoreError
+from etastar.errors import ConfigError, DataError, StoreError
+from etastar.problem.trial import Outcome, Trial
 from etastar.study.executors import EXECUTORS, ExecutorOptions, InProcess, make_executor
+from etastar.study.export import seed_rows
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State
 from etastar.study.runner import ATTEMPTS, Progress, run_study
 from etastar.study.store import Store
-from etastar.study.tables import seed_rows
-from etastar.training.trial import Outcome, Trial
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 from made_studies import content, fill, made_lr, made_sharpness
 
-from etastar.errors import ConfigError
-from etastar.study.errors import StoreError
+from etastar.errors import ConfigError, StoreError
+from etastar.problem.trial import Outcome, Trial
+from etastar.study.export import seed_columns, seed_rows, trial_columns
 from etastar.study.filesystem import file_system
 from etastar.study.plan import State
 from etastar.study.runner import run_study
 from etastar.study.schema import APPLICATION_ID, SCHEMA_VERSION
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
-from etastar.study.tables import seed_columns, seed_rows, trial_columns
-from etastar.training.trial import Outcome, Trial
 
 STUDY = Study.from_text(
     "sharpness = true\n[grid]\nwidth = [8, 16, 32]\ndepth = [1, 2]\nseeds = 4\nloss = 'mse'"

@@ -21,7 +21,7 @@ from made_studies import made_lr
 from etastar.errors import EtaStarError
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter
-from etastar.training.trial import Outcome, Trial
+from etastar.problem.trial import Outcome, Trial
 
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

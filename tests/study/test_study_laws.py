@@ -10,7 +10,7 @@ from made_studies import fill
 
 from etastar.errors import ConfigError
 from etastar.scaling import fit_power_law
-from etastar.study.laws import ALWAYS, cell_table, labels_of
+from etastar.study.cell_rows import ALWAYS, cell_table, labels_of
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
 

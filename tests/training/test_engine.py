@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import clouds
 
-from etastar.networks import MLP, LayerNormMLP
-from etastar.training.engine import Engine, train_all
-from etastar.training.evaluation import LazyAccuracy, silent_everywhere
-from etastar.training.memory import MAX_REPLICAS, free_bytes, replicas_that_fit
-from etastar.training.order import DataOrder
-from etastar.training.reference import accuracy_of, build_module, train_one
-from etastar.training.trial import Criterion, Outcome, Recipe, Trial
+from etastar.engines.evaluation import LazyAccuracy, silent_everywhere
+from etastar.engines.reference import accuracy_of, build_module, train_one
+from etastar.engines.stack import Engine, train_all
+from etastar.machine import MAX_REPLICAS, free_bytes, replicas_that_fit
+from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.problem.order import DataOrder
+from etastar.problem.trial import Criterion, Outcome, Recipe, Trial
 
 DATA = clouds()
 NETWORK = MLP(width=12, depth=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from etastar.training.evaluation import CHUNK, LazyAccuracy
+from etastar.engines.evaluation import CHUNK, LazyAccuracy
 
 SAMPLES = 2 * CHUNK + 200
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from made_data import clouds
 
-from etastar.networks import MLP, LayerNormMLP
-from etastar.training.backprop import WRITTEN_OUT, AutogradStep, make_step
-from etastar.training.losses import LOSSES, output_gradient, stacked_loss
-from etastar.training.reference import train_one
-from etastar.training.stack import Stack
-from etastar.training.trial import Criterion, Recipe, Trial
+from etastar.engines.backprop import WRITTEN_OUT, AutogradStep, make_step
+from etastar.engines.reference import train_one
+from etastar.engines.replicas import Stack
+from etastar.problem.losses import LOSSES, output_gradient, stacked_loss
+from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.problem.trial import Criterion, Recipe, Trial
 
 KINDS = [MLP, LayerNormMLP]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from etastar.cli import INTERRUPTED, own_model
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output, progress_bar, write_text
-from etastar.measurement import number
+from etastar.result import number
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from etastar.api import Progress
-    from etastar.measurement import Measurement
+    from etastar.result import Measurement
     from etastar.search.base import SeedResult
 
 GROUPS = {

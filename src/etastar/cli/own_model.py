@@ -14,8 +14,8 @@ from etastar.cli.output import check_figure, check_output, write_text
 from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
 from etastar.errors import ConfigError
-from etastar.measurement import number
-from etastar.training.losses import Loss
+from etastar.problem.losses import Loss
+from etastar.result import number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -175,8 +175,9 @@ def _measure(options: OwnModelOptions) -> MaximalLR:
 
     import torch
 
-    from etastar.modules import NotBracketedWarning, maximal_lr
-    from etastar.training.machine import use_threads
+    from etastar.errors import NotBracketedWarning
+    from etastar.machine import use_threads
+    from etastar.modules import maximal_lr
 
     threshold = options.threshold
     if threshold is None:

@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     )
     check_output(options.json_file)
     from etastar.scaling import fit_laws
-    from etastar.study.laws import cell_table
+    from etastar.study.cell_rows import cell_table
     from etastar.study.specification import Study
     from etastar.study.store import Store
 

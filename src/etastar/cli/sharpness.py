@@ -12,15 +12,15 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_text
-from etastar.initial import MOST_SAMPLES
-from etastar.measurement import number
+from etastar.lambda1 import MOST_SAMPLES
+from etastar.result import number
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from etastar.initial import Sharpness
+    from etastar.lambda1 import Sharpness
 
 LETTERS = {"hessian": "H", "gauss-newton": "G"}
 """The matrices, as docs/theory.md writes them."""
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     check_output(options.json_file)
     from rich.console import Console
 
-    from etastar.initial import measure_sharpness
+    from etastar.lambda1 import measure_sharpness
 
     console = Console(stderr=options.json_file == "-", highlight=False)
     given = options.model_dump(exclude={"json_file"})

@@ -232,8 +232,8 @@ def _status(options: StatusOptions) -> int:
 
 
 def _fit(options: FitOptions) -> int:
-    from etastar.cli.laws import fit_records, print_laws
-    from etastar.study.laws import cell_table
+    from etastar.cli.fit import fit_records, print_laws
+    from etastar.study.cell_rows import cell_table
     from etastar.study.store import Store
 
     check_output(options.json_file)
@@ -263,8 +263,8 @@ def _report(options: ReportOptions) -> int:
 
 
 def _export(options: ExportOptions) -> int:
+    from etastar.study.export import export
     from etastar.study.store import Store
-    from etastar.study.tables import export
 
     study, path = options.opened()
     kinds = {"format": options.format, "table": options.table}

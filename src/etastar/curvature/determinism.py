@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etastar.curvature.errors import CurvatureError
+from etastar.errors import CurvatureError
 
 if TYPE_CHECKING:
     from types import FrameType

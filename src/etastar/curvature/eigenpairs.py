@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from etastar.curvature.checks import check_solver, is_whole
-from etastar.curvature.errors import CurvatureError
+from etastar.checking import check_solver, is_whole
 from etastar.curvature.lanczos import KrylovSpaces, rounding_level
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, CurvatureError
 
 if TYPE_CHECKING:
     import torch

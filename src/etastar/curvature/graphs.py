@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from etastar.curvature.errors import CurvatureError
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, CurvatureError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.curvature.batched import VECTORS, stack_sharpness
 from etastar.curvature.graphs import Kind
-from etastar.curvature.stack import VECTORS, stack_sharpness
 from etastar.curvature.stack_result import StackSharpness
 
 if TYPE_CHECKING:
     import torch
 
     from etastar.data import Dataset
-    from etastar.networks import Network
-    from etastar.networks.base import Params
-    from etastar.training.losses import Loss
+    from etastar.problem.losses import Loss
+    from etastar.problem.networks import Network
+    from etastar.problem.networks.base import Params
 
 DRAWS = 10_000
 """Bootstrap resamples of the median."""
@@ -139,7 +139,7 @@ def _groups(
     Raises:
         ConfigError: Those of one network do not.
     """
-    from etastar.training.memory import SHARE, check_fits, free_bytes
+    from etastar.machine import SHARE, check_fits, free_bytes
 
     needed = network.parameter_count(data.inputs, data.classes) * dtype.itemsize
     # beside the weights, the Lanczos basis of one replica is the least that is held

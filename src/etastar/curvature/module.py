@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etastar.curvature.checks import check_solver
+from etastar.checking import check_solver
 from etastar.curvature.determinism import check_deterministic
 from etastar.curvature.eigenpairs import largest_eigenpairs
 from etastar.curvature.graphs import Kind

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from etastar.curvature.checks import check_whole, is_ratio
+from etastar.checking import check_whole, is_ratio
 from etastar.curvature.graphs import (
     KINDS,
     GaussNewtonGraph,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etastar.curvature.checks import check_solver, check_whole, is_ratio
+from etastar.checking import check_solver, check_whole, is_ratio
 from etastar.curvature.graphs import KINDS, Kind
 from etastar.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etastar.networks import Network
-    from etastar.networks.base import Params
-    from etastar.training.losses import Loss
+    from etastar.problem.losses import Loss
+    from etastar.problem.networks import Network
+    from etastar.problem.networks.base import Params
 
 
 WORTHWHILE = 0.95
@@ -38,7 +38,7 @@ def fewer_inputs(network: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     import torch
 
-    from etastar.networks import MLP, LayerNormMLP
+    from etastar.problem.networks import MLP, LayerNormMLP
 
     if type(network) not in (MLP, LayerNormMLP) or not bool(x.isfinite().all()):
         return x, None
@@ -73,7 +73,7 @@ def check_stack(
     Raises:
         ConfigError: They do not, or one is out of range.
     """
-    from etastar.training.losses import LOSSES
+    from etastar.problem.losses import LOSSES
 
     if kind not in KINDS:
         raise unknown_name("kind of curvature", str(kind), KINDS)

@@ -21,14 +21,14 @@ from etastar.curvature.graphs import (
     Kind,
     twice_differentiable,
 )
-from etastar.networks import MLP, Network
-from etastar.training.losses import stacked_loss
+from etastar.problem.losses import stacked_loss
+from etastar.problem.networks import MLP, Network
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from etastar.networks.base import Params
-    from etastar.training.losses import Loss
+    from etastar.problem.losses import Loss
+    from etastar.problem.networks.base import Params
 
 
 class Workspace:

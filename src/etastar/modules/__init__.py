@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from etastar.modules.errors import ModelError, NotBracketedWarning
+from etastar.errors import ModelError, NotBracketedWarning
 from etastar.modules.maximal import maximal_lr
 from etastar.modules.result import MaximalLR
 from etastar.modules.warm_up import warmup

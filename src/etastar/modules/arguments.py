@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.errors import ConfigError, unknown_name
-from etastar.modules.errors import ModelError
+from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.modules.objective import name_of
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Training data in any form, as endless streams of batches: one per seed, the same every time.
 
-Tensors are cut into batches here, in the order of `etastar.training.order`. Data sets and loaders
+Tensors are cut into batches here, in the order of `etastar.problem.order`. Data sets and loaders
 are read epoch by epoch, each epoch with its own random streams; what was read is kept while it fits
 into a share of the free memory, and read again otherwise. An iterator, which can be read only once,
 is kept whole. A model may do what it likes to a batch, so nothing that belongs to the user or is
@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from etastar.errors import EtaStarError
-from etastar.modules.errors import ModelError
+from etastar.errors import EtaStarError, ModelError
 from etastar.modules.nested import copied, equal, nbytes
 from etastar.modules.preserve import generators_of, seed_generator, untouched
 from etastar.modules.streams import Stream, exclusive, mixed
@@ -79,7 +78,7 @@ class TensorBatches(Batches):
         """The samples of batch after batch, int64 `[B]` each."""
         import torch
 
-        from etastar.training.order import DataOrder
+        from etastar.problem.order import DataOrder
 
         order = DataOrder(self.samples)
         whole = torch.arange(self.samples)
@@ -132,7 +131,7 @@ class LoaderBatches(Batches):
     def __init__(self, loader: Iterable[Any], what: str) -> None:
         import torch
 
-        from etastar.training.memory import free_bytes
+        from etastar.machine import free_bytes
 
         if isinstance(loader, torch.utils.data.DataLoader):
             loader = copy.copy(loader)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from etastar.modules.errors import ModelError
+from etastar.errors import ModelError
 from etastar.modules.nested import shape_of, to_device
 from etastar.modules.origin import Start
 from etastar.modules.streams import Stream

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.modules.errors import ModelError
+from etastar.errors import ModelError
 from etastar.modules.nested import to_device
 from etastar.modules.objective import call, pair
 

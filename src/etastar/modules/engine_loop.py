@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from etastar.modules.origin import Start
 from etastar.modules.task import Run, Task, run_trial
+from etastar.problem.trial import Outcome, Trial
 from etastar.search import SearchQueue
-from etastar.training.trial import Outcome, Trial
 
 
 class LoopEngine:

@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from etastar.data import Dataset
+from etastar.engines.replicas import Stack
+from etastar.engines.stack import Engine
 from etastar.modules.batches import TensorBatches
 from etastar.modules.objective import Objective
 from etastar.modules.origin import Start
 from etastar.modules.task import Run, Task
-from etastar.networks import MLP
-from etastar.training.engine import Engine
-from etastar.training.order import DataOrder
-from etastar.training.stack import Stack
-from etastar.training.trial import Criterion, Outcome, Recipe, Trial
+from etastar.problem.networks import MLP
+from etastar.problem.order import DataOrder
+from etastar.problem.trial import Criterion, Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
-    from etastar.networks.base import Params
+    from etastar.problem.networks.base import Params
 
 
 class MappedOrder(DataOrder):

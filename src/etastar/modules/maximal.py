@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from etastar.errors import NotBracketedWarning
+from etastar.machine import versions
 from etastar.modules.arguments import Arguments
 from etastar.modules.choice import Choice, EngineName, choose
-from etastar.modules.errors import NotBracketedWarning
 from etastar.modules.preserve import untouched
 from etastar.modules.result import MaximalLR, TrialRecord, middle_bracket, spread_of
+from etastar.problem.trial import Trial
 from etastar.search import Lattice, SearchQueue, Section
 from etastar.search.estimate import eta_star
-from etastar.training.machine import versions
-from etastar.training.trial import Trial
 
 if TYPE_CHECKING:
     from torch import nn

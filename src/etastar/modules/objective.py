@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.modules.errors import ModelError
+from etastar.errors import ModelError
 from etastar.modules.nested import samples_in, shape_of, to_device
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from etastar.errors import ModelError
 from etastar.modules import hooks
-from etastar.modules.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
-from etastar.errors import ConfigError, EtaStarError
-from etastar.modules.errors import ModelError
+from etastar.errors import ConfigError, EtaStarError, ModelError
 from etastar.modules.hooks import lost_by_copying
 from etastar.modules.streams import Stream
 
@@ -188,7 +187,7 @@ class Origin:
     def _find_device(self) -> torch.device:
         import torch
 
-        from etastar.training.machine import device_named
+        from etastar.machine import device_named
 
         if self._device is not None:
             try:

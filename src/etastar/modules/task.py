@@ -8,15 +8,15 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from etastar.errors import ModelError
 from etastar.modules.batches import Batches
 from etastar.modules.collapse import Watch
-from etastar.modules.errors import ModelError
 from etastar.modules.nested import to_device
 from etastar.modules.objective import Objective
 from etastar.modules.optimizers import OptimizerFactory, needs_closure
 from etastar.modules.origin import Origin, Start
 from etastar.modules.streams import Stream
-from etastar.training.trial import UNSTABLE, Outcome
+from etastar.problem.trial import UNSTABLE, Outcome
 
 if TYPE_CHECKING:
     from torch import nn

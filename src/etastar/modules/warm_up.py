@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.modules import checks
 from etastar.modules.arguments import Arguments, is_number
 from etastar.modules.choice import choose
-from etastar.modules.errors import NotBracketedWarning
 from etastar.modules.maximal import maximal_lr, run_searches
 from etastar.modules.origin import Origin, Start
 from etastar.modules.preserve import untouched

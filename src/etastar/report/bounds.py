@@ -15,7 +15,7 @@ from etastar.study.cell import Cell
 from etastar.study.measuring import load_data
 
 if TYPE_CHECKING:
-    from etastar.curvature.theory import SharpnessBounds
+    from etastar.theory.sharpness_bounds import SharpnessBounds
 
 MOST = 12
 """Networks of a family that bounds are computed for: they take up to a few seconds each."""
@@ -104,7 +104,7 @@ def _spread(group: Group, known: Mapping[str, object], most: int) -> Sequence[Ce
 
 
 def _bounds(cell: Cell, samples: int) -> SharpnessBounds:
-    from etastar.curvature.theory import sharpness_bounds
+    from etastar.theory.sharpness_bounds import sharpness_bounds
 
     settings = cell.settings
     data = load_data(settings)

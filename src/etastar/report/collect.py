@@ -12,11 +12,11 @@ import numpy as np
 from etastar.report.evidence import Evidence, Family, Group
 from etastar.settings import DEFAULTS
 from etastar.study.cell import NOT_IDENTITY, Cell
-from etastar.study.laws import OF_THE_SEARCH
+from etastar.study.cell_rows import OF_THE_SEARCH
+from etastar.study.export import Columns, seed_columns, trial_columns
 from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store
-from etastar.study.tables import Columns, seed_columns, trial_columns
 
 _OWN = {"width", "depth", "input_lr_ratio", "loss"}
 

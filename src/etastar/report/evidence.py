@@ -34,8 +34,8 @@ from etastar.scaling import (
     fit_power_law,
 )
 from etastar.study.cell import Cell
+from etastar.study.export import Columns
 from etastar.study.specification import Study
-from etastar.study.tables import Columns
 
 N_BOOT = 1000
 """Bootstrap replicates of the exponents that are quoted."""

@@ -11,7 +11,7 @@ from etastar.report.style import COLOURS, MARKERS, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from etastar.measurement import Measurement
+    from etastar.result import Measurement
 
 
 def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:

@@ -16,11 +16,11 @@ from etastar.report.criterion import criterion_text
 from etastar.report.draw_matplotlib import save_charts
 from etastar.report.draw_plotly import interactive, require_plotly
 from etastar.report.evidence import Evidence, Family
+from etastar.report.page_tables import text
 from etastar.report.plots import FIGURES, Drawing
 from etastar.report.rows import link
 from etastar.report.style import for_plain_text
 from etastar.report.summary import findings, opening
-from etastar.report.tables import text
 from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store

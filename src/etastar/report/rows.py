@@ -8,7 +8,7 @@ import html
 import io
 
 from etastar.report.style import count
-from etastar.study.tables import Columns, write_rows
+from etastar.study.export import Columns, write_rows
 
 MOST_PLAIN = 4_000_000
 """Characters beyond which a file is compressed: pandas reads it as it is."""

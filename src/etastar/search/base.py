@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from etastar.problem.trial import Outcome
 from etastar.search.lattice import Lattice
-from etastar.training.trial import Outcome
 
 Status: TypeAlias = Literal["bracketed", "all-trained", "none-trained"]
 

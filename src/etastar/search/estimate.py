@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from etastar.problem.trial import Outcome
 from etastar.search.base import SeedResult
-from etastar.training.trial import Outcome
 
 LEVEL = 0.95
 """Confidence level of every interval."""

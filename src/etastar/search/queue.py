@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import Strategy
-from etastar.training.trial import Outcome, Trial
 
 
 class SearchQueue:

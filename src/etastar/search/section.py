@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Outcome
 from etastar.search.base import Descent, Plan, Strategy
 from etastar.search.lattice import Lattice
-from etastar.training.trial import Outcome
 
 
 class Section(Strategy):

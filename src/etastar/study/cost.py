@@ -13,7 +13,7 @@ from etastar.study.cell import SharpnessSettings
 from etastar.study.measuring import load_data
 
 if TYPE_CHECKING:
-    from etastar.training.trial import Recipe
+    from etastar.problem.trial import Recipe
 
 # Measured on a two-core x86 machine. Only ratios between cells matter: times are corrected by what
 # finished tasks took, or by `calibrate`.
@@ -123,8 +123,8 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     """
     import torch
 
-    from etastar.training.engine import Engine, train_all
-    from etastar.training.trial import Trial
+    from etastar.engines.stack import Engine, train_all
+    from etastar.problem.trial import Trial
 
     data = load_data(settings)
     dtype = getattr(torch, settings.dtype)

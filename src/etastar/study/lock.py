@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from etastar.study.errors import StoreError
+from etastar.errors import StoreError
 
 POLL = 0.2
 """Seconds between looks at a lock that another process holds."""

@@ -14,7 +14,7 @@ from etastar.study.results import LambdaResult, LrResult, Results, SharpnessRow
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
-    from etastar.training.trial import Outcome, Trial
+    from etastar.problem.trial import Outcome, Trial
 
 OnOutcome: TypeAlias = Callable[["Trial", "Outcome"], None]
 
@@ -63,7 +63,7 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
     A test holds every bracket and trial to those of `etastar.measure`.
     """
     from etastar.api import prepare
-    from etastar.training.machine import environment
+    from etastar.machine import environment
 
     started = time.perf_counter()
     settings = task.settings
@@ -90,7 +90,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
     import torch
 
     from etastar.curvature.initialisations import initial_sharpness
-    from etastar.training.machine import environment, use_threads
+    from etastar.machine import environment, use_threads
 
     started = time.perf_counter()
     settings = task.settings

@@ -8,16 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, EmptyStoreError
 from etastar.study.cell import Cell
 from etastar.study.cost import Sizes, lr_seconds, sharpness_seconds
-from etastar.study.errors import EmptyStoreError
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
 if TYPE_CHECKING:
-    from etastar.training.trial import Recipe
+    from etastar.problem.trial import Recipe
 
 
 @dataclass(frozen=True)

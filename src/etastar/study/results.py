@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    from etastar.problem.trial import Outcome, Trial
     from etastar.search.base import SeedResult
-    from etastar.training.trial import Outcome, Trial
 
 
 class SharpnessRow(NamedTuple):

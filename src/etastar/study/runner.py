@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etastar.errors import ExecutorError, StoreError
 from etastar.study.cell import Cell, title_of
-from etastar.study.errors import ExecutorError, StoreError
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import Facts, Planned, State, identities, plan
@@ -22,7 +22,7 @@ from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
 
 if TYPE_CHECKING:
-    from etastar.training.trial import Outcome, Trial
+    from etastar.problem.trial import Outcome, Trial
 
 ATTEMPTS = 3
 """Failures after which a task is recorded with its error, and the study goes on without it."""
@@ -265,7 +265,7 @@ def _title(task: Task) -> str:
 
 def _check_devices(study: Study) -> None:
     """Refuse a device that this machine lacks before anything is computed."""
-    from etastar.training.machine import device_named
+    from etastar.machine import device_named
 
     for name in sorted({cell.settings.device for cell in study.cells}):
         device_named(name, instead="cpu")

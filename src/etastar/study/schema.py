@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from etastar.errors import EmptyStoreError, StoreError
 from etastar.study.cell import digest
-from etastar.study.errors import EmptyStoreError, StoreError
 from etastar.study.filesystem import is_network
 
 APPLICATION_ID = 0x45544153  # "ETAS": tells a store from other SQLite files

@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import TaskKind
 from etastar.study.lock import StoreLock
 from etastar.study.results import LambdaResult, LrResult, Results
 from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
-from etastar.training.trial import Outcome, Trial
 
 FLUSH_EVERY = 1.0
 """Seconds of trials that a sudden death may cost; committing each alone would slow short ones."""

@@ -15,7 +15,7 @@ from etastar.report.draw_plotly import interactive
 from etastar.report.evidence import Family, Group
 from etastar.report.style import SERIES, SHAPES, for_plain_text, number
 from etastar.scaling import Response
-from etastar.study.tables import Columns
+from etastar.study.export import Columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

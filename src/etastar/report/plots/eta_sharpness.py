@@ -10,7 +10,7 @@ import numpy as np
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, sentence, series
-from etastar.report.plots.sharpness import NOTHING
+from etastar.report.plots.lambda1_law import NOTHING
 from etastar.report.style import MUTED, count, fixed, interval, number
 from etastar.scaling import SlopeFit
 from etastar.scaling.slope import LEAST_POINTS

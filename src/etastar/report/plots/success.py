@@ -8,12 +8,12 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from etastar.problem.trial import OutcomeKind
 from etastar.report.chart import Chart, FloatArray, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, medians
 from etastar.report.style import count, number, ordered_colours, percent
-from etastar.study.tables import Columns
-from etastar.training.trial import OutcomeKind
+from etastar.study.export import Columns
 
 MOST = 6
 """Networks in a panel: more curves cannot be told apart."""

@@ -1,0 +1,307 @@
+"""A stack of replicas in mid-training: admit, take a round of steps, settle, drop.
+
+A *round* ends at the next checkpoint of any replica (an evaluation, the end of an epoch or of the
+budget) and after at most `check_every` steps. Nothing inside a round waits for the device: losses
+and flags are collected there and read once, when the round is settled.
+
+No replica sees another: each has its own weights, rate, order of data and step count, so outcomes
+do not depend on the size of the stack, on what trained beside it, or on when it was admitted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from etastar.engines.backprop import make_step
+from etastar.engines.evaluation import LazyAccuracy, silent_everywhere
+from etastar.problem.order import DataOrder
+from etastar.problem.trial import UNSTABLE, Outcome, Recipe, Trial
+
+if TYPE_CHECKING:
+    from etastar.data import Dataset
+    from etastar.problem.networks import Network
+    from etastar.problem.networks.base import Params
+
+KEPT_DRAWS = 8
+"""Initialisations kept by a stack: as many as there are seeds in a usual measurement."""
+
+CHECK_DEAD_AFTER = 4
+"""Steps in a row without a gradient in the input layer before a replica is checked for death."""
+
+
+class Stack:
+    """Replicas that train side by side, each on its own trial.
+
+    Args:
+        network: The architecture.
+        data: Data set, on the device and in the dtype of the training.
+        recipe: Loss, optimizer, batch size and criterion.
+        check_every: Most steps in a round.
+    """
+
+    def __init__(self, network: Network, data: Dataset, recipe: Recipe, check_every: int) -> None:
+        self.network, self.data, self.recipe = network, data, recipe
+        self.check_every = check_every
+        self.device, self.dtype = data.x_train.device, data.x_train.dtype
+        self.samples, self.inputs = data.x_train.shape
+        self.batch = batch_size(recipe, self.samples)
+        self._evaluation = LazyAccuracy(network, data.x_val, data.y_val)
+        self._step = make_step(network, recipe.loss, recipe.momentum)
+        self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
+        self._order = DataOrder(self.samples)
+        self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
+        self._drawn: dict[int, Params] = {}
+        self.trials: list[Trial] = []
+        self.steps: list[int] = []  # taken by each replica
+        self._accuracy: list[float | None] = []
+        self._silent_since: list[int | None] = []
+        self._found_alive: list[int] = []  # checks for death that found life
+        self._first_loss: list[float | None] = []
+        self._peak_loss: list[float] = []
+        self.params: Params = []
+        self.velocity: Params = []
+        self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
+
+    def advance(self) -> dict[int, Outcome]:
+        """Take a round of steps with every replica.
+
+        Returns:
+            Row → outcome of the replicas that this decided; they stay until dropped.
+        """
+        steps = self._steps_to_next_checkpoint()
+        losses, silent = self._round(steps)
+        return self._settle(losses, silent)
+
+    def admit(self, trials: list[Trial]) -> None:
+        """Put fresh replicas of these trials into the stack."""
+        drawn = [self._draw(trial.seed) for trial in trials]
+        fresh = [torch.cat(tensors) for tensors in zip(*drawn, strict=True)]
+        rates = torch.tensor([trial.lr for trial in trials], dtype=self.dtype, device=self.device)
+        if self.trials:
+            fresh = [torch.cat(pair) for pair in zip(self.params, fresh, strict=True)]
+            rates = torch.cat([self.lr, rates])
+        self.params, self.lr = fresh, rates
+        if self.recipe.momentum:
+            zeros = [torch.zeros_like(p) for p in self.params]
+            for new, old in zip(zeros, self.velocity, strict=False):
+                new[: old.shape[0]] = old
+            self.velocity = zeros
+        self.trials += trials
+        self.steps += [0] * len(trials)
+        self._accuracy += [None] * len(trials)
+        self._silent_since += [None] * len(trials)
+        self._found_alive += [0] * len(trials)
+        self._first_loss += [None] * len(trials)
+        self._peak_loss += [0.0] * len(trials)
+
+    def _draw(self, seed: int) -> Params:
+        """The initialisation of a seed, `[1, ...]` each; the latest few are kept.
+
+        A search trains the same seed at many rates, and most of them fail within a few steps: then
+        drawing the network would be the larger part of the work.
+        """
+        if seed not in self._drawn:
+            while len(self._drawn) >= KEPT_DRAWS:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[seed] = self.network.init(
+                [seed], self.inputs, self.data.classes, dtype=self.dtype, device=self.device
+            )
+            if self.recipe.from_step:
+                self._train_to_checkpoint(seed, self._drawn[seed])
+        return self._drawn[seed]
+
+    def _train_to_checkpoint(self, seed: int, params: Params) -> None:
+        """Take the steps that all trials of a seed have in common, in place."""
+        step = make_step(self.network, self.recipe.loss, self.recipe.momentum)
+        velocity = [torch.zeros_like(p) for p in params] if self.recipe.momentum else []
+        lr = torch.full((1,), self.recipe.from_lr or 0.0, dtype=self.dtype, device=self.device)
+        order = DataOrder(self.samples)
+        x, labels = self.data.x_train, self.data.y_train
+        per_epoch = self.samples // self.batch
+        for taken in range(self.recipe.from_step):
+            epoch, at = divmod(taken, per_epoch)
+            if self.batch == self.samples:
+                step(params, velocity, lr, x[None], labels[None])
+                continue
+            span = order.permutation(seed, epoch)[at * self.batch : (at + 1) * self.batch]
+            rows = span.to(self.device)
+            order.keep_only({(seed, epoch)})
+            step(params, velocity, lr, x[rows][None], labels[rows][None])
+
+    def drop(self, rows: list[int]) -> None:
+        """Remove replicas and close the gaps."""
+        if not rows:
+            return
+        gone = set(rows)
+        kept = [row for row in range(len(self.trials)) if row not in gone]
+        index = torch.tensor(kept, dtype=torch.int64, device=self.device)
+        self.params = [p[index] for p in self.params]
+        self.velocity = [v[index] for v in self.velocity]
+        self.lr = self.lr[index]
+        self.trials = [self.trials[row] for row in kept]
+        self.steps = [self.steps[row] for row in kept]
+        self._accuracy = [self._accuracy[row] for row in kept]
+        self._silent_since = [self._silent_since[row] for row in kept]
+        self._found_alive = [self._found_alive[row] for row in kept]
+        self._first_loss = [self._first_loss[row] for row in kept]
+        self._peak_loss = [self._peak_loss[row] for row in kept]
+
+    def _evaluates_at(self, step: int) -> bool:
+        criterion = self.recipe.criterion
+        if step == criterion.max_steps:
+            return True
+        return criterion.kind == "reach" and step % criterion.eval_every == 0
+
+    def _steps_to_next_checkpoint(self) -> int:
+        """Steps that every replica can take before one must be evaluated or needs a new order."""
+        criterion = self.recipe.criterion
+        nearest = self.check_every
+        per_epoch = self.samples // self.batch
+        for step in self.steps:
+            to_next_order = per_epoch - (self.recipe.from_step + step) % per_epoch
+            nearest = min(nearest, criterion.max_steps - step, to_next_order)
+            if criterion.kind == "reach":
+                nearest = min(nearest, criterion.eval_every - step % criterion.eval_every)
+        return nearest
+
+    def _rows(self, steps: int) -> torch.Tensor:
+        """The training samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
+        per_epoch = self.samples // self.batch
+        places = [divmod(self.recipe.from_step + step, per_epoch) for step in self.steps]
+        keys = [(t.seed, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
+        self._order.keep_only(set(keys))
+        spans = [
+            self._order.permutation(*key)[at * self.batch : (at + steps) * self.batch]
+            for key, (_, at) in zip(keys, places, strict=True)
+        ]
+        rows = torch.stack(spans).view(len(keys), steps, self.batch).transpose(0, 1)
+        return rows.contiguous().to(self.device, non_blocking=True)
+
+    def _round(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take `steps` steps with every replica: losses and silent flags, `[steps, R]` each."""
+        replicas = len(self.trials)
+        losses = torch.empty(steps, replicas, dtype=self.dtype, device=self.device)
+        silent = torch.empty(steps, replicas, dtype=torch.bool, device=self.device)
+        if self._batch_buffer.shape[0] != replicas:
+            whole = self.data.x_train.expand(replicas, -1, -1)
+            partial = (replicas, self.batch, self.inputs)
+            full = self.batch == self.samples
+            self._batch_buffer = whole if full else whole.new_empty(partial)
+        labels = self.data.y_train.expand(replicas, -1)
+        rows = None if self.batch == self.samples else self._rows(steps)
+        for step in range(steps):
+            if rows is not None:
+                labels = self._gather(rows[step])
+            losses[step], silent[step] = self._step(
+                self.params, self.velocity, self.lr, self._batch_buffer, labels
+            )
+        self.steps = [taken + steps for taken in self.steps]
+        return losses, silent
+
+    def _gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Put the samples `rows` `[R, B]` into the batch buffer; returns their labels `[R, B]`."""
+        flat = rows.view(-1)
+        inputs = self._batch_buffer.view(-1, self.inputs)
+        torch.index_select(self.data.x_train, 0, flat, out=inputs)
+        return self.data.y_train.index_select(0, flat).view(rows.shape)
+
+    def _settle(self, losses: torch.Tensor, silent: torch.Tensor) -> dict[int, Outcome]:
+        """Read the round from the device and decide what can be decided: row → outcome."""
+        decided: dict[int, Outcome] = {}
+        loss_rows, silent_rows = losses.double().T.tolist(), silent.T.tolist()
+        for row, (values, flags) in enumerate(zip(loss_rows, silent_rows, strict=True)):
+            taken = self.steps[row] - len(values)
+            for step, (value, is_silent) in enumerate(zip(values, flags, strict=True), taken + 1):
+                if not math.isfinite(value):
+                    decided[row] = Outcome("diverged", step, self._accuracy[row])
+                    break
+                self._record(row, step, value, is_silent)
+        self._evaluate([row for row in range(len(self.trials)) if row not in decided], decided)
+        self._bury(decided)
+        for row, step in enumerate(self.steps):
+            if row not in decided and step == self.recipe.criterion.max_steps:
+                calm = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
+                slow = calm and (self._accuracy[row] or 0.0) > self._constant
+                decided[row] = Outcome("short", step, self._accuracy[row], slow=slow)
+        return decided
+
+    def _record(self, row: int, step: int, loss: float, is_silent: bool) -> None:
+        """Keep what one step tells of a replica's health."""
+        if self._first_loss[row] is None:
+            self._first_loss[row] = loss
+        self._peak_loss[row] = max(self._peak_loss[row], loss)
+        if not is_silent:
+            self._silent_since[row] = None
+        elif self._silent_since[row] is None:
+            self._silent_since[row] = step
+
+    def _evaluate(self, rows: list[int], decided: dict[int, Outcome]) -> None:
+        """Evaluate the replicas whose step count asks for it."""
+        rows = [row for row in rows if self._evaluates_at(self.steps[row])]
+        if not rows:
+            return
+        threshold = self.recipe.criterion.threshold
+        params = [p[rows] for p in self.params]
+        finite = torch.stack([p.isfinite().flatten(1).all(1) for p in params]).all(0).tolist()
+        last = [self.steps[row] == self.recipe.criterion.max_steps for row in rows]
+        found = self._evaluation(params, threshold, in_full=last)
+        for row, accuracy, healthy in zip(rows, found, finite, strict=True):
+            if not healthy:
+                decided[row] = Outcome("diverged", self.steps[row], self._accuracy[row])
+            elif accuracy is not None:
+                self._accuracy[row] = accuracy
+                if accuracy >= threshold:
+                    decided[row] = Outcome("trained", self.steps[row], accuracy)
+
+    def _bury(self, decided: dict[int, Outcome]) -> None:
+        """Decide the replicas that are dead: those silent long enough, checked on all the data.
+
+        A network that a few samples still reach is silent most of the time without being dead, and
+        the check reads all the data; so each check that finds life doubles the silence needed for
+        the next. Where a run ends silent, its budget spent or its output layer diverged after all
+        below it had died, the check is always made: outcomes do not depend on when checks happen.
+        """
+        suspects = []
+        for row, since in enumerate(self._silent_since):
+            outcome = decided.get(row)
+            if since is None or (outcome and outcome.kind == "trained"):
+                continue
+            if outcome:
+                silence, needed = outcome.step - since, CHECK_DEAD_AFTER
+            elif self.steps[row] == self.recipe.criterion.max_steps:
+                silence = needed = 0
+            else:
+                silence = self.steps[row] - since
+                needed = self._patience + (CHECK_DEAD_AFTER << self._found_alive[row])
+            if silence >= needed:
+                suspects.append(row)
+        if not suspects:
+            return
+        params = [p[suspects] for p in self.params]
+        dead = silent_everywhere(self.network, params, self.data.x_train)
+        for row, is_dead in zip(suspects, dead, strict=True):
+            since = self._silent_since[row]
+            if is_dead and since is not None:
+                decided[row] = Outcome("dead", since, self._accuracy[row])
+            else:
+                self._found_alive[row] += 1
+
+    @property
+    def _patience(self) -> int:
+        """Steps of silence that momentum adds before a replica may be called dead.
+
+        None for plain SGD, where silence is absorbing. Momentum still moves the weights of a silent
+        replica; after this many steps what is left of it is below the rounding of float32.
+        """
+        momentum = self.recipe.momentum
+        return math.ceil(math.log(2**-24) / math.log(momentum)) if momentum else 0
+
+
+def batch_size(recipe: Recipe, samples: int) -> int:
+    """Samples per step: the recipe's, or all of them if it says so or there are no more."""
+    if recipe.batch_size == "full":
+        return samples
+    return min(recipe.batch_size, samples)

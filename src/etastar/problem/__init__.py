@@ -1,0 +1,1 @@
+"""Room 2: what is trained. Networks, losses, trials, and the order in which data come."""

@@ -1,0 +1,47 @@
+"""From a store to laws: which cells of a study belong to one law."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etastar.errors import ConfigError
+from etastar.study.export import seed_columns
+from etastar.study.specification import Study
+from etastar.study.store import Store
+
+if TYPE_CHECKING:
+    from etastar.scaling import CellTable
+
+ALWAYS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
+"""Labels of every law: what a reader must know, and what a form may need."""
+OF_THE_SEARCH = {"start_lr", "end_lr", "resolution", "strategy", "width", "depth"}
+"""Fields that say how η* was looked for, or that the law is in."""
+
+
+def labels_of(study: Study) -> list[str]:
+    """Fields that tell the laws of a study apart: those in `ALWAYS`, and all others it varies."""
+    varied = [name for name in study.varied if name not in OF_THE_SEARCH]
+    return list(dict.fromkeys([*ALWAYS, *varied]))
+
+
+def cell_table(study: Study, store: Store) -> CellTable:
+    """All measured cells of a study, ready to be fitted.
+
+    Raises:
+        ConfigError: Nothing has been measured yet.
+    """
+    from etastar.scaling import CellTable
+
+    columns = dict(seed_columns(study, store))
+    if not columns["seed"]:
+        raise ConfigError(
+            f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"
+        )
+    labels = labels_of(study)
+    for name in labels:
+        # an unset budget has no number: as a label it is a word
+        if any(value is None or isinstance(value, bool) for value in columns[name]):
+            columns[name] = [str(value) for value in columns[name]]
+    if all(value is None for value in columns["lambda1"]):
+        del columns["lambda1"]
+    return CellTable.from_columns(columns, group_by=labels)

@@ -1,0 +1,185 @@
+"""Bounds on λ1 at initialisation and its prediction from the data alone. Start here.
+
+`docs/theory.md` states and proves what the labels `proved` and `asymptotic` claim.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from etastar.curvature.graphs import KINDS
+from etastar.errors import ConfigError, unknown_name
+from etastar.machine import use_threads
+from etastar.problem.losses import LOSSES
+from etastar.theory.dense import eigvalsh
+from etastar.theory.fluctuations import fluctuations_of
+from etastar.theory.kernel import (
+    checked_inputs,
+    checked_mlp,
+    expected_gradient_norm,
+    kernel,
+    layer_kernels,
+)
+from etastar.theory.moments import block_bound, lower_bound, trace_bound
+from etastar.theory.mse_law import contrast_bound, mse_law
+from etastar.theory.softmax_law import softmax_law
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    from etastar.problem.networks import Network
+
+    _Array: TypeAlias = NDArray[np.float64]
+
+Label = Literal["proved", "asymptotic"]
+
+SAMPLES = 250
+"""Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""
+
+__all__ = [
+    "Label",
+    "SharpnessBounds",
+    "expected_gradient_norm",
+    "kernel",
+    "layer_kernels",
+    "sharpness_bounds",
+]
+
+
+@dataclass(frozen=True)
+class SharpnessBounds:
+    """What theory says of the λ1 of `D^½ H D^½` at initialisation, without drawing a network.
+
+    A bound labelled `proved` holds for the expectation over initialisations at the width and depth
+    asked for. One labelled `asymptotic` holds, for the same expectation and up to the error of
+    seeded draws (about 4 %), as the width grows.
+    """
+
+    lower: float
+    """The constant test vector (MSE), or a contrast of outputs (cross-entropy), at large width."""
+    lower_label: Label
+    lower_proved: float | None
+    """A lower bound at this very width; None where we have no proof."""
+    upper: float
+    """The least of the proved bound and the predicted mean of a norm that is above λ1.
+
+    The Schatten 3-norm for MSE, `(λ1·‖G‖_F²)^⅓` for cross-entropy.
+    """
+    upper_label: Label
+    upper_proved: float | None
+    """The tightest upper bound that is proved; None where we have no proof."""
+    upper_trace: float | None
+    """The proved bound through the trace, above `upper_proved`."""
+    kernel_prediction: float
+    """Predicted median λ1 over initialisations, with the correction for finite width."""
+    kernel_infinite_width: float
+    """The same without the correction. For MSE, λ1(K/m)."""
+
+
+@use_threads(1)
+def sharpness_bounds(
+    network: Network, x: Any, classes: int, *, loss: str, kind: str, seed: int = 0
+) -> SharpnessBounds:
+    """Bounds on λ1 at initialisation, and its prediction from the inputs alone.
+
+    Everything is of the preconditioned λ1 (the input layer at `network.input_lr_ratio`) of the loss
+    as `etastar.problem.losses` normalises it. All statements are about the Gauss-Newton matrix G;
+    for `kind="hessian"` they are the same numbers, none of them proved: the rest term H − G was
+    measured at 8–41 % of G in norm, raising λ1 by 0–27 % (`docs/theory.md`, §7).
+
+    Args:
+        network: A plain `MLP`.
+        x: Training inputs `[m, d]`, numpy or torch, at most
+            `kernel.MAX_SAMPLES` of them; λ1 does not depend on labels.
+        classes: Number of outputs C.
+        loss: `"mse"` or `"cross-entropy"`.
+        kind: `"hessian"` or `"gauss-newton"`.
+        seed: Of the draws of single units, C × C matrices and logits.
+
+    Returns:
+        Bounds with their labels, and predictions.
+
+    Raises:
+        ConfigError: An argument is out of range.
+        CurvatureError: The network is not a plain `MLP`.
+
+    Example:
+        >>> from etastar.problem.networks import MLP
+        >>> x = np.random.default_rng(0).normal(size=(50, 20))
+        >>> b = sharpness_bounds(MLP(width=64, depth=2), x, 10, loss="mse", kind="gauss-newton")
+        >>> b.lower < b.kernel_infinite_width < b.kernel_prediction < b.upper_proved
+        True
+    """
+    net, x = checked_mlp(network), checked_inputs(x)
+    _check(classes, loss, kind)
+    total = kernel(net, x)
+    top = _top(total / len(x))
+    fluctuations = fluctuations_of(net, x[_evenly(len(x))], seed)
+    mse = loss == "mse"
+    if mse:
+        law = mse_law(fluctuations, classes, seed)
+        lower, below, scale = float(total.mean()), lower_bound(net, x), 1.0
+    else:
+        law = softmax_law(net, x, fluctuations, top, classes, seed)
+        lower, below = contrast_bound(net, x, total, classes, seed), None
+        scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
+    trace = scale * trace_bound(net, x, classes)
+    block = min(trace, scale * _finite_block_bound(net, x, classes))
+    estimate = top * law.above
+    exact = kind == "gauss-newton"
+    return SharpnessBounds(
+        lower=lower,
+        lower_label="proved" if exact and mse and net.depth == 1 else "asymptotic",
+        lower_proved=below if exact else None,
+        upper=min(estimate, block),
+        upper_label="proved" if exact and block <= estimate else "asymptotic",
+        upper_proved=block if exact else None,
+        upper_trace=trace if exact else None,
+        kernel_prediction=top * law.median,
+        kernel_infinite_width=top * law.limit,
+    )
+
+
+def _check(classes: int, loss: str, kind: str) -> None:
+    """Refuse what does not fit, with the reason."""
+    if loss not in LOSSES:
+        raise unknown_name("loss", str(loss), LOSSES)
+    if kind not in KINDS:
+        raise unknown_name("kind of curvature", str(kind), KINDS)
+    least = 1 if loss == "mse" else 2
+    if classes < least:
+        raise ConfigError(
+            f"classes must be at least {least} for {loss}; got {classes}. It is the number of the "
+            "network's outputs."
+        )
+
+
+def _evenly(samples: int) -> NDArray[np.int_]:
+    """At most `SAMPLES` of the indices below `samples`, evenly spaced."""
+    return np.unique(np.linspace(0, samples - 1, min(samples, SAMPLES)).round().astype(int))
+
+
+def _finite_block_bound(net: Any, x: Any, classes: int) -> float:
+    """`block_bound`, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            bound = block_bound(net, x, classes)
+    except OverflowError:
+        return math.inf
+    return bound if math.isfinite(bound) else math.inf
+
+
+def _top(matrix: _Array) -> float:
+    """Largest eigenvalue of a symmetric matrix."""
+    if len(matrix) <= SAMPLES:
+        return float(eigvalsh(matrix)[-1])
+    from scipy.sparse.linalg import eigsh
+
+    start = np.ones(len(matrix))
+    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])

@@ -1,1 +1,0 @@
-"""Room 3: trains stacks of replicas and says how each trial ended."""
