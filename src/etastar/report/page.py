@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from etastar.errors import ConfigError
-from etastar.report import tables
+from etastar.report import page_tables
 from etastar.report.chart import Chart
 from etastar.report.collect import collect
 from etastar.report.criterion import criterion_text
@@ -27,11 +27,11 @@ from etastar.study.store import Store
 
 _HERE = Path(__file__).parent
 _TABLES = {
-    "fits": ("The laws compared", tables.fits_table),
-    "predictions": ("Predictions compared", tables.predictions_table),
-    "region": ("Where the law holds", tables.region_table),
-    "seeds": ("What became of the seeds", tables.seeds_table),
-    "cost-table": ("Cost", tables.cost_table),
+    "fits": ("The laws compared", page_tables.fits_table),
+    "predictions": ("Predictions compared", page_tables.predictions_table),
+    "region": ("Where the law holds", page_tables.region_table),
+    "seeds": ("What became of the seeds", page_tables.seeds_table),
+    "cost-table": ("Cost", page_tables.cost_table),
 }
 _TABLE_NOTES = {
     "fits": (
@@ -216,7 +216,7 @@ def _page(evidence: Evidence, chapters: Sequence[_Chapter]) -> str:
 {_contents(chapters)}
 {body}
 <h2 id="failures">Networks that were given up</h2>
-{tables.failures_table(evidence)}
+{page_tables.failures_table(evidence)}
 <h2 id="rows">Rows and how to repeat them</h2>
 {_repeat(evidence)}
 <footer>Measured and written by etastar {_version()}. This page needs no network.</footer>

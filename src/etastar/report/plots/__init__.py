@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from etastar.report.plots import (
-    cost,
     eta_law,
     eta_sharpness,
-    prediction,
-    residuals,
-    sharpness,
+    lambda1_law,
+    predicted,
+    residual_map,
+    spent,
     success,
 )
 from etastar.report.plots.base import Drawing, Figure
@@ -16,11 +16,11 @@ from etastar.report.plots.base import Drawing, Figure
 FIGURES: dict[str, Figure] = {
     "eta-law": Figure("η* against depth × width", eta_law.make),
     "success": Figure("p(η): where seeds train", success.make),
-    "residuals": Figure("What one exponent misses", residuals.make),
-    "lambda1-law": Figure("λ₁ against depth × width", sharpness.make),
+    "residuals": Figure("What one exponent misses", residual_map.make),
+    "lambda1-law": Figure("λ₁ against depth × width", lambda1_law.make),
     "eta-lambda1": Figure("η* against λ₁", eta_sharpness.make),
-    "prediction": Figure("Predicted against measured", prediction.make),
-    "cost": Figure("What it took", cost.make),
+    "prediction": Figure("Predicted against measured", predicted.make),
+    "cost": Figure("What it took", spent.make),
 }
 """By the name of their files, in the order of the page."""
 
