@@ -131,7 +131,7 @@ def stack(engine: Engine) -> Callable[[], int]:
 
     def run() -> int:
         before = engine.steps_taken
-        train_all(engine, [Trial(seed, 0.01) for seed in range(replicas)])
+        train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
         return engine.steps_taken - before
 
     return run

@@ -86,7 +86,7 @@ def train(replicas: int, width: int, depth: int, inputs: int) -> int:
     criterion = Criterion(threshold=1.0, max_steps=STEPS, eval_every=STEPS)
     recipe = Recipe(loss="cross-entropy", batch_size=128, criterion=criterion)
     engine = Engine(MLP(width=width, depth=depth), data, recipe)
-    train_all(engine, [Trial(seed, 0.01) for seed in range(replicas)])
+    train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
     return engine.steps_taken
 
 

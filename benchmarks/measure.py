@@ -108,7 +108,7 @@ def sequential(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
         search = Bisection(lattice)
         while not search.done:
             lr = search.ask()[0]
-            outcome = train_one(network, data, recipe, Trial(seed, lr))
+            outcome = train_one(network, data, recipe, Trial.of(seed, lr))
             search.tell(lr, outcome)
             trials += 1
             # a dead network is not recognised by a plain loop: it trains to the end of its budget

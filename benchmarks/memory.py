@@ -53,7 +53,7 @@ def peak(replicas: int, width: int) -> dict[str, float]:
     recipe = Recipe(loss="cross-entropy", criterion=criterion)
     data = synthetic(784)
     engine = Engine(network, data, recipe)
-    train_all(engine, [Trial(seed, 0.01) for seed in range(replicas)])
+    train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
     return {
         "replicas": replicas,
         "slots": engine.slots * engine.threads,

@@ -118,16 +118,16 @@ def grids(train: Lockstep, seeds: int) -> dict[str, Any]:
     """Both rounds, every seed in the same stack."""
     start = time.perf_counter()
     rates = coarse_rates()
-    trained = train([Trial(s, lr) for s in range(seeds) for lr in rates])
+    trained = train([Trial.of(s, lr) for s in range(seeds) for lr in rates])
     table = np.array(trained).reshape(seeds, len(rates))
     rough = [bracket(rates, list(row)) for row in table]
     fine = [fine_rates(lo, hi) if lo and hi else [] for lo, hi in rough]
-    trials = [Trial(s, lr) for s in range(seeds) for lr in fine[s]]
+    trials = [Trial.of(s, lr) for s in range(seeds) for lr in fine[s]]
     found = dict(zip(trials, train(trials), strict=True))
     brackets = []
     for seed, (lo, hi) in enumerate(rough):
         if lo and hi:
-            inner = [found[Trial(seed, lr)] for lr in fine[seed]]
+            inner = [found[Trial.of(seed, lr)] for lr in fine[seed]]
             lo, hi = bracket([lo, *fine[seed], hi], [True, *inner, False])
         brackets.append((lo, hi))
     return summary(brackets, seeds * len(rates) + len(trials), start)
@@ -258,7 +258,7 @@ def optuna_grid(network: MLP, data: Dataset, recipe: Recipe, seeds: int) -> dict
 
         def objective(trial: Any) -> float:
             lr = trial.suggest_float("lr", START / 2, END * 2)
-            return float(train_one(network, data, recipe, Trial(seed, lr)).kind == "trained")
+            return float(train_one(network, data, recipe, Trial.of(seed, lr)).kind == "trained")
 
         sampler = optuna.samplers.GridSampler({"lr": rates}, seed=0)
         study = optuna.create_study(direction="maximize", sampler=sampler)

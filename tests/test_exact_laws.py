@@ -40,7 +40,7 @@ def curvature(network: Network, data: etastar.Dataset, seeds: list[int]) -> list
 
 def divergence(
     network: Network, data: etastar.Dataset, centre: float, momentum: float, seeds: int
-) -> etastar.Measurement:
+) -> etastar.Result:
     """The bracket between rates that fit the data when the budget ends and those that blow up."""
     return etastar.measure(
         network,

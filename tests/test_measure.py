@@ -19,12 +19,12 @@ from etastar.search import Lattice
 SMALL = {"width": 32, "depth": 2, "seeds": 3, "resolution": 0.2}
 
 
-def confirm(network: etastar.MLP, data: etastar.Dataset, found: etastar.Measurement) -> list[bool]:
+def confirm(network: etastar.MLP, data: etastar.Dataset, found: etastar.Result) -> list[bool]:
     """Whether a plain loop trains at each seed's `lo` and fails at its `hi`."""
     agree = []
     for seed, result in found.seeds.items():
         for lr, trains in ((result.lo, True), (result.hi, False)):
-            outcome = train_one(network, data, found.recipe, Trial(seed, lr))
+            outcome = train_one(network, data, found.recipe, Trial.of(seed, lr))
             agree.append((outcome.kind == "trained") == trains)
     return agree
 
@@ -58,8 +58,8 @@ def test_brackets_lie_on_the_lattice_and_meet_the_resolution() -> None:
     for seed, result in found.seeds.items():
         assert result.lo < result.hi <= result.lo * 1.2 * (1 + 1e-12)
         assert {result.lo, result.hi} <= rates
-        assert found.trials[Trial(seed, result.lo)].kind == "trained"
-        assert found.trials[Trial(seed, result.hi)].kind == result.hi_outcome != "trained"
+        assert found.trials[Trial.of(seed, result.lo)].kind == "trained"
+        assert found.trials[Trial.of(seed, result.hi)].kind == result.hi_outcome != "trained"
 
 
 def test_the_same_call_twice_gives_identical_results() -> None:

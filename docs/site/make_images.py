@@ -71,7 +71,7 @@ def _trials(found: etastar.Measurement) -> None:
                 evaluated.append(step)
                 reached.append(accuracy_of(module, DATA.x_val, DATA.y_val))
 
-        outcome = train_one(NETWORK, DATA, how, Trial(seed, rate), on_step=note)
+        outcome = train_one(NETWORK, DATA, how, Trial.of(seed, rate), on_step=note)
         print(f"seed {seed}, η = {rate:.4g} ({name}): {outcome}")
         colour = plt.get_cmap("viridis")(place / 5)
         label = f"η = {rate:.3g}, {name}: {outcome.kind}, step {outcome.step}"
@@ -95,14 +95,14 @@ def _map(found: etastar.Measurement) -> None:
     assert middle is not None
     every = [lattice.rate(i) for i in range(lattice.cells + 1)]
     rates = [rate for rate in every if middle / 2.5 < rate < 3 * middle]
-    trials = [Trial(seed, rate) for seed in range(MAP_SEEDS) for rate in rates]
+    trials = [Trial.of(seed, rate) for seed in range(MAP_SEEDS) for rate in rates]
     outcomes = train_all(Engine(NETWORK, DATA, recipe()), trials)
     fig, (top, bottom) = plt.subplots(
         2, 1, figsize=(7.6, 5.2), sharex=True, layout="constrained", height_ratios=[1, 2]
     )
     others = FRESH[:60]
-    fresh = train_all(Engine(NETWORK, DATA, recipe()), [Trial(s, r) for s in others for r in rates])
-    good = [sum(fresh[Trial(s, r)].kind == "trained" for s in others) for r in rates]
+    fresh = train_all(Engine(NETWORK, DATA, recipe()), [Trial.of(s, r) for s in others for r in rates])
+    good = [sum(fresh[Trial.of(s, r)].kind == "trained" for s in others) for r in rates]
     ends = [binomtest(count, len(others)).proportion_ci() for count in good]
     top.fill_between(rates, [e.low for e in ends], [e.high for e in ends], color="#0072B2", alpha=0.2, lw=0)
     top.plot(rates, np.divide(good, len(others)), "o-", ms=3, color=COLOURS["trained"], lw=1)
@@ -147,10 +147,10 @@ def numbers() -> None:
         middle, safe = found.eta_star.median, found.eta_star.safe
         assert middle is not None and safe is not None
         rates = [safe, 0.8 * middle, middle, 1.2 * middle, 1.5 * middle]
-        trials = [Trial(seed, rate) for seed in FRESH for rate in rates]
+        trials = [Trial.of(seed, rate) for seed in FRESH for rate in rates]
         outcomes = train_all(Engine(NETWORK, DATA, recipe(**options)), trials)
         shares = [
-            f"{sum(outcomes[Trial(s, r)].kind == 'trained' for s in FRESH)} %" for r in rates
+            f"{sum(outcomes[Trial.of(s, r)].kind == 'trained' for s in FRESH)} %" for r in rates
         ]
         print(f"| {name} | {middle:.3g} | {safe:.3g} | {found.set_by} | " + " | ".join(shares) + " |", flush=True)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from etastar.api import maximal_lr as maximal_lr
     from etastar.api import measure as measure
     from etastar.curvature import SharpnessResult as SharpnessResult
     from etastar.curvature import sharpness as sharpness
@@ -23,31 +24,27 @@ if TYPE_CHECKING:
     from etastar.errors import EtaStarError as EtaStarError
     from etastar.errors import ModelError as ModelError
     from etastar.errors import NotBracketedWarning as NotBracketedWarning
-    from etastar.modules import MaximalLR as MaximalLR
-    from etastar.modules import Warmup as Warmup
-    from etastar.modules import maximal_lr as maximal_lr
-    from etastar.modules import warmup as warmup
     from etastar.problem.networks import MLP as MLP
     from etastar.problem.networks import LayerNormMLP as LayerNormMLP
-    from etastar.result import Measurement as Measurement
+    from etastar.result import Result as Result
+    from etastar.schedule import Warmup as Warmup
+    from etastar.warm_up import warmup as warmup
 
 _HOME = {
-    # measure
+    # what is called
     "measure": "api",
-    "Measurement": "result",
-    # a model of one's own
-    "maximal_lr": "modules",
-    "MaximalLR": "modules",
-    "warmup": "modules",
-    "Warmup": "modules",
+    "maximal_lr": "api",
+    "warmup": "warm_up",
+    "sharpness": "curvature",
+    # what comes back
+    "Result": "result",
+    "Warmup": "schedule",
+    "SharpnessResult": "curvature",
     # what is measured
     "MLP": "problem.networks",
     "LayerNormMLP": "problem.networks",
     "Dataset": "data",
     "load": "data",
-    # sharpness
-    "sharpness": "curvature",
-    "SharpnessResult": "curvature",
     # errors
     "EtaStarError": "errors",
     "ConfigError": "errors",
@@ -57,13 +54,17 @@ _HOME = {
 }
 """Public name → its module, imported on first use, so that `import etastar` is quick."""
 
+_RENAMED = {"Measurement": "Result", "MaximalLR": "Result"}
+"""Names of 0.1.0, kept for one release."""
+
 __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    known = _RENAMED.get(name, name)
+    if known not in _HOME:
         raise AttributeError(f"module 'etastar' has no attribute {name!r}")
-    value = getattr(import_module(f"etastar.{_HOME[name]}"), name)
+    value = getattr(import_module(f"etastar.{_HOME[known]}"), known)
     globals()[name] = value
     return value
 

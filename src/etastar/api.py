@@ -1,38 +1,31 @@
-"""The pipeline, readable from top to bottom. Start here."""
+"""The entries, readable from top to bottom. Start here."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from etastar.errors import ConfigError
-from etastar.settings import NETWORK_FIELDS, Settings
+import torch
+from torch import nn
 
-if TYPE_CHECKING:
-    import torch
+from etastar.data import Dataset
+from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.machine import device_named
+from etastar.problem.networks import Network
+from etastar.problem.own_model import OwnModel
+from etastar.problem.preserve import untouched
+from etastar.problem.problem import Problem, of_network
+from etastar.result import Result
+from etastar.run import Progress, progress_line, run
+from etastar.search.search import Search
+from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, Settings
 
-    from etastar.data import Dataset
-    from etastar.engines.stack import Engine
-    from etastar.problem.networks import Network
-    from etastar.problem.trial import Recipe
-    from etastar.result import Measurement
-    from etastar.search import SearchQueue
-    from etastar.search.base import SeedResult
-
-NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
-"""Options that describe the network, and so cannot go with one that is given as an object."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a measurement is: seeds whose bracket is found, of how many; trials; steps."""
-
-    seeds_done: int
-    seeds: int
-    trials: int
-    steps: int
+SCAN_RATIO = 1.6
+"""Largest factor between neighbouring rates of the scan for a user's model. Wider than for our
+networks: it rarely fails at once (batch normalisation and Adam keep every loss finite), so most
+failures cost a whole budget. An island of trainability narrower than this may be missed."""
 
 
 def measure(
@@ -41,7 +34,7 @@ def measure(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
-) -> Measurement:
+) -> Result:
     """Measure the maximal initial learning rate η* of a network on a data set.
 
     η* is the largest constant learning rate at which the randomly initialised network reaches the
@@ -59,36 +52,84 @@ def measure(
         Brackets per seed, median η* with its interval, p(η), and all that is needed to repeat it.
 
     Raises:
-        ConfigError: An option is unknown, out of range, or contradicts another.
+        ConfigError: An option is unknown, out of range, contradicts another or has no effect.
         DataError: A data file is missing or damaged.
 
     Example:
         >>> found = measure(MLP(width=64, depth=2), "digits", seeds=3)  # doctest: +SKIP
         >>> found.eta_star.median  # doctest: +SKIP
     """
-    from etastar.machine import device_named
-
     settings = checked_settings(network, dataset, options)
+    if settings.from_lr is not None and not settings.from_step:
+        raise ConfigError(
+            "`from_lr` has no effect without `from_step`: leave it out, or give both."
+        )
     network = network or settings.network()
-
     if isinstance(dataset, str):
         dataset = settings.data(progress=on_progress is not None)
-    device = device_named(settings.device)
     if settings.from_step and settings.from_lr is None:
-        settings = _with_half_of_eta_star(network, dataset, settings, device, on_progress)
-    recipe = settings.recipe(dataset)
-    return _measure(network, dataset, recipe, settings, device, on_progress)
+        settings = _with_half_of_eta_star(network, dataset, settings, on_progress)
+    return measured(network, dataset, settings, on_progress=on_progress)
+
+
+def measured(
+    network: Network,
+    data: Dataset,
+    settings: Settings,
+    seeds: Sequence[int] | None = None,
+    **how: Any,
+) -> Result:
+    """Measure η* of a network: the problem of these settings, through `run`.
+
+    Args:
+        network: The architecture.
+        data: The data set.
+        settings: Every default that does not depend on the data filled in.
+        seeds: Instead of those of the settings.
+        **how: Passed on to `etastar.run.run`.
+    """
+    search = settings.search()
+    if seeds is not None:
+        search = replace(search, seeds=tuple(seeds))
+    problem = network_problem(network, data, settings)
+    told = settings.model_dump(include=set(SETTINGS_TOLD))
+    return run(
+        problem,
+        search,
+        heading=_heading(network, data, problem),
+        data={"name": data.name, "classes": data.classes, **data.provenance},
+        threads=settings.threads,
+        settings=told,
+        **how,
+    )
+
+
+SETTINGS_TOLD = ("epochs", "start_lr", "end_lr", "resolution", "seeds", "first_seed")
+
+
+def network_problem(network: Network, data: Dataset, settings: Settings) -> Problem:
+    """Return the problem of these settings.
+
+    Args:
+        network: The architecture.
+        data: The data set.
+        settings: Of the measurement.
+    """
+    device, dtype = device_named(settings.device), getattr(torch, settings.dtype)
+    return of_network(network, data, settings.recipe(data), device=device, dtype=dtype)
 
 
 def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Settings:
-    """The settings of a call, its network and data set being what they must be.
+    """Return the settings of a call, its network and data set being what they must be.
+
+    Args:
+        network: An architecture, or None.
+        dataset: A data set, or the name of one.
+        options: Fields of `Settings`.
 
     Raises:
-        ConfigError: One of them is not, or an option is unknown or out of range.
+        ConfigError: One of them is not, or an option is unknown, out of range or has no effect.
     """
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-
     if not isinstance(dataset, (str, Dataset)):
         raise ConfigError(
             f"dataset must be the name of a data set or an etastar.Dataset; got {dataset!r:.60}. "
@@ -101,10 +142,14 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
         )
     name = dataset if isinstance(dataset, str) else dataset.name
     settings = Settings.checked(dataset=name, **options)
-    if network is not None and (given := NETWORK_OPTIONS & set(options)):
-        raise ConfigError(
-            f"{', '.join(sorted(given))}: the network was given as an object; set this on it."
-        )
+    for what, given, names in (
+        ("network", network is not None, NETWORK_OPTIONS),
+        ("data set", isinstance(dataset, Dataset), DATA_OPTIONS),
+    ):
+        if given and (meaningless := sorted(names & set(options))):
+            raise ConfigError(
+                f"{', '.join(meaningless)}: the {what} was given as an object; set this on it."
+            )
     return settings
 
 
@@ -112,122 +157,173 @@ def _with_half_of_eta_star(
     network: Network,
     data: Dataset,
     settings: Settings,
-    device: torch.device,
     on_progress: Callable[[Progress], None] | None,
 ) -> Settings:
-    """The settings with `from_lr` filled in.
+    """Return the settings with `from_lr` filled in.
 
     Raises:
         ConfigError: η* at initialisation does not exist, so half of it does not either.
     """
     initial = settings.model_copy(update={"from_step": 0})
-    found = _measure(network, data, initial.recipe(data), initial, device, on_progress)
-    if found.eta_star.median is None:
+    found = measured(network, data, initial, on_progress=on_progress)
+    if found.lr is None:
         raise ConfigError(
             "from_lr: η* at initialisation was not found, so half of it cannot be the rate up to "
-            f"step {settings.from_step}. {' '.join(found.warnings)} Or give --from-lr."
+            f"step {settings.from_step}. {found.reason} Or give `from_lr`."
         )
-    return settings.model_copy(update={"from_lr": found.eta_star.median / 2})
+    return settings.model_copy(update={"from_lr": found.lr / 2})
 
 
-def _measure(
-    network: Network,
-    data: Dataset,
-    recipe: Recipe,
-    settings: Settings,
-    device: torch.device,
-    on_progress: Callable[[Progress], None] | None,
-) -> Measurement:
-    """data, network, recipe → engine and searches → brackets → η*."""
-    from etastar.machine import environment
-    from etastar.result import Cost, Measurement
-    from etastar.search.estimate import eta_star, success_curve
-
-    started = time.perf_counter()
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    engine, queue = prepare(network, data, recipe, settings, seeds, device)
-    if on_progress:
-        queue.on_outcome = lambda trial, outcome: on_progress(
-            Progress(queue.done, settings.seeds, queue.ended, engine.steps_taken)
-        )
-    engine.run(queue)
-
-    results = {seed: queue.strategies[seed].result() for seed in seeds}
-    trials = queue.outcomes()
-    tried = [queue.strategies[seed].outcomes for seed in seeds]
-    return Measurement(
-        eta_star=eta_star(list(results.values()), settings.start_lr),
-        seeds=results,
-        trials=trials,
-        curve=success_curve(list(results.values()), tried),
-        network=network,
-        recipe=recipe,
-        data={"name": data.name, "classes": data.classes, **data.provenance},
-        search=settings.model_dump(
-            include={"strategy", "start_lr", "end_lr", "resolution", "seeds", "first_seed"}
-        ),
-        cost=Cost(
-            trials=len(trials),
-            steps=sum(outcome.step for outcome in trials.values()),
-            seconds=round(time.perf_counter() - started, 3),
-        ),
-        environment=environment(engine.device, engine.dtype, engine.threads),
-        warnings=tuple(advice(results, recipe, settings, min(trial.lr for trial in trials))),
+def _heading(network: Network, data: Dataset, problem: Problem) -> str:
+    """Return network, data, training and criterion, in two lines."""
+    net, recipe = network.model_dump(), problem.recipe
+    assert recipe is not None
+    size = f" {net['width']}×{net['depth']}" if {"width", "depth"} <= net.keys() else ""
+    batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
+    momentum = f" with momentum {recipe.momentum:g}" if recipe.momentum else ""
+    start = f" from step {recipe.from_step} at rate {recipe.from_lr}" if recipe.from_step else ""
+    return (
+        f"{net['architecture']}{size}, κ = {net['input_lr_ratio']:g}, on {data.name}; "
+        f"{recipe.loss}, SGD{momentum}, {batch}\n{_criterion_line(problem)}{start}"
     )
 
 
-def prepare(
-    network: Network,
-    data: Dataset,
-    recipe: Recipe,
-    settings: Settings,
-    seeds: Iterable[int],
-    device: torch.device | str,
-) -> tuple[Engine, SearchQueue]:
-    """The engine that will train, and the searches that will say what; nothing has run yet."""
-    import torch
-
-    from etastar.engines.stack import Engine
-    from etastar.search import STRATEGIES, Lattice, SearchQueue
-
-    dtype = getattr(torch, settings.dtype)
-    engine = Engine(network, data, recipe, device=device, dtype=dtype, threads=settings.threads)
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
-    strategy = STRATEGIES[settings.strategy]
-    searches = {seed: strategy(lattice) for seed in seeds}
-    return engine, SearchQueue(searches, width=engine.useful_width)
+def _criterion_line(problem: Problem) -> str:
+    """Return metric, threshold and budget."""
+    objective, steps = problem.objective, problem.max_steps
+    on = "training" if problem.val is problem.train else "validation"
+    side = "" if objective.higher_is_better else "at most "
+    what = "accuracy" if objective.metric == "accuracy" else objective.name
+    return (
+        f"{'hold' if objective.hold else 'reach'} {on} {what} {side}{objective.threshold:g} within "
+        f"{steps} step{'s' * (steps > 1)}, evaluated every {problem.eval_every}"
+    )
 
 
-def advice(
-    results: dict[int, SeedResult], recipe: Recipe, settings: Settings, lowest: float
-) -> list[str]:
-    """What to know before trusting the number, each with what to do; `lowest`: of rates tried."""
-    notes = []
-    status = [result.status for result in results.values()]
-    total = len(status)
-    if above := status.count("all-trained"):
-        notes.append(
-            f"{above} of {total} seeds trained at the highest rate, {settings.end_lr:g}: "
-            "η* lies above the range. Raise --end-lr."
-        )
-    if below := status.count("none-trained"):
-        notes.append(
-            f"{below} of {total} seeds trained at no rate from {settings.end_lr:g} down to "
-            f"{lowest:.3g}{', from where on rates were too slow,' * (lowest > settings.start_lr)} "
-            f"within {recipe.criterion.max_steps} steps. Lengthen the budget (--epochs), lower "
-            "--threshold, or widen the range."
-        )
-    short = [r for r in results.values() if r.hi_outcome == "short"]
-    if 2 * len(short) > sum(s == "bracketed" for s in status):
-        notes.append(
-            f"in {len(short)} of {total} seeds the rate above η* was not unstable, only short of "
-            "the threshold when the budget ended: η* is set by the budget. Compare a longer one "
-            "(--epochs)."
-        )
-    entries = sum(bool(r.re_entries) for r in results.values())
-    if entries:
-        notes.append(
-            f"{entries} of {total} seeds train above a rate that fails (re-entry): the boundary is "
-            "not sharp. To train, take half of η*."
-        )
-    return notes
+def maximal_lr(
+    model: nn.Module | Callable[[int], nn.Module],
+    train_data: Any,
+    val_data: Any = None,
+    loss_fn: Callable[..., Any] = torch.nn.functional.cross_entropy,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    metric: str | Callable[..., Any] = "accuracy",
+    threshold: float = 0.9,
+    epochs: float = 1,
+    batch_size: int | None = None,
+    eval_every: int | None = None,
+    seeds: int | Sequence[int] = 3,
+    start_lr: float = 1e-5,
+    end_lr: float = 10.0,
+    resolution: float = 0.05,
+    step_fn: Callable[..., Any] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    *,
+    higher_is_better: bool | None = None,
+    engine: str = "auto",
+    from_checkpoint: Mapping[str, Any] | None = None,
+) -> Result:
+    """Measure the largest constant learning rate that a model can start training with.
+
+    Every rate trains a fresh copy of the same model on the same batches with a new optimizer and
+    the same random numbers; it *trains* if the metric touches the threshold within the budget. The
+    largest such rate is bracketed for each seed to `resolution`. Nothing that is passed in changes.
+
+    Args:
+        model: A module, which is copied, or a factory seed → module, called under random streams
+            fixed by the seed. With a module, seeds vary the order of the data and the random
+            numbers of training; with a factory, the initialisation too.
+        train_data: Tensors `(inputs, targets)`, a `Dataset`, a `DataLoader`, or an iterable of
+            batches. What can be read only once is kept in memory; batches from a loader are kept
+            too, while they fit into a quarter of the free memory.
+        val_data: The same; None evaluates on the training data.
+        loss_fn: Maps `(model(inputs), targets)` to the mean loss, a scalar.
+        optimizer: A class or `functools.partial`, called `(params, lr=lr)`, or a function
+            `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`.
+        metric: `"accuracy"`; `"loss"` (of the validation data); or a callable of all
+            `(outputs, targets)`, or of `(model, batch)` where `step_fn` is given.
+        threshold: What the metric must reach.
+        epochs: The budget, in passes over the training data.
+        batch_size: For tensors and data sets, 128 if None; loaders come as they are. A smaller last
+            batch of training tensors is dropped.
+        eval_every: Steps between evaluations; None is once per epoch, and at the end.
+        seeds: How many, or which.
+        start_lr: Lower end of the range searched.
+        end_lr: Upper end.
+        resolution: Relative width of a bracket.
+        step_fn: Maps `(model, batch)` to the loss, a scalar tensor, for models whose step is not
+            `loss_fn(model(inputs), targets)`. Do not call `backward()` or `step()` in it.
+        device: Where to train; None where the model is.
+        progress: Show a line of progress, on a terminal only.
+        higher_is_better: Which way the metric points; None is up, but down for `"loss"`.
+        engine: `"stack"` or `"loop"`; `"auto"` takes the first that can. Outcomes are the same up
+            to rounding.
+        from_checkpoint: A state dict of the model to start from, or `{"model": ..., "optimizer":
+            ...}` of both. If the metric already meets the threshold there, it must still, or
+            again, at the end of the budget.
+
+    Returns:
+        η* with its bracket, the safe rate, every seed and every trial.
+
+    Raises:
+        ModelError: Model, data, loss, optimizer and metric do not fit together; says what to do.
+        ConfigError: A number is out of its range, or an option has no effect.
+
+    Warns:
+        NotBracketedWarning: No rate trains, or all do; `lr` is then None.
+
+    Example:
+        >>> import torch, etastar
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+        >>> digits = etastar.load("digits")
+        >>> result = etastar.maximal_lr(model, (digits.x_train, digits.y_train))  # doctest: +SKIP
+        >>> result.lr, result.bracket, result.safe_lr  # doctest: +SKIP
+    """
+    asked = OwnModel(**locals())
+    with untouched(train_data, val_data):
+        problem, groups, notes = asked.problem()
+        name = problem.described(asked.seed_list[0])["model"]
+        with progress_line(progress) as show:
+            found = run(
+                problem,
+                Search(
+                    tuple(asked.seed_list),
+                    start_lr,
+                    end_lr,
+                    resolution,
+                    scan_ratio=SCAN_RATIO,
+                    apart=True,
+                ),
+                heading=own_heading(name, problem),
+                data={"name": train_data.name if isinstance(train_data, Dataset) else None},
+                engine=engine,
+                groups=groups.names,
+                ratios=groups.ratios,
+                settings={
+                    **{key: getattr(asked, key) for key in SETTINGS_TOLD[:4]},
+                    "seeds": asked.seed_list,
+                    "from_checkpoint": from_checkpoint is not None,
+                },
+                notes=notes,
+                on_progress=show,
+            )
+    if found.reason:
+        warnings.warn(found.reason, NotBracketedWarning, stacklevel=2)
+    return found
+
+
+def own_heading(name: str, problem: Problem) -> str:
+    """Return model, training and criterion, in two lines.
+
+    Args:
+        name: Of the model.
+        problem: What is trained.
+    """
+    told = problem.described(0)
+    options = {k: v for k, v in told["optimizer_options"].items() if k in ("momentum",) and v}
+    momentum = f" with momentum {options['momentum']:g}" if options else ""
+    batch = f", batch {told['batch_size']}" if told["batch_size"] else ""
+    return (
+        f"{name}; {told['loss']}, {told['optimizer']}{momentum}{batch}\n{_criterion_line(problem)}"
+    )

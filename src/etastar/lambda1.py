@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from etastar.curvature.initialisations import SeedSharpness
     from etastar.data import Dataset
     from etastar.problem.networks import Network
-    from etastar.result import Measurement
+    from etastar.result import Result
     from etastar.search.base import SeedResult
     from etastar.settings import Settings
 
@@ -65,7 +65,7 @@ class Sharpness:
             there is no theory.
         bounds_note: Why there is none.
         reference_rates: 2, 4 and 12 over the median preconditioned λ1.
-        eta_star: As in `etastar.Measurement`; None if it was not asked for.
+        eta_star: As in `etastar.Result`; None if it was not asked for.
         eta_star_seeds: By seed, status and bracket of the search for η*; None likewise.
         eta_star_times_lambda1: Median over bracketed seeds of η* times preconditioned λ1.
         conventions: Everything that the numbers depend on.
@@ -325,20 +325,21 @@ def _bounds_samples(count: int) -> str:
 
 def _eta_star(
     network: Network, data: Dataset, options: dict[str, Any], say: Callable[[str, int], None]
-) -> Measurement:
+) -> Result:
     """η* of the same networks."""
-    from etastar.api import NETWORK_OPTIONS, measure
+    from etastar.api import measure
+    from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS
 
     return measure(
         *(network, data),
         on_progress=lambda now: say(
             f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done
         ),
-        **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS},
+        **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS | DATA_OPTIONS},
     )
 
 
-def _eta_star_times_lambda1(measured: Measurement, found: dict[int, SeedSharpness]) -> float | None:
+def _eta_star_times_lambda1(measured: Result, found: dict[int, SeedSharpness]) -> float | None:
     """The median of η*·λ1 over bracketed seeds; None where η* of the network is."""
     products = [
         math.sqrt(result.lo * result.hi) * row.preconditioned

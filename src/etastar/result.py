@@ -1,31 +1,39 @@
-"""The result of a measurement: what was found, how, at what cost; as JSON and as a picture."""
+"""What a measurement found, how, and at what cost: as text, as JSON, as a picture."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from etastar.problem.trial import Outcome, Recipe, Trial
+from etastar.search.base import SeedResult, Status
+from etastar.search.estimate import EtaStar, Spread, SuccessAt, middle_bracket
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from etastar.problem.networks import Network
-    from etastar.problem.trial import Outcome, Recipe, Trial
-    from etastar.search.base import SeedResult
-    from etastar.search.estimate import EtaStar, SuccessAt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, or a dash where there is no number."""
+    """Return four significant digits, or a dash where there is no number."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return `1 seed`, `3 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a measurement took.
+    """What a measurement took; fields can be read by key, too.
 
     Attributes:
         trials: Trials that the searches used.
@@ -37,36 +45,118 @@ class Cost:
     steps: int
     seconds: float
 
+    def __getitem__(self, name: str) -> Any:
+        """Return the field of that name."""
+        return asdict(self)[name]
+
+    def keys(self) -> Iterator[str]:
+        """Iterate over the names of the fields."""
+        return iter(asdict(self))
+
 
 @dataclass(frozen=True)
-class Measurement:
-    """η* of one network on one data set.
+class TrialRecord:
+    """One trial that a search used.
+
+    Attributes:
+        initialisation: Seed of the initial weights; None if the model was given.
+        order: Seed of the order of the data and of the random numbers of training.
+        lr: η.
+        outcome: `trained`, `diverged`, `dead` or `short` (budget spent below the threshold).
+        step: Optimizer steps after which this was so.
+        metric: The metric then; None if the trial diverged.
+        given_up: The step after which a `short` run was not trained on, since it could only have
+            predicted one class for ever; None if it was.
+    """
+
+    initialisation: int | None
+    order: int
+    lr: float
+    outcome: str
+    step: int
+    metric: float | None
+    given_up: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The largest learning rate that a network or model can start training with, η*.
 
     Attributes:
         eta_star: Median over seeds, its 95 % interval, and the safe rate.
         seeds: The bracket of each seed.
+        success: p(η), by cause of failure.
         trials: Outcome of every trial that a search used.
-        curve: p(η), by cause of failure.
-        network: The architecture.
-        recipe: Loss, optimizer, batch size and the full criterion.
-        data: Provenance of the data set.
-        search: Strategy and range.
+        heading: What was measured, in two lines: network or model, data, training; metric,
+            threshold, budget.
+        varies: What seeds vary.
+        spread: Sources of the spread over seeds, apart.
+        groups: Names of the parameters of each group of the optimizer; empty for our networks.
+        ratios: Rate of each group over η.
+        engine: Name of the engine that trained.
+        engine_reason: Why that one.
+        settings: What was really used, options of the loss and the optimizer included.
+        data: Provenance of the data.
+        search: Strategy, range and seeds.
         cost: Trials, steps, seconds.
         environment: Versions, device, threads.
-        warnings: What to know before trusting the number.
+        notes: What to know before trusting the number, the most important first. A word in
+            backticks is an option.
+        network: The architecture; None for a model of the user's.
+        recipe: How it trained; None for a model of the user's.
+        reason: Why there is no η*; None if there is one.
     """
 
     eta_star: EtaStar
     seeds: dict[int, SeedResult]
-    trials: dict[Trial, Outcome]
-    curve: list[SuccessAt]
-    network: Network
-    recipe: Recipe
-    data: dict[str, Any]
-    search: dict[str, Any]
+    success: list[SuccessAt]
+    trials: dict[Trial, Outcome] = field(repr=False)
+    heading: str
+    varies: str
+    spread: Spread
+    groups: tuple[tuple[str, ...], ...] = field(repr=False)
+    ratios: tuple[float, ...] = field(repr=False)
+    engine: str
+    engine_reason: str
+    settings: dict[str, Any] = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
+    search: dict[str, Any] = field(repr=False)
     cost: Cost
-    environment: dict[str, Any]
-    warnings: tuple[str, ...] = field(default=())
+    environment: dict[str, Any] = field(repr=False)
+    notes: tuple[str, ...]
+    network: Network | None = None
+    recipe: Recipe | None = None
+    reason: str | None = None
+
+    @property
+    def lr(self) -> float | None:
+        """η*: the value to pass as `lr`; None if the range searched does not determine it."""
+        return self.eta_star.median
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of η*; None where an end is not determined, or for one seed."""
+        low, high = self.eta_star.ci_low, self.eta_star.ci_high
+        return (low, high) if low and high else None
+
+    @property
+    def safe_lr(self) -> float | None:
+        """A lower rate that allows for the spread over seeds: see `EtaStar.safe`."""
+        return self.eta_star.safe if self.lr else None
+
+    @property
+    def status(self) -> Status:
+        """`bracketed`, `all-trained` or `none-trained`, of the median seed."""
+        return middle_bracket(list(self.seeds.values()))[0]
+
+    @property
+    def bracket(self) -> tuple[float | None, float | None]:
+        """The bracket of the median seed, for an even number the geometric mean of two.
+
+        `(end_lr, None)` if all of the range trains, `(None, None)` if none of it.
+        """
+        status, lo, hi = middle_bracket(list(self.seeds.values()))
+        return (self.search["end_lr"], None) if status == "all-trained" else (lo, hi)
 
     @property
     def set_by(self) -> str | None:
@@ -77,84 +167,91 @@ class Measurement:
         return "budget" if 2 * reasons.count("short") > len(reasons) else "stability"
 
     @property
-    def heading(self) -> str:
-        """Network, data, training and criterion, in two lines."""
-        net = self.network.model_dump()
-        recipe, criterion = self.recipe, self.recipe.criterion
-        size = f" {net['width']}×{net['depth']}" if {"width", "depth"} <= net.keys() else ""
-        batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
-        momentum = f" with momentum {recipe.momentum:g}" if recipe.momentum else ""
-        start = (
-            f" from step {recipe.from_step} at rate {recipe.from_lr}" if recipe.from_step else ""
-        )
-        return (
-            f"{net['architecture']}{size}, κ = {net['input_lr_ratio']:g}, on {self.data['name']}; "
-            f"{recipe.loss}, SGD{momentum}, {batch}\n"
-            f"{criterion.kind} validation accuracy {criterion.threshold:g} within "
-            f"{criterion.max_steps} steps{start}, evaluated every "
-            f"{criterion.eval_every}"
-        )
+    def group_lrs(self) -> tuple[float, ...] | None:
+        """What η* means for each parameter group of the optimizer."""
+        return tuple(self.lr * ratio for ratio in self.ratios) if self.lr else None
 
-    def __str__(self) -> str:
-        """What was measured, η*, the brackets and the warnings, in a few lines."""
-        star = self.eta_star
-        brackets = ", ".join(
-            f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
-            for seed, r in self.seeds.items()
-        )
-        return "\n".join(
-            [
-                self.heading,
-                f"η* = {number(star.median)} (95 % {number(star.ci_low)} – "
-                f"{number(star.ci_high)}), safe {number(star.safe)}",
-                f"brackets: {brackets}",
-                *(f"note: {warning}" for warning in self.warnings),
-            ]
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The same as `notes`."""
+        return self.notes
+
+    @property
+    def history(self) -> tuple[TrialRecord, ...]:
+        """Every trial that the searches used, search by search."""
+        drawn = self.settings["factory"]
+        return tuple(
+            TrialRecord(
+                trial.start.initialisation if drawn else None,
+                trial.start.order,
+                trial.lr,
+                outcome.kind,
+                outcome.step,
+                None if outcome.kind == "diverged" else outcome.metric,
+                outcome.given_up,
+            )
+            for trial, outcome in self.trials.items()
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement as JSON types; keys are fixed by `schema_version`."""
-        return {
+        """Return the result as JSON types; keys are fixed by `schema_version`."""
+        accuracy = self.settings["metric"] == "accuracy"
+        names = ("kind", "metric", "evaluated_on", "threshold", "max_steps", "eval_every", "epochs")
+        own = self.recipe.criterion.model_dump() if self.recipe else self.settings
+        criterion = {name: own.get(name) for name in names}
+        criterion["kind"] = self.settings["criterion"]
+        own_seeds = {trial: o for trial, o in self.trials.items() if self._is_own(trial)}
+        shown = ("loss", "optimizer", "optimizer_options", "batch_size", "from_step", "from_lr")
+        record = {
             "schema_version": SCHEMA_VERSION,
             "eta_star": {**asdict(self.eta_star), "set_by": self.set_by},
-            "seeds": [
-                {
-                    "seed": seed,
-                    "status": result.status,
-                    "lo": result.lo,
-                    "hi": result.hi,
-                    "hi_outcome": result.hi_outcome,
-                    "re_entries": list(result.re_entries),
-                }
-                for seed, result in self.seeds.items()
-            ],
-            "success": [asdict(point) for point in self.curve],
+            "seeds": [{"seed": seed, **asdict(r)} for seed, r in self.seeds.items()],
+            "success": [asdict(point) for point in self.success],
             "trials": [
                 {
                     "seed": trial.seed,
                     "lr": trial.lr,
                     "outcome": outcome.kind,
                     "step": outcome.step,
-                    "accuracy": outcome.accuracy,
+                    "accuracy": outcome.metric if accuracy else None,
+                    "metric": outcome.metric,
                 }
-                for trial, outcome in self.trials.items()
+                for trial, outcome in own_seeds.items()
             ],
-            "network": self.network.model_dump(),
-            "training": self.recipe.model_dump(exclude={"criterion"}),
-            "criterion": self.recipe.criterion.model_dump(),
+            "network": self._described_network(),
+            "training": self.recipe.model_dump(exclude={"criterion"})
+            if self.recipe
+            else {name: self.settings[name] for name in shown},
+            "criterion": criterion,
             "data": self.data,
             "search": self.search,
             "cost": asdict(self.cost),
             "environment": self.environment,
-            "warnings": list(self.warnings),
+            "warnings": self.notes,
+            **{name: getattr(self, name) for name in OF_A_MODEL},
+            "spread": asdict(self.spread),
+            "history": [asdict(trial) for trial in self.history],
         }
+        ready: dict[str, Any] = json_ready(record)
+        return ready
+
+    def _is_own(self, trial: Trial) -> bool:
+        """Tell whether a trial is of a seed's own search, not of one that varies the order only."""
+        same = trial.start.initialisation == trial.start.order
+        return not self.settings["factory"] or same
+
+    def _described_network(self) -> dict[str, Any]:
+        if self.network is not None:
+            return self.network.model_dump()
+        unknown = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
+        return {"architecture": self.settings["model"], **dict.fromkeys(unknown)}
 
     def to_json(self) -> str:
-        """`to_dict` as strict JSON: null where a number does not exist, never NaN."""
+        """Return `to_dict` as strict JSON: null where a number does not exist, never NaN."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw p(η), with η*, its interval and the safe rate (`etastar.report.figures`).
+        """Draw p(η) with binomial intervals, failures by cause, and η*.
 
         Args:
             ax: Where to draw; a new figure if None.
@@ -164,4 +261,49 @@ class Measurement:
         """
         from etastar.report.figures import success_figure
 
-        return success_figure(self, ax=ax)
+        return success_figure(self, ax)
+
+    @property
+    def summary(self) -> str:
+        """The line about η*: its value, bracket, interval and safe rate."""
+        if self.lr is None:
+            return f"η* = – ({self.status})"
+        lo, hi = self.bracket
+        text = f"η* = {number(self.lr)}, bracket {number(lo)} – {number(hi)}"
+        if self.interval:
+            low, high = self.interval
+            text += f", 95 % interval {number(low)} – {number(high)}"
+        return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
+
+    def __str__(self) -> str:
+        """Tell what was measured, η*, the brackets and the notes, in a few lines."""
+        brackets = ", ".join(
+            f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
+            for seed, r in self.seeds.items()
+        )
+        lines = [self.heading, self.summary]
+        if self.group_lrs and len(self.group_lrs) > 1:
+            lines.append("per parameter group: " + ", ".join(map(number, self.group_lrs)))
+        lines.append(f"{counted(len(self.seeds), 'seed')} ({self.varies}): {brackets}")
+        lines.append(f"engine {self.engine}: {self.engine_reason}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+OF_A_MODEL = (
+    *("lr", "bracket", "safe_lr", "interval", "status", "set_by", "group_lrs", "groups", "varies"),
+    *("engine", "engine_reason", "settings", "notes"),
+)
+"""Keys of the JSON that 0.1.0 wrote for a user's model; they stay for one release."""
+
+
+def json_ready(value: Any) -> Any:
+    """Return containers as lists and dictionaries, non-finite numbers as None, the rest as text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [json_ready(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)

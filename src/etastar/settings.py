@@ -15,6 +15,7 @@ from etastar.problem.losses import Loss
 from etastar.problem.networks import NORMS, build
 from etastar.problem.trial import Criterion, Recipe
 from etastar.search import STRATEGIES
+from etastar.search.search import Search
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -77,6 +78,10 @@ EVALUATIONS_PER_EPOCH, MOST_EVALUATIONS = 10, 50
 
 NETWORK_FIELDS = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
 """Settings that are fields of the architecture under the same name."""
+NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
+"""Options that describe the network, and so cannot go with one that is given as an object."""
+DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
+"""Options that describe the data set, and so cannot go with one that is given as an object."""
 
 
 class Settings(BaseModel):
@@ -236,6 +241,34 @@ class Settings(BaseModel):
         """The architecture that these settings describe."""
         return build(NORMS[self.norm], **{field: getattr(self, field) for field in NETWORK_FIELDS})
 
+    def resolved(self, name: str | None = None) -> Settings:
+        """Return the settings with the defaults of data set and loss filled in, where it has any.
+
+        Args:
+            name: The data set; the one of these settings if None.
+        """
+        known = DEFAULTS.get(name or self.dataset)
+        if known is None:
+            return self
+        filled: dict[str, Any] = {}
+        if self.threshold is None:
+            filled["threshold"] = known.threshold
+        if self.batch_size is None:
+            filled["batch_size"] = known.batch_size
+        if self.epochs is None and self.max_steps is None:
+            filled["epochs"] = float(known.epochs[self.loss])
+        return self.model_copy(update=filled)
+
+    def search(self) -> Search:
+        """Return how η* is looked for."""
+        return Search(
+            tuple(range(self.first_seed, self.first_seed + self.seeds)),
+            self.start_lr,
+            self.end_lr,
+            self.resolution,
+            self.strategy,
+        )
+
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.
 
@@ -245,27 +278,25 @@ class Settings(BaseModel):
         Raises:
             ConfigError: The threshold is outside (1/C, 1], or has no default for this data.
         """
-        known = DEFAULTS.get(data.name)
-        threshold = self.threshold
+        full = self.resolved(data.name)
+        threshold = full.threshold
         if threshold is None:
-            if known is None:
-                raise ConfigError(
-                    f"threshold has no default for data set {data.name!r}: give the validation "
-                    "accuracy that counts as trained."
-                )
-            threshold = known.threshold
+            raise ConfigError(
+                f"threshold has no default for data set {data.name!r}: give the validation "
+                "accuracy that counts as trained."
+            )
         if not 1 / data.classes < threshold <= 1:
             raise ConfigError(
                 f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most "
                 f"1, got {threshold:g}."
             )
         samples = len(data.y_train)
-        batch = self.batch_size or (known.batch_size if known else BATCH_SIZE)
+        batch = full.batch_size or BATCH_SIZE
         batch = "full" if batch == "full" or batch >= samples else batch
         per_epoch = 1 if batch == "full" else samples // batch
-        epochs = self.epochs
+        epochs = full.epochs
         if epochs is None and self.max_steps is None:
-            epochs = known.epochs[self.loss] if known else 1.0
+            epochs = 1.0
         limits = [] if epochs is None else [max(1, round(epochs * per_epoch))]
         steps = min(limits + ([self.max_steps] if self.max_steps else []))
         often = max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS)

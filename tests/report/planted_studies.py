@@ -100,7 +100,7 @@ def _plant_cell(store, cell, eta, seed_sd, lambda1, rng):
             if 0 <= i < len(rates)
         }
         seeds[seed] = bracket(tried)
-        trials |= {Trial(seed, lr): outcome for lr, outcome in tried.items()}
+        trials |= {Trial.of(seed, lr): outcome for lr, outcome in tried.items()}
         if lambda1 is not None:
             value = lambda1(own if 0 < own < math.inf else 1.0)
             sharp[seed] = SharpnessRow(value, 0.9 * value, 1.1 * value, 1e-4, True)

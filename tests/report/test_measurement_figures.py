@@ -32,7 +32,7 @@ def found() -> Measurement:
     return Measurement(
         eta_star=eta_star(list(seeds.values()), 0.1),
         seeds=seeds,
-        trials={Trial(s, lr): o for s, outcomes in tried.items() for lr, o in outcomes.items()},
+        trials={Trial.of(s, lr): o for s, outcomes in tried.items() for lr, o in outcomes.items()},
         curve=success_curve(list(seeds.values()), list(tried.values())),
         network=settings.network(),
         recipe=settings.recipe(load("digits")),

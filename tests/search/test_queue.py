@@ -7,8 +7,9 @@ import random
 import pytest
 from landscapes import DIVERGED, SHORT, TRAINED, lattice
 
-from etastar.problem.trial import Outcome, Trial
-from etastar.search import STRATEGIES, SearchQueue, SeedResult
+from etastar.problem.trial import Outcome, Start, Trial
+from etastar.search import STRATEGIES, SeedResult
+from etastar.search.queue import SearchQueue
 
 GRID = lattice(120)
 
@@ -22,12 +23,12 @@ def outcome(trial: Trial) -> Outcome:
     return SHORT if trial.lr < 1.4 * edge else DIVERGED
 
 
-def engine(queue: SearchQueue, slots: int, seed: int) -> int:
+def engine(queue: SearchQueue, slots: int, seed: int, width: int = 1) -> int:
     """A stand-in for the engine that ends running trials in a random order; returns its trials."""
     order, running, started = random.Random(seed), [], 0
     while True:
         running = [trial for trial in running if queue.wanted(trial)]
-        fresh = queue.take(slots - len(running))
+        fresh = queue.take(slots - len(running), width)
         assert len(fresh) <= slots - len(running)
         running += fresh
         started += len(fresh)
@@ -39,10 +40,10 @@ def engine(queue: SearchQueue, slots: int, seed: int) -> int:
 
 
 def search(seeds: range, name: str, slots: int, width: int = 1) -> dict[int, SeedResult]:
-    queue = SearchQueue({seed: STRATEGIES[name](GRID) for seed in seeds}, width=width)
-    engine(queue, slots, seed=slots)
+    queue = SearchQueue({Start(seed, seed): STRATEGIES[name](GRID) for seed in seeds})
+    engine(queue, slots, seed=slots, width=width)
     assert queue.done == len(seeds)
-    return {seed: strategy.result() for seed, strategy in queue.strategies.items()}
+    return {start.order: strategy.result() for start, strategy in queue.strategies.items()}
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
@@ -60,18 +61,18 @@ def test_slots_speculation_and_order_change_nothing(name: str, slots: int, width
 
 
 def test_sure_needs_come_first_and_speculation_stops_at_the_width() -> None:
-    queue = SearchQueue({seed: STRATEGIES["section"](GRID) for seed in range(3)}, width=5)
-    first = queue.take(100)
+    queue = SearchQueue({Start(seed, seed): STRATEGIES["section"](GRID) for seed in range(3)})
+    first = queue.take(100, 5)
     assert [trial.seed for trial in first[:3]] == [0, 1, 2]
     assert {trial.lr for trial in first[:3]} == {GRID.end_lr}
     assert len(first) == 5
-    assert queue.take(100) == []
-    assert SearchQueue({0: STRATEGIES["section"](GRID)}).take(0) == []
+    assert queue.take(100, 5) == []
+    assert SearchQueue({Start(0, 0): STRATEGIES["section"](GRID)}).take(0) == []
 
 
 def test_outcomes_hold_what_the_searches_used() -> None:
-    queue = SearchQueue({seed: STRATEGIES["section"](GRID) for seed in range(3)}, width=30)
-    started = engine(queue, slots=30, seed=0)
+    queue = SearchQueue({Start(seed, seed): STRATEGIES["section"](GRID) for seed in range(3)})
+    started = engine(queue, slots=30, seed=0, width=30)
     used = queue.outcomes()
     assert all(used[trial] == outcome(trial) for trial in used)
     assert len(used) <= started

@@ -84,7 +84,7 @@ class Script:
                 best = i
                 break
             failures.append(self.tried[i])
-            last = [f.accuracy or 0.0 for f in failures[-5:]]
+            last = [f.score or 0.0 for f in failures[-5:]]
             if (
                 len(last) == 5
                 and all(f.slow for f in failures[-5:])
@@ -93,7 +93,7 @@ class Script:
             ):
                 break
         if best is None:
-            nearest = max(self.tried, key=lambda i: (self.tried[i].accuracy or 0.0, i))
+            nearest = max(self.tried, key=lambda i: (self.tried[i].score or 0.0, i))
             reach = self.stride(self.scan) - 1
             for i in range(nearest + reach, nearest - reach - 1, -1):
                 if 0 <= i <= self.cells and i not in self.tried and self.trains(i):
@@ -230,36 +230,36 @@ def test_nonsense_is_refused_word_by_word() -> None:
 def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
     queue = SearchQueue({seed: Section(lattice()) for seed in (5, 6, 7)}, width=7)
     rates = Section(lattice()).ask(3)
-    assert queue.take(2) == [Trial(5, rates[0]), Trial(6, rates[0])]
+    assert queue.take(2) == [Trial.of(5, rates[0]), Trial.of(6, rates[0])]
     assert queue.take(9) == [
-        Trial(7, rates[0]),
-        Trial(5, rates[1]),
-        Trial(6, rates[1]),
-        Trial(7, rates[1]),
-        Trial(5, rates[2]),
+        Trial.of(7, rates[0]),
+        Trial.of(5, rates[1]),
+        Trial.of(6, rates[1]),
+        Trial.of(7, rates[1]),
+        Trial.of(5, rates[2]),
     ]
     assert queue.take(9) == []
     assert (queue.ended, queue.done) == (0, 0)
     said: list[tuple[Trial, Outcome]] = []
     queue.on_outcome = lambda trial, outcome: said.append((trial, outcome))
-    queue.put(Trial(5, rates[0]), TRAINED)
-    assert said == [(Trial(5, rates[0]), TRAINED)]
+    queue.put(Trial.of(5, rates[0]), TRAINED)
+    assert said == [(Trial.of(5, rates[0]), TRAINED)]
     assert (queue.ended, queue.done) == (1, 1)
-    assert not queue.wanted(Trial(5, rates[1]))
-    assert not queue.wanted(Trial(5, rates[2]))
-    assert queue.wanted(Trial(6, rates[1]))
+    assert not queue.wanted(Trial.of(5, rates[1]))
+    assert not queue.wanted(Trial.of(5, rates[2]))
+    assert queue.wanted(Trial.of(6, rates[1]))
     # four run: two each of seeds 6 and 7
     assert queue.take(9) == [
-        Trial(6, rates[2]),
-        Trial(7, rates[2]),
-        Trial(6, Section(lattice()).ask(4)[3]),
+        Trial.of(6, rates[2]),
+        Trial.of(7, rates[2]),
+        Trial.of(6, Section(lattice()).ask(4)[3]),
     ]
-    queue.put(Trial(6, rates[0]), DIVERGED)
-    queue.put(Trial(6, rates[1]), TRAINED)
+    queue.put(Trial.of(6, rates[0]), DIVERGED)
+    queue.put(Trial.of(6, rates[1]), TRAINED)
     assert queue.outcomes() == {
-        Trial(5, rates[0]): TRAINED,
-        Trial(6, rates[0]): DIVERGED,
-        Trial(6, rates[1]): TRAINED,
+        Trial.of(5, rates[0]): TRAINED,
+        Trial.of(6, rates[0]): DIVERGED,
+        Trial.of(6, rates[1]): TRAINED,
     }
     assert next(iter(queue.outcomes())).seed == 5
 

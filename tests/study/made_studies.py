@@ -64,7 +64,7 @@ def made_lr(cell: Cell, seeds: range | None = None, scale: float = 1.0) -> LrRes
     outcomes = {r: Outcome("trained" if r <= lo else "short", 4, 0.1 + 0.2, False) for r in rates}
     return LrResult(
         seeds={s: SeedResult("bracketed", lo, lo * 1.1, "short", ()) for s in seeds},
-        trials={Trial(s, r): o for s in seeds for r, o in outcomes.items()},
+        trials={Trial.of(s, r): o for s in seeds for r, o in outcomes.items()},
         resolved=RESOLVED,
         seconds=1.5,
         environment={"made": True},

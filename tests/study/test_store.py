@@ -90,7 +90,7 @@ def test_results_of_some_seeds_are_joined_by_those_of_others(path: Path) -> None
 
 
 def test_trials_of_an_unfinished_search_are_kept_until_it_ends(path: Path) -> None:
-    trial, outcome = Trial(0, 0.7), Outcome("short", 5, 0.3, True)
+    trial, outcome = Trial.of(0, 0.7), Outcome("short", 5, 0.3, True)
     with StoreWriter(path) as writer:
         key = writer.specify(CELL.id, "maximal-lr", CELL.specification)
         writer.add_trial(key, trial, outcome)
@@ -99,7 +99,7 @@ def test_trials_of_an_unfinished_search_are_kept_until_it_ends(path: Path) -> No
         assert store.unfinished_trials(CELL.id) == {trial: outcome}
         assert trial_columns(STUDY, store)["cell"] == []
     with StoreWriter(path) as writer:
-        writer.add_trial(key, Trial(0, 0.8), outcome)  # still in memory when the search ends
+        writer.add_trial(key, Trial.of(0, 0.8), outcome)  # still in memory when the search ends
         writer.add_results(key, made_lr(CELL))
     with Store(path) as store:
         assert store.unfinished_trials(CELL.id) == {}
@@ -115,7 +115,7 @@ def test_trials_are_on_the_disk_within_a_second_of_the_next(
         key = writer.specify(CELL.id, "maximal-lr", CELL.specification)
         for number, later in enumerate((0.0, 0.9, 1.1)):
             now = 100.0 + later
-            writer.add_trial(key, Trial(0, 1.0 + number), Outcome("short", 5))
+            writer.add_trial(key, Trial.of(0, 1.0 + number), Outcome("short", 5))
             assert len(content(path)["trial"]) == (0 if later < 1 else 3)
 
 

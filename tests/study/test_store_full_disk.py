@@ -31,7 +31,7 @@ try:
         for cell in Study.from_file(sys.argv[1]).cells:
             key = writer.specify(cell.id, "maximal-lr", cell.specification)
             for seed in range(100, 140):
-                writer.add_trial(key, Trial(seed, 0.1), Outcome("short", 5))
+                writer.add_trial(key, Trial.of(seed, 0.1), Outcome("short", 5))
             writer.add_results(key, made_lr(cell))
             done += 1
 except EtaStarError as error:

@@ -10,6 +10,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
+    "model": "measure η* of a PyTorch model of your own",
     "sharpness": "measure λ1 at initialisation, with its bounds",
     "study": "sweep, store, fit and report: etastar study run|status|fit|report|export",
     "predict": "predict η* of a network that was not measured",
@@ -38,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
     except EtaStarError as error:
-        print(f"etastar: {error}", file=sys.stderr)
+        from etastar.cli.options import in_shell
+
+        print(f"etastar: {in_shell(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)

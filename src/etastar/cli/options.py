@@ -7,6 +7,7 @@ in a Python call gives the same one line.
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
@@ -18,6 +19,26 @@ from etastar.settings import OneOf, validated
 Model = TypeVar("Model", bound=BaseModel)
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+_OPTION = re.compile(r"`(\w+)(?:=([^`]*))?`")
+
+
+def in_shell(text: str) -> str:
+    """Write the options that a message names in backticks as a command line has them.
+
+    Args:
+        text: E.g. "Raise `end_lr`."
+
+    Returns:
+        E.g. "Raise --end-lr."
+    """
+    return _OPTION.sub(_flag, text)
+
+
+def _flag(found: re.Match[str]) -> str:
+    value = (found[2] or "").strip("'\"")
+    return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"
 
 
 class _Parser(argparse.ArgumentParser):

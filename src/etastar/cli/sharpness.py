@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from etastar.cli import INTERRUPTED
-from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
-from etastar.cli.options import parse
+from etastar.cli.measure import GROUPS
+from etastar.cli.options import in_shell, parse
 from etastar.cli.output import check_output, write_text
+from etastar.cli.printing import ProgressLine, bracket_table
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.result import number
 from etastar.settings import Settings
@@ -109,7 +110,7 @@ def _print(found: Sharpness, console: Console) -> None:
             f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
         )
     for note in found.warnings:
-        console.print(f"[yellow]note:[/yellow] {note}")
+        console.print(f"[yellow]note:[/yellow] {in_shell(note)}")
 
 
 def _table(found: Sharpness) -> Table:

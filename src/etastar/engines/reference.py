@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from etastar.engines.replicas import CHECK_DEAD_AFTER
+from etastar.problem.losses import half_squared_distance
 from etastar.problem.networks import MLP, Network
 from etastar.problem.order import DataOrder
-from etastar.problem.trial import Outcome, OutcomeKind, Recipe, Trial
+from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, OutcomeKind, Recipe, Trial
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -72,14 +72,7 @@ def make_optimizer(
 
 def loss_function(recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The loss of outputs `[B, C]` and labels `[B]`, from `torch.nn.functional`."""
-    if recipe.loss == "cross-entropy":
-        return nn.functional.cross_entropy
-
-    def half_squared_distance(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
-        return nn.functional.mse_loss(outputs, targets, reduction="sum") / (2 * len(labels))
-
-    return half_squared_distance
+    return nn.functional.cross_entropy if recipe.loss == "cross-entropy" else half_squared_distance
 
 
 def batches(samples: int, recipe: Recipe, seed: int) -> Iterator[torch.Tensor]:
@@ -116,10 +109,10 @@ def train_one(
         The outcome, as the stack should give it; of a dead network only when its run ends.
     """
     data, criterion = dataset.to(dtype=dtype), recipe.criterion
-    module = build_module(network, trial.seed, data.inputs, data.classes, dtype)
+    module = build_module(network, trial.start.initialisation, data.inputs, data.classes, dtype)
     loss_of = loss_function(recipe)
     accuracy, silent = None, 0
-    order = batches(len(data.y_train), recipe, trial.seed)
+    order = batches(len(data.y_train), recipe, trial.start.order)
     common = make_optimizer(module, network, recipe, recipe.from_lr or 0.0)
     for rows in itertools.islice(order, recipe.from_step):
         common.zero_grad()

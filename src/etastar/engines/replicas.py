@@ -18,32 +18,27 @@ import torch
 from etastar.engines.backprop import make_step
 from etastar.engines.evaluation import LazyAccuracy, silent_everywhere
 from etastar.problem.order import DataOrder
-from etastar.problem.trial import UNSTABLE, Outcome, Recipe, Trial
+from etastar.problem.trial import CHECK_DEAD_AFTER, UNSTABLE, Outcome, Recipe, Start, Trial
 
 if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
+    from etastar.engines.stackable import Stackable
     from etastar.problem.networks.base import Params
 
 KEPT_DRAWS = 8
 """Initialisations kept by a stack: as many as there are seeds in a usual measurement."""
-
-CHECK_DEAD_AFTER = 4
-"""Steps in a row without a gradient in the input layer before a replica is checked for death."""
 
 
 class Stack:
     """Replicas that train side by side, each on its own trial.
 
     Args:
-        network: The architecture.
-        data: Data set, on the device and in the dtype of the training.
-        recipe: Loss, optimizer, batch size and criterion.
+        form: What is trained.
         check_every: Most steps in a round.
     """
 
-    def __init__(self, network: Network, data: Dataset, recipe: Recipe, check_every: int) -> None:
-        self.network, self.data, self.recipe = network, data, recipe
+    def __init__(self, form: Stackable, check_every: int) -> None:
+        network, data, recipe = form.network, form.data, form.recipe
+        self.form, self.network, self.data, self.recipe = form, network, data, recipe
         self.check_every = check_every
         self.device, self.dtype = data.x_train.device, data.x_train.dtype
         self.samples, self.inputs = data.x_train.shape
@@ -53,7 +48,7 @@ class Stack:
         self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
         self._order = DataOrder(self.samples)
         self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
-        self._drawn: dict[int, Params] = {}
+        self._drawn: dict[Start | int, Params] = {}
         self.trials: list[Trial] = []
         self.steps: list[int] = []  # taken by each replica
         self._accuracy: list[float | None] = []
@@ -77,7 +72,7 @@ class Stack:
 
     def admit(self, trials: list[Trial]) -> None:
         """Put fresh replicas of these trials into the stack."""
-        drawn = [self._draw(trial.seed) for trial in trials]
+        drawn = [self._draw(trial.start) for trial in trials]
         fresh = [torch.cat(tensors) for tensors in zip(*drawn, strict=True)]
         rates = torch.tensor([trial.lr for trial in trials], dtype=self.dtype, device=self.device)
         if self.trials:
@@ -97,24 +92,23 @@ class Stack:
         self._first_loss += [None] * len(trials)
         self._peak_loss += [0.0] * len(trials)
 
-    def _draw(self, seed: int) -> Params:
-        """The initialisation of a seed, `[1, ...]` each; the latest few are kept.
+    def _draw(self, start: Start) -> Params:
+        """Return the initial weights of a start, `[1, ...]` each; the latest few are kept.
 
-        A search trains the same seed at many rates, and most of them fail within a few steps: then
+        A search trains the same start at many rates, and most of them fail within a few steps: then
         drawing the network would be the larger part of the work.
         """
-        if seed not in self._drawn:
+        key = start if self.recipe.from_step else start.initialisation
+        if key not in self._drawn:
             while len(self._drawn) >= KEPT_DRAWS:
                 self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[seed] = self.network.init(
-                [seed], self.inputs, self.data.classes, dtype=self.dtype, device=self.device
-            )
+            self._drawn[key] = self.form.draw(start.initialisation)
             if self.recipe.from_step:
-                self._train_to_checkpoint(seed, self._drawn[seed])
-        return self._drawn[seed]
+                self._train_to_checkpoint(start.order, self._drawn[key])
+        return self._drawn[key]
 
-    def _train_to_checkpoint(self, seed: int, params: Params) -> None:
-        """Take the steps that all trials of a seed have in common, in place."""
+    def _train_to_checkpoint(self, order_seed: int, params: Params) -> None:
+        """Take the steps that all trials of a start have in common, in place."""
         step = make_step(self.network, self.recipe.loss, self.recipe.momentum)
         velocity = [torch.zeros_like(p) for p in params] if self.recipe.momentum else []
         lr = torch.full((1,), self.recipe.from_lr or 0.0, dtype=self.dtype, device=self.device)
@@ -126,9 +120,9 @@ class Stack:
             if self.batch == self.samples:
                 step(params, velocity, lr, x[None], labels[None])
                 continue
-            span = order.permutation(seed, epoch)[at * self.batch : (at + 1) * self.batch]
+            span = order.permutation(order_seed, epoch)[at * self.batch : (at + 1) * self.batch]
             rows = span.to(self.device)
-            order.keep_only({(seed, epoch)})
+            order.keep_only({(order_seed, epoch)})
             step(params, velocity, lr, x[rows][None], labels[rows][None])
 
     def drop(self, rows: list[int]) -> None:
@@ -171,7 +165,7 @@ class Stack:
         """The training samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
         per_epoch = self.samples // self.batch
         places = [divmod(self.recipe.from_step + step, per_epoch) for step in self.steps]
-        keys = [(t.seed, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
+        keys = [(t.start.order, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
         self._order.keep_only(set(keys))
         spans = [
             self._order.permutation(*key)[at * self.batch : (at + steps) * self.batch]
@@ -264,6 +258,8 @@ class Stack:
         the next. Where a run ends silent, its budget spent or its output layer diverged after all
         below it had died, the check is always made: outcomes do not depend on when checks happen.
         """
+        if self.form.deaths == "ignored":
+            return
         suspects = []
         for row, since in enumerate(self._silent_since):
             outcome = decided.get(row)
@@ -284,10 +280,13 @@ class Stack:
         dead = silent_everywhere(self.network, params, self.data.x_train)
         for row, is_dead in zip(suspects, dead, strict=True):
             since = self._silent_since[row]
-            if is_dead and since is not None:
-                decided[row] = Outcome("dead", since, self._accuracy[row])
-            else:
+            if not is_dead or since is None:
                 self._found_alive[row] += 1
+            elif self.form.deaths == "said":
+                decided[row] = Outcome("dead", since, self._accuracy[row])
+            elif row not in decided:
+                budget, taken = self.recipe.criterion.max_steps, self.steps[row]
+                decided[row] = Outcome("short", budget, self._accuracy[row], given_up=taken)
 
     @property
     def _patience(self) -> int:

@@ -11,20 +11,21 @@ GPU there is one stack.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
+from etastar.engines.base import Engine, Queue
 from etastar.engines.replicas import Stack, batch_size
+from etastar.engines.stackable import Stackable, stackable
+from etastar.errors import ConfigError
 from etastar.machine import replicas_that_fit, stacks_that_fit, use_threads
 from etastar.problem.networks import MLP
-from etastar.problem.trial import Outcome, Recipe, Trial
 
 if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-
+    from etastar.problem.problem import Problem
+    from etastar.problem.trial import Trial
 
 CHECK_EVERY, CHECK_EVERY_ON_GPU = 8, 64
 """Steps between looks at the device: free on a CPU, a wait for it on a GPU."""
@@ -33,108 +34,122 @@ WIDE_ON_GPU = 256
 """Replicas up to which one more costs a GPU next to nothing."""
 
 
-class Queue(Protocol):
-    """Where trials come from and outcomes go: a search, or a plain list (`train_all`).
-
-    The engine calls it from several threads, one at a time.
-    """
-
-    def take(self, free: int) -> list[Trial]:
-        """At most `free` trials to start now; empty if none is ready before the next `put`."""
-
-    def put(self, trial: Trial, outcome: Outcome) -> None:
-        """A trial has ended."""
-
-    def wanted(self, trial: Trial) -> bool:
-        """Whether a running trial's outcome still matters; if not, its slot is freed."""
-
-
-class Engine:
-    """Trains trials of one network, data set and recipe, up to `threads · slots` at a time.
+class StackEngine(Engine):
+    """Trains trials of one problem side by side, up to `threads · slots` at a time.
 
     Args:
-        network: The architecture.
-        dataset: Training and validation tensors, on any device.
-        recipe: Loss, optimizer, batch size and criterion.
-        device: Where to train.
-        dtype: Of parameters and data.
         threads: Stacks that train at the same time on a CPU; by default as many as PyTorch has
             threads. 1 on a GPU.
         slots: Replicas in each stack; by default as many as free memory and cache hold.
         check_every: Steps between looks at the device; if None `CHECK_EVERY`, or on a GPU
             `CHECK_EVERY_ON_GPU`.
-
-    Raises:
-        ConfigError: Not even one replica fits in memory.
     """
+
+    name = "stack"
+    why = "ReLU layers of constant width, cross-entropy or mse, and SGD on tensors"
 
     def __init__(
         self,
-        network: Network,
-        dataset: Dataset,
-        recipe: Recipe,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
         threads: int | None = None,
+        *,
         slots: int | None = None,
         check_every: int | None = None,
     ) -> None:
-        self.network, self.recipe = network, recipe
-        self.device, self.dtype = torch.device(device), dtype
-        self.data = dataset.to(device=self.device, dtype=dtype)
-        on_cpu = self.device.type == "cpu"
-        needed = self.bytes_per_replica()
-        wanted = (threads or torch.get_num_threads()) if on_cpu else 1
-        self.threads = stacks_that_fit(needed, self.device, wanted)
-        self.check_every = check_every or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU)
-        fitting = replicas_that_fit(needed, self.device, self.threads)
-        self.slots = slots or fitting
-        self.steps_taken = 0
-        """Optimizer steps so far, summed over replicas, those of abandoned trials included."""
+        super().__init__(threads)
+        self.wanted_slots, self.wanted_check = slots, check_every
 
-    @property
-    def useful_width(self) -> int:
-        """Replicas below which adding one costs next to nothing: a thread each, many on a GPU."""
-        return self.threads if self.device.type == "cpu" else min(self.slots, WIDE_ON_GPU)
+    def refusal(self, problem: Problem) -> str | None:
+        """See `Engine`."""
+        form = stackable(problem)
+        return form if isinstance(form, str) else None
 
-    def bytes_per_replica(self) -> int:
-        """Peak memory of one slot in bytes: parameters, momentum, a batch, activations, order."""
-        network, classes = self.network, self.data.classes
-        samples, inputs = self.data.x_train.shape
-        parameters = network.parameter_count(inputs, classes)
-        # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
-        # and of an unknown network only the parameters say how many units there may be
-        units = 8 * parameters // inputs
-        if isinstance(network, MLP):
-            units = 3 * network.width * network.depth
-        copies = 3 if self.recipe.momentum else 2  # admitting and dropping replicas copies them
-        outputs = 6 * classes  # with their softmax and gradients, in both layouts
-        activations = batch_size(self.recipe, samples) * (inputs + units + outputs)
-        return self.dtype.itemsize * (copies * parameters + activations) + 8 * samples
-
-    def stack(self) -> Stack:
-        """An empty stack for this engine's trials."""
-        return Stack(self.network, self.data, self.recipe, self.check_every)
-
-    def run(self, queue: Queue) -> None:
-        """Train until the queue has nothing more and every started trial has ended.
+    def plan(self, problem: Problem) -> Plan:
+        """Plan the stacks of a problem: see `Plan`.
 
         Args:
-            queue: Asked for trials, and told their outcomes.
+            problem: What is to be trained.
 
         Raises:
-            KeyboardInterrupt: On Ctrl-C, after the current rounds; what was put in the queue stays.
+            ConfigError: Not even one replica fits in memory, or the stack cannot train this.
         """
-        crew = _Crew(self, queue)
+        form = stackable(problem)
+        if isinstance(form, str):
+            raise ConfigError(f"the stack cannot train this: {form}.")
+        device = problem.origin.device
+        on_cpu = device.type == "cpu"
+        needed = bytes_per_replica(form)
+        wanted = (self.wanted_threads or torch.get_num_threads()) if on_cpu else 1
+        threads = stacks_that_fit(needed, device, wanted)
+        slots = self.wanted_slots or replicas_that_fit(needed, device, threads)
+        return Plan(
+            form,
+            threads=threads,
+            slots=slots,
+            check_every=self.wanted_check or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU),
+            useful=threads if on_cpu else min(slots, WIDE_ON_GPU),
+        )
+
+    def run(self, problem: Problem, queue: Queue) -> None:
+        """See `Engine`.
+
+        Raises:
+            ConfigError: As for `plan`.
+            KeyboardInterrupt: On Ctrl-C, after the current rounds.
+        """
+        plan = self.plan(problem)
+        self.threads = plan.threads
+        crew = _Crew(self, plan, queue)
         with use_threads(1):
-            others = [threading.Thread(target=crew.work, args=(i,)) for i in range(1, self.threads)]
+            others = [threading.Thread(target=crew.work, args=(i,)) for i in range(1, plan.threads)]
             for thread in others:
                 thread.start()
             crew.work(0)
             for thread in others:
                 thread.join()
         crew.raise_failure()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many replicas train at once.
+
+    Attributes:
+        form: What is trained.
+        threads: Stacks.
+        slots: Replicas in each.
+        check_every: Most steps between looks at the device.
+        useful: Replicas below which adding one costs next to nothing: a thread each, many on a GPU.
+    """
+
+    form: Stackable
+    threads: int
+    slots: int
+    check_every: int
+    useful: int
+
+
+def bytes_per_replica(form: Stackable) -> int:
+    """Return the peak memory of one slot: parameters, momentum, a batch, activations, order.
+
+    Args:
+        form: What is trained.
+
+    Returns:
+        Bytes.
+    """
+    network, classes = form.network, form.data.classes
+    samples, inputs = form.data.x_train.shape
+    parameters = network.parameter_count(inputs, classes)
+    # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
+    # and of an unknown network only the parameters say how many units there may be
+    units = 8 * parameters // inputs
+    if isinstance(network, MLP):
+        units = 3 * network.width * network.depth
+    copies = 3 if form.recipe.momentum else 2  # admitting and dropping replicas copies them
+    outputs = 6 * classes  # with their softmax and gradients, in both layouts
+    activations = batch_size(form.recipe, samples) * (inputs + units + outputs)
+    itemsize = form.data.x_train.dtype.itemsize
+    return itemsize * (copies * parameters + activations) + 8 * samples
 
 
 class _Crew:
@@ -144,18 +159,18 @@ class _Crew:
     thread with the fewest. A thread without work waits for an outcome that may bring some.
     """
 
-    def __init__(self, engine: Engine, queue: Queue) -> None:
-        self._engine, self._queue = engine, queue
+    def __init__(self, engine: StackEngine, plan: Plan, queue: Queue) -> None:
+        self._engine, self._plan, self._queue = engine, plan, queue
         self._changed = threading.Condition()
-        self._dealt: list[list[Trial]] = [[] for _ in range(engine.threads)]
-        self._loads = [0] * engine.threads  # trials dealt to or training in each thread
+        self._dealt: list[list[Trial]] = [[] for _ in range(plan.threads)]
+        self._loads = [0] * plan.threads  # trials dealt to or training in each thread
         self._stopped = False
         self._failure: BaseException | None = None
 
     def work(self, me: int = 0) -> None:
         """Train, as thread number `me`, until nothing is left to do or another thread failed."""
         try:
-            stack = self._engine.stack()
+            stack = Stack(self._plan.form, self._plan.check_every)
             while self._refill(me, stack):
                 taken = sum(stack.steps)
                 decided = stack.advance()
@@ -202,41 +217,9 @@ class _Crew:
         return True
 
     def _deal(self) -> None:
-        room = self._engine.slots * self._engine.threads - sum(self._loads)
-        for trial in self._queue.take(room):
+        room = self._plan.slots * self._plan.threads - sum(self._loads)
+        for trial in self._queue.take(room, self._plan.useful):
             idlest = self._loads.index(min(self._loads))
             self._dealt[idlest].append(trial)
             self._loads[idlest] += 1
         self._changed.notify_all()
-
-
-class _TrialList:
-    """A queue that hands out a fixed list of trials."""
-
-    def __init__(self, trials: Iterable[Trial]) -> None:
-        self.waiting = list(trials)[::-1]
-        self.outcomes: dict[Trial, Outcome] = {}
-
-    def take(self, free: int) -> list[Trial]:
-        return [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
-
-    def put(self, trial: Trial, outcome: Outcome) -> None:
-        self.outcomes[trial] = outcome
-
-    def wanted(self, trial: Trial) -> bool:
-        return True
-
-
-def train_all(engine: Engine, trials: Iterable[Trial]) -> dict[Trial, Outcome]:
-    """Train every one of these trials.
-
-    Args:
-        engine: The engine.
-        trials: Distinct trials, any number: they share the engine's slots.
-
-    Returns:
-        The outcome of each.
-    """
-    queue = _TrialList(trials)
-    engine.run(queue)
-    return queue.outcomes

@@ -61,3 +61,20 @@ def output_gradient(
         gradient = by_class.scatter_add_(1, labels, minus_one)
         losses = gradient.square().flatten(1).sum(1).div_(2 * samples)
     return losses, gradient.transpose(1, 2)
+
+
+def half_squared_distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """`mse` of one network: ½ · sum over outputs · mean over samples.
+
+    Args:
+        outputs: `[B, C]`, or of any shape that begins with the samples.
+        targets: Class indices `[B]`, taken as one-hot vectors, or numbers shaped like the outputs.
+
+    Returns:
+        The loss, a scalar.
+    """
+    from torch.nn import functional
+
+    if not targets.is_floating_point():
+        targets = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+    return functional.mse_loss(outputs, targets, reduction="sum") / (2 * len(outputs))

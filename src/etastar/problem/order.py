@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 class DataOrder:
@@ -24,8 +21,6 @@ class DataOrder:
 
     def permutation(self, seed: int, epoch: int) -> torch.Tensor:
         """The order of `epoch` (from 0) for `seed`: int64 `[samples]`, on the CPU."""
-        import torch
-
         key = (seed, epoch)
         if key not in self._kept:
             generator, drawn = self._generators.get(seed, (None, 0))

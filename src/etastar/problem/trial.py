@@ -12,6 +12,9 @@ from etastar.problem.losses import Loss
 UNSTABLE = 1.5
 """A loss this many times the first batch's is taken for instability, not for sampling noise."""
 
+CHECK_DEAD_AFTER = 4
+"""Steps in a row without a gradient in the input layer before a replica is checked for death."""
+
 OutcomeKind: TypeAlias = Literal["trained", "diverged", "dead", "short"]
 
 
@@ -38,7 +41,7 @@ class Criterion(BaseModel):
 
 
 class Recipe(BaseModel):
-    """How a trial trains, apart from its seed and learning rate."""
+    """How a trial of the paper's networks trains, apart from its start and learning rate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,13 +63,37 @@ class Recipe(BaseModel):
 
 
 @dataclass(frozen=True, order=True)
-class Trial:
-    """One training run. Its outcome is a pure function of this, the network, data and recipe."""
+class Start:
+    """What a trial starts from, beside its problem."""
 
-    seed: int
-    """Draws the initialisation (`Network.init`) and the order of the data (`training.order`)."""
+    initialisation: int
+    """Draws the initial weights; of no effect where the model is given."""
+    order: int
+    """Draws the order of the data (`problem.order`) and the random numbers of training."""
+
+
+@dataclass(frozen=True, order=True)
+class Trial:
+    """One training run. Its outcome is a pure function of this and the problem."""
+
+    start: Start
     lr: float
-    """η: the constant learning rate of every layer but the input layer, which has κ·η."""
+    """η: the constant learning rate, which parameter groups take at their own fixed ratios."""
+
+    @classmethod
+    def of(cls, seed: int, lr: float) -> Trial:
+        """Make the trial whose initialisation and order have the same seed.
+
+        Args:
+            seed: Of both.
+            lr: η.
+        """
+        return cls(Start(seed, seed), lr)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order, by which a measurement's searches are named."""
+        return self.start.order
 
 
 @dataclass(frozen=True)
@@ -75,17 +102,34 @@ class Outcome:
 
     Attributes:
         kind: `trained`, `diverged` (non-finite loss or parameters), `dead` (a hidden ReLU layer is
-            zero on every training input) or `short` (budget spent below the threshold).
+            zero on every training input; said only of networks we build) or `short` (budget spent
+            below the threshold).
         step: Optimizer steps after which this was so: for `trained` the first evaluation that met
             the criterion, for `diverged` the step whose loss was not finite, for `dead` the first
             step of the run of steps on whose batches that layer was silent, else the budget.
-        accuracy: Validation accuracy at the last full evaluation; None where there was none.
+        metric: At the last full evaluation; None where there was none.
         slow: For `short`: the run was stable, no batch having a loss above `UNSTABLE` times the
             first one's, and it ended better than one class for all, so that the rate was merely too
             slow for the budget. A network that collapses may be stable too.
+        given_up: For `short`: the step after which the run was not trained on, since it could only
+            have predicted one class for ever; None if it was.
+        nans: Evaluations, before any divergence, at which the metric was not a number.
+        score: The metric as searches compare it, higher is better; the metric itself by default.
     """
 
     kind: OutcomeKind
     step: int
-    accuracy: float | None = None
+    metric: float | None = None
     slow: bool = False
+    given_up: int | None = None
+    nans: int = 0
+    score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.score is None:
+            object.__setattr__(self, "score", self.metric)
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps that the trial cost."""
+        return self.given_up or self.step

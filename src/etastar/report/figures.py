@@ -11,10 +11,11 @@ from etastar.report.style import COLOURS, MARKERS, STYLE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from etastar.result import Measurement
+    from etastar.result import Result
+    from etastar.schedule import Warmup
 
 
-def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
+def success_figure(found: Result, ax: Axes | None = None) -> Axes:
     """p(η): the fraction of seeds that train at each rate, and what became of the others.
 
     Dots are fractions with exact binomial intervals; hollow where some seeds were not tried at that
@@ -29,21 +30,21 @@ def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
         The Axes.
     """
     ax = ax or _new_axes()
-    rates = [point.lr for point in found.curve]
-    p = [point.p for point in found.curve]
+    rates = [point.lr for point in found.success]
+    p = [point.p for point in found.success]
     bottom = p
     for cause in ("short", "dead", "diverged"):
         shares = []
-        for point in found.curve:
+        for point in found.success:
             failed = point.short + point.dead + point.diverged
             shares.append((1 - point.p) * getattr(point, cause) / failed if failed else 0.0)
         if any(shares):
             top = [low + share for low, share in zip(bottom, shares, strict=True)]
             ax.fill_between(rates, bottom, top, color=COLOURS[cause], alpha=0.25, lw=0, label=cause)
             bottom = top
-    for point in found.curve:
+    for point in found.success:
         ax.plot([point.lr] * 2, [point.ci_low, point.ci_high], color="0.6", lw=0.8, zorder=2)
-    seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.curve]
+    seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.success]
     ax.plot(rates, p, color=COLOURS["trained"], lw=1.2, zorder=3)
     faces = [COLOURS["trained"] if every else "white" for every in seen]
     ax.scatter(rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4)
@@ -57,7 +58,7 @@ def success_figure(found: Measurement, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def trials_figure(found: Measurement, ax: Axes | None = None) -> Axes:
+def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     """Every trial: learning rate against seed, marked by outcome, with the bracket of each seed.
 
     Args:
@@ -93,7 +94,7 @@ def trials_figure(found: Measurement, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def save_measurement(found: Measurement, path: str | Path) -> None:
+def save_measurement(found: Result, path: str | Path) -> None:
     """Write both panels, p(η) above the trials, to a PNG, SVG or PDF file.
 
     Args:
@@ -125,6 +126,34 @@ def save_measurement(found: Measurement, path: str | Path) -> None:
         figure.savefig(path, metadata=metadata)
 
 
+def warmup_figure(found: Warmup, ax: Axes | None = None) -> Axes:
+    """η* against the step of training, one line per seed, and the rates of the warm-up.
+
+    Args:
+        found: A warm-up.
+        ax: Where to draw; a new figure if None.
+
+    Returns:
+        The Axes.
+    """
+    if ax is None:
+        from matplotlib import pyplot as plt
+
+        _, ax = plt.subplots(figsize=(5.0, 3.2), layout="constrained")
+    for seed in found.ladder[0].seeds:
+        points = [(rung.step, rung.seeds[seed].lo) for rung in found.ladder]
+        known = [(step, lo) for step, lo in points if lo is not None]
+        if known:
+            ax.plot(*zip(*known, strict=True), "o-", ms=4, lw=1, label=f"η*, seed {seed}")
+    ax.axhline(found.target_lr, color="0.5", lw=1, ls=":", label="target")
+    if found.total is not None:
+        steps = range(max(found.ladder[-1].step, found.total) + 2)
+        ax.step(steps, [found.lr_at(s) for s in steps], color="0.2", where="post", label="warm-up")
+    ax.set(xscale="symlog", yscale="log", xlabel="step", ylabel="learning rate")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
 def _new_axes() -> Axes:
     import matplotlib.pyplot as plt
 
@@ -141,7 +170,7 @@ def _rate_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _mark_eta_star(found: Measurement, ax: Axes) -> None:
+def _mark_eta_star(found: Result, ax: Axes) -> None:
     star = found.eta_star
     text = ""
     if star.ci_low is not None and star.ci_high is not None:
@@ -158,7 +187,7 @@ def _mark_eta_star(found: Measurement, ax: Axes) -> None:
         ax.axvline(star.safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
 
 
-def _interesting_range(found: Measurement) -> tuple[float, float]:
+def _interesting_range(found: Result) -> tuple[float, float]:
     """Rates from somewhat below the lowest trained trial to well above the highest bracket."""
     rates = sorted({trial.lr for trial in found.trials})
     tops = [result.hi for result in found.seeds.values() if result.hi]

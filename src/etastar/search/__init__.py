@@ -5,7 +5,6 @@ from __future__ import annotations
 from etastar.search.base import SeedResult, Status, Strategy, bracket
 from etastar.search.bisection import Bisection
 from etastar.search.lattice import Lattice
-from etastar.search.queue import SearchQueue
 from etastar.search.section import Section
 
 STRATEGIES: dict[str, type[Strategy]] = {
@@ -17,7 +16,6 @@ __all__ = [
     "STRATEGIES",
     "Bisection",
     "Lattice",
-    "SearchQueue",
     "Section",
     "SeedResult",
     "Status",

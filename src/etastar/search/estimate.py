@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from etastar.problem.trial import Outcome
-from etastar.search.base import SeedResult
+from etastar.search.base import SeedResult, Status
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -185,6 +185,75 @@ def success_curve(
             )
         )
     return curve
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of log η*, about the relative spread; None where not measured.
+
+    Attributes:
+        total: Over seeds that change all that seeds change here.
+        order: Over orders of the data (and random numbers of training) from one initialisation.
+        initialisation: What is left of the total: `√(total² − order²)`, at least 0.
+    """
+
+    total: float | None
+    order: float | None
+    initialisation: float | None
+
+
+def spread_of(
+    results: Sequence[SeedResult], same_model: Sequence[SeedResult] | None, varies_model: bool
+) -> Spread:
+    """Return the sources of spread.
+
+    Args:
+        results: One per seed.
+        same_model: Of the first initialisation under every order; None if not measured.
+        varies_model: Whether seeds change the initialisation.
+    """
+    total = _log_spread(results)
+    if not varies_model:
+        return Spread(total, total, None)
+    order = None if same_model is None else _log_spread(same_model)
+    if total is None or order is None:
+        return Spread(total, order, None)
+    return Spread(total, order, math.sqrt(max(0.0, total**2 - order**2)))
+
+
+def _log_spread(results: Sequence[SeedResult]) -> float | None:
+    """Return the standard deviation of log η* over the seeds with a bracket, if there are two."""
+    logs = [math.log(r.lo * r.hi) / 2 for r in results if r.lo and r.hi]
+    return float(np.std(logs, ddof=1)) if len(logs) > 1 else None
+
+
+def middle_bracket(
+    results: Sequence[SeedResult],
+) -> tuple[Status, float | None, float | None]:
+    """Return status and bracket of the median seed.
+
+    Seeds are ordered by the geometric mean of their brackets, those that train nowhere first and
+    those that train everywhere last. For an even number the two middle brackets are averaged
+    geometrically; if one of them is unbracketed, its status counts.
+
+    Args:
+        results: One per seed.
+    """
+
+    def place(result: SeedResult) -> float:
+        if result.lo is None:
+            return -math.inf
+        return math.inf if result.hi is None else math.log(result.lo * result.hi)
+
+    ordered = sorted(results, key=place)
+    middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+    for status in ("none-trained", "all-trained"):
+        if any(result.status == status for result in middle):
+            return status, None, None
+    if len(middle) == 1:
+        return "bracketed", middle[0].lo, middle[0].hi
+    lows, highs = ([math.log(end) for r in middle if (end := getattr(r, e))] for e in ("lo", "hi"))
+    return "bracketed", math.exp(sum(lows) / 2), math.exp(sum(highs) / 2)
 
 
 def _median(values: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ class Section(Strategy):
 
     def _around_best(self) -> tuple[int, ...]:
         """Where a scan saw nothing train: the untried points around the one that came closest."""
-        best = max(self.tried, key=lambda i: (self.tried[i].accuracy or 0.0, i))
+        best = max(self.tried, key=lambda i: (self.tried[i].score or 0.0, i))
         reach = self.stride(self.scan_ratio) - 1
         around = range(max(0, best - reach), min(self.lattice.cells, best + reach) + 1)
         return tuple(i for i in reversed(around) if i not in self.tried)
@@ -122,6 +122,6 @@ def too_slow(failures: list[Outcome]) -> bool:
     each no nearer to the threshold than the one above it, and the last further away than the first.
     """
     last = failures[-SLOW_IN_A_ROW:]
-    reached = [f.accuracy or 0.0 for f in last]
+    reached = [f.score or 0.0 for f in last]
     falling = reached == sorted(reached, reverse=True) and reached[0] > reached[-1]
     return len(last) == SLOW_IN_A_ROW and all(f.slow for f in last) and falling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from etastar.settings import Settings
@@ -121,13 +121,11 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     From two runs of different length: what a run costs beside its steps (memory, the evaluation and
     the look for dead layers at its end) is in both.
     """
-    import torch
-
-    from etastar.engines.stack import Engine, train_all
+    from etastar.api import network_problem
+    from etastar.engines import StackEngine, train_all
     from etastar.problem.trial import Trial
 
-    data = load_data(settings)
-    dtype = getattr(torch, settings.dtype)
+    problem = network_problem(settings.network(), load_data(settings), settings)
     most = recipe.criterion.max_steps
 
     def run(steps: int) -> tuple[float, int, int]:
@@ -138,16 +136,13 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
             "threshold": 1.0,
         }
         criterion = recipe.criterion.model_copy(update=limits)
-        engine = Engine(
-            *(settings.network(), data, recipe.model_copy(update={"criterion": criterion})),
-            device=settings.device,
-            dtype=dtype,
-            threads=settings.threads,
-        )
-        trials = [Trial(seed, settings.start_lr) for seed in range(max(2, engine.threads))]
+        known = recipe.model_copy(update={"criterion": criterion})
+        engine = StackEngine(settings.threads)
+        threads = engine.plan(problem).threads
+        trials = [Trial.of(seed, settings.start_lr) for seed in range(max(2, threads))]
         started = time.perf_counter()
-        train_all(engine, trials)
-        return time.perf_counter() - started, len(trials), engine.threads
+        train_all(engine, replace(problem, recipe=known), trials)
+        return time.perf_counter() - started, len(trials), threads
 
     few = min(5, most)
     run(few)  # what only the first run pays

@@ -58,30 +58,25 @@ def run_task(task: Task, on_outcome: OnOutcome | None = None) -> Results:
 
 
 def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
-    """Brackets of η*: what `etastar.measure` does, but able to go on from known outcomes.
+    """Measure η* as `etastar.measure` does, but able to go on from known outcomes."""
+    from etastar.api import measured
 
-    A test holds every bracket and trial to those of `etastar.measure`.
-    """
-    from etastar.api import prepare
-    from etastar.machine import environment
-
-    started = time.perf_counter()
-    settings = task.settings
-    data = load_data(settings)
-    recipe = settings.recipe(data)
-    network = settings.network()
-    engine, queue = prepare(network, data, recipe, settings, task.seeds, settings.device)
-    for trial, outcome in task.known.items():
-        if trial.seed in queue.strategies:
-            queue.strategies[trial.seed].tell(trial.lr, outcome)
-    queue.on_outcome = on_outcome
-    engine.run(queue)
+    data = load_data(task.settings)
+    found = measured(
+        task.settings.network(),
+        data,
+        task.settings,
+        task.seeds,
+        known=task.known,
+        on_outcome=on_outcome,
+    )
+    assert found.recipe is not None
     return LrResult(
-        seeds={seed: strategy.result() for seed, strategy in queue.strategies.items()},
-        trials=queue.outcomes(),
-        resolved={"recipe": recipe.model_dump(), **_facts(data)},
-        seconds=round(time.perf_counter() - started, 3),
-        environment=environment(engine.device, engine.dtype, engine.threads),
+        seeds=found.seeds,
+        trials=found.trials,
+        resolved={"recipe": found.recipe.model_dump(), **_facts(data)},
+        seconds=found.cost.seconds,
+        environment=found.environment,
     )
 
 

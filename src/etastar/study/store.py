@@ -107,7 +107,7 @@ class Store:
             "WHERE id = ? AND s.seed IS NULL"
         )
         return {
-            Trial(seed, lr): Outcome(kind, step, accuracy, bool(slow))
+            Trial.of(seed, lr): Outcome(kind, step, accuracy, bool(slow))
             for seed, lr, kind, step, accuracy, slow in self.rows(query, (identity,))
         }
 
@@ -286,7 +286,7 @@ def _insert_trials(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...
 
 
 def _trial_row(key: int, trial: Trial, outcome: Outcome) -> tuple[Any, ...]:
-    result = (outcome.kind, outcome.step, outcome.accuracy, int(outcome.slow))
+    result = (outcome.kind, outcome.step, outcome.metric, int(outcome.slow))
     return (key, trial.seed, trial.lr, *result)
 
 

@@ -1,0 +1,119 @@
+"""What commands print of a measurement: progress, the table of brackets, η*."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from etastar.cli.options import in_shell
+from etastar.cli.output import progress_bar, write_text
+from etastar.result import counted, number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from etastar.result import Result
+    from etastar.run import Progress
+    from etastar.search.base import SeedResult
+
+
+def show(found: Result, plot: str | None, json_file: str | None) -> int:
+    """Print a result and write what was asked for; return the exit code."""
+    from rich.console import Console
+
+    console = Console(stderr=json_file == "-", highlight=False)
+    print_table(found, console)
+    if json_file:
+        write_text(found.to_json() + "\n", json_file)
+        if json_file != "-":
+            console.print(f"JSON: {json_file}")
+    if plot:
+        from etastar.report.figures import save_measurement
+
+        save_measurement(found, plot)
+        console.print(f"picture: {plot}")
+    return 0
+
+
+class ProgressLine:
+    """A progress bar on a terminal, nothing elsewhere; remembers what was done either way."""
+
+    def __init__(
+        self, seeds: int, text: str = "no trial had ended, 0 of {} seeds bracketed"
+    ) -> None:
+        self.text = text.format(seeds)
+        self._seeds = seeds
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressLine:
+        self._bar = progress_bar("seeds", self._seeds, "starting")
+        return self
+
+    def update(self, now: Progress) -> None:
+        """Show where the measurement is."""
+        self.text = (
+            f"{now.trials} trials ended, {now.steps:,} steps, "
+            f"{now.seeds_done} of {now.seeds} seeds finished"
+        )
+        self._show(f"{now.trials} trials, {now.steps:,} steps", now.seeds_done)
+
+    def stage(self, description: str, done: int) -> None:
+        """Show what is being computed, and how many seeds are done with it."""
+        self.text = f"{description}, {done} of {self._seeds} seeds finished"
+        self._show(description, done)
+
+    def _show(self, description: str, done: int) -> None:
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=done, description=description)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def print_table(found: Result, console: Console) -> None:
+    """Print the brackets per seed, then η* with all that it depends on."""
+    console.print(found.heading)
+    console.print()
+    console.print(bracket_table(found.seeds))
+    console.print()
+    star = found.eta_star
+    interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
+    console.print(f"[bold]η* = {number(star.median)}[/bold]  (median over seeds; {interval})")
+    if found.group_lrs and len(found.group_lrs) > 1:
+        console.print("per parameter group: " + ", ".join(map(number, found.group_lrs)))
+    few = f"p = 0.95, estimated from {counted(len(found.seeds), 'seed')}"
+    console.print(f"safe learning rate ({few}): {number(found.safe_lr)}")
+    console.print(f"engine {found.engine}: {found.engine_reason}; seeds vary the {found.varies}")
+    cost = found.cost
+    console.print(
+        f"cost: {counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
+        f"{cost.seconds:.1f} s"
+    )
+    for note in found.notes:
+        console.print(f"[yellow]note:[/yellow] {in_shell(note)}")
+
+
+def bracket_table(seeds: Mapping[int, SeedResult]) -> Table:
+    """The bracket of η* by seed."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
+        table.add_column(column, justify="right" if column != "status" else "left")
+    for seed, result in seeds.items():
+        table.add_row(
+            str(seed),
+            number(result.lo),
+            number(result.hi),
+            result.hi_outcome or "–",
+            str(len(result.re_entries) or "–"),
+            result.status,
+        )
+    return table

@@ -1,0 +1,227 @@
+"""Optimizers built anew for every trial, their parameter groups scaled by one multiplier."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from etastar.errors import ModelError
+from etastar.problem import hooks
+
+PROBES = (1.0, 0.001)
+"""Rates at which a factory is called to see whether its groups follow `lr`."""
+WITHIN = 8
+"""Further such rates, from one end of the range that is searched to the other."""
+FOLLOWS = 1e-6
+"""Relative difference of a group's multiple of `lr` at two rates that is rounding."""
+MOST_NAMED = 5
+"""Parameters that a message names."""
+
+
+def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
+    """`PROBES`, and geometrically spaced rates over the range that is searched, ends included."""
+    ratio = end_lr / start_lr
+    return (*PROBES, *(start_lr * ratio ** (i / (WITHIN - 1)) for i in range(WITHIN)))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What the factory makes of a model.
+
+    Attributes:
+        names: Parameters of each group.
+        ratios: Rate of each group over `lr`.
+    """
+
+    names: tuple[tuple[str, ...], ...]
+    ratios: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Builds the optimizer of a trial.
+
+    Attributes:
+        given: A class or `functools.partial`, called `(params, lr=lr)`, or any other callable,
+            called `(model, lr)`.
+        state: State of the optimizer to start from, of `Optimizer.state_dict`; None for a new one.
+        rates: Where it is asked what depends on the rate, two or more.
+    """
+
+    given: Callable[..., Optimizer]
+    state: dict[str, Any] | None = None
+    rates: tuple[float, ...] = PROBES
+
+    def build(self, model: nn.Module, lr: float) -> Optimizer:
+        """An optimizer of the model's trainable parameters at rate `lr`."""
+        given: Callable[..., Any] = self.given
+        optimizer: Optimizer
+        if inspect.isclass(self.given) or isinstance(self.given, functools.partial):
+            optimizer = given([p for p in model.parameters() if p.requires_grad], lr=lr)
+        else:
+            optimizer = given(model, lr)
+        if self.state is not None:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.load_state_dict(copy.deepcopy(self.state))  # it keeps tensors, not copies
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        return optimizer
+
+    def groups(self, model: nn.Module) -> Groups:
+        """Check the factory on a model that may be spoilt.
+
+        Raises:
+            ModelError: It returns no optimizer, leaves parameters out, takes foreign ones, or a
+                group's rate is not a fixed multiple of `lr`.
+        """
+        trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        found: list[Groups] = []
+        for lr in self.rates:
+            optimizer = self._tried(model, lr)
+            if not isinstance(optimizer, Optimizer):
+                raise ModelError(
+                    "the optimizer factory must return a torch.optim.Optimizer, got "
+                    f"{type(optimizer).__name__}. Pass a class or partial, called (params, lr=lr), "
+                    "or a function (model, lr) -> Optimizer."
+                )
+            self._check_covers(optimizer, trainable, model)
+            names = tuple(
+                tuple(trainable.get(id(p), "") for p in group["params"])
+                for group in optimizer.param_groups
+            )
+            found.append(Groups(names, tuple(float(g["lr"]) / lr for g in optimizer.param_groups)))
+            self._check_follows(found[0], found[-1], lr)
+        return found[0]
+
+    def _check_follows(self, first: Groups, other: Groups, lr: float) -> None:
+        """Compare the groups at rate `lr` with those at the first one."""
+        base = self.rates[0]
+        if first.names != other.names:
+            raise ModelError(
+                "the optimizer factory must make the same parameter groups at every lr, got "
+                f"{len(first.names)} at lr = {base:g} and {len(other.names)} of other parameters "
+                f"at lr = {lr:g}. Let the groups not depend on lr."
+            )
+        for index, (one, two) in enumerate(zip(first.ratios, other.ratios, strict=True)):
+            if not math.isclose(one, two, rel_tol=FOLLOWS):
+                raise ModelError(
+                    f"parameter group {index} does not follow lr: its rate is {one * base:g} at "
+                    f"lr = {base:g} and {two * lr:g} at lr = {lr:g}. All groups "
+                    "are scaled by one multiplier: write every group's rate as a multiple of lr, "
+                    "e.g. lambda model, lr: SGD([{'params': ..., 'lr': 0.1 * lr}, ...], lr=lr)."
+                )
+
+    def besides_rates(self, fresh: Callable[[], nn.Module]) -> str | None:
+        """What the factory does that an update rule with a rate of its own would leave out.
+
+        Args:
+            fresh: Makes an initial model, which may be spoilt.
+
+        Returns:
+            Hooks, overridden methods, changes of the model, or an option, the class or a state that
+            depends on `lr`; None if there is nothing of the kind at any of `rates`.
+        """
+        first: Optimizer | None = None
+        model, untouched = fresh(), fresh()
+        for lr in self.rates:
+            optimizer = self.build(model, lr)
+            if reason := hooks.on_optimizer(optimizer) or hooks.on_gradients(model):
+                return reason
+            if not _alike(model, untouched):
+                return "the optimizer factory changes the model"
+            first = first or optimizer
+            if type(optimizer) is not type(first):
+                return "the optimizer's class depends on lr"
+            for one, two in zip(first.param_groups, optimizer.param_groups, strict=True):
+                for name in optimizer.defaults:
+                    if name != "lr" and not _same(one.get(name), two.get(name)):
+                        return f"the {name} of {type(optimizer).__name__} depends on lr"
+        return None
+
+    def described(self, model: nn.Module) -> dict[str, Any]:
+        """Return the optimizer's class and options, those of groups where they differ.
+
+        Args:
+            model: One that may be spoilt.
+        """
+        optimizer = self.build(model, 1.0)
+        groups = [
+            {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+            for group in optimizer.param_groups
+        ]
+        same = all(group == groups[0] for group in groups)
+        shown = groups[0] if same else {str(i): group for i, group in enumerate(groups)}
+        return {"optimizer": type(optimizer).__name__, "optimizer_options": shown}
+
+    def _tried(self, model: nn.Module, lr: float) -> Any:
+        try:
+            return self.build(model, lr)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the optimizer cannot be built: {type(error).__name__}: {error}. A class or "
+                "functools.partial is called (params, lr=lr), any other callable (model, lr); wrap "
+                "what needs other arguments in a partial."
+            ) from error
+
+    @staticmethod
+    def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Module) -> None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if foreign := held - {id(p) for p in model.parameters()}:
+            raise ModelError(
+                f"the optimizer factory uses {len(foreign)} parameters that are not those of the "
+                "model it was given. Every trial trains a copy: take the parameters from the "
+                "factory's first argument, (model, lr)."
+            )
+        if missing := [name for key, name in trainable.items() if key not in held]:
+            shown = ", ".join(missing[:MOST_NAMED])
+            shown += ", ..." if len(missing) > MOST_NAMED else ""
+            raise ModelError(
+                f"the optimizer factory leaves out {len(missing)} of {len(trainable)} trainable "
+                f"parameters: {shown}. Add them to a group, or freeze them with "
+                "requires_grad_(False) if they are not meant to train."
+            )
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Whether `step` cannot be called without a closure, as for L-BFGS."""
+    step = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return step is not None and step.default is inspect.Parameter.empty
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether an option has the same value twice."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)
+
+
+def _alike(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same tensors, flags and forward hooks."""
+
+    def described(of: nn.Module) -> list[Any]:
+        flags = [(name, p.requires_grad) for name, p in of.named_parameters()]
+        parts = [
+            (name, type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks))
+            for name, m in of.named_modules()
+        ]
+        return [flags, parts, [name for name, _ in of.named_buffers()]]
+
+    if described(model) != described(other):
+        return False
+    pairs = zip(
+        (*model.parameters(), *model.buffers()),
+        (*other.parameters(), *other.buffers()),
+        strict=True,
+    )
+    return all(torch.equal(a, b) for a, b in pairs)

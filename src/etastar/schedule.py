@@ -1,0 +1,175 @@
+"""A warm-up: its rates, the η* that allow them, and what training with it came to."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from etastar.result import json_ready, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from etastar.problem.trial import Outcome
+    from etastar.search.base import SeedResult
+
+Shape: TypeAlias = Literal["linear", "piecewise"]
+WarmupStatus: TypeAlias = Literal["found", "not-needed", "unreachable", "none-trained"]
+
+
+@dataclass(frozen=True)
+class LadderStep:
+    """η* at one step of a training run.
+
+    Attributes:
+        step: Optimizer steps taken before.
+        seeds: The bracket of each seed.
+    """
+
+    step: int
+    seeds: Mapping[int, SeedResult]
+
+    @property
+    def lowest(self) -> float | None:
+        """The highest rate that trained, of the seed where it is lowest; None if none did."""
+        lows = [result.lo for result in self.seeds.values()]
+        known = [lo for lo in lows if lo is not None]
+        return min(known) if len(known) == len(lows) else None
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The shortest warm-up to a target rate.
+
+    Attributes:
+        target_lr: The rate to warm up to.
+        shape: `linear` or `piecewise`.
+        status: `found`; `not-needed` (η* at step 0 is above the target); `unreachable` (no length
+            will do); `none-trained` (no rate trains from the start).
+        length: Shortest length in steps that the measured η* allow; None if there is none. See
+            `total` for what was needed.
+        stretch: Factor by which the check had to lengthen it.
+        ladder: η* along the run.
+        pace_lr: Rate of that run.
+        with_warmup: Outcome of training with the warm-up, by seed.
+        without: Outcome at the target rate from the first step on, by seed.
+        notes: What to know before trusting it.
+    """
+
+    target_lr: float
+    shape: Shape
+    status: WarmupStatus
+    length: int | None
+    stretch: int
+    ladder: tuple[LadderStep, ...]
+    pace_lr: float | None
+    with_warmup: Mapping[int, Outcome] = field(repr=False)
+    without: Mapping[int, Outcome] = field(repr=False)
+    notes: tuple[str, ...]
+
+    @property
+    def total(self) -> int | None:
+        """Length of the warm-up in steps, as checked: from this step on the rate is the target."""
+        if self.length is None:
+            return None
+        return self.length * self.stretch
+
+    @property
+    def verified(self) -> bool:
+        """Whether training with it reached the threshold on every seed."""
+        runs = self.with_warmup.values()
+        return bool(runs) and all(run.kind == "trained" for run in runs)
+
+    def bound(self, step: int) -> float:
+        """η* at a step: the smaller one of the two steps of the ladder around it, 0 if unknown.
+
+        Args:
+            step: Optimizer steps taken before.
+        """
+        steps = [rung.step for rung in self.ladder]
+        index = bisect.bisect_right(steps, step) - 1
+        around = [self.ladder[index]]
+        if step > steps[index] and index + 1 < len(steps):
+            around.append(self.ladder[index + 1])
+        return min(rung.lowest or 0.0 for rung in around)
+
+    def lr_at(self, step: int) -> float:
+        """The rate of a step, η.
+
+        Args:
+            step: Counted from 0: optimizer steps taken before.
+        """
+        total = self.total
+        if total is None or step >= total:
+            return self.target_lr
+        if self.shape == "linear":
+            return self.target_lr * (step + 1) / (total + 1)
+        # a stretched one rises later, but must dip where η* does: the dip stays at its steps
+        return min(self.target_lr, self.bound(step // self.stretch), self.bound(step))
+
+    def scheduler(self, optimizer: Optimizer) -> LambdaLR:
+        """A scheduler of PyTorch; call its `step` after every optimizer step.
+
+        Args:
+            optimizer: Made with `lr=target_lr`, or with groups at fixed multiples of it.
+        """
+        from torch.optim.lr_scheduler import LambdaLR
+
+        return LambdaLR(optimizer, lambda step: self.lr_at(step) / self.target_lr)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON types."""
+        own = {k: v for k, v in vars(self).items() if k not in ("ladder", "with_warmup", "without")}
+        ready: dict[str, Any] = json_ready(
+            {
+                **own,
+                "total": self.total,
+                "verified": self.verified,
+                "ladder": [
+                    {
+                        "step": rung.step,
+                        "lowest": rung.lowest,
+                        "seeds": [{"seed": s, **asdict(r)} for s, r in rung.seeds.items()],
+                    }
+                    for rung in self.ladder
+                ],
+                "with_warmup": {s: asdict(run) for s, run in self.with_warmup.items()},
+                "without": {s: asdict(run) for s, run in self.without.items()},
+            }
+        )
+        return ready
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw η* along the run, by seed, and the schedule below it.
+
+        Args:
+            ax: Where to draw; a new figure if None.
+
+        Returns:
+            The Axes.
+        """
+        from etastar.report.figures import warmup_figure
+
+        return warmup_figure(self, ax=ax)
+
+    def __str__(self) -> str:
+        """Tell the schedule, what it rests on, and what training with it came to."""
+        if self.total is None:
+            head = f"no warm-up to {number(self.target_lr)} ({self.status})"
+        else:
+            head = (
+                f"warm-up to {number(self.target_lr)}: {self.total} steps, {self.shape} "
+                f"({self.status})"
+            )
+        rungs = ", ".join(f"step {rung.step}: {number(rung.lowest)}" for rung in self.ladder)
+        ends = [
+            f"{sum(o.kind == 'trained' for o in runs.values())} of {len(runs)} seeds train {how}"
+            for how, runs in (("with it", self.with_warmup), ("without", self.without))
+            if runs
+        ]
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([head, f"η* along the run: {rungs}", "; ".join(ends), *notes])

@@ -1,0 +1,320 @@
+"""`warmup`: η* along a training run, and from it the shortest warm-up to a target rate."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from etastar.api import SCAN_RATIO, maximal_lr
+from etastar.checking import is_number, is_whole
+from etastar.engines import choose
+from etastar.engines.loop import Session, run_trial
+from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.problem import checks
+from etastar.problem.origin import GivenOrigin
+from etastar.problem.own_model import OwnModel
+from etastar.problem.preserve import untouched
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Outcome, Start
+from etastar.run import searched
+from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
+from etastar.search.search import Search
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LADDER = (0, 10, 30, 100, 300, 1000)
+"""Steps at which η* is measured; those within the budget are used."""
+SHAPES: tuple[Shape, ...] = ("linear", "piecewise")
+
+
+def warmup(
+    model: nn.Module | Callable[[int], nn.Module],
+    train_data: Any,
+    val_data: Any = None,
+    *,
+    target_lr: float,
+    ladder: Sequence[int] = LADDER,
+    shape: Shape = "linear",
+    pace: float = 0.5,
+    **options: Any,
+) -> Warmup:
+    """Find the shortest warm-up to a rate that is too high to start training with.
+
+    1. η* is measured at the steps of `ladder` along a run at `pace` times η* at step 0: from the
+       weights and the optimizer's state there, the largest constant rate that reaches the threshold
+       within the budget (or still meets it at the end, where it is met already).
+    2. Between two steps of the ladder η* is taken to be the smaller of the two. The shortest
+       schedule is one whose every rate is at most η* of its step, on every seed.
+    3. It is checked by training: with it, and at the target rate from the first step. If training
+       with it fails, which can be since it takes another path than the run that was measured, it is
+       lengthened by factors of two until it holds, and the result says so.
+
+    Args:
+        model: As for `etastar.maximal_lr`.
+        train_data: As there.
+        val_data: As there.
+        target_lr: The rate to warm up to.
+        ladder: Steps at which η* is measured, ascending from 0.
+        shape: `"linear"`, from `target/(length + 1)` to the target; or `"piecewise"`, the measured
+            η* itself, constant between the ladder's steps, which is shorter.
+        pace: Rate of the run along the ladder, over the smallest η* of all seeds at step 0.
+        **options: Any further argument of `etastar.maximal_lr` but `from_checkpoint`.
+
+    Returns:
+        The schedule, the measured ladder and the outcomes of the check.
+
+    Raises:
+        ModelError: As for `maximal_lr`.
+        ConfigError: An option is unknown or out of range.
+
+    Warns:
+        NotBracketedWarning: There is no such warm-up; `length` is then None.
+    """
+    asked = _own_model(model, train_data, val_data, options)
+    _check_target(asked, target_lr, ladder, shape, pace)
+    with untouched(train_data, val_data):
+        found = _found(asked, target_lr, ladder, shape, pace)
+    if found.length is None:
+        warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
+    return found
+
+
+def _found(
+    asked: OwnModel, target: float, ladder: Sequence[int], shape: Shape, pace: float
+) -> Warmup:
+    """Problem → η* along the ladder → schedule → check."""
+    problem, groups, _ = asked.problem()
+    starts = [Start(seed, seed) for seed in asked.seed_list]
+    first = _measure(problem, [(start, problem) for start in starts], 0, asked)
+    pace_lr = None if first.lowest is None else pace * first.lowest
+    steps = [first]
+    if pace_lr is not None and first.lowest is not None and first.lowest < target:
+        sessions = [Session(problem, start, pace_lr) for start in starts]
+        for step in sorted(set(ladder) - {0}):
+            if step >= problem.max_steps:
+                break
+            _advance(sessions, step)
+            tasks = [_from(session, problem) for session in sessions]
+            steps.append(_measure(problem, list(zip(starts, tasks, strict=True)), step, asked))
+    status, length = plan(steps, target, shape, problem.max_steps)
+    draft = Warmup(
+        target_lr=target,
+        shape=shape,
+        status=status,
+        length=length,
+        stretch=1,
+        ladder=tuple(steps),
+        pace_lr=pace_lr,
+        with_warmup={},
+        without={},
+        notes=(),
+    )
+    return _checked(draft, problem, starts, groups.ratios)
+
+
+def plan(
+    steps: Sequence[LadderStep], target: float, shape: Shape, max_steps: int
+) -> tuple[WarmupStatus, int | None]:
+    """The shortest warm-up that a ladder allows: its status and length in steps.
+
+    Length T means that the rates of steps 0 … T−1 are below the target and those from T on are it.
+    """
+    if steps[0].lowest is None:
+        return "none-trained", None
+    if steps[0].lowest >= target:
+        return "not-needed", 0
+    draft = Warmup(target, shape, "found", 1, 1, tuple(steps), None, {}, {}, ())
+
+    def allowed(length: int) -> bool:
+        trial = replace(draft, length=length)
+        end = max(length, steps[-1].step) + 1
+        return all(trial.lr_at(s) <= trial.bound(s) for s in range(end))
+
+    # every rate of a longer warm-up is at most that of a shorter one: what is allowed stays so
+    length = bisect.bisect_left(range(max_steps), True, lo=1, key=allowed)
+    return ("found", length) if length < max_steps else ("unreachable", None)
+
+
+def _measure(
+    problem: Problem, tasks: list[tuple[Start, Problem]], step: int, asked: OwnModel
+) -> LadderStep:
+    """η* of every seed from its state at one step of the ladder."""
+    results = {}
+    ends = asked.start_lr, asked.end_lr, asked.resolution
+    for start, own in tasks:
+        search = Search((start.order,), *ends, scan_ratio=SCAN_RATIO)
+        queue = searched(own, [start], search, choose(own, asked.engine)[0])
+        results[start.order] = queue.strategies[start].result()
+    return LadderStep(step, results)
+
+
+def _advance(sessions: list[Session], step: int) -> None:
+    """Train on up to a step of the ladder."""
+    for session in sessions:
+        with session.active():
+            while session.steps < step:
+                session.step()
+
+
+class _Reached(GivenOrigin):
+    """A model in the middle of its training as the origin of trials.
+
+    Args:
+        session: Whose model it is.
+    """
+
+    def __init__(self, session: Session) -> None:
+        origin = session.problem.origin
+        assert isinstance(origin, GivenOrigin)
+        copied = copy.deepcopy(session.model)  # its hooks, if any, come from the factory again
+        copied.zero_grad(set_to_none=True)
+        super().__init__(copied, origin.device)
+        self._before, self._seed = origin, session.start.initialisation
+
+    def copy(self, seed: int) -> nn.Module:
+        """See `Origin`."""
+        if self._before.copies_keep_hooks:
+            return super().copy(seed)
+        model = self._before.copy(self._seed)
+        reached = super().copy(seed)
+        with torch.no_grad():
+            for own, there in zip(_tensors(model), _tensors(reached), strict=True):
+                own.copy_(there)
+        return model
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _from(session: Session, problem: Problem) -> Problem:
+    """The problem from where a session stands."""
+    state = session.optimizer.state_dict()
+    reached = replace(
+        problem,
+        origin=_Reached(session),
+        optimizer=replace(problem.optimizer, state=state if state["state"] else None),
+    )
+    value = checks.check_first_metric(reached, Start(0, 0))
+    return reached.holding() if reached.objective.met(value) else reached
+
+
+def _checked(
+    draft: Warmup, problem: Problem, starts: list[Start], ratios: tuple[float, ...]
+) -> Warmup:
+    """Train without and with the warm-up; lengthen it until training with it succeeds."""
+    target, notes = draft.target_lr, []
+    without = {start.order: run_trial(problem, start, target) for start in starts}
+    if draft.length is None:
+        return replace(draft, without=without, notes=(_why_none(draft, problem),))
+
+    def trained(schedule: Warmup) -> dict[int, Outcome]:
+        def rates(step: int) -> list[float]:
+            return [schedule.lr_at(step) * ratio for ratio in ratios]
+
+        return {start.order: run_trial(problem, start, target, rates) for start in starts}
+
+    if draft.length == 0:
+        return replace(
+            draft, without=without, with_warmup=without, notes=_surprises(draft, without)
+        )
+    schedule, runs = draft, trained(draft)
+    while not succeeded(runs) and 2 * (schedule.total or 0) < problem.max_steps:
+        schedule = replace(schedule, stretch=2 * schedule.stretch)
+        runs = trained(schedule)
+    if succeeded(runs) and schedule.stretch > 1:
+        notes.append(
+            f"the shortest warm-up that the measured η* allow, {draft.length} steps, did not reach "
+            f"the threshold on every seed; one {schedule.stretch} times as long did."
+        )
+    if not succeeded(runs):
+        schedule = replace(schedule, status="unreachable", length=None)
+        notes.append(
+            f"no warm-up of up to {2 * (draft.length * schedule.stretch)} steps reached the "
+            f"threshold at {target:g} on every seed. Lower target_lr or lengthen the budget "
+            "(epochs)."
+        )
+    notes += _surprises(draft, without)
+    return replace(schedule, without=without, with_warmup=runs, notes=tuple(notes))
+
+
+def succeeded(runs: dict[int, Outcome]) -> bool:
+    """Whether every seed trained."""
+    return all(run.kind == "trained" for run in runs.values())
+
+
+def _surprises(draft: Warmup, without: dict[int, Outcome]) -> tuple[str, ...]:
+    """Where training without warm-up does not do what η* at step 0 says."""
+    trained = sum(run.kind == "trained" for run in without.values())
+    if draft.status == "not-needed" and trained < len(without):
+        return (
+            f"η* at step 0 is above the target on every seed, but only {trained} of {len(without)} "
+            "trained at the target: the boundary is not sharp.",
+        )
+    if draft.status != "not-needed" and trained == len(without):
+        return (
+            "every seed trained at the target without warm-up too, though η* at step 0 of one of "
+            "them is below it: the boundary is not sharp.",
+        )
+    return ()
+
+
+def _why_none(draft: Warmup, problem: Problem) -> str:
+    if draft.status == "none-trained":
+        return (
+            "no rate trains from the start on every seed, so there is no run to measure along. "
+            "Lengthen the budget (epochs), make the threshold easier, or widen the range."
+        )
+    best = max((step.lowest or 0.0) for step in draft.ladder)
+    return (
+        f"η* stays below the target {draft.target_lr:g} at every step of the ladder up to "
+        f"{draft.ladder[-1].step} of {problem.max_steps} steps; the highest is {best:.4g}. Lower "
+        "target_lr, lengthen the ladder or the budget (epochs)."
+    )
+
+
+def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> OwnModel:
+    """The arguments of `maximal_lr` with its defaults."""
+    parameters = inspect.signature(maximal_lr).parameters
+    own = ("model", "train_data", "val_data", "from_checkpoint")
+    known = {name: p.default for name, p in parameters.items() if name not in own}
+    for name in options:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    return OwnModel(
+        model=model,
+        train_data=train_data,
+        val_data=val_data,
+        from_checkpoint=None,
+        **(known | options),
+    )
+
+
+def _check_target(
+    asked: OwnModel, target: Any, ladder: Sequence[int], shape: Any, pace: Any
+) -> None:
+    if not is_number(pace) or not 0 < pace <= 1:
+        raise ConfigError(f"pace must be above 0 and at most 1, got {pace!r}.")
+    if shape not in SHAPES:
+        raise unknown_name("shape", str(shape), SHAPES)
+    if not is_number(target) or not math.isfinite(target) or not target > asked.start_lr:
+        raise ConfigError(
+            f"target_lr must be a number above start_lr = {asked.start_lr:g}, got {target!r}."
+        )
+    if target >= asked.end_lr:
+        raise ConfigError(
+            f"target_lr must be below end_lr, got {target:g} and {asked.end_lr:g}: η* is "
+            "searched up to end_lr only. Raise end_lr."
+        )
+    whole = all(is_whole(s) and s >= 0 for s in ladder)
+    if not whole or len(ladder) < 2:
+        raise ConfigError(f"ladder must be at least two whole numbers of steps, got {ladder!r}.")
