@@ -139,9 +139,9 @@ def test_a_measurement_with_any_options(
     if None not in (eta.median, eta.ci_low, eta.ci_high):
         assert eta.ci_low <= eta.median <= eta.ci_high
     assert eta.safe is None or eta.safe >= start
-    rates = [at.lr for at in found.curve]
+    rates = [at.lr for at in found.success]
     assert rates == sorted({t.lr for t in found.trials})
-    for at in found.curve:
+    for at in found.success:
         seen = at.trained + at.diverged + at.dead + at.short
         assert seen + at.inferred_trained + at.inferred_failed == options["seeds"]
         assert at.ci_low <= at.p <= at.ci_high

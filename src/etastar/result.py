@@ -200,7 +200,6 @@ class Result:
         own = self.recipe.criterion.model_dump() if self.recipe else self.settings
         criterion = {name: own.get(name) for name in names}
         criterion["kind"] = self.settings["criterion"]
-        own_seeds = {trial: o for trial, o in self.trials.items() if self._is_own(trial)}
         shown = ("loss", "optimizer", "optimizer_options", "batch_size", "from_step", "from_lr")
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -216,7 +215,7 @@ class Result:
                     "accuracy": outcome.metric if accuracy else None,
                     "metric": outcome.metric,
                 }
-                for trial, outcome in own_seeds.items()
+                for trial, outcome in self.own_trials.items()
             ],
             "network": self._described_network(),
             "training": self.recipe.model_dump(exclude={"criterion"})
@@ -235,10 +234,10 @@ class Result:
         ready: dict[str, Any] = json_ready(record)
         return ready
 
-    def _is_own(self, trial: Trial) -> bool:
-        """Tell whether a trial is of a seed's own search, not of one that varies the order only."""
-        same = trial.start.initialisation == trial.start.order
-        return not self.settings["factory"] or same
+    @property
+    def own_trials(self) -> dict[Trial, Outcome]:
+        """The trials of the seeds' own searches, without those that vary the order only."""
+        return {t: o for t, o in self.trials.items() if t.start.initialisation == t.start.order}
 
     def _described_network(self) -> dict[str, Any]:
         if self.network is not None:

@@ -70,7 +70,7 @@ def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     """
     ax = ax or _new_axes()
     for kind, colour in COLOURS.items():
-        chosen = [trial for trial, outcome in found.trials.items() if outcome.kind == kind]
+        chosen = [trial for trial, outcome in found.own_trials.items() if outcome.kind == kind]
         if chosen:
             ax.scatter(
                 [trial.lr for trial in chosen],
@@ -171,7 +171,7 @@ def _rate_axis(ax: Axes) -> None:
 
 
 def _mark_eta_star(found: Result, ax: Axes) -> None:
-    star = found.eta_star
+    star, safe = found.eta_star, found.safe_lr
     text = ""
     if star.ci_low is not None and star.ci_high is not None:
         text = f" [{star.ci_low:.3g}, {star.ci_high:.3g}]"
@@ -182,9 +182,9 @@ def _mark_eta_star(found: Result, ax: Axes) -> None:
     if star.median is not None:
         text = f"η* = {star.median:.3g}{text}"
         ax.axvline(star.median, color=COLOURS["trained"], lw=1, zorder=1, label=text)
-    if star.safe is not None:
-        text = f"safe = {star.safe:.3g}"
-        ax.axvline(star.safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
+    if safe is not None:
+        text = f"safe = {safe:.3g}"
+        ax.axvline(safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
 
 
 def _interesting_range(found: Result) -> tuple[float, float]:
