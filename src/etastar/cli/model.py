@@ -18,6 +18,7 @@ from etastar.cli.printing import show
 from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.settings import Settings
 
 if TYPE_CHECKING:
     from etastar.result import Result
@@ -124,6 +125,7 @@ class ModelOptions(BaseModel):
 
 def run(arguments: list[str]) -> int:
     """Measure η* of the model, print it, write what was asked for; return the exit code."""
+    _check_not_of_networks(arguments)
     options = parse(
         ModelOptions,
         arguments,
@@ -146,6 +148,17 @@ def run(arguments: list[str]) -> int:
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
     return show(found, options.plot, options.json_file)
+
+
+def _check_not_of_networks(arguments: list[str]) -> None:
+    """Raise if an option of our networks or of their search is given: it says nothing here."""
+    for word in arguments:
+        flag = word.split("=")[0]
+        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        known = name in Settings.model_fields and name not in ModelOptions.model_fields
+        if word.startswith("--") and known:
+            instead = ": give the budget in --epochs" if name == "max_steps" else ": leave it out"
+            raise ConfigError(f"{flag} does not apply to a model of your own{instead}.")
 
 
 def old_command(arguments: list[str]) -> int:

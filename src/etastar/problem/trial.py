@@ -77,6 +77,7 @@ class Trial:
     """One training run. Its outcome is a pure function of this and the problem."""
 
     start: Start
+    """Its seeds."""
     lr: float
     """η: the constant learning rate, which parameter groups take at their own fixed ratios."""
 
