@@ -153,7 +153,7 @@ def run(
         search=search.record(),
         cost=Cost(
             trials=len(trials),
-            steps=sum(outcome.steps_taken for outcome in trials.values()),
+            steps=sum(outcome.steps_taken(problem.max_steps) for outcome in trials.values()),
             seconds=round(time.perf_counter() - began, 3),
         ),
         environment=environment(problem.origin.device, problem.dtype, trainer.threads),

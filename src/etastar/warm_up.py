@@ -23,7 +23,7 @@ from etastar.problem.origin import GivenOrigin
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
-from etastar.problem.trial import Outcome, Start
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import Search
@@ -213,7 +213,7 @@ def _checked(
 ) -> Warmup:
     """Train without and with the warm-up; lengthen it until training with it succeeds."""
     target, notes = draft.target_lr, []
-    without = {start.order: run_trial(problem, start, target) for start in starts}
+    without = {start.order: run_trial(problem, Trial(start, target)) for start in starts}
     if draft.length is None:
         return replace(draft, without=without, notes=(_why_none(draft, problem),))
 
@@ -221,7 +221,7 @@ def _checked(
         def rates(step: int) -> list[float]:
             return [schedule.lr_at(step) * ratio for ratio in ratios]
 
-        return {start.order: run_trial(problem, start, target, rates) for start in starts}
+        return {start.order: run_trial(problem, Trial(start, target), rates) for start in starts}
 
     if draft.length == 0:
         return replace(
