@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, progress_bar, write_text
+from etastar.cli.output import check_output, progress_bar, write_results, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.settings import OneOf
 from etastar.study.executors import EXECUTORS
+from etastar.study.filesystem import is_stream
 
 if TYPE_CHECKING:
     from etastar.study.runner import Progress, Summary
@@ -252,34 +253,28 @@ def _report(options: ReportOptions) -> int:
     from etastar.study.store import Store
 
     study, path = options.opened()
-    if options.output == "-":
-        raise ConfigError("--output -: the page has figures beside it; give the name of a file.")
-    output = Path(options.output) if options.output else study.path.with_suffix(".html")
-    check_output(str(output))
+    output = _output(options.output, study.path.with_suffix(".html"))
+    if output == "-" or is_stream(Path(output)):
+        raise ConfigError(
+            f"--output {output}: the page has figures beside it; give the name of a file."
+        )
     with Store(path) as store:
-        for file in write_report(study, store, output):
+        for file in write_report(study, store, Path(output)):
             print(file)
     return 0
 
 
 def _export(options: ExportOptions) -> int:
-    from etastar.study.export import export
+    from etastar.study.export import FORMATS, TABLES
     from etastar.study.store import Store
 
     study, path = options.opened()
-    kinds = {"format": options.format, "table": options.table}
-    if options.output == "-":
-        with Store(path) as store, tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "table"
-            export(study, store, file, **kinds)
-            sys.stdout.flush()
-            sys.stdout.buffer.write(file.read_bytes())
-        return 0
-    output = Path(options.output or study.path.with_suffix(f".{options.format}"))
-    check_output(str(output))
+    output = _output(options.output, study.path.with_suffix(f".{options.format}"))
     with Store(path) as store:
-        rows = export(study, store, output, **kinds)
-    print(f"{output}: {rows} rows")
+        columns = TABLES[options.table](study, store)
+    write_results([(output, partial(FORMATS[options.format], columns))])
+    if output != "-":
+        print(f"{output}: {len(columns['cell'])} rows")
     return 0
 
 
@@ -290,6 +285,13 @@ ACTIONS: dict[str, tuple[type[Any], str, Callable[[Any], int]]] = {
     "report": (ReportOptions, "write the page and its figures", _report),
     "export": (ExportOptions, "write the results as CSV or Parquet", _export),
 }
+
+
+def _output(given: str | None, default: Path) -> str:
+    """The name of the file to write, once it is known that it can be written."""
+    name = str(default) if given is None else given
+    check_output(name)
+    return name
 
 
 def _write_json(record: dict[str, Any], file: str) -> int:
