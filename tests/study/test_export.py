@@ -45,7 +45,9 @@ def test_pandas_reads_the_seeds_in_one_call(store: Path, tmp_path: Path) -> None
     assert list(table.columns) == SEED_COLUMNS
     for name in ("width", "depth", "seed", "trials", "steps", "re_entries", "train_size"):
         assert table[name].dtype == "int64", name
-    for name in ("input_lr_ratio", "eta_lo", "eta_hi", "eta", "lambda1", "threshold", "momentum"):
+    for name in ("input_lr_ratio", "eta_lo", "eta_hi", "eta", "threshold", "momentum"):
+        assert table[name].dtype == "float64", name
+    for name in ("lambda1_preconditioned", "lambda1_plain", "lambda1_gauss_newton"):
         assert table[name].dtype == "float64", name
     for name in ("biases", "lambda1_converged"):
         assert table[name].dtype == "bool", name
@@ -90,7 +92,7 @@ def test_a_study_sees_only_its_own_cells_and_seeds(store: Path) -> None:
             *((16, 2, 0), (16, 2, 1))
         ]
         # the study did not ask for λ1, though the store has it
-        assert {row["lambda1"] for row in rows} == {None}
+        assert {row["lambda1_preconditioned"] for row in rows} == {None}
         assert len(trial_columns(part, opened)["lr"]) == 12
 
 

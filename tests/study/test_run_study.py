@@ -50,7 +50,7 @@ def test_every_cell_is_what_measure_finds(tmp_path: Path) -> None:
                 bracket = expected.seeds[row["seed"]]
                 assert (row["status"], row["eta_lo"]) == (bracket.status, bracket.lo)
                 assert (row["eta_hi"], row["hi_outcome"]) == (bracket.hi, bracket.hi_outcome)
-                assert row["lambda1"] > 0
+                assert row["lambda1_preconditioned"] > 0
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:

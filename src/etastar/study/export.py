@@ -30,7 +30,11 @@ FACTS = ["inputs", "classes"]
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
 """What tells networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
-SHARPNESS = ["lambda1", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"]
+SHARPNESS = [
+    *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
+]
+"""λ1 at initialisation: of D^½HD^½, of D^½GD^½, of H, and the residual of the first. H is the
+Hessian, G the Gauss-Newton matrix, D the layers' learning-rate ratios (κ on the input layer)."""
 SEED_COLUMNS = [
     *NETWORK,
     *SEED,
@@ -41,7 +45,7 @@ SEED_COLUMNS = [
     "cell",
 ]
 """Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
-`lambda1` are empty where they do not exist; `cell` is the hash of the specification."""
+λ1 are empty where they do not exist; `cell` is the hash of the specification."""
 TEXT = {"status", "hi_outcome", "outcome", "cell", "loss", "dataset", "batch_size"}
 """Columns of strings, as far as a table may have them empty."""
 TRIAL_COLUMNS = [

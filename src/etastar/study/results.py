@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class SharpnessRow(NamedTuple):
-    """λ1 at initialisation of one seed, as the store has it; None where it is not finite.
+    """λ1 at initialisation of one seed; None where it is not finite.
 
-    The names are those of the columns, where `lambda1` is what a learning rate meets, hence the
-    preconditioned one; `curvature.initialisations.SeedSharpness` has that as `preconditioned`.
+    The names are those of the exported columns. The store's columns are older: there
+    `lambda1_preconditioned` is called `lambda1`.
     """
 
-    lambda1: float | None
+    lambda1_preconditioned: float | None
     """Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
     lambda1_gauss_newton: float | None
     """Of `D^½ G D^½`, G the Gauss-Newton matrix."""
     lambda1_plain: float | None
     """Of the Hessian H itself."""
     residual: float | None
-    """Of `lambda1`: some eigenvalue is at most this far from it."""
+    """Of `lambda1_preconditioned`: some eigenvalue is at most this far from it."""
     converged: bool
     """Whether all three met their tolerance."""
 
