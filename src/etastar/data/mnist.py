@@ -67,18 +67,7 @@ def grey_images(published: Published, folder: Path | None, progress: bool) -> Ra
         paths = fetch(published, progress)
     else:
         _, paths = locate(folder, published.name, {"idx": [idx_names(stem) for stem in STEMS]})
-    split = read_split(paths, [(28, 28)], classes=10)
-    return RawData(
-        name=published.name,
-        x_train=split.x_train[:, None],
-        y_train=split.y_train,
-        x_val=split.x_val[:, None],
-        y_val=split.y_val,
-        classes=10,
-        source=published.source,
-        read_from=str(paths[0].parent),
-        licence=published.licence,
-        split="official: training files; validation is the test files (t10k)",
-        files=split.files,
-        checksums_match=published.matches(split.files),
-    )
+    (x_train, y_train, x_val, y_val), files = read_split(paths, [(28, 28)], classes=10)
+    split = "official: training files; validation is the test files (t10k)"
+    arrays = (x_train[:, None], y_train, x_val[:, None], y_val)
+    return published.raw_data(arrays, files, paths[0].parent, split)
