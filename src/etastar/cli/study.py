@@ -22,7 +22,7 @@ from etastar.study.executors import EXECUTORS
 from etastar.study.filesystem import is_stream
 
 if TYPE_CHECKING:
-    from etastar.study.runner import Progress, Summary
+    from etastar.study.runner import Progress
     from etastar.study.specification import Study
 
 
@@ -123,7 +123,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(options: RunOptions) -> int:
-    from etastar.study.executors import ExecutorOptions, make_executor
+    from etastar.study.executors import make_executor
     from etastar.study.runner import run_study
 
     study, store = options.opened()
@@ -135,10 +135,10 @@ def _run(options: RunOptions) -> int:
             "--store another name, or move the file away."
         )
     name = options.executor or ("dask" if options.workers or options.scheduler else "in-process")
-    given = ExecutorOptions(workers=options.workers, scheduler=options.scheduler)
-    with make_executor(name, given) as executor, _Display(study) as display:
+    made = make_executor(name, options.workers, options.scheduler)
+    with made as executor, _Display(study) as display:
         try:
-            summary = run_study(
+            done = run_study(
                 study,
                 store,
                 executor=executor,
@@ -153,54 +153,48 @@ def _run(options: RunOptions) -> int:
             again = f"The same command goes on from there ({store})."
             print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
             return INTERRUPTED
-    return _print_summary(summary)
+    return _print_summary(done)
 
 
-def _print_summary(summary: Summary) -> int:
+def _print_summary(p: Progress) -> int:
     """What a run did; 1 if cells were given up."""
-    p = summary.progress
     print(
         f"{p.done} of {p.cells} cells done, {p.failed} failed; "
-        f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {summary.store}"
+        f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {p.store}"
     )
-    for title, error in summary.failures.items():
+    for title, error in p.failures.items():
         print(f"failed: {title}: {error}")
-    if summary.out_of_budget:
+    if p.out_of_budget:
         print("The budget is spent; the same command goes on from here.")
-    return 1 if summary.failures else 0
+    return 1 if p.failures else 0
 
 
 def _dry_run(study: Study, store: Path) -> int:
     """The cells with what is left of each, and how long all of it will take."""
-    from etastar.study.cost import calibrate, step_seconds
-    from etastar.study.plan import Facts, State, plan
+    import torch
+
+    from etastar.study.cost import calibrate
+    from etastar.study.plan import State, costs, plan
 
     state = State.of_file(store)
-    facts = Facts.of(study)
-    tasks = plan(study, facts, state)
+    known = costs(study)
+    tasks = plan(study, known, state)
     for cell in study.cells:
-        left = [t for t in tasks if t.task.id in (cell.id, cell.sharpness_id)]
+        left = [task for task, _ in tasks if task.id in (cell.id, cell.sharpness_id)]
         seeds = f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
         print(f"{cell.title}, {seeds}: {'to do' if left else 'done'}")
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
         return 0
-    known = {cell.id: (cell.settings, *facts.cells[cell.id]) for cell in study.cells}
-    scale = calibrate(list(known.values()))
-    by_id = {i: known[c.id] for c in study.cells for i in (c.id, c.sharpness_id) if i}
-    seconds = sum(t.seconds * scale.factor(step_seconds(*by_id[t.task.id])) for t in tasks)
-    threads = _threads()
+    factor = calibrate(known.values())
+    steps = {i: known[c.id].step for c in study.cells for i in (c.id, c.sharpness_id)}
+    seconds = sum(expected * factor(steps[task.id]) for task, expected in tasks)
+    threads = torch.get_num_threads()
     print(
         f"{len(study.cells)} cells, {len(tasks)} tasks to do: about "
         f"{duration(seconds / threads)} on this machine ({threads} threads), within a factor of 3."
     )
     return 0
-
-
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 def _status(options: StatusOptions) -> int:
