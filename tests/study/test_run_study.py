@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import TINY, TINY_CELLS, content, tiny
+from made_studies import TINY, TINY_CELLS, content, seed_rows, tiny
 
 import etastar
 from etastar.errors import ConfigError, DataError, StoreError
 from etastar.problem.trial import Outcome, Trial
 from etastar.study.executors import EXECUTORS, InProcess, make_executor
-from etastar.study.export import seed_rows
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State
 from etastar.study.runner import ATTEMPTS, Progress, run_study

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import content, fill, made_lr, made_sharpness
+from made_studies import content, fill, made_lr, made_sharpness, seed_rows
 
 from etastar.errors import ConfigError, StoreError
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.export import seed_columns, seed_rows, trial_columns
+from etastar.study.export import seed_columns, trial_columns
 from etastar.study.filesystem import file_system
 from etastar.study.plan import State
 from etastar.study.runner import run_study

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,12 +18,15 @@ from etastar.cli.output import check_output, progress_bar, write_results, write_
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.settings import OneOf
-from etastar.study.executors import EXECUTORS
+from etastar.study.cell_rows import cell_table
+from etastar.study.cost import calibrate
+from etastar.study.executors import EXECUTORS, make_executor
+from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
-
-if TYPE_CHECKING:
-    from etastar.study.runner import Progress
-    from etastar.study.specification import Study
+from etastar.study.plan import State, costs, identities, plan
+from etastar.study.runner import Progress, run_study
+from etastar.study.specification import Study
+from etastar.study.store import Store
 
 
 class _Options(BaseModel):
@@ -38,8 +41,6 @@ class _Options(BaseModel):
 
     def opened(self) -> tuple[Study, Path]:
         """The study, checked, and the path of its store."""
-        from etastar.study.specification import Study
-
         study = Study.from_file(self.study)
         return study, Path(self.store) if self.store else study.default_store
 
@@ -123,9 +124,6 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(options: RunOptions) -> int:
-    from etastar.study.executors import make_executor
-    from etastar.study.runner import run_study
-
     study, store = options.opened()
     if options.dry_run:
         return _dry_run(study, store)
@@ -173,9 +171,6 @@ def _dry_run(study: Study, store: Path) -> int:
     """The cells with what is left of each, and how long all of it will take."""
     import torch
 
-    from etastar.study.cost import calibrate
-    from etastar.study.plan import State, costs, plan
-
     state = State.of_file(store)
     known = costs(study)
     tasks = plan(study, known, state)
@@ -198,8 +193,6 @@ def _dry_run(study: Study, store: Path) -> int:
 
 
 def _status(options: StatusOptions) -> int:
-    from etastar.study.plan import State, identities
-
     study, path = options.opened()
     check_output(options.json_file)
     state = State.of_file(path)
@@ -228,8 +221,6 @@ def _status(options: StatusOptions) -> int:
 
 def _fit(options: FitOptions) -> int:
     from etastar.cli.fit import fit_records, print_laws
-    from etastar.study.cell_rows import cell_table
-    from etastar.study.store import Store
 
     check_output(options.json_file)
     study, path = options.opened()
@@ -244,7 +235,6 @@ def _fit(options: FitOptions) -> int:
 
 def _report(options: ReportOptions) -> int:
     from etastar.report import write_report
-    from etastar.study.store import Store
 
     study, path = options.opened()
     output = _output(options.output, study.path.with_suffix(".html"))
@@ -259,8 +249,6 @@ def _report(options: ReportOptions) -> int:
 
 
 def _export(options: ExportOptions) -> int:
-    from etastar.study.export import FORMATS, TABLES
-    from etastar.study.store import Store
 
     study, path = options.opened()
     output = _output(options.output, study.path.with_suffix(f".{options.format}"))
@@ -289,8 +277,7 @@ def _output(given: str | None, default: Path) -> str:
 
 
 def _write_json(record: dict[str, Any], file: str) -> int:
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(text, file)
+    write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
     return 0
 
 

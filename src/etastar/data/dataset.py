@@ -8,11 +8,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etastar.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +173,6 @@ def provenance(
 
 def _tensor(values: Any, name: str) -> torch.Tensor:
     """`values` as a dense, real tensor without gradient history."""
-    import numpy as np
     import torch
 
     if not isinstance(values, torch.Tensor):

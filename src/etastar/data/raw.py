@@ -6,15 +6,13 @@ Every loader returns a `RawData`, so that what is done to the numbers is done in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etastar.data.dataset import Dataset, provenance
 from etastar.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from etastar.data.dataset import Dataset
 
 _ABOUT = ("name", "source", "read_from", "files", "checksums_match", "licence", "split")
 """Fields that are part of a data set's provenance as they are."""
@@ -61,8 +59,6 @@ class RawData:
             DataError: The pixels are all equal.
         """
         import torch
-
-        from etastar.data.dataset import Dataset, provenance
 
         train = check_size("train_size", train_size, len(self.x_train), self.name)
         val = check_size("val_size", val_size, len(self.x_val), self.name)

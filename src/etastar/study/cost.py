@@ -6,16 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings
 from etastar.study.measuring import load_data
-
-if TYPE_CHECKING:
-    from etastar.problem.trial import Recipe
 
 # Measured on a two-core x86 machine. Only ratios between cells matter: times are corrected by what
 # finished tasks took, or by `calibrate`.
@@ -111,7 +108,6 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     import torch
 
     from etastar.engines.stack import Engine, train_all
-    from etastar.problem.trial import Trial
 
     data = load_data(settings)
     dtype = getattr(torch, settings.dtype)

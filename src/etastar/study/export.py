@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
-from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -68,14 +67,8 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 """
 
 
-def seed_rows(study: Study, store: Store) -> list[dict[str, Any]]:
-    """One mapping per network and seed whose η* is known: see `SEED_COLUMNS`."""
-    columns = seed_columns(study, store)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def seed_columns(study: Study, store: Store) -> Columns:
-    """The same, column by column."""
+    """One row per network and seed whose η* is known, column by column: see `SEED_COLUMNS`."""
     columns: Columns = {name: [] for name in SEED_COLUMNS}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
@@ -157,6 +150,7 @@ TABLES: dict[str, Callable[[Study, Store], Columns]] = {
     "seeds": seed_columns,
     "trials": trial_columns,
 }
+"""Tables of an export. A new one is a function here and a line."""
 
 
 def write_csv(columns: Columns, path: Path) -> None:
@@ -199,35 +193,3 @@ FORMATS: dict[str, Callable[[Columns, Path], None]] = {
     "parquet": write_parquet,
 }
 """Formats of an export. A new one is a function here and a line."""
-
-
-def export(
-    study: Study, store: Store, path: Path, *, format: str = "csv", table: str = "seeds"
-) -> int:
-    """Write results to a file, as a whole or not at all.
-
-    Args:
-        study: The study.
-        store: Its store.
-        path: The file; replaced if it exists.
-        format: A key of `FORMATS`.
-        table: A key of `TABLES`.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        ConfigError: The format or table is unknown, or the file cannot be written.
-        StoreError: The store cannot be read.
-    """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    if table not in TABLES:
-        raise unknown_name("table", table, TABLES)
-    columns = TABLES[table](study, store)
-    try:
-        with as_a_whole(path) as partial:
-            FORMATS[format](columns, partial)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
-    return len(columns["cell"])

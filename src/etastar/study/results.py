@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from etastar.problem.trial import Outcome, Trial
-    from etastar.search.base import SeedResult
+from etastar.problem.trial import Outcome, Trial
+from etastar.search.base import SeedResult
 
 
 class SharpnessRow(NamedTuple):

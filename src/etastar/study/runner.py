@@ -10,9 +10,10 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, 
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etastar.errors import ExecutorError, StoreError
+from etastar.machine import device_named
+from etastar.problem.trial import Outcome, Trial
 from etastar.study.cell import Cell, title_of
 from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
@@ -21,9 +22,6 @@ from etastar.study.plan import State, costs, identities, plan
 from etastar.study.results import LrResult, Results
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
-
-if TYPE_CHECKING:
-    from etastar.problem.trial import Outcome, Trial
 
 ATTEMPTS = 3
 """Failures after which a task is recorded with its error, and the study goes on without it."""
@@ -256,7 +254,5 @@ def _title(task: Task) -> str:
 
 def _check_devices(study: Study) -> None:
     """Raise if this machine lacks a device, before anything is computed."""
-    from etastar.machine import device_named
-
     for name in sorted({cell.settings.device for cell in study.cells}):
         device_named(name, instead="cpu")
