@@ -106,7 +106,7 @@ def _to_stdout() -> Iterator[Path]:
 
 
 def _reason(error: Exception) -> str:
-    """Why something failed: the system's words, or the error's kind and text."""
+    """The reason of a failure: the system's words, or the error's kind and text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {error}"

@@ -30,7 +30,7 @@ from etastar.study.store import Store
 
 
 class _Options(BaseModel):
-    """What all of the commands need: a study, and its store."""
+    """Options that all of the commands have: a study, and its store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -93,7 +93,7 @@ class ReportOptions(_Options):
 class ExportOptions(_Options):
     """Options of `study export`."""
 
-    format: Literal["csv", "parquet"] = Field("csv", description="Of the file.")
+    format: Literal["csv", "parquet"] = Field("csv", description="Format of the file.")
     table: Literal["seeds", "trials"] = Field(
         "seeds", description="One row per network and seed, or one per trial."
     )
@@ -155,7 +155,7 @@ def _run(options: RunOptions) -> int:
 
 
 def _print_summary(p: Progress) -> int:
-    """What a run did; 1 if cells were given up."""
+    """Print what a run did; returns 1 if cells were given up."""
     print(
         f"{p.done} of {p.cells} cells done, {p.failed} failed; "
         f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {p.store}"

@@ -25,7 +25,7 @@ _NAMES = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
-"""What a batch may ask for."""
+"""Names that a batch may ask for."""
 
 _BARRED = b"".join(
     (

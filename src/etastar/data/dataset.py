@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the package: four tensors, their shape, and their provenance."""
+"""A data set, as the rest of the package sees it: four tensors, their shape, their provenance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Dataset:
 
         Args:
             device: Where to put all four tensors; where they are if None.
-            dtype: Of the inputs; unchanged if None. Labels stay int64.
+            dtype: Type of the inputs; unchanged if None. Labels stay int64.
 
         Returns:
             A new dataset; tensors that need no change are shared with this one.

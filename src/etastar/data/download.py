@@ -31,7 +31,7 @@ _log = logging.getLogger("etastar.data")
 
 @dataclass(frozen=True)
 class Published:
-    """What is published under a dataset's name, and where."""
+    """The files that are published under a data set's name, and where."""
 
     name: str
     """The dataset's name in `DATASETS`; also its folder in the cache."""
@@ -46,7 +46,7 @@ class Published:
     def raw_data(
         self, arrays: Sequence[NDArray[Any]], files: dict[str, str], folder: Path, split: str
     ) -> RawData:
-        """Ten classes of images, with the story of what was published.
+        """Ten classes of images, with what is known of the published files.
 
         Args:
             arrays: Training images, training labels, validation images, validation labels.
@@ -144,7 +144,7 @@ def _fetch_file(published: Published, filename: str, folder: Path, progress: boo
 
 
 def _root(error: BaseException) -> str:
-    """What an error of requests was first raised for, in one line: it wraps it several times."""
+    """The first cause of an error of requests, which wraps it several times; one line."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     reason = getattr(error, "strerror", None) or str(error)

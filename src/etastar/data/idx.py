@@ -130,6 +130,6 @@ def check_labels(labels: NDArray[Any], classes: int, name: object) -> None:
 
 
 def _kind(dimensions: int) -> str:
-    """What an array of so many dimensions is, in words."""
+    """Say in words what an array of so many dimensions holds."""
     words = {1: "labels", 3: "grey images", 4: "colour images"}
     return f"{dimensions}-dimensional data ({words.get(dimensions, 'neither images nor labels')})"

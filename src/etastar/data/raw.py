@@ -23,7 +23,7 @@ _ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """What a loader hands over: arrays as they were read, and their story.
+    """Arrays as a loader has read them, and where they come from.
 
     Pixels (uint8) are standardised by `to_dataset`; float32 inputs are used as they are.
     """
@@ -46,10 +46,10 @@ class RawData:
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file read, as stored, by file name."""
     checksums_match: bool | None = None
-    """Whether those files carry the SHA-256 pinned for the download; False also for the same
+    """True if those files carry the SHA-256 pinned for the download; False also for the same
     images compressed or packed otherwise, None where nothing is pinned."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What else a reader of the provenance should know."""
+    """Further entries of the provenance."""
 
     def to_dataset(self, train_size: int | None = None, val_size: int | None = None) -> Dataset:
         """The first `train_size` and `val_size` samples, as tensors.

@@ -92,7 +92,7 @@ class Condition:
         return cls(text, place, tree)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the condition is true of these fields.
+        """Evaluate the condition for these fields.
 
         Raises:
             ConfigError: It has no truth value there, e.g. it compares a number with a missing one.

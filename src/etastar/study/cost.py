@@ -1,4 +1,4 @@
-"""How long a task will take: a model for order and time left, and a calibration for `--dry-run`."""
+"""The expected time of a task: a model for order and time left, a calibration for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ MATRICES = 3
 """Hessian, Gauss-Newton matrix, and the Hessian without the layers' rates."""
 
 CALIBRATION_SECONDS = 1.0
-"""Of training, for each of the cells that are tried."""
+"""Seconds of training, for each of the cells that are tried."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell will cost, in seconds of one core.
+    """The expected time of a cell, in seconds of one core.
 
     Attributes:
-        settings: Of the cell.
-        recipe: What they come to on the data.
+        settings: The cell's settings.
+        recipe: The settings with the defaults of the data filled in.
         weights: Parameters of the network.
         samples: Training samples.
     """
@@ -64,16 +64,16 @@ class Cost:
 
     @property
     def step(self) -> float:
-        """Of a step of one replica: per weight and sample three multiply-adds."""
+        """Time of a step of one replica: per weight and sample three multiply-adds."""
         batch = self.samples if self.recipe.batch_size == "full" else self.recipe.batch_size
         return LAYER_SECONDS * (self.settings.depth + 1) + 6 * self.weights * batch * PER_FLOP
 
     def lr(self, seeds: int) -> float:
-        """Of the searches of so many seeds."""
+        """Time of the searches of so many seeds."""
         return self.recipe.criterion.max_steps * BUDGETS_PER_SEED * seeds * self.step
 
     def sharpness(self, wanted: SharpnessSettings, seeds: int) -> float:
-        """Of λ1 of so many seeds."""
+        """Time of λ1 of so many seeds."""
         passes = MATRICES * PRODUCTS * PASSES_PER_PRODUCT * seeds
         flops = 2 * self.weights * min(wanted.samples, self.samples)
         return passes * (LAYER_SECONDS * (self.settings.depth + 1) + flops * PER_FLOP)

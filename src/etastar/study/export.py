@@ -27,7 +27,7 @@ SETTINGS = [name for name in Settings.model_fields if name not in NOT_IDENTITY]
 FACTS = ["inputs", "classes"]
 """Columns that the data decide."""
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
-"""What tells networks of a usual study apart: these come first."""
+"""Columns that tell the networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
 SHARPNESS = [
     *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
@@ -129,7 +129,7 @@ def trial_columns(study: Study, store: Store) -> Columns:
 
 
 def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What all seeds of a cell share, defaults filled in as far as the data decided them."""
+    """The columns that all seeds of a cell share, with the defaults that the data decided."""
     values = {name: cell.fields[name] for name in SETTINGS}
     known = resolved.get(cell.id)
     if known:

@@ -118,7 +118,7 @@ def _partial(path: Path) -> Path:
 
 
 def is_network(folder: Path) -> bool:
-    """Whether the folder is on a file system that other machines may have mounted.
+    """Tell whether a folder is on a file system that other machines may have mounted.
 
     Only Linux tells; elsewhere the answer is no.
     """

@@ -1,4 +1,4 @@
-"""What is left to do of a study, in the order in which it is done."""
+"""Tasks that are left of a study, in the order in which they are done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from etastar.study.store import Store
 
 @dataclass(frozen=True)
 class State:
-    """What a store holds of a study.
+    """Results and failures that a store holds.
 
     Attributes:
         done: Finished seeds, by specification.
@@ -52,16 +52,16 @@ class State:
         return tuple(seed for seed in seeds if seed not in done)
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether everything that a cell asks for is there."""
+        """Tell whether everything that a cell asks for is there."""
         return not any(self.missing(i, cell.seeds) for i in identities(cell))
 
     def error(self, cell: Cell) -> str | None:
-        """Why a cell was given up, if it was."""
+        """The error for which a cell was given up; None if it was not."""
         return next((self.failures[i] for i in identities(cell) if i in self.failures), None)
 
 
 def costs(study: Study) -> dict[str, Cost]:
-    """What each cell costs, by its hash; reads every data set and checks every cell against it.
+    """The cost of each cell, by its hash; reads all data sets and checks the cells against them.
 
     Raises:
         ConfigError: A cell's settings do not fit its data.
@@ -80,7 +80,7 @@ def costs(study: Study) -> dict[str, Cost]:
 def plan(
     study: Study, known: Mapping[str, Cost], state: State, *, retry_failed: bool = False
 ) -> list[tuple[Task, float]]:
-    """The tasks that are left: those of the longest cell first, together, so that cells get done.
+    """List the tasks that are left: those of the longest cell first, so that cells get done.
 
     Args:
         study: The study.
@@ -113,7 +113,7 @@ def identities(cell: Cell) -> list[str]:
 
 
 def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
-    """At most two: η*, and λ1."""
+    """The tasks of one cell, at most two: η* and λ1."""
     found = []
     if seeds := state.missing(cell.id, cell.seeds):
         task = Task("maximal-lr", cell.id, cell.specification, cell.settings, seeds)

@@ -18,15 +18,15 @@ class SharpnessRow(NamedTuple):
     """
 
     lambda1_preconditioned: float | None
-    """Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
+    """λ1 of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
     lambda1_gauss_newton: float | None
-    """Of `D^½ G D^½`, G the Gauss-Newton matrix."""
+    """λ1 of `D^½ G D^½`, G the Gauss-Newton matrix."""
     lambda1_plain: float | None
-    """Of the Hessian H itself."""
+    """λ1 of the Hessian H itself."""
     residual: float | None
-    """Of `lambda1_preconditioned`: some eigenvalue is at most this far from it."""
+    """Some eigenvalue of `D^½ H D^½` is at most this far from `lambda1_preconditioned`."""
     converged: bool
-    """Whether all three met their tolerance."""
+    """True if all three met their tolerance."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is, and in the end what its run did.
+    """The state of a study's run: how far it is, and in the end what it did.
 
     Attributes:
         store: Where the results are.
@@ -67,7 +67,7 @@ def run_study(
     on_wait: Callable[[str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Progress:
-    """Compute what is missing of a study; what is in the store already stays as it is.
+    """Compute what is missing of a study; results that are stored already stay as they are.
 
     Args:
         study: The study.
@@ -131,7 +131,7 @@ class _Run:
         self.progress = Progress(store.path, len(study.cells), len(self.done), len(self.failed))
 
     def all(self, known: Mapping[str, Cost], limit: float | None, retry_failed: bool) -> Progress:
-        """Everything that is missing, until the limit in seconds."""
+        """Do everything that is missing, until the limit in seconds."""
         planned = plan(self.study, known, self.state, retry_failed=retry_failed)
         waiting = deque(task for task, _ in planned)
         self.seconds = {task.id: seconds for task, seconds in planned}
@@ -214,7 +214,7 @@ class _Run:
         self._ended(task, f"given up after {attempts} attempts: {_title(task)}: {error}")
 
     def _ended(self, task: Task, latest: str, trials: int = 0) -> None:
-        """A task needs no further attempt: bring the counts of its cells up to date."""
+        """Bring the counts of a task's cells up to date: it needs no further attempt."""
         self.left -= self.seconds[task.id]
         for cell in self.cells_of[task.id]:
             self.failed.discard(cell.id)
@@ -240,7 +240,7 @@ class _Run:
 
 
 def _gone(error: BaseException) -> ExecutorError:
-    """No fault of a task, so none is recorded: with its scheduler gone, every task would fail."""
+    """The error for an executor that is gone: no task is to blame, so no failure is recorded."""
     return ExecutorError(
         f"the executor is gone ({type(error).__name__}: {error}). What had ended is stored. Start "
         "it again and run the same command: it goes on from there."

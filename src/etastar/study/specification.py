@@ -98,7 +98,7 @@ class Study:
 
     @classmethod
     def from_text(cls, text: str, path: str | Path = "study.toml") -> Study:
-        """The same for the text of a study file.
+        """Read and check the text of a study file.
 
         Args:
             text: TOML.
@@ -141,7 +141,7 @@ class Study:
 
 
 def _check_integers(value: Any, place: tuple[str | int, ...]) -> None:
-    """Refuse integers beyond the 64 bits of TOML, which nothing here could use."""
+    """Raise if an integer has more than the 64 bits of TOML: nothing here could use it."""
     if isinstance(value, dict):
         for key, part in value.items():
             _check_integers(part, (*place, key))
@@ -347,7 +347,7 @@ def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
 
 
 def _contradiction(place: str, cells: Sequence[Cell], filters: Sequence[Condition]) -> str:
-    """Which conditions leave nothing of a grid."""
+    """The error for a grid of which the filters leave nothing: how much each leaves alone."""
     alone = [
         f"{c.place} {c.text!r} alone leaves {sum(c.holds(cell.fields) for cell in cells)}"
         for c in filters

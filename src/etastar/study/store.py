@@ -84,7 +84,7 @@ class Store:
         return dict(self.rows("SELECT id, error FROM failure JOIN specification ON key = cell"))
 
     def resolved(self) -> dict[str, dict[str, Any]]:
-        """What every specification came to: recipe, criterion and provenance."""
+        """The record of every specification on its data: recipe, criterion and provenance."""
         query = "SELECT id, resolved FROM specification WHERE resolved IS NOT NULL"
         with self.decoded():
             return {identity: json.loads(text) for identity, text in self.rows(query)}

@@ -1,4 +1,4 @@
-"""What the runner asks of an executor."""
+"""The contract of an executor: what the runner asks of it."""
 
 from __future__ import annotations
 
