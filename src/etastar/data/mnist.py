@@ -17,6 +17,12 @@ STEMS = (
 )
 """Training images and labels, test images and labels."""
 
+
+def idx_files(*sums: str) -> dict[str, str]:
+    """The four files' names with their SHA-256, which are given in the order of `STEMS`."""
+    return {f"{stem}.gz": sha256 for stem, sha256 in zip(STEMS, sums, strict=True)}
+
+
 # SHA-256 as TensorFlow Datasets pins them (url_checksums/mnist.txt). The original site,
 # yann.lecun.com/exdb/mnist, no longer serves the files.
 PUBLISHED = Published(
@@ -27,20 +33,12 @@ PUBLISHED = Published(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
     ),
-    files={
-        "train-images-idx3-ubyte.gz": (
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        "train-labels-idx1-ubyte.gz": (
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-        "t10k-images-idx3-ubyte.gz": (
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        "t10k-labels-idx1-ubyte.gz": (
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-        ),
-    },
+    files=idx_files(
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
 )
 
 
