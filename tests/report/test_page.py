@@ -73,7 +73,7 @@ def test_figures_lie_beside_the_page(written) -> None:
     names = {f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")}
     assert {path.name for path in (folder / "STUDY-figures").iterdir()} == names
     assert set(files[1:]) == {folder / "STUDY-figures" / name for name in names}
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.partial*"))
 
 
 def test_the_page_loads_nothing(written) -> None:
@@ -242,7 +242,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path) -> None:
     (tmp_path / "page.html").mkdir()
     with store, pytest.raises(ConfigError, match="cannot be written"):
         write_report(study, store, tmp_path / "page.html")
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_large_tables_are_compressed_and_whole(monkeypatch) -> None:

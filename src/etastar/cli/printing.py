@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from etastar.cli.options import in_shell
-from etastar.cli.output import progress_bar, write_text
+from etastar.cli.output import progress_bar, write_results
 from etastar.result import counted, number
 
 if TYPE_CHECKING:
@@ -19,20 +19,27 @@ if TYPE_CHECKING:
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
-    """Print a result and write what was asked for; return the exit code."""
+    """Print a result and write what was asked for; return the exit code.
+
+    Raises:
+        EtaStarError: A file could not be written; what could be is.
+    """
     from rich.console import Console
+
+    from etastar.report.figures import save_measurement
 
     console = Console(stderr=json_file == "-", highlight=False)
     print_table(found, console)
-    if json_file:
-        write_text(found.to_json() + "\n", json_file)
-        if json_file != "-":
-            console.print(f"JSON: {json_file}")
-    if plot:
-        from etastar.report.figures import save_measurement
-
-        save_measurement(found, plot)
-        console.print(f"picture: {plot}")
+    text = found.to_json() + "\n"
+    write_results(
+        [
+            (json_file, lambda path: path.write_text(text, encoding="utf-8")),
+            (plot, lambda path: save_measurement(found, path)),
+        ]
+    )
+    for what, file in (("JSON", json_file), ("picture", plot)):
+        if file and file != "-":
+            console.print(f"{what}: {file}")
     return 0
 
 
