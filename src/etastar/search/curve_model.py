@@ -1,0 +1,258 @@
+"""The pooled model of the success curve p(η) and its posterior on a grid.
+
+The model of the fast edge, with x = log η, m = log η_50 and F the logistic function, is
+
+    p(x) = (1 − λ) · [ (1 − w)·F((a − x)/σ) + w·F((a − d·σ − x)/σ) ],   a such that p(m) = 1/2:
+
+seeds share an edge at `a` of width σ; a part w of them has an edge of its own, d widths lower (the
+heavy lower tail that was measured); a part λ trains nowhere. The posterior of (m, σ, w, d, λ) is
+kept on a grid. m runs over half steps of the lattice of rates, so that the likelihood of a trial
+depends on the distance of two integers and is read from a table (`_tables`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+WIDTHS = np.exp(np.linspace(np.log(0.012), np.log(0.9), 15))
+"""Grid of σ: from a third of a lattice step to an edge that takes two decades."""
+WIDTH_PRIOR = (float(np.log(0.12)), 1.0)
+"""Centre and spread of the normal prior of log σ (design §3: it covers σ = 0.05 to 0.3)."""
+LAPSES = {0.0: 0.62, 0.01: 0.12, 0.03: 0.12, 0.08: 0.06, 0.16: 0.04, 0.28: 0.025, 0.42: 0.015}
+"""Prior of λ: most networks train almost always somewhere, and any λ below 1/2 is possible."""
+TAILS = {(0.0, 0.0): 0.5}
+TAILS.update({(w, d): 0.5 / 8 for w in (0.1, 0.22) for d in (2.5, 5.0, 10.0, 20.0)})
+"""Prior of (w, d): one edge, or two."""
+FLOOR, CEILING = 0.004, 0.9995
+"""Bounds of p: a single trial never costs more than log(250), whatever the model thinks of it."""
+SPAN = 4.0
+"""Distance in log η beyond which the table is constant."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The grid of shapes S = (σ, w, d, λ), flattened.
+
+    Attributes:
+        width: σ, [S].
+        tail: w, [S].
+        gap: d·σ, [S].
+        lapse: λ, [S].
+        log_prior: [S], normalised.
+        edge: a − m, [S].
+    """
+
+    width: Array
+    tail: Array
+    gap: Array
+    lapse: Array
+    log_prior: Array
+    edge: Array
+
+    def success(self, offset: Array) -> Array:
+        """p at a distance x − m from η_50.
+
+        Args:
+            offset: [..., 1] or broadcastable against [S].
+        """
+        z = (self.edge - offset) / self.width
+        low = (self.edge - self.gap - offset) / self.width
+        return (1 - self.lapse) * ((1 - self.tail) * _logistic(z) + self.tail * _logistic(low))
+
+    def drop(self, level: float) -> Array:
+        """m − log η at which p is `level` above 1/2, [S]; ∞ where p never is."""
+        top = 1 - self.lapse
+        low, high = np.full_like(self.width, -1e-9), np.full_like(self.width, 60.0)
+        for _ in range(50):
+            middle = (low + high) / 2
+            short = self.success(-middle) < level
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        return np.where(top > level, high, np.inf)
+
+
+@lru_cache
+def shapes() -> Shapes:
+    """The grid of shapes with its prior."""
+    rows = [
+        (s, w, d * s, lam, -0.5 * ((np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]) ** 2
+         + np.log(weight) + np.log(mass))
+        for s, ((w, d), weight), (lam, mass) in product(WIDTHS, TAILS.items(), LAPSES.items())
+    ]
+    width, tail, gap, lapse, log_prior = (np.array(column) for column in zip(*rows, strict=True))
+    log_prior -= np.logaddexp.reduce(log_prior)
+    grid = Shapes(width, tail, gap, lapse, log_prior, np.zeros_like(width))
+    low, high = np.full_like(width, -60.0), np.full_like(width, 60.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = grid.success(middle) > 0.5
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return Shapes(width, tail, gap, lapse, log_prior, -(low + high) / 2)
+
+
+@lru_cache(maxsize=8)
+def _tables(half: float) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row."""
+    centre = int(np.ceil(SPAN / half))
+    offset = np.arange(-centre, centre + 1)[:, None] * half
+    p = np.clip(shapes().success(offset), FLOOR, CEILING)
+    return np.log(p).astype(np.float32), np.log1p(-p).astype(np.float32), centre
+
+
+@lru_cache(maxsize=64)
+def _drops(half: float, level: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """m − log η_level in half steps, rounded, [S], and whether η_level exists, [S]."""
+    drop = shapes().drop(level) if level > 0.5 else -_rise(level)
+    exists = np.isfinite(drop)
+    return np.where(exists, np.round(np.where(exists, drop, 0.0) / half), 0).astype(int), exists
+
+
+def _rise(level: float) -> Array:
+    """log η − m at which p has fallen to `level` below 1/2, [S]."""
+    grid = shapes()
+    low, high = np.zeros_like(grid.width), np.full_like(grid.width, 60.0)
+    for _ in range(50):
+        middle = (low + high) / 2
+        above = grid.success(middle) > level
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return high
+
+
+def _logistic(z: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(z / 2)))
+
+
+class Posterior:
+    """The posterior of the curve, from counts of trained and failed runs on a lattice of rates.
+
+    Args:
+        step: Distance of neighbouring rates in log η.
+        cells: Number of lattice cells; rates are 0 … cells.
+        trained: Runs that trained, [cells + 1].
+        failed: Runs that failed, [cells + 1].
+        centre: Lattice point around which m is looked for first.
+    """
+
+    def __init__(
+        self, step: float, cells: int, trained: Array, failed: Array, centre: float
+    ) -> None:
+        self.half = step / 2
+        self.cells = cells
+        self.trained, self.failed = trained, failed
+        reach = max(4, int(round(1.5 / self.half)))
+        low, high = round(2 * centre) - reach, round(2 * centre) + reach
+        margin = int(round(1.0 / self.half))
+        for _ in range(12):
+            low, high = max(low, -margin), min(high, 2 * cells + margin)
+            self.points: NDArray[np.int64] = np.arange(low, high + 1)
+            self._fit()
+            edge = self.mass[:3].sum(), self.mass[-3:].sum()
+            if not (edge[0] > 1e-4 and low > -margin) and not (
+                edge[1] > 1e-4 and high < 2 * cells + margin
+            ):
+                break
+            low -= reach * int(edge[0] > 1e-4)
+            high += reach * int(edge[1] > 1e-4)
+
+    def _fit(self) -> None:
+        """Fill `weight` [M, S], normalised, and `mass` [M]."""
+        yes, no, centre = _tables(self.half)
+        log_weight = np.broadcast_to(
+            shapes().log_prior.astype(np.float32), (len(self.points), yes.shape[1])
+        ).copy()
+        for i in np.flatnonzero(self.trained + self.failed):
+            row = np.clip(2 * i - self.points + centre, 0, len(yes) - 1)
+            if self.trained[i]:
+                log_weight += np.float32(self.trained[i]) * yes[row]
+            if self.failed[i]:
+                log_weight += np.float32(self.failed[i]) * no[row]
+        weight = np.exp(log_weight - log_weight.max())
+        self.weight = weight / weight.sum(dtype=np.float64)
+        self.mass: Array = self.weight.sum(axis=1, dtype=np.float64)
+        self.shape_mass: Array = self.weight.sum(axis=0, dtype=np.float64)
+
+    def distribution(self, level: float) -> tuple[Array, Array, float]:
+        """The posterior of the rate at which p is `level`.
+
+        Args:
+            level: Between 0 and 1.
+
+        Returns:
+            Lattice points in half steps [N], their masses [N], and the mass of "p is nowhere
+            `level`"; all masses sum to 1.
+        """
+        if level == 0.5:
+            return self.points.astype(float), self.mass, 0.0
+        drop, exists = _drops(self.half, level)
+        keep = exists & (self.shape_mass > 1e-7)
+        if not keep.any():
+            return self.points.astype(float), np.zeros(len(self.points)), 1.0
+        shift = -drop[keep]
+        low, high = int(shift.min()), int(shift.max())
+        total = np.zeros(len(self.points) + high - low)
+        weight = self.weight[:, keep].astype(float)
+        for s in np.unique(shift):
+            start = int(s) - low
+            total[start : start + len(self.points)] += weight[:, shift == s].sum(axis=1)
+        first = int(self.points[0]) + low
+        return np.arange(first, first + len(total)).astype(float), total, 1 - float(total.sum())
+
+    def quantile(self, level: float, part: float | Array) -> Array:
+        """Quantiles of the posterior of the rate at which p is `level`, as lattice points.
+
+        Args:
+            level: Of p.
+            part: Probabilities; the mass of "nowhere" lies below all rates.
+
+        Returns:
+            Lattice points (not whole), −∞ where the quantile falls on "nowhere".
+        """
+        at, mass, nowhere = self.distribution(level)
+        ends = np.concatenate([[nowhere], nowhere + np.cumsum(mass)])
+        edges = np.concatenate([at - 0.5, [at[-1] + 0.5]])
+        part = np.asarray(part, dtype=float)
+        found = np.interp(part, ends, edges) / 2
+        return np.asarray(np.where(part < nowhere, -np.inf, found))
+
+    def band(self, points: Array, level: float = 0.95) -> tuple[Array, Array, Array]:
+        """Posterior mean of p and its pointwise interval.
+
+        Args:
+            points: Lattice points [N].
+            level: Of the interval.
+
+        Returns:
+            Mean, lower and upper end, each [N].
+        """
+        yes, _, centre = _tables(self.half)
+        keep = self.shape_mass > 1e-5
+        weight = self.weight[:, keep].astype(float)
+        table = np.exp(yes[:, keep].astype(float))
+        bins = np.linspace(0, 1, 401)
+        out = np.empty((3, len(points)))
+        for n, x in enumerate(points):
+            row = np.clip(np.round(2 * x - self.points).astype(int) + centre, 0, len(table) - 1)
+            p = table[row]
+            mass, _ = np.histogram(p, bins, weights=weight)
+            ends = np.concatenate([[0.0], np.cumsum(mass)])
+            tails = np.interp([(1 - level) / 2, (1 + level) / 2], ends / ends[-1], bins)
+            out[:, n] = float((weight * p).sum() / weight.sum()), *tails
+        return out[0], out[1], out[2]
+
+    def mean(self, points: Array) -> Array:
+        """Posterior mean of p at lattice points [N]."""
+        yes, _, centre = _tables(self.half)
+        keep = self.shape_mass > 1e-4
+        weight = self.weight[:, keep].astype(float)
+        table = np.exp(yes[:, keep].astype(float))
+        rows = [
+            np.clip(np.round(2 * x - self.points).astype(int) + centre, 0, len(table) - 1)
+            for x in points
+        ]
+        return np.array([(weight * table[row]).sum() for row in rows]) / weight.sum()
