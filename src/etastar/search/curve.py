@@ -8,97 +8,29 @@ result, and known outcomes of an interrupted measurement can be told again.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
-from etastar.errors import ConfigError
-from etastar.search.choosing import (
-    BLIND,
-    ERRORS,
-    Window,
-    cheapest,
-    enough,
-    lowest_seen,
-    mean_steps,
-)
-from etastar.search.curve_counts import Counts, SlowEdge, slow_edge
+from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, enough, lowest_seen, mean_steps
+from etastar.search.curve_counts import Array, Counts
+from etastar.search.curve_fit import Fit
 from etastar.search.curve_locate import locate
-from etastar.search.curve_model import Posterior
+from etastar.search.curve_options import CurveOptions
+from etastar.search.curve_placing import FEW, FIRST, TARGETS, at_targets, below, clip, spread
 from etastar.search.curve_types import Outcome, Start, Trial
 from etastar.search.lattice import Lattice
 
-NEIGHBOURS = 0.04
-"""Largest relative distance of neighbouring rates."""
 LOCATING = 0.125
 """Part of the budget that a partial run takes."""
 OWN_STREAM = 1_000_000
 """Seeds of partial runs begin so far above `first_seed`: no whole run has the same."""
-FEWEST, FEWEST_EACH = 24, 6
-"""Whole runs before the interval is believed, and of each outcome near the edge (design §3)."""
-TARGETS = (0.65, 0.35, 0.92, 0.5, 0.65, 0.35, 0.97, 0.25)
-"""Values of p at which trials are placed in turn."""
-FIRST = (-0.8, 0.3)
-"""Distances in log η from the located boundary over which the first round is spread: where training
-begins well it does not always end well."""
-BELOW = (0.75, 0.5, 0.33)
-"""Parts of η_95 at which a few trials are placed, for the cost and the floor of the window."""
-SAFE_ERROR = 0.1
-"""The safe rate is the one-sided 90 % lower bound of η_95."""
-
-
-@dataclass(frozen=True)
-class CurveOptions:
-    """What a measurement of the curve is to do.
-
-    Attributes:
-        start_lr: The lowest rate.
-        end_lr: The highest rate.
-        max_steps: The budget of a run, in optimizer steps.
-        eval_every: Steps between evaluations.
-        counts_steps: Whether steps to the threshold mean anything (not with `hold`).
-        first_seed: Trial i has the start (first_seed + i, first_seed + i).
-        precision: The 95 % interval of η* reaches at most the factor 1 + precision to either side.
-        trials: Cap of whole trials; confirmations count where they fail.
-        budgets: Cap of all steps, in budgets; None for none.
-        confirm: Fresh runs at the recommended rate; 0 for none.
-        round_size: Trials that are asked at once.
-        slow_edge: Whether the slow edge is looked for.
-        only_order: Whether only the order of the data varies between starts.
-        guess: Where η* is expected; None for the middle of the range.
-    """
-
-    start_lr: float
-    end_lr: float
-    max_steps: int
-    eval_every: int
-    counts_steps: bool = True
-    first_seed: int = 0
-    precision: float = 0.1
-    trials: int = 400
-    budgets: float | None = None
-    confirm: int = 20
-    round_size: int = 16
-    slow_edge: bool = False
-    only_order: bool = False
-    guess: float | None = None
-
-    def check(self) -> None:
-        """Raise if a value is out of range.
-
-        Raises:
-            ConfigError: Naming the first such value.
-        """
-        for name in ("start_lr", "precision", "trials", "round_size", "max_steps", "eval_every"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
-        if not self.start_lr < self.end_lr < math.inf:
-            raise ConfigError(f"end_lr must be above start_lr={self.start_lr}, got {self.end_lr}.")
-        if self.confirm < 0:
-            raise ConfigError(f"confirm must not be negative, got {self.confirm}.")
-        if self.budgets is not None and not self.budgets > 0:
-            raise ConfigError(f"budgets must be positive, got {self.budgets}.")
+RESCUE = 48
+"""Whole runs that may be spent on finding a safe rate once η* is known."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this part of an interval fill it evenly, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +41,25 @@ class Attempt:
         point: The rate, as a lattice point.
         runs: Its trials with outcomes.
         error: Its one-sided error.
-        passed: Whether enough of them trained.
     """
 
     point: int
     runs: tuple[tuple[Trial, Outcome], ...]
     error: float
-    passed: bool
 
     @property
     def trained(self) -> int:
         """Runs that reached the threshold."""
         return sum(outcome.kind == "trained" for _, outcome in self.runs)
 
-
-@dataclass(frozen=True)
-class Fit:
-    """What the whole runs so far say.
-
-    Attributes:
-        counts: The runs, confirmations that passed left out.
-        slow: The slow edge among them.
-        posterior: Of the fast edge.
-    """
-
-    counts: Counts
-    slow: SlowEdge
-    posterior: Posterior
+    @property
+    def passed(self) -> bool:
+        """Whether enough of them trained."""
+        return self.trained >= enough(len(self.runs))
 
 
-Round = list[Trial]
-Plan = Generator[Round, None, None]
+Round: TypeAlias = list[Trial]
+Plan: TypeAlias = Generator[Round, None, None]
 
 
 class Curve:
@@ -160,9 +80,7 @@ class Curve:
     def __init__(self, options: CurveOptions) -> None:
         options.check()
         self.options = options
-        self.lattice = Lattice(
-            options.start_lr, options.end_lr, min(NEIGHBOURS, options.precision / 2)
-        )
+        self.lattice = Lattice(options.start_lr, options.end_lr, options.neighbours)
         self.step = math.log(options.end_lr / options.start_lr) / self.lattice.cells
         self.located: list[tuple[Trial, Outcome]] = []
         """Partial runs, in the order asked."""
@@ -173,13 +91,14 @@ class Curve:
         """Why the search for the edge ended; empty while it goes on."""
         self.begins: float = 0.0
         """Where partial runs saw the boundary, as a lattice point."""
-        self._points: dict[float, int] = {
-            self.lattice.rate(i): i for i in range(self.lattice.cells + 1)
-        }
+        self.learned = False
+        """Whether any partial run learned."""
         self._told: dict[Trial, Outcome] = {}
         self._handed: set[Trial] = set()
         self._next_seed = options.first_seed
         self._turn = 0
+        self._below = 0
+        self._rescue = 0
         self._plan = self.plan()
         self._round: Round | None = next(self._plan, None)
         self._advance()
@@ -237,115 +156,152 @@ class Curve:
         """Locate the boundary, measure the edge, then confirm a rate."""
         yield from self._locate()
         yield from self._measure()
-        if self.options.confirm:
-            yield from self._confirm()
+        for error in ERRORS if self.options.confirm else ():
+            yield from self._floor()
+            point = self.choice()
+            if point is None or not self._affordable(self.options.confirm):
+                return
+            trials = [self._fresh(point, to_end=True) for _ in range(self.options.confirm)]
+            yield trials
+            runs = tuple((trial, self._told[trial]) for trial in trials)
+            attempt = Attempt(point, runs, error)
+            self.attempts.append(attempt)
+            if attempt.passed:
+                return
+            self.whole += [(point, *run) for run in runs]
+            yield from self._measure()
 
     def _locate(self) -> Plan:
+        """Partial runs, as `curve_locate.locate` asks for them."""
         options, cells = self.options, self.lattice.cells
         middle = options.guess or math.sqrt(options.start_lr * options.end_lr)
-        guess = round(math.log(middle / options.start_lr) / self.step)
+        guess = clip(math.log(middle / options.start_lr) / self.step, cells)
         steps = max(1, math.ceil(LOCATING * options.max_steps))
-        search = locate(min(max(guess, 0), cells), cells, self.step)
-        seed = options.first_seed + OWN_STREAM
-        try:
-            points = next(search)
-            while True:
-                starts = [Start(seed + k, seed + k) for k in range(len(points))]
-                seed += len(points)
-                trials = [
-                    Trial(start, self.lattice.rate(i), steps)
-                    for start, i in zip(starts, points, strict=True)
-                ]
-                if not self._affordable(len(trials) * steps):
-                    self.ended_by = "budgets"
-                    return
-                yield trials
-                self.located += [(trial, self._told[trial]) for trial in trials]
-                points = search.send({
-                    i: self._told[trial] for i, trial in zip(points, trials, strict=True)
-                })
-        except StopIteration as end:
-            self.begins = end.value[0]
+        search = locate(guess, cells, self.step)
+        points = next(search)
+        while True:
+            if not self._affordable(len(points) * steps / options.max_steps):
+                self.ended_by = "budgets"
+                return
+            first = options.first_seed + OWN_STREAM + len(self.located)
+            trials = [
+                Trial(Start(first + k, first + k), self.lattice.rate(i), steps)
+                for k, i in enumerate(points)
+            ]
+            yield trials
+            self.located += [(trial, self._told[trial]) for trial in trials]
+            told = {i: self._told[trial] for i, trial in zip(points, trials, strict=True)}
+            try:
+                points = search.send(told)
+            except StopIteration as end:
+                self.begins, self.learned = end.value
+                return
 
     def _measure(self) -> Plan:
-        """Rounds of whole runs until the interval is narrow."""
+        """Rounds of whole runs until the interval is narrow, a safe rate known, or a cap met."""
+        if self.ended_by in ("precision", "nowhere"):
+            self.ended_by = ""
         while not self.ended_by:
             fit = self.fit()
-            if self._settled(fit):
+            if fit.nowhere_half():
+                self.ended_by = "nowhere"
+            elif not fit.enough() or fit.reach() > math.log1p(self.options.precision):
+                yield from self._run(self._place(fit))
+            elif fit.safe_is_open() and self._rescue < RESCUE:
+                size = self.options.round_size
+                self._rescue += size
+                half = size - size // 2
+                self._below += size // 2
+                inside = below(fit, size // 2, self._below)
+                yield from self._run(sorted([*at_targets(fit, [0.97] * half), *inside]))
+            else:
                 self.ended_by = "precision"
-                return
-            yield from self._whole(self._place(fit))
 
-    def _whole(self, points: Iterable[int]) -> Plan:
-        """A round of whole runs, cut by the cap on trials; not begun where budgets could run out."""
-        points = list(points)
-        left = self.options.trials - len(self.whole)
-        points = points[:left]
+    def _floor(self) -> Plan:
+        """A round inside the window, where too few whole runs were placed for the cost of rates."""
+        fit = self.fit()
+        safe = fit.safe()
+        if self.ended_by != "precision" or not self.options.counts_steps or safe < 0:
+            return
+        seen = lowest_seen(fit.counts, safe)
+        low = safe + math.log(0.6) / self.step
+        if (seen is None or seen > max(low, 0)) and fit.slow.last < low:
+            yield from self._run(below(fit, min(FEW, self.options.round_size)))
+
+    def _run(self, points: Sequence[int]) -> Plan:
+        """A round of whole runs, cut by the cap; not begun where the budgets could run out."""
+        points = points[: max(0, self.options.trials - len(self.whole))]
         if not points:
             self.ended_by = "trials"
-            return
-        if not self._affordable(len(points) * self.options.max_steps):
+        elif not self._affordable(len(points)):
             self.ended_by = "budgets"
-            return
-        trials = [self._fresh(i) for i in points]
-        yield trials
-        self.whole += [(i, t, self._told[t]) for i, t in zip(points, trials, strict=True)]
+        else:
+            trials = [self._fresh(i) for i in points]
+            yield trials
+            self.whole += [(i, t, self._told[t]) for i, t in zip(points, trials, strict=True)]
 
     def _fresh(self, point: int, *, to_end: bool = False) -> Trial:
         seed = self._next_seed
         self._next_seed += 1
         return Trial(Start(seed, seed), self.lattice.rate(point), to_end=to_end)
 
+    def _place(self, fit: Fit) -> list[int]:
+        """Lattice points of the next round of the search for the edge."""
+        size, cells, done = self.options.round_size, self.lattice.cells, len(self.whole)
+        if not done:
+            first, last = (self.begins + distance / self.step for distance in FIRST)
+            return spread(first if self.learned else 0, last if self.learned else cells, size, cells)
+        if not fit.counts.trained.any():
+            top = self.begins if self.learned else cells
+            return sorted(clip((done + k) * GOLDEN % 1 * top, cells) for k in range(size))
+        few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
+        inside = below(fit, max(few, 0), self._below)
+        self._below += len(inside)
+        targets = [TARGETS[(self._turn + k) % len(TARGETS)] for k in range(size - len(inside))]
+        self._turn += len(targets)
+        return sorted([*inside, *at_targets(fit, targets)])
+
     # what is known
 
     def fit(self) -> Fit:
-        """The fit to all whole runs but those of confirmations that passed."""
+        """The fit to all whole runs but those of a confirmation that passed."""
         counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
-        posterior = self._posterior(counts, SlowEdge(-1, None, None))
-        slow = SlowEdge(-1, None, None)
-        if counts.slow.any():
-            slow = slow_edge(counts, self.step, float(posterior.quantile(0.5, 0.5)))
-            if slow.last >= 0:
-                posterior = self._posterior(counts, slow)
-        return Fit(counts, slow, posterior)
+        return Fit.to(counts, self.step, self.begins)
 
-    def _posterior(self, counts: Counts, slow: SlowEdge) -> Posterior:
-        failed = counts.failed.copy()
-        failed[: slow.last + 1] -= counts.slow[: slow.last + 1]
-        return Posterior(self.step, self.lattice.cells, counts.trained, failed, self.begins)
+    def window(self, fit: Fit) -> Window | None:
+        """Where a rate may be chosen; None where no safe rate or no lower end is known.
 
-    def _settled(self, fit: Fit) -> bool:
-        """Whether the interval is as narrow as asked, and rests on enough runs."""
-        low, middle, high = fit.posterior.quantile(0.5, np.array([0.025, 0.5, 0.975])) * self.step
-        if len(self.whole) < FEWEST:
-            return False
-        width = float(fit.posterior.shape_mass @ np.log(_widths()))
-        near = np.abs(np.arange(self.lattice.cells + 1) * self.step - middle) <= 4 * math.exp(width)
-        each = fit.counts.trained[near].sum(), fit.counts.failed[near].sum()
-        narrow = max(high - middle, middle - low) <= math.log1p(self.options.precision)
-        return bool(narrow and min(each) >= FEWEST_EACH)
+        Args:
+            fit: To all whole runs.
+        """
+        high = min(fit.safe(), float(self.lattice.cells))
+        low = fit.slow.upper
+        for attempt in self.attempts:
+            if not attempt.passed:
+                high = min(high, attempt.point + math.log(0.9) / self.step)
+        if high < 0:
+            return None
+        if low is None:
+            seen = lowest_seen(fit.counts, high)
+            low = None if seen is None else float(seen)
+        return None if low is None or low > high else Window(low, high)
 
-    def _place(self, fit: Fit) -> list[int]:
-        """Lattice points of the next round."""
-        size = self.options.round_size
-        if not self.whole:
-            first, last = (self.begins + distance / self.step for distance in FIRST)
-            return [self._clip(x) for x in np.linspace(first, last, size)]
-        targets = [TARGETS[(self._turn + k) % len(TARGETS)] for k in range(size)]
-        self._turn += size
-        tried = [i for i, _, _ in self.whole]
-        low, high = min(tried) - 1.0 / self.step, max(tried) + 0.7 / self.step
-        points: list[int] = []
-        for target in sorted(set(targets)):
-            number = targets.count(target)
-            parts = (np.arange(number) + 0.5) / number
-            nowhere = fit.posterior.distribution(target)[2]
-            at = fit.posterior.quantile(target, nowhere + (1 - nowhere) * parts)
-            points += [self._clip(min(max(x, low), high)) for x in at]
-        return sorted(points)
-
-    def _clip(self, point: float) -> int:
-        return min(max(round(float(point)), 0), self.lattice.cells)
+    def choice(self) -> int | None:
+        """The recommended rate as a lattice point; None where there is none."""
+        fit = self.fit()
+        window = self.window(fit)
+        if not self.options.counts_steps:
+            high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high
+            point = math.floor(high + math.log(BLIND) / self.step) if high >= 0 else -1
+            return point if point >= 0 else None
+        if window is None:
+            return None
+        points: Array = np.arange(math.ceil(window.low - 1e-9), math.floor(window.high + 1e-9) + 1)
+        if not len(points):
+            return None
+        p = fit.posterior.mean(points) * fit.slow.fine(points)
+        cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
+        return cheapest(points, cost, window, self.options.eval_every)
 
     # costs
 
@@ -367,17 +323,11 @@ class Curve:
         passed = [run for attempt in self.attempts if attempt.passed for run in attempt.runs]
         return [*self.located, *((trial, outcome) for _, trial, outcome in self.whole), *passed]
 
-    def _affordable(self, steps: int) -> bool:
-        if self.options.budgets is None:
-            return True
-        spent = sum(self.taken(trial, outcome) for trial, outcome in self.runs())
-        return spent + steps <= self.options.budgets * self.options.max_steps
+    def spent(self) -> int:
+        """Optimizer steps taken so far, partial and confirming runs included."""
+        return sum(self.taken(trial, outcome) for trial, outcome in self.runs())
 
-    def _confirm(self) -> Plan:
-        return
-        yield []
-
-
-def _widths():
-    from etastar.search.curve_model import shapes
-    return shapes().width
+    def _affordable(self, budgets: float) -> bool:
+        """Whether so many more whole budgets stay within the cap."""
+        cap = self.options.budgets
+        return cap is None or self.spent() / self.options.max_steps + budgets <= cap + 1e-9

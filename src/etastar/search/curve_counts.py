@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -90,12 +91,26 @@ class SlowEdge:
         last: The highest lattice point whose slow failures belong to the slow edge, −1 if none do.
         low: Where a run is slow with probability 0.05, as a lattice point: median of the posterior;
             None where no slow edge was seen.
-        upper: The 90 % upper bound of that.
+        lower: Its 10 % quantile.
+        upper: Its 90 % quantile, the upper bound.
+        edge: Where a run is slow with probability one half, the best guess.
+        width: The best guess of the edge's width, in lattice points.
     """
 
-    last: int
-    low: float | None
-    upper: float | None
+    last: int = -1
+    low: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    edge: float = -math.inf
+    width: float = 1.0
+
+    def fine(self, points: Array) -> Array:
+        """Probability that a run is not too slow, [N].
+
+        Args:
+            points: Lattice points, [N].
+        """
+        return np.asarray(0.5 * (1 + np.tanh((points - self.edge) / self.width / 2)))
 
 
 def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
@@ -114,23 +129,24 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     slow, fine = counts.slow * below, counts.trained * below
     at = np.flatnonzero(slow + fine)
     if not slow.any():
-        return SlowEdge(-1, None, None)
+        return SlowEdge()
     k, n = slow[at], fine[at]
-    edges = np.arange(at[0] - 40, min(int(top), len(slow) - 1) + 1, dtype=float)
-    l, s, b = np.meshgrid(edges, SLOW_WIDTHS, BACKGROUNDS, indexing="ij")
-    rise = 0.5 * (1 + np.tanh((l[..., None] - at) * step / s[..., None] / 2))
-    q = np.clip(b[..., None] + (1 - b[..., None]) * rise, 1e-4, 1 - 1e-4)
-    log_likelihood = (k * np.log(q) + n * np.log1p(-q)).sum(axis=-1)
+    edges = np.arange(at[0] - 1.0 / step, min(top, len(slow) - 1) + 1)
+    edge, width, background = (
+        axis.ravel() for axis in np.meshgrid(edges, SLOW_WIDTHS, BACKGROUNDS, indexing="ij")
+    )
+    rise = 0.5 * (1 + np.tanh((edge[:, None] - at) * step / width[:, None] / 2))
+    q = np.clip(background[:, None] + (1 - background[:, None]) * rise, 1e-4, 1 - 1e-4)
+    log_likelihood = (k * np.log(q) + n * np.log1p(-q)).sum(axis=1)
     plain = np.array(BACKGROUNDS)
-    without = (k.sum() * np.log(plain) + n.sum() * np.log1p(-plain)).max()
-    best = np.unravel_index(int(log_likelihood.argmax()), log_likelihood.shape)
+    without = float((k.sum() * np.log(plain) + n.sum() * np.log1p(-plain)).max())
+    best = int(log_likelihood.argmax())
     if log_likelihood[best] - without < EVIDENCE:
-        return SlowEdge(-1, None, None)
-    share = rise[best] / q[best]
-    mine = at[(k > 0) & (share > 0.5)]
-    weight = np.exp(log_likelihood - log_likelihood.max()).ravel()
-    five = (l + s * np.log(0.95 / 0.05) / step).ravel()
+        return SlowEdge()
+    mine = at[(k > 0) & (rise[best] / q[best] > 0.5)]
+    five = edge + width * math.log(0.95 / 0.05) / step
     order = np.argsort(five)
-    total = np.cumsum(weight[order]) / weight.sum()
-    median, upper = (float(five[order][np.searchsorted(total, part)]) for part in (0.5, 0.9))
-    return SlowEdge(int(mine.max()) if len(mine) else -1, median, upper)
+    total = np.cumsum(np.exp(log_likelihood - log_likelihood[best])[order])
+    ends = five[order][np.searchsorted(total, np.array([0.5, 0.1, 0.9]) * total[-1])]
+    last = int(mine.max()) if len(mine) else -1
+    return SlowEdge(last, *map(float, ends), float(edge[best]), float(width[best]) / step)

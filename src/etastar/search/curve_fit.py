@@ -1,0 +1,118 @@
+"""What the whole runs so far say: the fit of both edges, and whether that is enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from etastar.search.choosing import lower_bound
+from etastar.search.curve_counts import Array, Counts, SlowEdge, slow_edge
+from etastar.search.curve_model import Posterior, shapes
+
+FEWEST, FEWEST_EACH = 24, 6
+"""Whole runs before the interval is believed, and of each outcome near the edge (design §3)."""
+SAFE, SAFE_ERROR = 0.95, 0.1
+"""p at the safe rate, and the one-sided error of its lower bound."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The fit to whole runs.
+
+    Attributes:
+        step: Distance of lattice points in log η.
+        counts: The runs.
+        slow: The slow edge among them.
+        posterior: Of the fast edge.
+    """
+
+    step: float
+    counts: Counts
+    slow: SlowEdge
+    posterior: Posterior
+
+    @classmethod
+    def to(cls, counts: Counts, step: float, begins: float) -> Fit:
+        """Fit both edges.
+
+        Slow failures that the slow edge explains are left out of the fast edge's fit, which would
+        otherwise take them for lapses.
+
+        Args:
+            counts: Whole runs.
+            step: Distance of lattice points in log η.
+            begins: Lattice point around which η_50 is looked for first.
+        """
+        cells = len(counts.trained) - 1
+        posterior = Posterior(step, cells, counts.trained, counts.failed, begins)
+        if not counts.slow.any():
+            return cls(step, counts, SlowEdge(), posterior)
+        slow = slow_edge(counts, step, float(posterior.quantile(0.5, 0.5)))
+        for _ in range(2):  # what is left out may move η_50, and that what is left out
+            if slow.last < 0:
+                break
+            failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.last)
+            posterior = Posterior(step, cells, counts.trained, failed, begins)
+            again = slow_edge(counts, step, float(posterior.quantile(0.5, 0.5)))
+            if again.last <= slow.last:
+                break
+            slow = again
+        return cls(step, counts, slow, posterior)
+
+    @property
+    def cells(self) -> int:
+        """Number of lattice cells."""
+        return len(self.counts.trained) - 1
+
+    def eta_50(self) -> Array:
+        """Median and 95 % interval of η_50 as lattice points: low, middle, high."""
+        return self.posterior.quantile(0.5, np.array([0.025, 0.5, 0.975]))
+
+    def safe(self) -> float:
+        """The one-sided 90 % lower bound of η_95, a lattice point; −∞ where there is none."""
+        return float(self.posterior.quantile(SAFE, SAFE_ERROR))
+
+    def reach(self) -> float:
+        """How far the interval of η_50 reaches to its wider side, in log η, inside the range."""
+        low, middle, high = np.clip(self.eta_50(), 0, self.cells)
+        return float(max(high - middle, middle - low)) * self.step
+
+    def enough(self) -> bool:
+        """Whether the interval rests on enough runs near the edge."""
+        if self.counts.tried.sum() < FEWEST:
+            return False
+        low, middle, high = self.eta_50()
+        if middle >= self.cells or middle <= 0:
+            return True
+        width = math.exp(float(self.posterior.shape_mass @ np.log(shapes().width)))
+        near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * width
+        trained, failed = self.counts.trained[near].sum(), self.counts.failed[near].sum()
+        one_sided = high >= self.cells or low <= 0
+        return bool(min(trained, failed) >= FEWEST_EACH or (one_sided and near.any()))
+
+    def safe_is_open(self) -> bool:
+        """Whether there is no safe rate though it is not yet unlikely that there is one."""
+        nowhere = self.posterior.distribution(SAFE)[2]
+        return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
+
+    def nowhere_half(self, radius: float = 0.2) -> bool:
+        """Whether p is below 1/2 wherever it was tried, and rates below were tried too.
+
+        Args:
+            radius: Runs so near in log η are taken together.
+        """
+        tried, trained = self.counts.tried, self.counts.trained
+        if tried.sum() < FEWEST or (not trained.any() and tried.sum() >= FEWEST):
+            return bool(tried.sum() >= FEWEST)
+        points = np.flatnonzero(tried)
+        lowest = int(np.flatnonzero(trained)[0])
+        if tried[:lowest].sum() < 4 and points[0] > 0:
+            return False
+        for i in points:
+            near = slice(max(0, i - int(radius / self.step)), i + int(radius / self.step) + 1)
+            n, k = int(tried[near].sum()), int(trained[near].sum())
+            if k and (n < 8 or 1 - lower_bound(n - k, n, 0.005) >= 0.5):
+                return False
+        return True
