@@ -86,7 +86,7 @@ class Fit:
         low, middle, high = self.eta_50()
         if middle >= self.cells or middle <= 0:
             return True
-        width = math.exp(float(self.posterior.shape_mass @ np.log(shapes().width)))
+        width = math.exp(float(self.posterior.shape_mass @ np.log(shapes().width[self.posterior.kept])))
         near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * width
         trained, failed = self.counts.trained[near].sum(), self.counts.failed[near].sum()
         one_sided = high >= self.cells or low <= 0
