@@ -19,7 +19,17 @@ from etastar.search.curve_counts import Array, Counts
 from etastar.search.curve_fit import Fit
 from etastar.search.curve_locate import locate
 from etastar.search.curve_options import CurveOptions
-from etastar.search.curve_placing import FEW, FIRST, TARGETS, at_targets, below, clip, spread
+from etastar.search.curve_placing import (
+    FEW,
+    FIRST,
+    TARGETS,
+    at_slow_edge,
+    at_targets,
+    below,
+    clip,
+    spread,
+)
+from etastar.search.curve_result import CurveResult, result_of
 from etastar.search.curve_types import Outcome, Start, Trial
 from etastar.search.lattice import Lattice
 
@@ -29,6 +39,10 @@ OWN_STREAM = 1_000_000
 """Seeds of partial runs begin so far above `first_seed`: no whole run has the same."""
 RESCUE = 48
 """Whole runs that may be spent on finding a safe rate once η* is known."""
+SLOW_RUNS = 64
+"""Whole runs that may be spent on the slow edge once it was crossed."""
+LOWEST = 0.5
+"""Part of the safe rate down to which whole runs must have been seen to train."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this part of an interval fill it evenly, however many there are."""
 
@@ -156,6 +170,8 @@ class Curve:
         """Locate the boundary, measure the edge, then confirm a rate."""
         yield from self._locate()
         yield from self._measure()
+        if self.options.slow_edge:
+            yield from self._measure_slow_edge()
         for error in ERRORS if self.options.confirm else ():
             yield from self._floor()
             point = self.choice()
@@ -217,16 +233,35 @@ class Curve:
             else:
                 self.ended_by = "precision"
 
+    def _measure_slow_edge(self) -> Plan:
+        """Rounds at the slow edge, until where it ends is known to twice the precision's factor."""
+        goal = 2 * math.log1p(2 * self.options.precision) / self.step
+        rounds = 0
+        while self.ended_by == "precision" and rounds * self.options.round_size < SLOW_RUNS:
+            fit = self.fit()
+            slow = fit.slow
+            lowest = int(np.flatnonzero(fit.counts.tried)[0])
+            if slow.lower is None or slow.upper is None:
+                if fit.safe() < 0 or (lowest == 0 and fit.counts.tried[0] > 1):
+                    return
+            elif slow.upper - slow.lower <= goal:
+                return
+            else:
+                rounds += 1
+            yield from self._run(at_slow_edge(fit, self.options.round_size))
+
     def _floor(self) -> Plan:
         """A round inside the window, where too few whole runs were placed for the cost of rates."""
-        fit = self.fit()
-        safe = fit.safe()
-        if self.ended_by != "precision" or not self.options.counts_steps or safe < 0:
+        if self.ended_by != "precision" or not self.options.counts_steps:
             return
+        fit = self.fit()
+        safe, few = min(fit.safe(), self.lattice.cells), min(FEW, self.options.round_size)
+        if safe < 0:
+            return
+        low = max(safe + math.log(LOWEST) / self.step, fit.slow.upper or 0.0)
         seen = lowest_seen(fit.counts, safe)
-        low = safe + math.log(0.6) / self.step
-        if (seen is None or seen > max(low, 0)) and fit.slow.last < low:
-            yield from self._run(below(fit, min(FEW, self.options.round_size)))
+        if seen is None or (seen > low and fit.slow.upper is None) or self.choice() is None:
+            yield from self._run(spread(min(low, safe), safe, few, self.lattice.cells))
 
     def _run(self, points: Sequence[int]) -> Plan:
         """A round of whole runs, cut by the cap; not begun where the budgets could run out."""
@@ -250,7 +285,9 @@ class Curve:
         size, cells, done = self.options.round_size, self.lattice.cells, len(self.whole)
         if not done:
             first, last = (self.begins + distance / self.step for distance in FIRST)
-            return spread(first if self.learned else 0, last if self.learned else cells, size, cells)
+            return spread(
+                first if self.learned else 0, last if self.learned else cells, size, cells
+            )
         if not fit.counts.trained.any():
             top = self.begins if self.learned else cells
             return sorted(clip((done + k) * GOLDEN % 1 * top, cells) for k in range(size))
@@ -331,3 +368,11 @@ class Curve:
         """Whether so many more whole budgets stay within the cap."""
         cap = self.options.budgets
         return cap is None or self.spent() / self.options.max_steps + budgets <= cap + 1e-9
+
+    def result(self, seconds: float | None = None) -> CurveResult:
+        """The answer so far: see `curve_result.CurveResult`.
+
+        Args:
+            seconds: Wall time to report.
+        """
+        return result_of(self, seconds)

@@ -16,6 +16,11 @@ FEWEST, FEWEST_EACH = 24, 6
 SAFE, SAFE_ERROR = 0.95, 0.1
 """p at the safe rate, and the one-sided error of its lower bound."""
 
+RADIUS, MANY = 0.5, 16
+"""To say that p is nowhere 1/2: reach in log η of runs taken together, and how many are many."""
+EXPLORED = 1.5
+"""The same: least span in log η of the rates tried, unless the range ends."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -86,7 +91,9 @@ class Fit:
         low, middle, high = self.eta_50()
         if middle >= self.cells or middle <= 0:
             return True
-        width = math.exp(float(self.posterior.shape_mass @ np.log(shapes().width[self.posterior.kept])))
+        width = math.exp(
+            float(self.posterior.shape_mass @ np.log(shapes().width[self.posterior.kept]))
+        )
         near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * width
         trained, failed = self.counts.trained[near].sum(), self.counts.failed[near].sum()
         one_sided = high >= self.cells or low <= 0
@@ -97,22 +104,24 @@ class Fit:
         nowhere = self.posterior.distribution(SAFE)[2]
         return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
 
-    def nowhere_half(self, radius: float = 0.2) -> bool:
-        """Whether p is below 1/2 wherever it was tried, and rates below were tried too.
+    def nowhere_half(self) -> bool:
+        """Whether p is below 1/2 wherever it was tried, lower rates than where runs begin included.
 
-        Args:
-            radius: Runs so near in log η are taken together.
+        Runs within `RADIUS` are taken together: many must have an upper bound below 1/2, and a few
+        must not train clearly more often than not.
         """
         tried, trained = self.counts.tried, self.counts.trained
-        if tried.sum() < FEWEST or (not trained.any() and tried.sum() >= FEWEST):
+        if not trained.any():
             return bool(tried.sum() >= FEWEST)
         points = np.flatnonzero(tried)
-        lowest = int(np.flatnonzero(trained)[0])
-        if tried[:lowest].sum() < 4 and points[0] > 0:
+        span = (points[-1] - points[0]) * self.step
+        if tried.sum() < 2 * FEWEST or (span < EXPLORED and points[0] > 0):
             return False
+        radius = round(RADIUS / self.step)
         for i in points:
-            near = slice(max(0, i - int(radius / self.step)), i + int(radius / self.step) + 1)
+            near = slice(max(0, i - radius), i + radius + 1)
             n, k = int(tried[near].sum()), int(trained[near].sum())
-            if k and (n < 8 or 1 - lower_bound(n - k, n, 0.005) >= 0.5):
+            most = n / 2 + math.sqrt(n) / 2
+            if (k > most) if n < MANY else (1 - lower_bound(n - k, n, 0.05) >= 0.5):
                 return False
         return True

@@ -60,7 +60,7 @@ class Shapes:
     edge: Array
 
     def success(self, offset: Array) -> Array:
-        """p at a distance x − m from η_50.
+        """P at a distance x − m from η_50.
 
         Args:
             offset: [..., 1] or broadcastable against [S].
@@ -70,7 +70,7 @@ class Shapes:
         return (1 - self.lapse) * ((1 - self.tail) * _logistic(z) + self.tail * _logistic(low))
 
     def drop(self, level: float) -> Array:
-        """m − log η at which p is `level` above 1/2, [S]; ∞ where p never is."""
+        """M − log η at which p is `level` above 1/2, [S]; ∞ where p never is."""
         top = 1 - self.lapse
         low, high = np.full_like(self.width, -1e-9), np.full_like(self.width, 60.0)
         for _ in range(50):
@@ -84,8 +84,15 @@ class Shapes:
 def shapes() -> Shapes:
     """The grid of shapes with its prior."""
     rows = [
-        (s, w, d * s, lam, -0.5 * ((np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]) ** 2
-         + np.log(weight) + np.log(mass))
+        (
+            s,
+            w,
+            d * s,
+            lam,
+            -0.5 * ((np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]) ** 2
+            + np.log(weight)
+            + np.log(mass),
+        )
         for s, ((w, d), weight), (lam, mass) in product(WIDTHS, TAILS.items(), LAPSES.items())
     ]
     width, tail, gap, lapse, log_prior = (np.array(column) for column in zip(*rows, strict=True))
@@ -101,7 +108,7 @@ def shapes() -> Shapes:
 
 @lru_cache(maxsize=8)
 def _tables(half: float) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row."""
+    """Log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row."""
     centre = int(np.ceil(SPAN / half))
     offset = np.arange(-centre, centre + 1)[:, None] * half
     p = np.clip(shapes().success(offset), FLOOR, CEILING)
@@ -110,14 +117,14 @@ def _tables(half: float) -> tuple[NDArray[np.float32], NDArray[np.float32], int]
 
 @lru_cache(maxsize=64)
 def _drops(half: float, level: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """m − log η_level in half steps, rounded, [S], and whether η_level exists, [S]."""
+    """M − log η_level in half steps, rounded, [S], and whether η_level exists, [S]."""
     drop = shapes().drop(level) if level > 0.5 else -_rise(level)
     exists = np.isfinite(drop)
     return np.where(exists, np.round(np.where(exists, drop, 0.0) / half), 0).astype(int), exists
 
 
 def _rise(level: float) -> Array:
-    """log η − m at which p has fallen to `level` below 1/2, [S]."""
+    """Log η − m at which p has fallen to `level` below 1/2, [S]."""
     grid = shapes()
     low, high = np.zeros_like(grid.width), np.full_like(grid.width, 60.0)
     for _ in range(50):
@@ -255,7 +262,7 @@ class Posterior:
         return np.array([(self.weight * p).sum() for p in self._at(points)])
 
     def _at(self, points: Array) -> Iterator[Array]:
-        """p [M, S] at each of the lattice points [N]."""
+        """P [M, S] at each of the lattice points [N]."""
         yes, _, centre = _tables(self.half)
         table = np.exp(yes[:, self.kept].astype(float))
         for x in points:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from etastar.search.choosing import lowest_seen
 from etastar.search.curve_fit import SAFE, Fit
 
 TARGETS = (0.65, 0.35, 0.92, 0.5, 0.65, 0.35, 0.97, 0.25)
@@ -19,6 +20,8 @@ BELOW = (0.75, 0.5, 0.33)
 """Parts of η_95 at which a few trials are placed in turn, for the cost and the window's floor."""
 FEW = 6
 """How many trials that is."""
+DEEPER = 4.0
+"""Factor over which a round looks for the slow edge further down."""
 DOWN, UP = 1.0, 0.7
 """How far in log η a round may go beyond the rates that were tried."""
 
@@ -85,3 +88,25 @@ def below(fit: Fit, number: int, first: int = 0) -> list[int]:
     parts = [BELOW[(first + k) % len(BELOW)] for k in range(number)]
     floor = 0.0 if fit.slow.upper is None else min(fit.slow.upper, eta_95)
     return sorted(clip(max(eta_95 + math.log(part) / fit.step, floor), fit.cells) for part in parts)
+
+
+def at_slow_edge(fit: Fit, number: int) -> list[int]:
+    """Lattice points about the slow edge: half where it lies, half where it ends.
+
+    Where no run was too slow yet, the next rates downwards, over a factor of `DEEPER`.
+
+    Args:
+        fit: To all earlier rounds.
+        number: How many.
+    """
+    slow, top = fit.slow, fit.safe()
+    if slow.low is None or slow.lower is None or slow.upper is None:
+        tried = int(np.flatnonzero(fit.counts.tried)[0])
+        seen = lowest_seen(fit.counts, top)
+        high = min(top, tried if seen is None else seen)
+        low = high - math.log(DEEPER) / fit.step
+        return spread(low, high, number, fit.cells)
+    parts = number // 2
+    edge = np.linspace(slow.edge - slow.width, slow.edge + slow.width, parts + 2)[1:-1]
+    end = np.linspace(slow.lower, slow.upper, number - parts + 2)[1:-1]
+    return sorted(clip(x, fit.cells) for x in [*edge, *end])
