@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etastar.search.curve_types import Outcome
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[Any]
 
 CAUSES = ("diverged", "dead", "collapsed", "slow")
 """Why a whole run fails, in the order of the columns of `Counts.failures`."""
@@ -19,6 +20,8 @@ SLOW_WIDTHS = (0.03, 0.08, 0.15, 0.3, 0.5)
 """Widths in log η that the slow edge may have."""
 BACKGROUNDS = (0.003, 0.02, 0.06, 0.15, 0.35)
 """Rates of slow failures above the slow edge."""
+PLAIN = (*BACKGROUNDS, 0.6, 0.85)
+"""The same, where there is no slow edge."""
 EVIDENCE = 3.0
 """Log likelihood that a slow edge must explain before one is believed: its two parameters' worth
 (Schwarz's criterion for some tens of runs)."""
@@ -138,7 +141,7 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     rise = 0.5 * (1 + np.tanh((edge[:, None] - at) * step / width[:, None] / 2))
     q = np.clip(background[:, None] + (1 - background[:, None]) * rise, 1e-4, 1 - 1e-4)
     log_likelihood = (k * np.log(q) + n * np.log1p(-q)).sum(axis=1)
-    plain = np.array(BACKGROUNDS)
+    plain = np.array(PLAIN)
     without = float((k.sum() * np.log(plain) + n.sum() * np.log1p(-plain)).max())
     best = int(log_likelihood.argmax())
     if log_likelihood[best] - without < EVIDENCE:
@@ -147,6 +150,8 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     five = edge + width * math.log(0.95 / 0.05) / step
     order = np.argsort(five)
     total = np.cumsum(np.exp(log_likelihood - log_likelihood[best])[order])
-    ends = five[order][np.searchsorted(total, np.array([0.5, 0.1, 0.9]) * total[-1])]
+    low, lower, upper = five[order][np.searchsorted(total, np.array([0.5, 0.1, 0.9]) * total[-1])]
     last = int(mine.max()) if len(mine) else -1
-    return SlowEdge(last, *map(float, ends), float(edge[best]), float(width[best]) / step)
+    return SlowEdge(
+        last, float(low), float(lower), float(upper), float(edge[best]), float(width[best]) / step
+    )

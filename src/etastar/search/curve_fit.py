@@ -51,19 +51,15 @@ class Fit:
             begins: Lattice point around which η_50 is looked for first.
         """
         cells = len(counts.trained) - 1
-        posterior = Posterior(step, cells, counts.trained, counts.failed, begins)
-        if not counts.slow.any():
-            return cls(step, counts, SlowEdge(), posterior)
-        slow = slow_edge(counts, step, float(posterior.quantile(0.5, 0.5)))
-        for _ in range(2):  # what is left out may move η_50, and that what is left out
-            if slow.last < 0:
-                break
+        slow, top = SlowEdge(), _middle(counts.trained)
+        for _ in range(3):  # what is left out may move η_50, and that what is left out
+            slow = slow_edge(counts, step, top)
             failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.last)
             posterior = Posterior(step, cells, counts.trained, failed, begins)
-            again = slow_edge(counts, step, float(posterior.quantile(0.5, 0.5)))
-            if again.last <= slow.last:
+            higher = float(posterior.quantile(0.5, 0.5))
+            if higher <= top or not counts.slow.any():
                 break
-            slow = again
+            top = higher
         return cls(step, counts, slow, posterior)
 
     @property
@@ -125,3 +121,9 @@ class Fit:
             if (k > most) if n < MANY else (1 - lower_bound(n - k, n, 0.05) >= 0.5):
                 return False
         return True
+
+
+def _middle(trained: Array) -> float:
+    """The lattice point above which half of the trained runs lie; 0 without one."""
+    total = np.cumsum(trained)
+    return float(np.searchsorted(total, total[-1] / 2) + 1) if total[-1] else 0.0

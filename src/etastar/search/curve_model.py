@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[Any]
 
 WIDTHS = np.exp(np.linspace(np.log(0.012), np.log(0.9), 15))
 """Grid of σ: from a third of a lattice step to an edge that takes two decades."""
@@ -67,7 +68,8 @@ class Shapes:
         """
         z = (self.edge - offset) / self.width
         low = (self.edge - self.gap - offset) / self.width
-        return (1 - self.lapse) * ((1 - self.tail) * _logistic(z) + self.tail * _logistic(low))
+        both = (1 - self.tail) * _logistic(z) + self.tail * _logistic(low)
+        return np.asarray((1 - self.lapse) * both)
 
     def drop(self, level: float) -> Array:
         """M − log η at which p is `level` above 1/2, [S]; ∞ where p never is."""
@@ -188,7 +190,7 @@ class Posterior:
         self.mass: Array = self.weight.sum(axis=1, dtype=np.float64)
 
     def _trim(self) -> None:
-        """Drop points and shapes that hold next to no mass: what follows is then ten times faster."""
+        """Drop points and shapes that hold next to no mass, which makes the rest much faster."""
         shape_mass = self.weight.sum(axis=0, dtype=np.float64)
         held = np.flatnonzero(self.mass > NEGLIGIBLE)
         rows = slice(held[0], held[-1] + 1)
@@ -214,7 +216,7 @@ class Posterior:
         drop, exists = (column[self.kept] for column in _drops(self.half, level))
         if not exists.any():
             return self.points.astype(float), np.zeros(len(self.points)), 1.0
-        shift = -drop[exists]
+        shift = np.negative(drop[exists])
         first = self.points[0] + shift.min()
         index = self.points[:, None] + shift[None, :] - first
         total = np.bincount(index.ravel(), weights=self.weight[:, exists].ravel())

@@ -60,6 +60,8 @@ def at_targets(fit: Fit, targets: Sequence[float]) -> list[int]:
     """
     tried = np.flatnonzero(fit.counts.tried)
     low, high = tried[0] - DOWN / fit.step, tried[-1] + UP / fit.step
+    if fit.slow.low is not None:  # below the slow edge nothing can be learned of the fast one
+        low = max(low, min(fit.slow.low, float(fit.eta_50()[1])))
     points: list[int] = []
     for target in sorted(set(targets)):
         number = targets.count(target)

@@ -49,7 +49,8 @@ class Outcome:
     Attributes:
         kind: `trained`, `diverged`, `dead`, `short`, or `partial` for a partial run that was not
             cut off by divergence.
-        step: Optimizer steps until this was decided; for `trained` the first touch of the threshold.
+        step: Optimizer steps until this was decided; for `trained` the first touch of the
+            threshold.
         metric: The metric at the last evaluation.
         cause: Of `short`: `collapsed` or `slow`.
         first_loss: Training loss at step 0; of partial runs.
