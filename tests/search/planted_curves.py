@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from etastar.search.curve_types import Cause, Outcome, Trial
+from etastar.search.curve import Curve
+from etastar.search.curve_options import CurveOptions
+from etastar.search.curve_types import Cause, Outcome, Start, Trial
 
 FAMILIES = ("logistic", "gumbel", "student", "two-piece", "lapse", "early", "early-far")
 """Kinds of fast edge; `gumbel`, `student` and `two-piece` have heavier lower tails."""
@@ -37,6 +42,13 @@ SHAPES: dict[str, Callable[[float], float]] = {
     "hopeless": lambda z: 0.35 * logistic(z),
 }
 """p as a function of z = (log η_0 − log η) ÷ slope, falling with η."""
+
+
+@lru_cache(maxsize=4096)
+def draws(start: Start, salt: int) -> tuple[float, float, float]:
+    """What is a seed's own: where it fails (the same number at every rate), how, and its speed."""
+    draw = np.random.default_rng([start.initialisation, start.order, salt])
+    return draw.random(), draw.random(), draw.normal()
 
 
 @dataclass(frozen=True)
@@ -82,9 +94,7 @@ class PlantedCurve:
 
     def run(self, trial: Trial) -> Outcome:
         """What becomes of a trial: a function of the trial alone."""
-        # the edge of a seed is its own: more rates ask the same uniform number
-        draw = np.random.default_rng([trial.start.initialisation, trial.start.order, self.salt])
-        edge, kind, noise = draw.random(), draw.random(), draw.normal()
+        edge, kind, noise = draws(trial.start, self.salt)
         if trial.steps is not None:
             return self._partial(trial, edge)
         steps = math.ceil(self.steps(trial.lr, noise) / 20) * 20
@@ -111,3 +121,55 @@ class PlantedCurve:
                 return Outcome("diverged", min(20, trial.steps), first_loss=2.3)
         learned = 1 - math.exp(-trial.steps / self.steps(trial.lr))
         return Outcome("partial", trial.steps, first_loss=2.3, last_loss=2.3 * (1 - 0.8 * learned))
+
+
+def measured(planted: PlantedCurve, workers: int = 16, **options: Any) -> Curve:
+    """A whole measurement of a planted curve; range and budget unless given."""
+    given = {"start_lr": 1e-3, "end_lr": 10.0, "max_steps": planted.max_steps, "eval_every": 20}
+    curve = Curve(CurveOptions(**{**given, **options}))
+    while not curve.done:
+        for trial in curve.ask(workers):
+            curve.tell(trial, planted.run(trial))
+    return curve
+
+
+def table_of(planted: PlantedCurve, rates: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
+    """A table of outcomes as `benchmarks/replay.py` reads it.
+
+    Args:
+        planted: What is tabulated.
+        rates: Ascending, [K].
+        seeds: S.
+    """
+    kinds, causes = ("trained", "diverged", "dead", "short"), (None, "collapsed", "slow")
+    parts = [max(1, math.ceil(planted.max_steps * part)) for part in (1 / 16, 1 / 8, 1 / 4)]
+    shape = (len(rates), seeds)
+    table = {
+        "kind": np.zeros(shape, np.uint8),
+        "cause": np.zeros(shape, np.uint8),
+        "step": np.zeros(shape, np.int32),
+        "given_up": np.zeros(shape, np.int32),
+        "first_loss": np.full(shape, 2.3, np.float32),
+        "losses": np.full((*shape, len(parts)), np.nan, np.float32),
+        "final_metric": np.full(shape, 0.3, np.float32),
+    }
+    for k, s in np.ndindex(*shape):
+        start, lr = Start(s, s), float(rates[k])
+        outcome = planted.run(Trial(start, lr))
+        table["kind"][k, s] = kinds.index(outcome.kind)
+        table["cause"][k, s] = causes.index(outcome.cause)
+        table["step"][k, s] = table["given_up"][k, s] = outcome.step
+        if outcome.kind == "trained":
+            table["final_metric"][k, s] = 0.95
+        for part, steps in enumerate(parts):
+            loss = planted.run(Trial(start, lr, steps)).last_loss
+            table["losses"][k, s, part] = np.nan if loss is None else loss
+    return table | {
+        "rates": np.asarray(rates, float),
+        "seeds": np.arange(seeds),
+        "loss_steps": np.array(parts, np.int32),
+        "max_steps": np.array(planted.max_steps),
+        "eval_every": np.array(20),
+        "threshold": np.array(0.9),
+        "task": np.array(json.dumps({"name": f"{planted.family} {planted.slope}"})),
+    }
