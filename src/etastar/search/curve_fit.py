@@ -16,10 +16,9 @@ FEWEST, FEWEST_EACH = 24, 6
 SAFE, SAFE_ERROR = 0.95, 0.1
 """p at the safe rate, and the one-sided error of its lower bound."""
 
-RADIUS, MANY = 0.5, 16
-"""To say that p is nowhere 1/2: reach in log η of runs taken together, and how many are many."""
 EXPLORED = 1.5
-"""The same: least span in log η of the rates tried, unless the range ends."""
+"""To say that p is nowhere 1/2: least span in log η of the rates tried, unless the range or the
+slow edge ends it."""
 
 
 @dataclass(frozen=True)
@@ -101,26 +100,25 @@ class Fit:
         return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
 
     def nowhere_half(self) -> bool:
-        """Whether p is below 1/2 wherever it was tried, lower rates than where runs begin included.
+        """Whether p is below 1/2 everywhere.
 
-        Runs within `RADIUS` are taken together: many must have an upper bound below 1/2, and a few
-        must not train clearly more often than not.
+        Above the slow edge p falls: were it one half at some rate, more than half of the runs below
+        that rate would train. So no group of the lowest rates may train clearly more often than
+        not, all runs together must have an upper bound below 1/2, and the rates must have been
+        explored downwards.
         """
         tried, trained = self.counts.tried, self.counts.trained
         if not trained.any():
             return bool(tried.sum() >= FEWEST)
         points = np.flatnonzero(tried)
-        span = (points[-1] - points[0]) * self.step
-        if tried.sum() < 2 * FEWEST or (span < EXPLORED and points[0] > 0):
+        low_enough = points[0] == 0 or (points[-1] - points[0]) * self.step >= EXPLORED
+        points = points[points > self.slow.last]
+        if not len(points) or not (low_enough or self.slow.last >= 0):
             return False
-        radius = round(RADIUS / self.step)
-        for i in points:
-            near = slice(max(0, i - radius), i + radius + 1)
-            n, k = int(tried[near].sum()), int(trained[near].sum())
-            most = n / 2 + math.sqrt(n) / 2
-            if (k > most) if n < MANY else (1 - lower_bound(n - k, n, 0.05) >= 0.5):
-                return False
-        return True
+        k, n = np.cumsum(trained[points]), np.cumsum(tried[points])
+        if n[-1] < 2 * FEWEST or (k > n / 2 + np.sqrt(n) / 2).any():
+            return False
+        return 1 - lower_bound(int(n[-1] - k[-1]), int(n[-1]), 0.02) < 0.5
 
 
 def _middle(trained: Array) -> float:

@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.search.choosing import enough, lower_bound
-from etastar.search.curve_counts import Counts
+from etastar.search.choosing import enough
 from etastar.search.curve_fit import SAFE, Fit
 
 if TYPE_CHECKING:
     from etastar.search.curve import Curve
 
-CLUSTER_RUNS, CLUSTER_WIDTH = 5, 0.3
-"""Fewest runs, and greatest width in log η, of the neighbouring rates that are taken together."""
-RISE_ERROR = 0.002
-"""One-sided error of both ends where p is said to rise with η: some tens of pairs are compared."""
+BIN, REACH, FEWEST = 0.08, 1.2, 4
+"""Where p is compared: bins of this width in log η, groups of neighbouring bins of at most this
+reach, and the fewest runs of a group."""
+RISE = 1e-4
+"""Fisher's exact p-value below which p is said to rise with η: hundreds of overlapping pairs of
+clusters are compared."""
+FAR, SURPRISE = 0.02, 1e-3
+"""An island lies where the fit has p below `FAR`; so improbable must its trained runs be there."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,20 @@ def _cap(curve: Curve, fit: Fit) -> Iterator[Remark]:
 
 
 def _shape(curve: Curve, fit: Fit) -> Iterator[Remark]:
-    found = rise(fit)
-    rate = curve.lattice.rate
-    if found:
-        low, high = found
-        if high > fit.eta_50()[1]:
-            code, where = "island", "above η*"
-        else:
-            code, where = "two-windows", "inside the window"
+    rate, found, far = curve.lattice.rate, rise(fit), island(fit)
+    if far is not None:
         yield Remark(
-            code,
-            f"p rises with the rate {where}: fewer runs train at {rate(low):.3g} than at "
-            f"{rate(high):.3g}. The curve was fitted as one falling edge.",
+            "island",
+            f"Runs train at {rate(far):.3g}, far above η*, more often than a falling curve allows: "
+            "an island. It does not count.",
+        )
+    elif found is not None:
+        low, high = found
+        yield Remark(
+            "two-windows",
+            f"p rises with the rate: fewer runs train at {rate(low):.3g} than at {rate(high):.3g}. "
+            "There are two windows; η* is that of the upper one, and the curve was fitted as one "
+            "falling edge.",
         )
     if fit.counts.trained.any() and not fit.safe() >= 0:
         nowhere = fit.posterior.distribution(SAFE)[2]
@@ -167,30 +172,61 @@ def rise(fit: Fit) -> tuple[int, int] | None:
     Returns:
         Lattice points, the lower rate first; None where p is not known to rise.
     """
-    clusters = _clusters(fit.counts, fit.slow.last, fit.step)
-    best, found = 0.0, None
-    for at, trained, tried in clusters:
-        most = 1 - lower_bound(tried - trained, tried, RISE_ERROR)
-        for above, trained_above, tried_above in clusters:
-            if above - at < 2 * CLUSTER_WIDTH / 3 / fit.step:
+    points = np.flatnonzero(fit.counts.tried)
+    points = points[points > fit.slow.last]
+    bins = np.round(points * fit.step / BIN).astype(int)
+    at, first = np.unique(bins, return_index=True)
+    trained = np.add.reduceat(fit.counts.trained[points], first).astype(int) if len(at) else at
+    tried = np.add.reduceat(fit.counts.tried[points], first).astype(int) if len(at) else at
+    groups = [
+        (i, j, int(trained[i:j].sum()), int(tried[i:j].sum()))
+        for i in range(len(at))
+        for j in range(i + 1, len(at) + 1)
+        if (at[j - 1] - at[i]) * BIN <= REACH and tried[i:j].sum() >= FEWEST
+    ]
+    best, found = RISE, None
+    for low, end, k, n in groups:
+        for begin, high, more, of in groups:
+            if begin != end or more * n <= 2 * k * of:
                 continue
-            gap = lower_bound(trained_above, tried_above, RISE_ERROR) - most
-            if gap > best:
-                best, found = gap, (at, above)
-    return found
+            chance = fisher(more, of, k, n)
+            if chance < best:
+                best, found = chance, ((at[low] + at[end - 1]) / 2, (at[begin] + at[high - 1]) / 2)
+    if found is None:
+        return None
+    return round(found[0] * BIN / fit.step), round(found[1] * BIN / fit.step)
 
 
-def _clusters(counts: Counts, last: int, step: float) -> list[tuple[int, int, int]]:
-    """Middle point, trained and tried runs of neighbouring rates, above the slow edge."""
-    points = np.flatnonzero(counts.tried)
-    points = points[points > last]
-    clusters = []
-    for k, first in enumerate(points):
-        trained = tried = 0
-        for i in points[k:]:
-            if (i - first) * step > CLUSTER_WIDTH:
-                break
-            trained, tried = trained + int(counts.trained[i]), tried + int(counts.tried[i])
-            if tried >= CLUSTER_RUNS:
-                clusters.append((int(first + i) // 2, trained, tried))
-    return clusters
+def fisher(more: int, of_more: int, fewer: int, of_fewer: int) -> float:
+    """Fisher's exact one-sided p-value: so many more successes in the first of two groups.
+
+    Args:
+        more: Successes of the first group.
+        of_more: Its size.
+        fewer: Successes of the second.
+        of_fewer: Its size.
+    """
+    total, size = more + fewer, of_more + of_fewer
+    ways = (
+        math.comb(of_more, k) * math.comb(of_fewer, total - k)
+        for k in range(more, min(total, of_more) + 1)
+    )
+    return sum(ways) / math.comb(size, total)
+
+
+def island(fit: Fit) -> int | None:
+    """The lattice point, far above η*, around which runs train against all expectation.
+
+    Args:
+        fit: To all whole runs.
+    """
+    points = np.flatnonzero(fit.counts.tried)
+    points = points[points > fit.eta_50()[2]]
+    p = fit.posterior.mean(points)
+    far = points[p < FAR]
+    trained, expected = fit.counts.trained[far], (fit.counts.tried[far] * p[p < FAR]).sum()
+    number = int(trained.sum())
+    below = sum(math.exp(-expected) * expected**k / math.factorial(k) for k in range(number))
+    if number < 2 or 1 - below > SURPRISE:
+        return None
+    return int(round(float((far * trained).sum() / trained.sum())))
