@@ -173,8 +173,8 @@ def test_of_equal_rates_the_one_farthest_from_both_edges_is_taken() -> None:
     assert cheapest(points, flat, Window(60, 70), 1) is None
 
 
-def test_the_floor_is_the_lowest_rate_below_which_a_run_failed() -> None:
-    data = counts({10: (3, 0, 0), 20: (0, 0, 2), 30: (2, 0, 0), 40: (3, 0, 0), 60: (0, 5, 0)})
+def test_the_floor_is_the_lowest_rate_above_two_failures() -> None:
+    data = counts({10: (3, 0, 0), 20: (0, 0, 2), 30: (2, 0, 0), 40: (3, 0, 0), 44: (0, 1, 0)})
     assert lowest_seen(data, 45.0) == 30
     assert lowest_seen(counts({60: (1, 0, 0)}), 45.0) is None
 

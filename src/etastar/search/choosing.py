@@ -34,8 +34,8 @@ class Window:
 def lowest_seen(counts: Counts, high: float) -> int | None:
     """The lowest rate that whole runs have seen train, going down from `high`.
 
-    A rate counts if all of its whole runs trained, or nine in ten, and so for every rate above it
-    up to `high`: below a rate where runs fail nothing is known to be safe.
+    Rates below which a second run has failed, and more than one in ten, do not count: nothing is
+    known to be safe there. A single failure may be any seed's.
 
     Args:
         counts: Whole runs.
@@ -46,7 +46,7 @@ def lowest_seen(counts: Counts, high: float) -> int | None:
         if not counts.tried[i]:
             continue
         trained, failed = trained + counts.trained[i], failed + counts.failed[i]
-        if counts.failed[i] and failed > 0.1 * (trained + failed):
+        if counts.failed[i] and failed >= 2 and failed > 0.1 * (trained + failed):
             break
         if counts.trained[i] > counts.failed[i]:
             found = i

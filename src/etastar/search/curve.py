@@ -15,7 +15,8 @@ from typing import TypeAlias
 import numpy as np
 
 from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, enough, lowest_seen, mean_steps
-from etastar.search.curve_counts import Array, Counts
+from etastar.search.curve_blocks import CurveResult
+from etastar.search.curve_counts import Array, Counts, cause_of
 from etastar.search.curve_fit import Fit
 from etastar.search.curve_locate import locate
 from etastar.search.curve_options import CurveOptions
@@ -29,7 +30,7 @@ from etastar.search.curve_placing import (
     clip,
     spread,
 )
-from etastar.search.curve_result import CurveResult, result_of
+from etastar.search.curve_result import result_of
 from etastar.search.curve_types import Outcome, Start, Trial
 from etastar.search.lattice import Lattice
 
@@ -41,6 +42,8 @@ RESCUE = 48
 """Whole runs that may be spent on finding a safe rate once η* is known."""
 SLOW_RUNS = 64
 """Whole runs that may be spent on the slow edge once it was crossed."""
+APART = 0.1
+"""Distance in log η that the next attempt keeps from a rate that failed."""
 LOWEST = 0.5
 """Part of the safe rate down to which whole runs must have been seen to train."""
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -65,6 +68,12 @@ class Attempt:
     def trained(self) -> int:
         """Runs that reached the threshold."""
         return sum(outcome.kind == "trained" for _, outcome in self.runs)
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether most of the others were too slow for the budget."""
+        slow = sum(cause_of(outcome) == "slow" for _, outcome in self.runs)
+        return 2 * slow > len(self.runs) - self.trained
 
     @property
     def passed(self) -> bool:
@@ -110,6 +119,7 @@ class Curve:
         self._told: dict[Trial, Outcome] = {}
         self._handed: set[Trial] = set()
         self._next_seed = options.first_seed
+        self._fitted: tuple[int, Fit] | None = None  # of so many whole runs
         self._turn = 0
         self._below = 0
         self._rescue = 0
@@ -302,8 +312,10 @@ class Curve:
 
     def fit(self) -> Fit:
         """The fit to all whole runs but those of a confirmation that passed."""
-        counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
-        return Fit.to(counts, self.step, self.begins)
+        if self._fitted is None or self._fitted[0] != len(self.whole):
+            counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
+            self._fitted = len(self.whole), Fit.to(counts, self.step, self.begins)
+        return self._fitted[1]
 
     def window(self, fit: Fit) -> Window | None:
         """Where a rate may be chosen; None where no safe rate or no lower end is known.
@@ -314,8 +326,12 @@ class Curve:
         high = min(fit.safe(), float(self.lattice.cells))
         low = fit.slow.upper
         for attempt in self.attempts:
-            if not attempt.passed:
-                high = min(high, attempt.point + math.log(0.9) / self.step)
+            if attempt.passed:
+                continue
+            if attempt.too_slow:
+                low = max(low or 0.0, attempt.point + APART / self.step)
+            else:
+                high = min(high, attempt.point - APART / self.step)
         if high < 0:
             return None
         if low is None:
@@ -326,6 +342,8 @@ class Curve:
     def choice(self) -> int | None:
         """The recommended rate as a lattice point; None where there is none."""
         fit = self.fit()
+        if self.ended_by == "nowhere":
+            return None
         window = self.window(fit)
         if not self.options.counts_steps:
             high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high

@@ -16,6 +16,8 @@ FEWEST, FEWEST_EACH = 24, 6
 SAFE, SAFE_ERROR = 0.95, 0.1
 """p at the safe rate, and the one-sided error of its lower bound."""
 
+PEAK_RADIUS = 0.2
+"""Runs so near in log η count together for the highest p."""
 EXPLORED = 1.5
 """To say that p is nowhere 1/2: least span in log η of the rates tried, unless the range or the
 slow edge ends it."""
@@ -98,6 +100,22 @@ class Fit:
         """Whether there is no safe rate though it is not yet unlikely that there is one."""
         nowhere = self.posterior.distribution(SAFE)[2]
         return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
+
+    def peak(self) -> tuple[int, int, int] | None:
+        """Where p was seen to be highest: the neighbourhood with the highest lower bound of p.
+
+        Returns:
+            A lattice point, and the trained and tried runs about it; None without a run.
+        """
+        best: tuple[float, int, int, int] | None = None
+        radius = round(PEAK_RADIUS / self.step)
+        for i in map(int, np.flatnonzero(self.counts.tried)):
+            near = slice(max(0, i - radius), i + radius + 1)
+            trained = int(self.counts.trained[near].sum())
+            tried = int(self.counts.tried[near].sum())
+            found = (lower_bound(trained, tried, 0.025), i, trained, tried)
+            best = max(best, found) if best else found
+        return None if best is None else best[1:]
 
     def nowhere_half(self) -> bool:
         """Whether p is below 1/2 everywhere.

@@ -2,12 +2,14 @@
 
 The model of the fast edge, with x = log η, m = log η_50 and F the logistic function, is
 
-    p(x) = (1 − λ) · [ (1 − w)·F((a − x)/σ) + w·F((a − d·σ − x)/σ) ],   a such that p(m) = 1/2:
+    p(x) = (1 − λ) · [ (1 − w)·F(z(a − x)) + w·F(z(a − d·σ − x)) ],   a such that p(m) = 1/2,
 
-seeds share an edge at `a` of width σ; a part w of them has an edge of its own, d widths lower (the
-heavy lower tail that was measured); a part λ trains nowhere. The posterior of (m, σ, w, d, λ) is
-kept on a grid. m runs over half steps of the lattice of rates, so that the likelihood of a trial
-depends on the distance of two integers and is read from a table (`_tables`).
+with z(u) = u/σ above the edge and u/(r·σ) below it. Seeds share an edge at `a` of width σ, which
+may be r times as wide on its lower side; a part w of them has an edge of its own, d widths lower;
+a part λ trains nowhere. r, w and λ are three reasons why the lower tail is heavier than logistic,
+as it was measured to be. The posterior of (m, σ, w, d, r, λ) is kept on a grid. m runs over half
+steps of the lattice of rates, so that the likelihood of a trial depends on the distance of two
+integers and is read from a table (`_tables`).
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ WIDTH_PRIOR = (float(np.log(0.12)), 1.0)
 """Centre and spread of the normal prior of log σ (design §3: it covers σ = 0.05 to 0.3)."""
 LAPSES = {0.0: 0.62, 0.01: 0.12, 0.03: 0.12, 0.08: 0.06, 0.16: 0.04, 0.28: 0.025, 0.42: 0.015}
 """Prior of λ: most networks train almost always somewhere, and any λ below 1/2 is possible."""
-TAILS = {(0.0, 0.0): 0.5}
-TAILS.update({(w, d): 0.5 / 8 for w in (0.1, 0.22) for d in (2.5, 5.0, 10.0, 20.0)})
-"""Prior of (w, d): one edge, or two."""
+TAILS = {(0.0, 0.0, 1.0): 0.4, (0.0, 0.0, 1.8): 0.16, (0.0, 0.0, 3.0): 0.12}
+TAILS.update({(w, d, 1.0): 0.04 for w in (0.1, 0.22) for d in (2.5, 5.0, 10.0, 20.0)})
+"""Prior of (w, d, r): a logistic edge, one that is wider below, or two edges."""
 FLOOR, CEILING = 0.004, 0.9995
 """Bounds of p: a single trial never costs more than log(250), whatever the model thinks of it."""
 NEGLIGIBLE = 1e-7
@@ -42,12 +44,13 @@ SPAN = 4.0
 
 @dataclass(frozen=True)
 class Shapes:
-    """The grid of shapes S = (σ, w, d, λ), flattened.
+    """The grid of shapes S = (σ, w, d, r, λ), flattened.
 
     Attributes:
         width: σ, [S].
         tail: w, [S].
         gap: d·σ, [S].
+        skew: r, [S].
         lapse: λ, [S].
         log_prior: [S], normalised.
         edge: a − m, [S].
@@ -56,6 +59,7 @@ class Shapes:
     width: Array
     tail: Array
     gap: Array
+    skew: Array
     lapse: Array
     log_prior: Array
     edge: Array
@@ -66,9 +70,9 @@ class Shapes:
         Args:
             offset: [..., 1] or broadcastable against [S].
         """
-        z = (self.edge - offset) / self.width
-        low = (self.edge - self.gap - offset) / self.width
-        both = (1 - self.tail) * _logistic(z) + self.tail * _logistic(low)
+        main, low = self.edge - offset, self.edge - self.gap - offset
+        above = _logistic(np.where(main > 0, main / self.skew, main) / self.width)
+        both = (1 - self.tail) * above + self.tail * _logistic(low / self.width)
         return np.asarray((1 - self.lapse) * both)
 
     def drop(self, level: float) -> Array:
@@ -85,27 +89,19 @@ class Shapes:
 @lru_cache
 def shapes() -> Shapes:
     """The grid of shapes with its prior."""
-    rows = [
-        (
-            s,
-            w,
-            d * s,
-            lam,
-            -0.5 * ((np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]) ** 2
-            + np.log(weight)
-            + np.log(mass),
-        )
-        for s, ((w, d), weight), (lam, mass) in product(WIDTHS, TAILS.items(), LAPSES.items())
-    ]
-    width, tail, gap, lapse, log_prior = (np.array(column) for column in zip(*rows, strict=True))
+    rows = []
+    for s, ((w, d, r), weight), (lapse, mass) in product(WIDTHS, TAILS.items(), LAPSES.items()):
+        distance = (np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]
+        rows.append((s, w, d * s, r, lapse, np.log(weight * mass) - distance**2 / 2))
+    *axes, log_prior = (np.array(column) for column in zip(*rows, strict=True))
     log_prior -= np.logaddexp.reduce(log_prior)
-    grid = Shapes(width, tail, gap, lapse, log_prior, np.zeros_like(width))
-    low, high = np.full_like(width, -60.0), np.full_like(width, 60.0)
+    grid = Shapes(*axes, log_prior, np.zeros_like(log_prior))
+    low, high = np.full_like(log_prior, -60.0), np.full_like(log_prior, 60.0)
     for _ in range(60):
         middle = (low + high) / 2
         above = grid.success(middle) > 0.5
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return Shapes(width, tail, gap, lapse, log_prior, -(low + high) / 2)
+    return Shapes(*axes, log_prior, -(low + high) / 2)
 
 
 @lru_cache(maxsize=8)

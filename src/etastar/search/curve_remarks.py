@@ -119,11 +119,12 @@ def _shape(curve: Curve, fit: Fit) -> Iterator[Remark]:
             "falling edge.",
         )
     if fit.counts.trained.any() and not fit.safe() >= 0:
-        nowhere = fit.posterior.distribution(SAFE)[2]
+        nowhere, peak = fit.posterior.distribution(SAFE)[2], fit.peak()
+        seen = f"; the most were {peak[1]} of {peak[2]} about {rate(peak[0]):.3g}" if peak else ""
         yield Remark(
             "no-safe-rate",
-            f"No rate is known to train 95 % of fresh runs (probability that there is none: "
-            f"{nowhere:.2f}).",
+            f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
+            f"none is {nowhere:.2f}.",
         )
     elif fit.slow.upper is not None and fit.slow.upper > fit.safe():
         yield Remark(
