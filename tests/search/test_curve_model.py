@@ -89,19 +89,9 @@ def slow_twin(data: Counts, level: float, parts: list[float]) -> list[float]:
 @pytest.mark.parametrize(("level", "parts"), [(0.5, [0.025, 0.5, 0.975]), (0.95, [0.3, 0.5, 0.8])])
 def test_the_posterior_is_that_of_its_slow_twin(level: float, parts: list[float]) -> None:
     data = counts(DATA)
-    fast = Posterior(STEP, 120, data.trained, data.failed, 60)
+    fast = Posterior(STEP, 120, data.trained, data.failed)
     expected = slow_twin(data, level, parts)
     assert fast.quantile(level, np.array(parts)) == pytest.approx(expected, abs=0.6)
-
-
-def test_where_it_is_looked_for_first_does_not_matter() -> None:
-    data = counts(DATA)
-    found = [
-        Posterior(STEP, 120, data.trained, data.failed, centre).quantile(0.5, np.array([0.1, 0.9]))
-        for centre in (5, 60, 118)
-    ]
-    assert found[0] == pytest.approx(found[1], abs=0.05)
-    assert found[2] == pytest.approx(found[1], abs=0.05)
 
 
 def test_the_band_holds_the_mean_and_narrows_with_runs() -> None:
@@ -109,7 +99,7 @@ def test_the_band_holds_the_mean_and_narrows_with_runs() -> None:
     points = np.arange(45.0, 75.0)
     widths = []
     for data in (few, many):
-        posterior = Posterior(STEP, 120, data.trained, data.failed, 60)
+        posterior = Posterior(STEP, 120, data.trained, data.failed)
         mean, low, high = posterior.band(points)
         assert (low <= mean + 0.01).all()
         assert (mean <= high + 0.01).all()

@@ -314,7 +314,7 @@ class Curve:
         """The fit to all whole runs but those of a confirmation that passed."""
         if self._fitted is None or self._fitted[0] != len(self.whole):
             counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
-            self._fitted = len(self.whole), Fit.to(counts, self.step, self.begins)
+            self._fitted = len(self.whole), Fit.to(counts, self.step)
         return self._fitted[1]
 
     def window(self, fit: Fit) -> Window | None:

@@ -40,7 +40,7 @@ class Fit:
     posterior: Posterior
 
     @classmethod
-    def to(cls, counts: Counts, step: float, begins: float) -> Fit:
+    def to(cls, counts: Counts, step: float) -> Fit:
         """Fit both edges.
 
         Slow failures that the slow edge explains are left out of the fast edge's fit, which would
@@ -49,14 +49,13 @@ class Fit:
         Args:
             counts: Whole runs.
             step: Distance of lattice points in log η.
-            begins: Lattice point around which η_50 is looked for first.
         """
         cells = len(counts.trained) - 1
         slow, top = SlowEdge(), _middle(counts.trained)
         for _ in range(3):  # what is left out may move η_50, and that what is left out
             slow = slow_edge(counts, step, top)
             failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.last)
-            posterior = Posterior(step, cells, counts.trained, failed, begins)
+            posterior = Posterior(step, cells, counts.trained, failed)
             higher = float(posterior.quantile(0.5, 0.5))
             if higher <= top or not counts.slow.any():
                 break

@@ -38,6 +38,11 @@ FLOOR, CEILING = 0.004, 0.9995
 """Bounds of p: a single trial never costs more than log(250), whatever the model thinks of it."""
 NEGLIGIBLE = 1e-7
 """Mass below which a point or a shape of the grid is dropped."""
+OUTSIDE, ROOM, COARSE = 1e-5, 0.3, 4
+"""m is looked for where its coarse posterior exceeds the first, with room of the second in log η
+around, further where the ends hold mass; coarse is every so many points."""
+BEYOND = 1.0
+"""How far beyond the range, in log η, η_50 may lie."""
 SPAN = 4.0
 """Distance in log η beyond which the table is constant."""
 
@@ -90,27 +95,27 @@ class Shapes:
 def shapes() -> Shapes:
     """The grid of shapes with its prior."""
     rows = []
-    for s, ((w, d, r), weight), (lapse, mass) in product(WIDTHS, TAILS.items(), LAPSES.items()):
+    for s, ((w, d, r), weight), (lost, mass) in product(WIDTHS, TAILS.items(), LAPSES.items()):
         distance = (np.log(s) - WIDTH_PRIOR[0]) / WIDTH_PRIOR[1]
-        rows.append((s, w, d * s, r, lapse, np.log(weight * mass) - distance**2 / 2))
-    *axes, log_prior = (np.array(column) for column in zip(*rows, strict=True))
+        rows.append((s, w, d * s, r, lost, np.log(weight * mass) - distance**2 / 2))
+    width, tail, gap, skew, lapse, log_prior = map(np.array, zip(*rows, strict=True))
     log_prior -= np.logaddexp.reduce(log_prior)
-    grid = Shapes(*axes, log_prior, np.zeros_like(log_prior))
+    grid = Shapes(width, tail, gap, skew, lapse, log_prior, np.zeros_like(width))
     low, high = np.full_like(log_prior, -60.0), np.full_like(log_prior, 60.0)
     for _ in range(60):
         middle = (low + high) / 2
         above = grid.success(middle) > 0.5
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return Shapes(*axes, log_prior, -(low + high) / 2)
+    return Shapes(width, tail, gap, skew, lapse, log_prior, -(low + high) / 2)
 
 
 @lru_cache(maxsize=8)
-def _tables(half: float) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+def _tables(half: float) -> tuple[Array, Array, int]:
     """Log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row."""
     centre = int(np.ceil(SPAN / half))
     offset = np.arange(-centre, centre + 1)[:, None] * half
     p = np.clip(shapes().success(offset), FLOOR, CEILING)
-    return np.log(p).astype(np.float32), np.log1p(-p).astype(np.float32), centre
+    return np.log(p), np.log1p(-p), centre
 
 
 @lru_cache(maxsize=64)
@@ -136,6 +141,11 @@ def _logistic(z: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(z / 2)))
 
 
+def _normalised(log_weight: Array) -> Array:
+    weight = np.exp(log_weight - log_weight.max())
+    return np.asarray(weight / weight.sum())
+
+
 class Posterior:
     """The posterior of the curve, from counts of trained and failed runs on a lattice of rates.
 
@@ -144,57 +154,63 @@ class Posterior:
         cells: Number of lattice cells; rates are 0 … cells.
         trained: Runs that trained, [cells + 1].
         failed: Runs that failed, [cells + 1].
-        centre: Lattice point around which m is looked for first.
     """
 
-    def __init__(
-        self, step: float, cells: int, trained: Array, failed: Array, centre: float
-    ) -> None:
+    def __init__(self, step: float, cells: int, trained: Array, failed: Array) -> None:
         self.half = step / 2
         self.cells = cells
         self.trained, self.failed = trained, failed
-        reach = max(4, int(round(1.5 / self.half)))
-        low, high = round(2 * centre) - reach, round(2 * centre) + reach
-        margin = int(round(1.0 / self.half))
-        for _ in range(12):
-            low, high = max(low, -margin), min(high, 2 * cells + margin)
+        margin = int(round(BEYOND / self.half))
+        ends = -margin, 2 * cells + margin
+        low, high = self._region(*ends)
+        room = int(round(ROOM / self.half))
+        while True:
+            low, high = max(low - room, ends[0]), min(high + room, ends[1])
             self.points: NDArray[np.int64] = np.arange(low, high + 1)
-            self._fit()
-            edge = self.mass[:3].sum(), self.mass[-3:].sum()
-            if not (edge[0] > 1e-4 and low > -margin) and not (
-                edge[1] > 1e-4 and high < 2 * cells + margin
+            weight = _normalised(self._log_weight(self.points, None))
+            mass = weight.sum(axis=1)
+            if (low == ends[0] or mass[:3].sum() < OUTSIDE) and (
+                high == ends[1] or mass[-3:].sum() < OUTSIDE
             ):
                 break
-            low -= reach * int(edge[0] > 1e-4)
-            high += reach * int(edge[1] > 1e-4)
-        self._trim()
+        self._trim(weight)
 
-    def _fit(self) -> None:
-        """Fill `weight` [M, S], normalised, and `mass` [M]."""
+    def _region(self, low: int, high: int) -> tuple[int, int]:
+        """Where m lies, from every `COARSE`-th point of the whole range and the simplest shapes."""
+        grid = shapes()
+        simple = np.flatnonzero((grid.tail == 0) & (grid.skew == 1))
+        points = np.arange(low, high + COARSE, COARSE)
+        mass = _normalised(self._log_weight(points, simple)).sum(axis=1)
+        held = points[mass > OUTSIDE]
+        return int(held[0]), int(held[-1])
+
+    def _log_weight(self, points: NDArray[np.int64], columns: NDArray[np.int64] | None) -> Array:
+        """Log posterior, not normalised, [M, S'], of some points and shapes.
+
+        The log likelihood of point m is Σ_i n_i · table[2i − m], a product of two matrices.
+        """
         yes, no, centre = _tables(self.half)
-        log_weight = np.broadcast_to(
-            shapes().log_prior.astype(np.float32), (len(self.points), yes.shape[1])
-        ).copy()
-        for i in np.flatnonzero(self.trained + self.failed):
-            row = np.clip(2 * i - self.points + centre, 0, len(yes) - 1)
-            if self.trained[i]:
-                log_weight += np.float32(self.trained[i]) * yes[row]
-            if self.failed[i]:
-                log_weight += np.float32(self.failed[i]) * no[row]
-        weight = np.exp(log_weight - log_weight.max())
-        self.weight = weight / weight.sum(dtype=np.float64)
-        self.mass: Array = self.weight.sum(axis=1, dtype=np.float64)
+        tried = np.flatnonzero(self.trained + self.failed)
+        rows = np.clip(2 * tried[None, :] - points[:, None] + centre, 0, len(yes) - 1)
+        used, at = np.unique(rows, return_inverse=True)
+        where = np.repeat(np.arange(len(points)), len(tried)), at.ravel()
+        number = np.zeros((2, len(points), len(used)))
+        for k, runs in enumerate((self.trained[tried], self.failed[tried])):
+            np.add.at(number[k], where, np.tile(runs, len(points)))
+        prior = shapes().log_prior
+        if columns is not None:
+            yes, no, prior = yes[:, columns], no[:, columns], prior[columns]
+        return np.asarray(prior + number[0] @ yes[used] + number[1] @ no[used])
 
-    def _trim(self) -> None:
-        """Drop points and shapes that hold next to no mass, which makes the rest much faster."""
-        shape_mass = self.weight.sum(axis=0, dtype=np.float64)
-        held = np.flatnonzero(self.mass > NEGLIGIBLE)
+    def _trim(self, weight: Array) -> None:
+        """Keep what holds more than next to no mass, which makes the rest much faster."""
+        held = np.flatnonzero(weight.sum(axis=1) > NEGLIGIBLE)
         rows = slice(held[0], held[-1] + 1)
-        self.kept: NDArray[np.int64] = np.flatnonzero(shape_mass > NEGLIGIBLE)
+        self.kept: NDArray[np.int64] = np.flatnonzero(weight.sum(axis=0) > NEGLIGIBLE)
         self.points = self.points[rows]
-        kept = self.weight[rows, self.kept].astype(float)
-        self.weight = kept / kept.sum()
-        self.mass = self.weight.sum(axis=1)
+        kept = weight[rows, self.kept]
+        self.weight: Array = kept / kept.sum()
+        self.mass: Array = self.weight.sum(axis=1)
         self.shape_mass: Array = self.weight.sum(axis=0)
 
     def distribution(self, level: float) -> tuple[Array, Array, float]:
@@ -262,7 +278,7 @@ class Posterior:
     def _at(self, points: Array) -> Iterator[Array]:
         """P [M, S] at each of the lattice points [N]."""
         yes, _, centre = _tables(self.half)
-        table = np.exp(yes[:, self.kept].astype(float))
+        table = np.exp(yes[:, self.kept])
         for x in points:
             row = np.round(2 * x - self.points).astype(int) + centre
             yield table[np.clip(row, 0, len(table) - 1)]

@@ -84,10 +84,10 @@ def _eta_star(curve: Curve, fit: Fit) -> CurveEtaStar:
     if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
         return CurveEtaStar(None, None, None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
-    return CurveEtaStar(middle, low, high, _rate(curve, fit.safe()), set_by(fit, curve.begins))
+    return CurveEtaStar(middle, low, high, _rate(curve, fit.safe()), set_by(fit))
 
 
-def set_by(fit: Fit, begins: float) -> Literal["budget", "stability"] | None:
+def set_by(fit: Fit) -> Literal["budget", "stability"] | None:
     """What ends η*: `budget` if slow runs do.
 
     The fit is made again as if the slow runs above the slow edge had trained, which is the most
@@ -95,7 +95,6 @@ def set_by(fit: Fit, begins: float) -> Literal["budget", "stability"] | None:
 
     Args:
         fit: To all whole runs.
-        begins: Lattice point around which η_50 is looked for first.
     """
     counts, above = fit.counts, np.arange(fit.cells + 1) > fit.slow.last
     slow = counts.slow * above
@@ -104,7 +103,7 @@ def set_by(fit: Fit, begins: float) -> Literal["budget", "stability"] | None:
     if not slow.any():
         return "stability"
     failed = (counts.failed - counts.slow) * 1.0
-    longer = Posterior(fit.step, fit.cells, counts.trained + slow, failed, begins)
+    longer = Posterior(fit.step, fit.cells, counts.trained + slow, failed)
     return "budget" if float(longer.quantile(0.5, 0.5)) > fit.eta_50()[2] else "stability"
 
 
