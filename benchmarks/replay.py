@@ -51,7 +51,7 @@ import numpy as np
 
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.search.curve_types import Outcome, Trial
+from etastar.problem.trial import Outcome, Trial
 
 KINDS = ("trained", "diverged", "dead", "short")
 CAUSES = (None, "collapsed", "slow")

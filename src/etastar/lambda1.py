@@ -165,7 +165,8 @@ def measure_sharpness(
             f"{samples}"
         )
     count = min(samples or settings.train_size or MOST_SAMPLES, available)
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    settings = settings.bracketing()  # λ1 and η* are of the same initialisations
+    seeds = range(settings.first_seed, settings.first_seed + (settings.seeds or 0))
     dtype = getattr(torch, settings.dtype)
     with use_threads(settings.threads) as threads:
         of_kind = _both_matrices(
@@ -187,7 +188,7 @@ def measure_sharpness(
     notes = tuple(_warnings(of_kind, max_iter))
     if not note:
         notes += _beyond(network)
-    measured = _eta_star(network, dataset, options, say) if with_eta_star else None
+    measured = _eta_star(network, dataset, settings, say) if with_eta_star else None
     if measured:
         notes += measured.warnings
     return Sharpness(
@@ -324,18 +325,16 @@ def _bounds_samples(count: int) -> str:
 
 
 def _eta_star(
-    network: Network, data: Dataset, options: dict[str, Any], say: Callable[[str, int], None]
+    network: Network, data: Dataset, settings: Settings, say: Callable[[str, int], None]
 ) -> Result:
     """η* of the same networks."""
-    from etastar.api import measure
-    from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS
+    from etastar.api import measured
 
-    return measure(
-        *(network, data),
+    return measured(
+        *(network, data, settings),
         on_progress=lambda now: say(
             f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done
         ),
-        **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS | DATA_OPTIONS},
     )
 
 

@@ -17,7 +17,7 @@ from planted_curves import PlantedCurve, measured
 from etastar.errors import ConfigError
 from etastar.search.curve import LOCATING, OWN_STREAM, Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.search.curve_types import Outcome, Start, Trial
+from etastar.problem.trial import Outcome, Start, Trial
 
 PLANTED = PlantedCurve("logistic", 0.12)
 QUICK: dict[str, Any] = {"precision": 0.2, "round_size": 8, "confirm": 5}

@@ -21,7 +21,7 @@ from etastar.search.choosing import (
 )
 from etastar.search.curve_counts import Counts, cause_of, slow_edge
 from etastar.search.curve_model import Posterior, shapes
-from etastar.search.curve_types import Outcome
+from etastar.problem.trial import Outcome
 
 STEP = math.log(1.04)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from planted_curves import PlantedCurve, table_of
 
-from etastar.search.curve_types import Start, Trial
+from etastar.problem.trial import Start, Trial
 
 ROOT = Path(__file__).parent.parent.parent
 RATES = 0.02 * 1.08 ** np.arange(52)

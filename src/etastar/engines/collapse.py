@@ -207,6 +207,20 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     return Ceiling(constant, watched=True)
 
 
+def varies(problem: Problem, one: Start, other: Start) -> bool:
+    """Tell whether two starts can lead to different runs.
+
+    Args:
+        problem: What is trained.
+        one: A start.
+        other: Another one.
+    """
+    if problem.origin.varies or problem.train.varies(one.order, other.order):
+        return True
+    batch = to_device(next(problem.train.stream(one.order)), problem.origin.device)
+    return _draws_or_remembers(problem, one, batch)
+
+
 def constant_accuracy(problem: Problem) -> float | None:
     """Return the share of the commonest class in the validation data; None without classes."""
     try:

@@ -31,7 +31,7 @@ from etastar.search.curve_placing import (
     spread,
 )
 from etastar.search.curve_result import result_of
-from etastar.search.curve_types import Outcome, Start, Trial
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.lattice import Lattice
 
 LOCATING = 0.125

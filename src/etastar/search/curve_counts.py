@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from etastar.search.curve_types import Outcome
+from etastar.problem.trial import Outcome
 
 Array: TypeAlias = NDArray[Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping
 
-from etastar.search.curve_types import Outcome
+from etastar.problem.trial import Outcome
 
 STRIDE = math.log(3.0)
 """Distance in log η of neighbouring partial runs, before the bracket is cut."""

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from etastar.search.search import OF_THE_CURVE
 from etastar.settings import Settings
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a specification changes: results under the old one stay apart."""
 
-NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir"}
+NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir", *OF_THE_CURVE}
 """Settings that do not change what a seed's result is."""
 
 TaskKind = Literal["maximal-lr", "sharpness"]
@@ -55,7 +56,7 @@ class Cell:
     def seeds(self) -> range:
         """The seeds that the study wants."""
         first = self.settings.first_seed
-        return range(first, first + self.settings.seeds)
+        return range(first, first + (self.settings.seeds or 0))
 
     @cached_property
     def fields(self) -> dict[str, Any]:

@@ -320,6 +320,10 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
             raise ConfigError(f"{both[named.pop()][0]}: {reason}.") from None
         shown = ", ".join(f"{name} = {value!r}" for name, (_, value) in given.items())
         raise ConfigError(f"{place}, at {shown or 'base alone'}: {reason}.") from None
+    try:
+        settings = settings.bracketing()
+    except ConfigError as error:
+        raise ConfigError(f"{both['strategy'][0]}: {error}") from None
     for name, (at, value) in both.items():
         if name == "dataset" and value not in DATASETS:
             raise ConfigError(f"{at}: {unknown_name('dataset', value, DATASETS)}")
