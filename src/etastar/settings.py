@@ -215,9 +215,7 @@ class Settings(BaseModel):
         description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
         "either side. [default: 0.1]",
     )
-    trials: int | None = Field(
-        None, ge=1, description="curve: most whole trials. [default: 400]"
-    )
+    trials: int | None = Field(None, ge=1, description="curve: most whole trials. [default: 400]")
     budgets: float | None = Field(
         None,
         gt=0.0,

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from etastar.problem.trial import Cause, Outcome, Start, Trial
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.problem.trial import Cause, Outcome, Start, Trial
 
 FAMILIES = ("logistic", "gumbel", "student", "two-piece", "lapse", "early", "early-far")
 """Kinds of fast edge; `gumbel`, `student` and `two-piece` have heavier lower tails."""

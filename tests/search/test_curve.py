@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from planted_curves import PlantedCurve, measured
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.curve import LOCATING, OWN_STREAM, Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.problem.trial import Outcome, Start, Trial
 
 PLANTED = PlantedCurve("logistic", 0.12)
 QUICK: dict[str, Any] = {"precision": 0.2, "round_size": 8, "confirm": 5}

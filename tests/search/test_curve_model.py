@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom
 
+from etastar.problem.trial import Outcome
 from etastar.search import curve_model
 from etastar.search.choosing import (
     ERRORS,
@@ -21,7 +22,6 @@ from etastar.search.choosing import (
 )
 from etastar.search.curve_counts import Counts, cause_of, slow_edge
 from etastar.search.curve_model import Posterior, shapes
-from etastar.problem.trial import Outcome
 
 STEP = math.log(1.04)
 

@@ -15,6 +15,7 @@ from etastar.cli.output import check_output, write_text
 from etastar.cli.printing import ProgressLine, bracket_table
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.result import number
+from etastar.search.search import SEEDS
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def run(arguments: list[str]) -> int:
 
     console = Console(stderr=options.json_file == "-", highlight=False)
     given = options.model_dump(exclude={"json_file"})
-    with ProgressLine(options.seeds, "0 of {} seeds finished") as progress:
+    with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
         except KeyboardInterrupt:

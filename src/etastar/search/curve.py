@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, enough, lowest_seen, mean_steps
 from etastar.search.curve_blocks import CurveResult
 from etastar.search.curve_counts import Array, Counts, cause_of
@@ -31,7 +32,6 @@ from etastar.search.curve_placing import (
     spread,
 )
 from etastar.search.curve_result import result_of
-from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.lattice import Lattice
 
 LOCATING = 0.125

@@ -1,4 +1,4 @@
-"""From the brackets of several seeds to η* of the network: median, interval, p(η), safe rate."""
+"""From the brackets of several seeds to η* of the network: median, interval, p(η)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LEVEL = 0.95
 DRAWS = 10_000
 """Bootstrap replicates: the interval's ends then wander by about 1 % of its width."""
 
+
 @dataclass(frozen=True)
 class EtaStar:
     """η* over seeds; every field a learning rate or None where the range does not determine it.
@@ -24,7 +25,8 @@ class EtaStar:
         median: Median over seeds of the geometric mean of the bracket.
         ci_low: Lower end of its 95 % bootstrap interval over seeds and within brackets.
         ci_high: Upper end.
-        safe: Rate at which p(η), estimated from these seeds, is 0.95 (`safe_rate`).
+        safe: The one-sided 90 % lower bound of the rate where p(η) falls through 0.95; None where
+            it is not known, as brackets of single seeds do not tell it.
     """
 
     median: float | None
@@ -60,7 +62,7 @@ class SuccessAt:
 
 
 def eta_star(results: Sequence[SeedResult], *, seed: int = 0) -> EtaStar:
-    """Median η* over seeds with its bootstrap interval, and the safe rate.
+    """Median η* over seeds with its bootstrap interval.
 
     A seed whose whole range trains counts as +∞ and one where nothing trains as −∞: they hold
     their place in the order of seeds, and where the median or an end of its interval falls on one,

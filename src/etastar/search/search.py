@@ -85,8 +85,9 @@ def chosen_strategy(
     brackets = [name for name, value in ours.items() if value is not None]
     if strategy == "curve" and brackets:
         raise ConfigError(
-            f"`{brackets[0]}` has no effect beside `strategy='curve'`, which takes a fresh seed for "
-            "every trial: leave one of them out. `precision` and `trials` say how far curve goes."
+            f"`{brackets[0]}` has no effect beside `strategy='curve'`, which takes a fresh seed "
+            "for every trial: leave one of them out. `precision` and `trials` say how far curve "
+            "goes."
         )
     found = strategy or ("section" if brackets else "curve")
     wasted = [name for name in OF_THE_CURVE if given.get(name) not in (None, False)]
