@@ -138,6 +138,13 @@ def test_a_spent_budget_is_said():
     assert np.abs(np.array(SPECTRA["negative"]) - found.values[0]).min() <= found.residuals[0]
 
 
+def test_any_budget_gives_an_answer_also_one_that_ends_with_the_first_start():
+    matrix = symmetric(SPECTRA["random"])
+    for budget in range(30, 40):  # the first start takes 35 steps, the second as many
+        assert not solve(matrix, max_iter=budget).converged
+    assert solve(matrix, max_iter=70).converged
+
+
 def test_fewer_steps_than_values_is_still_an_answer():
     found = solve(symmetric(SPECTRA["random"]), k=5, max_iter=3)
     assert not found.converged

@@ -284,7 +284,7 @@ def test_samples_that_do_not_fit_are_taken_in_blocks(monkeypatch):
     network, (x, labels) = NETWORKS["mlp"], data(60)
     params = drawn(network, 3)
     whole = stack_sharpness(network, params, x, labels, loss="cross-entropy", tol=1e-6)
-    monkeypatch.setattr("etastar.machine.free_bytes", lambda device: 20_000)
+    monkeypatch.setattr("etastar.curvature.batched.free_bytes", lambda device: 20_000)
     blocks = []
     prepare = MLPProducts._prepare
     monkeypatch.setattr(

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from etastar.checking import check_solver, is_whole
-from etastar.curvature.lanczos import KrylovSpaces, rounding_level
+from etastar.curvature.lanczos import KrylovSpaces, lanczos, rounding_level
 from etastar.errors import ConfigError, CurvatureError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    Product: TypeAlias = Callable[[Tensor], Tensor]
 
 DENSE_SIZE = 128
 """Up to this many parameters the matrix is written out: Lanczos would need as many products."""
@@ -66,7 +61,7 @@ class Eigenpairs:
 
 
 def largest_eigenpairs(
-    product: Product,
+    product: Callable[[Tensor], Tensor],
     size: int,
     *,
     k: int = 1,
@@ -107,7 +102,10 @@ def largest_eigenpairs(
             f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
         )
     check_solver(tol, max_iter, seed)
-    solver = _Solver(product, size, k, tol, max_iter, seed, dtype, device, basis_size)
+    affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
+    chosen = basis_size or min(max(affordable, 2 * k + FEWEST_VECTORS), 2 * k + MOST_VECTORS)
+    found = torch.empty(0, size, dtype=dtype, device=device)
+    solver = _Solver(product, found, k, tol, max_iter, max(chosen, 2 * k + LEAST_BEYOND), seed)
     small = size <= (DENSE_SIZE if dense_size is None else dense_size)
     return solver.dense() if small else solver.lanczos()
 
@@ -117,36 +115,25 @@ class _Solver:
 
     def __init__(
         self,
-        product: Product,
-        size: int,
+        product: Callable[[Tensor], Tensor],
+        found: Tensor,
         k: int,
         tol: float,
         max_iter: int,
+        capacity: int,
         seed: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        basis_size: int | None,
     ) -> None:
-        import torch
-
-        self.product, self.size, self.k, self.tol, self.max_iter = product, size, k, tol, max_iter
-        self.dtype, self.device = dtype, device
+        self.product, self.k, self.tol, self.max_iter = product, k, tol, max_iter
+        self.capacity, self.size = capacity, found.shape[1]
         self.generator = torch.Generator().manual_seed(seed)
-        affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
-        most, fewest = 2 * k + MOST_VECTORS, 2 * k + FEWEST_VECTORS
-        chosen = basis_size or min(max(affordable, fewest), most)
-        self.basis_size = max(chosen, 2 * k + LEAST_BEYOND)
         self.steps = self.products = 0
         self.scale = 0.0  # largest |θ| seen: a lower bound of ‖A‖
-        self.found = torch.empty(0, size, dtype=dtype, device=device)
-        self.found_values: list[float] = []
-        self.bottom: tuple[float, Tensor] | None = None
+        self.found, self.found_values = found, np.empty(0)  # of all starts
+        self.smallest, self.bottom = np.inf, found  # Ritz value and vector
 
     def dense(self) -> Eigenpairs:
         """All of the spectrum, from the matrix."""
-        import torch
-
-        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        identity = torch.eye(self.size, dtype=self.found.dtype, device=self.found.device)
         matrix = torch.stack([self._apply(row) for row in identity]).double().cpu()
         _, vectors = np.linalg.eigh(((matrix + matrix.T) / 2).numpy())
         chosen = torch.as_tensor(vectors.T[::-1].copy())
@@ -155,8 +142,6 @@ class _Solver:
 
     def lanczos(self) -> Eigenpairs:
         """First start until k pairs converge, then starts orthogonal to all that was found."""
-        import torch
-
         complete = self._run(wanted=self.k, checking=False, least_steps=0)
         first_steps = self.steps
         while complete and len(self.found) < self.size:
@@ -164,9 +149,7 @@ class _Solver:
             complete = self._run(wanted=1, checking=True, least_steps=first_steps)
             if len(self.found) == before:
                 break
-        assert self.bottom is not None
-        rows = self._rotated(self.found)[: self.k]
-        rows = torch.cat([rows, self.bottom[1].unsqueeze(0)])
+        rows = torch.cat([self._rotated(self.found)[: self.k], self.bottom])
         images = torch.stack([self._apply(row) for row in rows])
         return self._pairs(rows, images, complete)
 
@@ -178,28 +161,38 @@ class _Solver:
         """
         room = self.size - len(self.found)
         locked = self.found.unsqueeze(0) if len(self.found) else None
-        space = KrylovSpaces(self._random(), min(self.basis_size, room), locked)
-        ended, steps = False, 0
-        while not ended and self.steps < self.max_iter:
-            if space.size == space.capacity:
-                self._restart(space, wanted)
-            space.expand(self._apply(space.direction[0]).unsqueeze(0))
-            self.steps, steps = self.steps + 1, steps + 1
-            values, coordinates, estimates = (array[0] for array in space.ritz())
+        space = KrylovSpaces(self._random(), min(self.capacity, room), locked)
+        complete, budget = False, self.max_iter - self.steps
+
+        def ended(step: int) -> bool:
+            nonlocal complete
+            self.steps += 1
+            values, _, estimates = (array[0] for array in space.ritz())
             self.scale = max(self.scale, float(np.abs(values).max()))
-            exhausted = steps >= room
+            invariant = bool(space.beta[0] <= CLOSED * self._rounding())
             if checking and not self._is_missing(values[-1]):
-                ended = steps >= least_steps or exhausted or self._invariant(space)
-                continue
-            ended = exhausted or self._settled(values, estimates, wanted, bottom=not checking)
-            if not ended and self._invariant(space):
+                complete = step >= min(least_steps, room) or invariant
+                return complete
+            complete = step >= room or self._settled(values, estimates, wanted, not checking)
+            if invariant and not complete:
                 space.aim(self._random())
+            return complete
+
+        def kept(size: int) -> list[int]:  # the upper ones and a few at the bottom
+            low = min(BOTTOM_KEPT, size // 4)
+            return [*range(low), *range(size - max(wanted, size // 2 - low), size)]
+
+        lanczos(space, lambda v: self._apply(v[0])[None], ended, steps=budget, kept=kept)
+        if budget == 0:
+            return False
+        values, coordinates, _ = (array[0] for array in space.ritz())
         if not checking or self._is_missing(values[-1]):
             top = space.vectors(coordinates[None, :, ::-1][:, :, :wanted].copy())[0]
-            self._keep(values[::-1][:wanted].tolist(), top)
-        if self.bottom is None or values[0] < self.bottom[0]:
-            self.bottom = float(values[0]), space.vectors(coordinates[None, :, :1])[0, 0]
-        return ended
+            self.found = torch.cat([self.found, top])
+            self.found_values = np.append(self.found_values, values[::-1][:wanted])
+        if values[0] < self.smallest:
+            self.smallest, self.bottom = values[0], space.vectors(coordinates[None, :, :1])[0]
+        return complete
 
     def _settled(
         self, values: np.ndarray, estimates: np.ndarray, wanted: int, bottom: bool
@@ -214,31 +207,11 @@ class _Solver:
 
     def _is_missing(self, value: float) -> bool:
         """Whether `value` is above the k-th found by more than the tolerance."""
-        kth = sorted(self.found_values, reverse=True)[self.k - 1]
-        return value > kth + max(self.tol * abs(kth), self._rounding())
-
-    def _invariant(self, space: KrylovSpaces) -> bool:
-        """Whether the space is closed under the operator, to rounding."""
-        return bool(space.beta[0] <= CLOSED * self._rounding())
-
-    def _restart(self, space: KrylovSpaces, wanted: int) -> None:
-        """Keep the upper Ritz vectors and a few at the bottom, half the capacity in all."""
-        values, coordinates, _ = space.ritz()
-        low = min(BOTTOM_KEPT, space.capacity // 4)
-        high = max(wanted, space.capacity // 2 - low)
-        chosen = [*range(low), *range(space.size - high, space.size)]
-        space.restart(values[:, chosen], coordinates[:, :, chosen])
-
-    def _keep(self, values: list[float], vectors: Tensor) -> None:
-        import torch
-
-        self.found = torch.cat([self.found, vectors])
-        self.found_values += values
+        kth = np.sort(self.found_values)[-self.k]
+        return bool(value > kth + max(self.tol * abs(kth), self._rounding()))
 
     def _rotated(self, vectors: Tensor) -> Tensor:
         """Rayleigh-Ritz among the found vectors: removes what they still have of each other."""
-        import torch
-
         basis: Tensor = torch.linalg.qr(vectors.double().T)[0].T.to(vectors)
         if len(basis) == 1:
             return basis
@@ -264,7 +237,7 @@ class _Solver:
             residuals=tuple(residuals[:-1][order].tolist()),
             smallest=float(values[-1]),
             smallest_residual=float(residuals[-1]),
-            vectors=rows[:-1].to(device=self.device, dtype=self.dtype)[order.to(self.device)],
+            vectors=rows[:-1].to(self.found)[order.to(self.found.device)],
             products=self.products,
             converged=complete and bool((residuals <= allowed).all()),
         )
@@ -281,10 +254,8 @@ class _Solver:
 
     def _random(self) -> Tensor:
         """A Gaussian vector `[1, P]`, drawn on the CPU so that every device starts alike."""
-        import torch
-
-        draw = torch.randn(1, self.size, generator=self.generator, dtype=self.dtype)
-        return draw.to(self.device)
+        draw = torch.randn(1, self.size, generator=self.generator, dtype=self.found.dtype)
+        return draw.to(self.found.device)
 
     def _rounding(self) -> float:
-        return rounding_level(self.dtype, self.scale)
+        return rounding_level(self.found.dtype, self.scale)

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from etastar.curvature.batched import VECTORS, stack_sharpness
+from etastar.curvature.batched import VECTORS, StackSharpness, stack_sharpness
 from etastar.curvature.graphs import Kind
-from etastar.curvature.stack_result import StackSharpness
+from etastar.data import Dataset
+from etastar.machine import SHARE, check_fits, free_bytes
+from etastar.problem.losses import Loss
+from etastar.problem.networks import Network
 
 if TYPE_CHECKING:
-    import torch
-
-    from etastar.data import Dataset
-    from etastar.problem.losses import Loss
-    from etastar.problem.networks import Network
     from etastar.problem.networks.base import Params
 
 DRAWS = 10_000
@@ -84,8 +83,6 @@ def initial_sharpness(
     Raises:
         ConfigError: A setting is out of range.
     """
-    import torch
-
     dtype = dtype or torch.float32
     x = data.x_train[:samples].to(device, dtype)
     labels = data.y_train[:samples].to(device)
@@ -139,8 +136,6 @@ def _groups(
     Raises:
         ConfigError: Those of one network do not.
     """
-    from etastar.machine import SHARE, check_fits, free_bytes
-
     needed = network.parameter_count(data.inputs, data.classes) * dtype.itemsize
     # beside the weights, the Lanczos basis of one replica is the least that is held
     check_fits((1 + VECTORS) * needed, device, "λ1 of one network")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from etastar.checking import check_solver
 from etastar.curvature.determinism import check_deterministic
 from etastar.curvature.eigenpairs import largest_eigenpairs
 from etastar.curvature.graphs import Kind
 from etastar.curvature.products import LossCurvature, LossFunction, unchanged
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,6 @@ def sharpness(
         (3.0, True)
     """
     check_solver(tol, max_iter, seed)
-    import torch
-
     with torch.random.fork_rng(devices=[]):  # reading a loader draws from the global generator
         operator = LossCurvature(
             model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
@@ -177,8 +175,6 @@ def sharpness(
 
 def _notes(model: nn.Module) -> list[str]:
     """What a reader must know about normalisation layers."""
-    import torch
-
     norms = _active(model, torch.nn.modules.batchnorm._BatchNorm)
     if not norms:
         return []

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from etastar.checking import check_solver, check_whole, is_ratio
+import torch
+from torch import Tensor
+
+from etastar.checking import is_ratio
 from etastar.curvature.graphs import KINDS, Kind
 from etastar.errors import ConfigError, unknown_name
+from etastar.problem.losses import LOSSES, Loss
+from etastar.problem.networks import MLP, LayerNormMLP, Network
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from etastar.problem.losses import Loss
-    from etastar.problem.networks import Network
     from etastar.problem.networks.base import Params
-
 
 WORTHWHILE = 0.95
 """Share of the input dimensions that may be left for a reduction to be made."""
@@ -36,10 +36,6 @@ def fewer_inputs(network: Network, x: Tensor) -> tuple[Tensor, Tensor | None]:
         Inputs `[m, r]` and an orthonormal basis `[d, r]` with `x = reduced @ basis.T`; or `x` and
         None, where little is gained or the architecture is not known to begin with a product.
     """
-    import torch
-
-    from etastar.problem.networks import MLP, LayerNormMLP
-
     if type(network) not in (MLP, LayerNormMLP) or not bool(x.isfinite().all()):
         return x, None
     columns, group, counts = torch.unique(x, dim=1, return_inverse=True, return_counts=True)
@@ -64,17 +60,12 @@ def check_stack(
     loss: Loss,
     kind: Kind,
     lr_ratios: Sequence[float] | None,
-    tol: float,
-    max_iter: int,
-    chunk: int | None,
 ) -> None:
-    """Refuse the arguments of `stack_sharpness` where they do not fit each other.
+    """Raise if arguments of `stack_sharpness` do not fit each other.
 
     Raises:
         ConfigError: They do not, or one is out of range.
     """
-    from etastar.problem.losses import LOSSES
-
     if kind not in KINDS:
         raise unknown_name("kind of curvature", str(kind), KINDS)
     if loss not in LOSSES:
@@ -103,9 +94,6 @@ def check_stack(
             f"labels must be class indices from 0 to {outputs - 1}, as the network has {outputs} "
             f"outputs; got {int(labels.min())} to {int(labels.max())}."
         )
-    check_solver(tol, max_iter)
-    if chunk is not None:
-        check_whole("chunk", chunk)
     if lr_ratios is None:
         return
     if len(lr_ratios) != len(names) or not all(map(is_ratio, lr_ratios)):
