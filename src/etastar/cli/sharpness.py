@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -12,6 +13,7 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS, ProgressLine, bracket_table
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_text
+from etastar.errors import ConfigError
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.result import number
 from etastar.settings import Settings
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from etastar.lambda1 import Sharpness
+
+Summary: TypeAlias = dict[str, float | None]
 
 LETTERS = {"hessian": "H", "gauss-newton": "G"}
 """The matrices, as docs/theory.md writes them."""
@@ -67,10 +71,12 @@ def run(arguments: list[str]) -> int:
     from etastar.lambda1 import measure_sharpness
 
     console = Console(stderr=options.json_file == "-", highlight=False)
-    given = options.model_dump(exclude={"json_file"})
+    given = options.model_dump(exclude_unset=True, exclude={"json_file"})
     with ProgressLine(options.seeds, "0 of {} seeds finished") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
+        except ConfigError as error:
+            raise ConfigError(_as_options(str(error))) from None
         except KeyboardInterrupt:
             progress.close()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
@@ -84,17 +90,22 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _as_options(text: str) -> str:
+    """The text with the arguments that it names written as options of the command line."""
+    names = [name for name in SharpnessOptions.model_fields if "_" in name or name == "tol"]
+    return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), text)
+
+
 def _print(found: Sharpness, console: Console) -> None:
     console.print(found.heading)
     console.print()
     console.print(_table(found))
     console.print()
     letter = LETTERS[found.conventions["kind"]]
-    _print_medians(
-        letter, {"lambda1": found.lambda1, "preconditioned": found.preconditioned}, console
-    )
+    _print_medians(letter, found.lambda1_plain, found.lambda1_preconditioned, console)
     if letter != "G":
-        _print_medians("G", found.gauss_newton, console)
+        of_g = found.gauss_newton
+        _print_medians("G", of_g["lambda1_plain"], of_g["lambda1_preconditioned"], console)
         console.print("  (H does not see the kinks of ReLU; G, Gauss-Newton, has none)")
     _print_bounds(found, console)
     rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
@@ -109,7 +120,7 @@ def _print(found: Sharpness, console: Console) -> None:
             f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
         )
     for note in found.warnings:
-        console.print(f"[yellow]note:[/yellow] {note}")
+        console.print(f"[yellow]note:[/yellow] {_as_options(note)}")
 
 
 def _table(found: Sharpness) -> Table:
@@ -129,19 +140,16 @@ def _table(found: Sharpness) -> Table:
             f"{number(value)} ± {'–' if residual is None else f'{residual:.0e}'}"
             for row in rows
             for value, residual in (
-                (row.lambda1, row.residual),
-                (row.preconditioned, row.preconditioned_residual),
+                (row.lambda1_plain, row.residual),
+                (row.lambda1_preconditioned, row.preconditioned_residual),
             )
         ]
         table.add_row(str(seed), *cells, "yes" if all(row.converged for row in rows) else "no")
     return table
 
 
-def _print_medians(
-    letter: str, matrix: dict[str, dict[str, float | None]], console: Console
-) -> None:
-    for name, symbol in (("lambda1", "λ1"), ("preconditioned", "preconditioned λ1")):
-        values = matrix[name]
+def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console: Console) -> None:
+    for symbol, values in (("λ1", plain), ("preconditioned λ1", preconditioned)):
         console.print(
             f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
             f"(median; 95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
@@ -155,7 +163,7 @@ def _print_bounds(found: Sharpness, console: Console) -> None:
     if found.bounds_note:
         console.print(f"bounds: {found.bounds_note}")
         return
-    bounds, measured = found.gauss_newton["bounds"], found.gauss_newton["preconditioned"]
+    bounds, measured = found.gauss_newton["bounds"], found.gauss_newton["lambda1_preconditioned"]
     error = measured["mean_standard_error"]
     mean = number(measured["mean"]) + ("" if error is None else f" ± {number(error)}")
     seeds = f"measured, {len(found.seeds)} seeds"
