@@ -37,7 +37,7 @@ UNPROVED = {
     **dict.fromkeys(("lower_proved", "upper_proved", "upper_trace")),
     **dict.fromkeys(("lower_label", "upper_label"), "asymptotic"),
 }
-"""What takes the place of bounds where the proofs do not hold."""
+"""These take the place of bounds where the proofs do not hold."""
 
 DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
 """Options that say how a named data set is loaded."""
@@ -267,7 +267,7 @@ def _check_in_use(options: Mapping[str, Any], named: bool, with_eta_star: bool) 
 
 
 def _with_old_names(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with `lambda1` and `preconditioned` too, which do not say both what they are."""
+    """Add the old names `lambda1` and `preconditioned` to a record."""
     old = {
         "lambda1": record["lambda1_plain"],
         "preconditioned": record["lambda1_preconditioned"],
@@ -306,7 +306,7 @@ def _conventions(
 
 
 def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, dict[str, float | None]]:
-    """Summaries of both λ1 over seeds, by name."""
+    """Summarise both λ1 over seeds, by name."""
     from etastar.curvature.initialisations import over_seeds
 
     names = ("lambda1_plain", "lambda1_preconditioned")
@@ -321,7 +321,7 @@ def _size(network: Network) -> str:
 def _bounds(
     network: Network, data: Dataset, count: int, loss: str
 ) -> tuple[dict[str, Any], str | None]:
-    """Bounds on λ1 of the Gauss-Newton matrix and their labels, or why there are none."""
+    """Compute bounds on λ1 of the Gauss-Newton matrix with labels, or say why there are none."""
     import torch
 
     from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
@@ -357,7 +357,7 @@ def _eta_star(
 def _eta_star_times_lambda1(
     measured: Measurement, found: Mapping[int, SeedSharpness]
 ) -> float | None:
-    """The median of η*·λ1 over bracketed seeds; None where η* of the network is."""
+    """Compute the median of η*·λ1 over bracketed seeds; None where η* of the network is."""
     products = [
         math.sqrt(result.lo * result.hi) * row.lambda1_preconditioned
         for seed, result in measured.seeds.items()

@@ -155,7 +155,7 @@ def test_bad_settings():
     matrix = torch.eye(3)
     with pytest.raises(ConfigError, match="k must lie between 1 and the number of parameters, 3"):
         solve(matrix, k=4)
-    with pytest.raises(ConfigError, match="tol must be above 0 and below 1; got 0"):
+    with pytest.raises(ConfigError, match="tol must be above 0 and below 1, got 0"):
         solve(matrix, tol=0)
     with pytest.raises(ConfigError, match="max_iter must be at least 1"):
         solve(matrix, max_iter=0)

@@ -91,7 +91,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _as_options(text: str) -> str:
-    """The text with the arguments that it names written as options of the command line."""
+    """Write the arguments that a text names as options of the command line."""
     names = [name for name in SharpnessOptions.model_fields if "_" in name or name == "tol"]
     return re.sub(rf"\b({'|'.join(names)})\b", lambda name: "--" + name[0].replace("_", "-"), text)
 
@@ -124,7 +124,7 @@ def _print(found: Sharpness, console: Console) -> None:
 
 
 def _table(found: Sharpness) -> Table:
-    """λ1 by seed, each ± its residual: of the matrix asked for, and of G beside it."""
+    """Tabulate λ1 by seed, ± its residual, for the matrix asked for and for G beside it."""
     from rich.table import Table
 
     shown = {LETTERS[found.conventions["kind"]]: found.seeds, "G": found.gauss_newton_seeds}
@@ -157,7 +157,7 @@ def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console
 
 
 def _print_bounds(found: Sharpness, console: Console) -> None:
-    """What theory says of λ1 of the Gauss-Newton matrix, beside its measured mean and median."""
+    """Print bounds on λ1 of the Gauss-Newton matrix beside its measured mean and median."""
     from rich.table import Table
 
     if found.bounds_note:

@@ -31,14 +31,14 @@ MOST_VECTORS, FEWEST_VECTORS, LEAST_BEYOND = 128, 24, 4
 takes over beyond; at least, however little memory there is; and at least where the caller says."""
 
 CLOSED = 0.2
-"""Of the rounding level: less than that outside the space, and it is invariant."""
+"""A space is invariant if less than this part of the rounding level is left outside it."""
 
 BOTTOM_KEPT = 3
 """Ritz vectors at the lower end that a restart keeps, for the smallest eigenvalue."""
 
 MARGIN = 0.5
-"""Of the tolerance that Lanczos's own estimates must meet: residuals are computed anew at the end,
-and rounding adds."""
+"""Lanczos's own estimates must meet this part of the tolerance: residuals are computed anew at the
+end, and rounding adds."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def largest_eigenpairs(
     dense_size: int | None = None,
     basis_size: int | None = None,
 ) -> Eigenpairs:
-    """The k largest (algebraic) eigenvalues of a symmetric operator, and its smallest.
+    """Find the k largest (algebraic) eigenvalues of a symmetric operator, and its smallest.
 
     Thick-restart Lanczos. There is no absolute floor in the stopping rule, so tiny spectra are
     resolved as well as large ones; only rounding, `ROUNDING · eps · max|θ|`, is allowed for.
@@ -84,9 +84,9 @@ def largest_eigenpairs(
         k: Number of values, at most P.
         tol: Relative residual at which a pair is accepted.
         max_iter: Products that may be spent on Lanczos steps, both starts together.
-        seed: Of the random starts.
-        dtype: Of the vectors.
-        device: Of the vectors.
+        seed: Seed of the random starts.
+        dtype: Type of the vectors.
+        device: Where the vectors are.
         dense_size: Largest P at which the matrix is written out instead; `DENSE_SIZE` if None.
         basis_size: Vectors held before a restart; from `BASIS_BYTES` if None.
 
@@ -132,7 +132,7 @@ class _Solver:
         self.smallest, self.bottom = np.inf, found  # Ritz value and vector
 
     def dense(self) -> Eigenpairs:
-        """All of the spectrum, from the matrix."""
+        """Solve for the whole spectrum, from the matrix."""
         identity = torch.eye(self.size, dtype=self.found.dtype, device=self.found.device)
         matrix = torch.stack([self._apply(row) for row in identity]).double().cpu()
         _, vectors = np.linalg.eigh(((matrix + matrix.T) / 2).numpy())
@@ -141,7 +141,7 @@ class _Solver:
         return self._pairs(rows, rows @ matrix, complete=True)
 
     def lanczos(self) -> Eigenpairs:
-        """First start until k pairs converge, then starts orthogonal to all that was found."""
+        """Run one start until k pairs converge, then starts orthogonal to all that was found."""
         complete = self._run(wanted=self.k, checking=False, least_steps=0)
         first_steps = self.steps
         while complete and len(self.found) < self.size:
@@ -154,7 +154,7 @@ class _Solver:
         return self._pairs(rows, images, complete)
 
     def _run(self, wanted: int, checking: bool, least_steps: int) -> bool:
-        """One start, in the complement of what was found; true if it ended within the budget.
+        """Run one start in the complement of what was found; return whether the budget sufficed.
 
         A checking run ends after as many steps as the first start took, unless its largest Ritz
         value is above what was found: then it goes on until that pair has converged, and keeps it.
@@ -197,7 +197,7 @@ class _Solver:
     def _settled(
         self, values: np.ndarray, estimates: np.ndarray, wanted: int, bottom: bool
     ) -> bool:
-        """Whether the `wanted` top pairs, and the bottom one if asked, have small residuals."""
+        """Check that the `wanted` top pairs, and the bottom one if asked, have small residuals."""
         if len(values) < wanted:
             return False
         allowed = np.maximum(MARGIN * self.tol * np.abs(values), self._rounding())
@@ -206,12 +206,12 @@ class _Solver:
         return top and (not bottom or bool(estimates[0] <= scale))
 
     def _is_missing(self, value: float) -> bool:
-        """Whether `value` is above the k-th found by more than the tolerance."""
+        """Check whether `value` is above the k-th found by more than the tolerance."""
         kth = np.sort(self.found_values)[-self.k]
         return bool(value > kth + max(self.tol * abs(kth), self._rounding()))
 
     def _rotated(self, vectors: Tensor) -> Tensor:
-        """Rayleigh-Ritz among the found vectors: removes what they still have of each other."""
+        """Apply Rayleigh-Ritz to the found vectors: it removes what they have of each other."""
         basis: Tensor = torch.linalg.qr(vectors.double().T)[0].T.to(vectors)
         if len(basis) == 1:
             return basis
@@ -222,7 +222,7 @@ class _Solver:
         return rotated
 
     def _pairs(self, rows: Tensor, images: Tensor, complete: bool) -> Eigenpairs:
-        """Rayleigh quotients and residuals of `rows` `[k + 1, P]`, the last being the smallest."""
+        """Compute values and residuals of `rows` `[k + 1, P]`; the last is the smallest's."""
         rows64, images64 = rows.double(), images.double()
         squares = rows64.square().sum(1)
         values = (rows64 * images64).sum(1) / squares
@@ -253,7 +253,7 @@ class _Solver:
         return image
 
     def _random(self) -> Tensor:
-        """A Gaussian vector `[1, P]`, drawn on the CPU so that every device starts alike."""
+        """Draw a Gaussian vector `[1, P]` on the CPU, so that every device starts alike."""
         draw = torch.randn(1, self.size, generator=self.generator, dtype=self.found.dtype)
         return draw.to(self.found.device)
 

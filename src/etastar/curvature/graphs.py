@@ -33,7 +33,7 @@ Pieces: TypeAlias = Sequence[Tensor]
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Gradients on, and only kernels whose backward pass is itself differentiable.
+    """Enable gradients, and only kernels whose backward pass is itself differentiable.
 
     Fused attention and cuDNN's recurrent networks have no double backward.
     """
@@ -48,11 +48,11 @@ def twice_differentiable() -> Iterator[None]:
 def curvature_product(
     kind: Kind, outputs: Any, loss_fn: Callable[[Any], Tensor], params: Pieces
 ) -> Callable[[Pieces], Pieces]:
-    """The map from a vector to the curvature matrix times it, both in pieces.
+    """Build the map from a vector to the curvature matrix times it, both in pieces.
 
     Args:
         kind: `"hessian"` or `"gauss-newton"`.
-        outputs: Of the model at `params`, with their graph.
+        outputs: The model's outputs at `params`, with their graph.
         loss_fn: Maps the outputs to the loss, a scalar.
         params: The parameters that the outputs depend on.
 
@@ -77,14 +77,14 @@ def curvature_product(
 
 
 def _gradients(outputs: Any, inputs: Pieces, vectors: Any = None) -> Pieces:
-    """Gradients with their graph; zero where there is no dependence."""
+    """Compute gradients with their graph; they are zero where there is no dependence."""
     return torch.autograd.grad(
         outputs, inputs, vectors, create_graph=True, allow_unused=True, materialize_grads=True
     )
 
 
 def _derivative(outputs: Pieces, inputs: Pieces) -> Callable[[Pieces], Pieces]:
-    """The map from a vector like the outputs to its product with their Jacobian.
+    """Build the map from a vector like the outputs to its product with their Jacobian.
 
     Outputs without a graph, such as a gradient that does not depend on the weights, add nothing.
     """
@@ -122,7 +122,7 @@ def _check_twice_differentiable(gradients: Pieces) -> None:
 
 
 def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """A copy of nested outputs in which every differentiable tensor is a new leaf.
+    """Copy nested outputs; every differentiable tensor becomes a new leaf.
 
     The originals and their leaves are appended to `pairs`.
     """
@@ -145,7 +145,7 @@ def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
 
 
 def scalar_loss(loss: Any) -> Tensor:
-    """The loss as a scalar tensor that depends on the parameters.
+    """Return the loss as a scalar tensor; raise if it is none that depends on the parameters.
 
     Raises:
         ConfigError: It is not one number.

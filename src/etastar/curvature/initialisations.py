@@ -6,16 +6,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from etastar.curvature.batched import VECTORS, StackSharpness, stack_sharpness
+from etastar.curvature.batched import StackSharpness, stack_sharpness
 from etastar.curvature.graphs import Kind
+from etastar.curvature.stack_solver import VECTORS
 from etastar.data import Dataset
 from etastar.machine import SHARE, check_fits, free_bytes
-from etastar.problem.losses import Loss
 from etastar.problem.networks import Network
 
 if TYPE_CHECKING:
@@ -64,14 +64,12 @@ def initial_sharpness(
     data: Dataset,
     seeds: Sequence[int],
     *,
-    loss: Loss,
     kind: Kind = "hessian",
     samples: int | None = None,
-    tol: float = 1e-3,
-    max_iter: int = 200,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[str, int, int], None] | None = None,
+    **solver: Any,
 ) -> dict[int, SeedSharpness]:
     """λ1 of the training loss at the initialisations of these seeds.
 
@@ -79,15 +77,13 @@ def initial_sharpness(
         network: The architecture.
         data: λ1 is of the mean loss over its training samples.
         seeds: As in `etastar.measure`: the same seed is the same network.
-        loss: `"mse"` or `"cross-entropy"`.
         kind: `"hessian"` or `"gauss-newton"`.
         samples: Use the first so many training samples; all if None.
-        tol: Relative residual at which the iteration stops.
-        max_iter: Products before a replica is given up.
         dtype: float32 if None.
         device: Where to compute.
         on_progress: Called after every product with the matrix, the seeds that are done, and the
             products that the present ones have taken.
+        **solver: `loss`, `tol`, `max_iter`, ... of `stack_sharpness`.
 
     Returns:
         By seed.
@@ -105,13 +101,11 @@ def initial_sharpness(
         name, before = f"{kind}, preconditioned" if ratios else kind, len(found)
         return stack_sharpness(
             *(network, params, x, labels),
-            loss=loss,
             kind=kind,
             lr_ratios=ratios,
-            tol=tol,
-            max_iter=max_iter,
             on_progress=on_progress
             and (lambda done, products: on_progress(name, before + done, products)),
+            **solver,
         )
 
     for group in _groups(network, data, seeds, dtype, x.device):

@@ -32,7 +32,7 @@ class SharpnessResult:
     residuals: tuple[float, ...]
     """‖A·v − θ·v‖ of each value, for a unit vector v."""
     lambda_min_residual: float
-    """Likewise, of `lambda_min`."""
+    """The residual of `lambda_min`."""
     iterations: int
     """Products with the curvature matrix."""
     converged: bool
@@ -42,7 +42,7 @@ class SharpnessResult:
     loss: float
     """The loss at these weights, weighted over the batches by their sample counts."""
     samples: int
-    """In all batches."""
+    """The number of samples in all batches."""
     parameters: tuple[str, ...]
     """Names of the trainable parameters, in the order of the vectors' entries."""
     preconditioned: bool
@@ -86,7 +86,7 @@ def sharpness(
     return_vectors: bool = False,
     batch_size: Callable[[Any, Any], int] | None = None,
 ) -> SharpnessResult:
-    """The largest eigenvalue λ1 of the Hessian, or Gauss-Newton matrix, of a model's loss.
+    """Compute the largest eigenvalue λ1 of the Hessian or Gauss-Newton matrix of a model's loss.
 
     The loss is `loss_fn(model(inputs), targets)` averaged over the batches, each weighted by its
     number of samples; its normalisation is `loss_fn`'s, and λ1 scales with it. The model is
@@ -111,7 +111,7 @@ def sharpness(
         tol: Relative residual at which an eigenvalue is accepted: its error is of the order of
             `tol²·λ1/gap`.
         max_iter: Lanczos steps before giving up; the result then says `converged=False`.
-        seed: Of the random starts.
+        seed: Seed of the random starts.
         return_vectors: Whether to return the eigenvectors.
         batch_size: Maps `(inputs, targets)` to the number of samples, where that is not the first
             dimension.
@@ -174,7 +174,7 @@ def sharpness(
 
 
 def _notes(model: nn.Module) -> list[str]:
-    """What a reader must know about normalisation layers."""
+    """Say what a reader must know about normalisation layers."""
     norms = _active(model, torch.nn.modules.batchnorm._BatchNorm)
     if not norms:
         return []
@@ -186,7 +186,7 @@ def _notes(model: nn.Module) -> list[str]:
 
 
 def _active(model: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Names of the submodules of a kind that are in train mode."""
+    """List the names of the submodules of a kind that are in train mode."""
     return [
         name or type(module).__name__
         for name, module in model.named_modules()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from etastar.checking import check_whole, is_ratio
+from etastar.checking import check_choice, check_whole, is_ratio
 from etastar.curvature.graphs import (
     KINDS,
     Kind,
@@ -82,8 +82,7 @@ class LossCurvature:
         lr_ratios: Mapping[str, float] | None = None,
         batch_size: Callable[[Any, Any], int] | None = None,
     ) -> None:
-        if kind not in KINDS:
-            raise unknown_name("kind of curvature", str(kind), KINDS)
+        check_choice("kind of curvature", kind, KINDS)
         if not isinstance(model, torch.nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
         if not callable(loss_fn):
@@ -102,7 +101,9 @@ class LossCurvature:
         self.batches = _read(batches, batch_size or _first_dimension)
         self.samples = sum(count for _, _, count in self.batches)
         ratios = _ratios(model, self.names, {} if lr_ratios is None else lr_ratios)
-        self._roots = None if all(r == 1 for r in ratios) else [r**0.5 for r in ratios]
+        roots = torch.tensor([r**0.5 for r in ratios], dtype=torch.float64)
+        roots = roots.repeat_interleave(torch.tensor(self.sizes))
+        self._roots = roots.to(device=self.device, dtype=self.dtype)  # of each entry, `[P]`
         self._product: Callable[[Pieces], Pieces] | None = None
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
@@ -119,26 +120,21 @@ class LossCurvature:
                     value, self.params, allow_unused=True, materialize_grads=True
                 )
                 loss += value.item() * count / self.samples
-                gradient += self._flat(parts) * (count / self.samples)
+                gradient.add_(self._flat(parts), alpha=count / self.samples)
         return loss, gradient
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The matrix times `vector` `[P]`, over all batches."""
-        parts = self._parts(vector)
-        total: list[Tensor] = []
+        pieces = torch.split(vector * self._roots, self.sizes)
+        parts = [v.view(p.shape).to(p) for v, p in zip(pieces, self.params, strict=True)]
+        total = torch.zeros_like(vector)
         with twice_differentiable():
             for inputs, targets, count in self.batches:
                 product = self._product or self._build(inputs, targets)
                 if len(self.batches) == 1:
                     self._product = product  # the weights stay fixed: the graph serves every call
-                images, weight = list(product(parts)), count / self.samples
-                if total:
-                    torch._foreach_add_(total, images, alpha=weight)
-                else:
-                    total = [image * weight for image in images]
-        if self._roots is not None:
-            total = [image * root for image, root in zip(total, self._roots, strict=True)]
-        return self._flat(total)
+                total.add_(self._flat(product(parts)), alpha=count / self.samples)
+        return total * self._roots
 
     def _build(self, inputs: Any, targets: Any) -> Callable[[Pieces], Pieces]:
         with _explained(inputs):
@@ -152,16 +148,7 @@ class LossCurvature:
         with _explained(inputs):
             return scalar_loss(self.loss_fn(_apply(self.model, inputs), targets))
 
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """The pieces of a flat vector, like the parameters, times the roots of the ratios."""
-        pieces = []
-        roots = self._roots or [1.0] * len(self.params)
-        for piece, p, root in zip(torch.split(vector, self.sizes), self.params, roots, strict=True):
-            scaled = piece if root == 1 else piece * root
-            pieces.append(scaled.view(p.shape).to(device=p.device, dtype=p.dtype))
-        return pieces
-
-    def _flat(self, pieces: Sequence[Tensor]) -> Tensor:
+    def _flat(self, pieces: Pieces) -> Tensor:
         return torch.cat(
             [p.detach().to(device=self.device, dtype=self.dtype).flatten() for p in pieces]
         )
@@ -189,7 +176,7 @@ def _explained(inputs: Any) -> Iterator[None]:
 
 
 def _trainable(model: nn.Module) -> tuple[list[str], list[Tensor]]:
-    """Names and tensors of the parameters with a gradient, tied ones once."""
+    """List names and tensors of the parameters with a gradient, tied ones once."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise ConfigError(
@@ -204,7 +191,7 @@ def _trainable(model: nn.Module) -> tuple[list[str], list[Tensor]]:
 
 
 def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> list[float]:
-    """The ratio of each trainable parameter; a tied parameter may go by any of its names."""
+    """Find the ratio of each trainable parameter; a tied one may go by any of its names."""
     aliases = dict(model.named_parameters(remove_duplicate=False))
     by_tensor: dict[int, tuple[str, float]] = {}
     if not isinstance(given, Mapping):
@@ -233,7 +220,7 @@ def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> l
 def _read(
     batches: Iterable[Any], batch_size: Callable[[Any, Any], int]
 ) -> list[tuple[Any, Any, int]]:
-    """All batches with their sample counts."""
+    """Read all batches with their sample counts."""
     held = []
     if not isinstance(batches, Iterable):
         raise ConfigError(
@@ -259,7 +246,7 @@ def _read(
 
 
 def _first_dimension(inputs: Any, targets: Any) -> int:
-    """Sample count of a batch whose tensors all carry the samples first."""
+    """Count the samples of a batch; they are the first dimension of all its tensors."""
     arguments = inputs.values() if isinstance(inputs, Mapping) else inputs
     tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(arguments)
     tensors = [t for t in (targets, *tensors) if isinstance(t, torch.Tensor) and t.ndim]

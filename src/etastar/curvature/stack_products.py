@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,31 +23,6 @@ from etastar.problem.networks import MLP, Network
 
 if TYPE_CHECKING:
     from etastar.problem.networks.base import Params
-
-
-class Workspace:
-    """Buffers that serve one chunk of replicas after another.
-
-    New memory costs a page fault for every 4 kB, which was half of the time to prepare a chunk.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
-
-    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """The buffer of that name, contents arbitrary.
-
-        Args:
-            name: Of the buffer; whoever held it before must be done with it.
-            like: `[r, ...]`, of the wanted dtype and device.
-            *shape: The result is `[r, *shape]`; like `like` if left out.
-        """
-        shape = (len(like), *(shape or like.shape[1:]))
-        size, key = math.prod(shape), (name, like.dtype)
-        held = self._held.get(key)
-        if held is None or held.numel() < size:
-            held = self._held[key] = like.new_empty(size)
-        return held[:size].view(shape)
 
 
 @dataclass
@@ -66,24 +42,44 @@ class StackProducts(ABC):
     """`[m]`."""
     loss: Loss
     kind: Kind
-    workspace: Workspace = field(default_factory=Workspace)
-    """Memory to use, which nothing else may use meanwhile."""
+    workspace: dict[Any, Tensor] = field(default_factory=dict)
+    """Buffers, for one object after another: new memory costs a page fault for every 4 kB, which
+    was half of the time to prepare a chunk of replicas."""
     block: int | None = None
-    """Samples at once, for `SampleBlocks`; all if None."""
+    """Samples at once, for data whose activations do not fit: what a block needs is then computed
+    anew for every product, which costs about one more pass. None for all samples."""
 
     def __post_init__(self) -> None:
         self.active = len(self.params[0])
         self.sizes = [p[0].numel() for p in self.params]
-        self.held: list[Tensor] = []  # `[R, ...]`: rows move when replicas are dropped
-        self.losses = self._prepare()  # of each replica at these weights, `[R]`
+        self.held: list[Tensor]  # `[R, ...]`: rows move when replicas are dropped
+        if self.block is None:
+            self.losses = self._prepare()  # of each replica at these weights, `[R]`
+            return
+        self.held = self.params = [p.clone() for p in self.params]
+        self.losses = self.params[0].new_zeros(self.active)
+        for share, x, labels in self._blocks():
+            with torch.no_grad():
+                outputs = self.network.apply(self.params, x)
+                self.losses += share * stacked_loss(self.loss, outputs, labels)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """The products, `[r, P]`, for vectors `[r, P]`. The next call may overwrite them."""
+        if self.block is None:
+            return self._product(vectors)
+        total, params = torch.zeros_like(vectors), [p[: self.active] for p in self.params]
+        for share, x, labels in self._blocks():
+            part = replace(self, params=params, x=x, labels=labels, block=None)
+            total.add_(part(vectors), alpha=share)
+        return total
 
     @abstractmethod
     def _prepare(self) -> Tensor:
         """Compute what all products share, list it in `held`; return the losses, `[R]`."""
 
     @abstractmethod
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """The products, `[r, P]`, for vectors `[r, P]`."""
+    def _product(self, vectors: Tensor) -> Tensor:
+        """The products over all samples."""
 
     def drop(self, moves: list[tuple[int, int]], active: int) -> None:
         """Keep `active` replicas, after moving replicas as `(to, from)`."""
@@ -91,6 +87,26 @@ class StackProducts(ABC):
         for tensor in self.held:
             for to, source in moves:
                 tensor[to] = tensor[source]
+
+    def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Take the buffer of that name; its contents are arbitrary.
+
+        Args:
+            name: Name of the buffer; whoever held it before must be done with it.
+            like: `[r, ...]`, of the wanted dtype and device.
+            *shape: The result is `[r, *shape]`; like `like` if left out.
+        """
+        shape = (len(like), *(shape or like.shape[1:]))
+        size, key = math.prod(shape), (name, like.dtype)
+        if key not in self.workspace or self.workspace[key].numel() < size:
+            self.workspace[key] = like.new_empty(size)
+        return self.workspace[key][:size].view(shape)
+
+    def _blocks(self) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """The share of all samples, the inputs and the labels of each block."""
+        for at in range(0, len(self.x), self.block or len(self.x)):
+            labels = self.labels[at : at + (self.block or len(self.x))]
+            yield len(labels) / len(self.x), self.x[at : at + len(labels)], labels
 
 
 class AutogradProducts(StackProducts):
@@ -103,14 +119,14 @@ class AutogradProducts(StackProducts):
         with twice_differentiable():
             outputs = self.network.apply(self.leaves, self.x)
             losses = stacked_loss(self.loss, outputs, self.labels)
-            self.product = curvature_product(
+            self.of_pieces = curvature_product(
                 *(self.kind, outputs),
                 lambda z: stacked_loss(self.loss, z, self.labels).sum(),
                 self.leaves,
             )
         return losses.detach()
 
-    def __call__(self, vectors: Tensor) -> Tensor:
+    def _product(self, vectors: Tensor) -> Tensor:
         """See `StackProducts`. The graph is built anew when half of it serves nobody."""
         if self.active <= len(self.places) // 2:
             self.params = [p[self.places[: self.active]] for p in self.leaves]
@@ -123,7 +139,7 @@ class AutogradProducts(StackProducts):
             for piece, p in zip(torch.split(padded, self.sizes, 1), self.leaves, strict=True)
         ]
         with twice_differentiable():
-            images = self.product(pieces)
+            images = self.of_pieces(pieces)
         return torch.cat([image.detach().flatten(1) for image in images], 1)[places]
 
 
@@ -148,7 +164,7 @@ class MLPProducts(StackProducts):
     def _prepare(self) -> Tensor:
         net, hidden, samples = self.network, self.network.depth, len(self.x)
         weights, biases = net.split(self.params)
-        take = self.workspace.take
+        take = self.take
         # copies, as rows move when replicas are dropped
         self.weights = [take(f"W{i}", w).copy_(w) for i, w in enumerate(weights)]
         self.inputs = [self.x.expand(self.active, *self.x.shape)]
@@ -189,14 +205,13 @@ class MLPProducts(StackProducts):
         self.gradients.append(g)
         for layer in range(self.network.depth, 0, -1):
             g = g.transpose(1, 2) if layer == self.network.depth else g
-            below = self.workspace.take(f"δ{layer}", g, *self.inputs[layer].shape[1:])
+            below = self.take(f"δ{layer}", g, *self.inputs[layer].shape[1:])
             torch.bmm(g, self.weights[layer].transpose(1, 2), out=below)
             g = _masked(below, self.inputs[layer])
             self.gradients.insert(0, g)
 
     @torch.no_grad()
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """See `StackProducts`. The result is overwritten by the next call."""
+    def _product(self, vectors: Tensor) -> Tensor:
         pieces = list(torch.split(vectors, self.sizes, 1))
         weight_pieces, bias_pieces = self.network.split(pieces)
         directions = [
@@ -281,51 +296,12 @@ def _masked(g: Tensor, h: Tensor) -> Tensor:
     return masked
 
 
-class SampleBlocks(StackProducts):
-    """The same products, with the samples in blocks: for data whose activations do not fit.
-
-    What a block needs is computed anew for every product, which costs about one more pass.
-    """
-
-    def _prepare(self) -> Tensor:
-        self.held = self.params = [p.clone() for p in self.params]
-        cuts = [torch.split(tensor, self.block or len(self.x)) for tensor in (self.x, self.labels)]
-        self.parts = [(len(y) / len(self.x), x, y) for x, y in zip(*cuts, strict=True)]
-        losses = torch.zeros_like(self.params[0][:, 0].flatten(1)[:, 0])
-        with torch.no_grad():
-            for share, x, y in self.parts:
-                outputs = self.network.apply(self.params, x)
-                losses += share * stacked_loss(self.loss, outputs, y)
-        return losses
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """See `StackProducts`."""
-        total = torch.zeros_like(vectors)
-        active = [p[: self.active] for p in self.params]
-        for share, x, y in self.parts:
-            products = make_products(
-                self.network, active, x, y, self.loss, self.kind, self.workspace
-            )
-            total.add_(products(vectors), alpha=share)
-        return total
-
-
 def make_products(
-    network: Network,
-    params: Params,
-    x: Tensor,
-    labels: Tensor,
-    loss: Loss,
-    kind: Kind,
-    workspace: Workspace | None = None,
-    block: int | None = None,
+    network: Network, params: Params, x: Tensor, labels: Tensor, loss: Loss, kind: Kind, *rest: Any
 ) -> StackProducts:
-    """The written-out products where the architecture has them, autograd otherwise.
-
-    In blocks of so many samples if `block` is given.
-    """
-    route = SampleBlocks if block else WRITTEN_OUT.get(type(network), AutogradProducts)
-    return route(network, params, x, labels, loss, kind, workspace or Workspace(), block)
+    """The written-out products where the architecture has them, autograd otherwise."""
+    route = WRITTEN_OUT.get(type(network), AutogradProducts)
+    return route(network, params, x, labels, loss, kind, *rest)
 
 
 WRITTEN_OUT: dict[type[Network], type[StackProducts]] = {MLP: MLPProducts}
