@@ -9,7 +9,7 @@ missed; a second random start, orthogonal to what was found, makes that improbab
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -41,23 +41,28 @@ MARGIN = 0.5
 end, and rounding adds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Eigenpairs:
-    """Largest eigenvalues of a symmetric operator and the smallest one beside them."""
+    """Largest eigenvalues of a symmetric operator and the smallest one beside them.
+
+    Attributes:
+        values: Ritz values, descending; the first is a lower bound of λ1.
+        lambda_min: The smallest Ritz value, an upper bound of the smallest eigenvalue.
+        residuals: ‖A·v − θ·v‖ of each value for its unit vector v, computed from one more product.
+        lambda_min_residual: The residual of `lambda_min`.
+        iterations: Products with the operator, the final check included.
+        converged: Whether every residual is at most tol·|θ|, that of the smallest tol·max|θ|, and
+            the second start ended within the budget.
+        vectors: Unit vectors `[k, P]`, in the order of `values`; None where they were not kept.
+    """
 
     values: tuple[float, ...]
-    """Descending. Each is a Ritz value, the first a lower bound of λ1."""
+    lambda_min: float
     residuals: tuple[float, ...]
-    """‖A·v − θ·v‖ of each value, computed from one more product: not the solver's estimate."""
-    smallest: float
-    """Smallest Ritz value: an upper bound of the smallest eigenvalue."""
-    smallest_residual: float
-    vectors: Tensor
-    """Unit vectors, `[k, P]`, in the order of `values`."""
-    products: int
-    """Applications of the operator that were spent, the final check included."""
+    lambda_min_residual: float
+    iterations: int
     converged: bool
-    """Every residual is at most tol·|θ|, the smallest's tol·max|θ|, and the second start ended."""
+    vectors: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def largest_eigenpairs(
@@ -110,26 +115,26 @@ def largest_eigenpairs(
     return solver.dense() if small else solver.lanczos()
 
 
+@dataclass
 class _Solver:
     """One call of `largest_eigenpairs`: its settings and what it has found so far."""
 
-    def __init__(
-        self,
-        product: Callable[[Tensor], Tensor],
-        found: Tensor,
-        k: int,
-        tol: float,
-        max_iter: int,
-        capacity: int,
-        seed: int,
-    ) -> None:
-        self.product, self.k, self.tol, self.max_iter = product, k, tol, max_iter
-        self.capacity, self.size = capacity, found.shape[1]
-        self.generator = torch.Generator().manual_seed(seed)
-        self.steps = self.products = 0
-        self.scale = 0.0  # largest |θ| seen: a lower bound of ‖A‖
-        self.found, self.found_values = found, np.empty(0)  # of all starts
-        self.smallest, self.bottom = np.inf, found  # Ritz value and vector
+    product: Callable[[Tensor], Tensor]
+    found: Tensor  # by all starts, `[l, P]`
+    k: int
+    tol: float
+    max_iter: int
+    capacity: int
+    seed: int
+    scale: float = 0.0  # largest |θ| seen: a lower bound of ‖A‖
+    steps: int = 0
+    products: int = 0
+
+    def __post_init__(self) -> None:
+        self.size = self.found.shape[1]
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.found_values = np.empty(0)
+        self.smallest, self.bottom = np.inf, self.found  # Ritz value and vector
 
     def dense(self) -> Eigenpairs:
         """Solve for the whole spectrum, from the matrix."""
@@ -235,10 +240,10 @@ class _Solver:
         return Eigenpairs(
             values=tuple(values[:-1][order].tolist()),
             residuals=tuple(residuals[:-1][order].tolist()),
-            smallest=float(values[-1]),
-            smallest_residual=float(residuals[-1]),
+            lambda_min=float(values[-1]),
+            lambda_min_residual=float(residuals[-1]),
             vectors=rows[:-1].to(self.found)[order.to(self.found.device)],
-            products=self.products,
+            iterations=self.products,
             converged=complete and bool((residuals <= allowed).all()),
         )
 
