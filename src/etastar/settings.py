@@ -270,11 +270,13 @@ class Settings(BaseModel):
         """Return the settings with the defaults of a search per seed filled in.
 
         Raises:
-            ConfigError: The strategy is `curve`.
+            ConfigError: The strategy is `curve`, or an option of it was given.
         """
         if self.strategy == "curve":
             raise ConfigError("`strategy='curve'` has no seeds: choose section or bisection here.")
-        filled = {"strategy": self.strategy or "section", "seeds": self.seeds or SEEDS}
+        given = {name: getattr(self, name) for name in OF_THE_CURVE}
+        strategy = chosen_strategy(self.strategy or "section", self.seeds, None, given)
+        filled = {"strategy": strategy, "seeds": self.seeds or SEEDS}
         return self.model_copy(update={**filled, "resolution": self.resolution or RESOLUTION})
 
     @classmethod
