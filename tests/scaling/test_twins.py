@@ -402,15 +402,16 @@ def test_variances_of_many_seeds_are_pooled_only_when_they_agree(spread):
 @pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5])
 def test_replicates_of_a_median_draw_by_draw(seeds):
     cells = table(1, widths=(8, 16), depths=(2,), seeds=seeds, resolution=0.2)
-    estimates, values = estimate_cells(cells), cells.values()
-    found = resample_medians(values, estimates, 50, np.random.default_rng(9))
+    estimates = estimate_cells(cells)
+    _, los, his = cells.values()
+    found = resample_medians(cells.values(), estimates, 50, np.random.default_rng(9))
     rng = np.random.default_rng(9)
     pick = rng.integers(0, seeds, (50, 2, seeds))
     part = rng.random((50, 2, seeds))
     stretch = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
     for b in range(50):
         for c in range(2):
-            lo, hi = values.lo[seeds * c :][:seeds], values.hi[seeds * c :][:seeds]
+            lo, hi = los[seeds * c :][:seeds], his[seeds * c :][:seeds]
             drawn = [
                 lo[i] + u * (hi[i] - lo[i]) for i, u in zip(pick[b, c], part[b, c], strict=True)
             ]

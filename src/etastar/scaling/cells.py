@@ -22,36 +22,20 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Response: TypeAlias = Literal["eta_star", "lambda1", "eta_lambda1"]
+SeedValues: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+"""What the seeds say of one response, each `[S]` and sorted by cell: the index of the cell, and the
+lower and upper end of the logarithm; the upper end is `inf` for a right-censored seed."""
 
 RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
 """What a law may be fitted to: η*, λ1, or their product, taken seed by seed."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 """What the search for a seed may end as, in the order of the codes below."""
 BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
+_OF_SEEDS = ("seed", "status", "log_lo", "log_hi", "log_lambda1")
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset(
     {"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1", "cell", "hi_outcome"}
 )
-
-
-@dataclass(frozen=True, eq=False)
-class SeedValues:
-    """What the seeds say of one response: interval-valued logarithms, sorted by cell.
-
-    Attributes:
-        cell: Index of the cell of every informative seed, non-decreasing, `[S]`.
-        lo: Lower end of the logarithm, `[S]`.
-        hi: Upper end, `[S]`; `inf` for a right-censored seed.
-    """
-
-    cell: IntArray
-    lo: FloatArray
-    hi: FloatArray
-
-    @property
-    def middle(self) -> FloatArray:
-        """Logarithm of the geometric mean of every bracket, `[S]`; `inf` where right-censored."""
-        return 0.5 * (self.lo + self.hi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +168,13 @@ class CellTable:
     def subset(self, cells: BoolArray) -> CellTable:
         """The table of the cells where the mask `[M]` is true."""
         kept = cells[self.cell]
+        of_seeds = {name: getattr(self, name)[kept] for name in _OF_SEEDS}
         return CellTable(
             width=self.width[cells],
             depth=self.depth[cells],
             labels={name: label[cells] for name, label in self.labels.items()},
             cell=(np.cumsum(cells) - 1)[self.cell[kept]].astype(np.int64),
-            seed=self.seed[kept],
-            status=self.status[kept],
-            log_lo=self.log_lo[kept],
-            log_hi=self.log_hi[kept],
-            log_lambda1=self.log_lambda1[kept],
+            **of_seeds,
         )
 
     def select(self, **labels: str | float) -> CellTable:
@@ -260,7 +241,7 @@ class CellTable:
             lo = self.log_lambda1 + self.log_lo if with_eta else self.log_lambda1
             hi = self.log_lambda1 + self.log_hi if with_eta else self.log_lambda1
         known = ~np.isnan(lo)
-        return SeedValues(self.cell[known], lo[known], hi[known])
+        return self.cell[known], lo[known], hi[known]
 
 
 def _bad_row(index: int, field: str, expected: str, got: Any, at: int | None = None) -> ConfigError:

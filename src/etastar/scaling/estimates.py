@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
 
 from etastar.scaling.cells import (
     ALL_TRAINED,
@@ -34,6 +36,8 @@ class CellEstimates:
     """One response of every cell, in natural logarithms; arrays are `[M]`.
 
     Attributes:
+        width: n.
+        depth: L.
         value: Median over the informative seeds; NaN where the cell is not used.
         variance: Sampling variance of `value`: seed spread and bracket width.
         seed_variance: Variance of one seed, shrunk towards the other cells' (`seed_variances`).
@@ -46,6 +50,8 @@ class CellEstimates:
             NaN.
     """
 
+    width: FloatArray
+    depth: FloatArray
     value: FloatArray
     variance: FloatArray
     seed_variance: FloatArray
@@ -78,20 +84,23 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     tally = [
         np.bincount(cells.cell[cells.status == s], minlength=count) for s in range(len(STATUSES))
     ]
-    m = np.bincount(seeds.cell, minlength=count)
-    value = medians(seeds, seeds.middle, m)
+    cell, lo, hi = seeds
+    m = np.bincount(cell, minlength=count)
+    value = medians(cell, 0.5 * (lo + hi), m)
     used = np.isfinite(value)
     bound = np.full(count, np.nan)
     if response != "lambda1":
         used &= 2 * tally[NONE_TRAINED] <= np.bincount(cells.cell, minlength=count)
         censored = np.isposinf(value)
         # the median is at least the median of the seeds' own lower ends
-        bound[censored] = medians(seeds, seeds.lo, m)[censored]
+        bound[censored] = medians(cell, lo, m)[censored]
     squared_width = _mean_squared_width(seeds, count)
     spread = seed_variances(seeds, count)
     distinct = np.maximum(_distinct_brackets(seeds, count), 1)
     variance = median_inefficiency(m) * spread / np.maximum(m, 1) + squared_width / 12 / distinct
     return CellEstimates(
+        width=cells.width,
+        depth=cells.depth,
         value=np.where(used, value, np.nan),
         variance=np.maximum(variance, _VARIANCE_FLOOR),
         seed_variance=spread,
@@ -116,6 +125,11 @@ def median_inefficiency(m: IntArray | int) -> FloatArray:
     return np.where(m <= 2, 1.0, factor)
 
 
+def median_noise(seed_variance: FloatArray | float, m: IntArray) -> FloatArray:
+    """Variance of a median over m seeds of that variance, `[M]`."""
+    return np.asarray(median_inefficiency(m) * seed_variance / m)
+
+
 def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
     """Variance of a single seed's logarithm in every cell, shrunk towards the cells' common one.
 
@@ -134,8 +148,8 @@ def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
         Variances `[M]`; zero everywhere if no cell has two seeds, since the spread is then unknown
         (and is found, with the lack of fit, from the residuals of the law).
     """
-    finite = np.isfinite(seeds.hi)
-    cell, middle = seeds.cell[finite], seeds.middle[finite]
+    cell, lo, hi = _finite(seeds)
+    middle = 0.5 * (lo + hi)
     m = np.bincount(cell, minlength=count)
     mean = np.bincount(cell, middle, minlength=count) / np.maximum(m, 1)
     squares = np.bincount(cell, (middle - mean[cell]) ** 2, minlength=count)
@@ -153,9 +167,6 @@ def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
 
 def _common_variance(variance: FloatArray, freedom: IntArray) -> tuple[float, float]:
     """Scale s₀² and degrees of freedom d₀ of the law of the variances: see `seed_variances`."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
-
     half = freedom / 2
     e = np.log(variance) - digamma(half) + np.log(half)
     excess = -1.0
@@ -168,12 +179,12 @@ def _common_variance(variance: FloatArray, freedom: IntArray) -> tuple[float, fl
     return float(np.exp(np.mean(e) + digamma(prior / 2) - np.log(prior / 2))), prior
 
 
-def medians(seeds: SeedValues, values: FloatArray, m: IntArray) -> FloatArray:
+def medians(cell: IntArray, values: FloatArray, m: IntArray) -> FloatArray:
     """Median of the values `[S]` of every cell, `[M]`; NaN for a cell without seeds.
 
     For an even number of seeds it is the mean of the middle two, hence `inf` if one of them is.
     """
-    order = np.lexsort([values, seeds.cell])
+    order = np.lexsort([values, cell])
     ranked = values[order]
     start = np.cumsum(m) - m
     out = np.full(len(m), np.nan)
@@ -205,15 +216,16 @@ def resample_medians(
     """
     m = estimates.informative
     start = np.cumsum(m) - m
-    hi = np.where(np.isfinite(seeds.hi), seeds.hi, seeds.lo)
-    jitter = bool(np.any(hi > seeds.lo))
+    _, lo, hi = seeds
+    hi = np.where(np.isfinite(hi), hi, lo)
+    jitter = bool(np.any(hi > lo))
     out = np.empty((n_boot, len(m)))
     for chosen, size in _blocks(np.flatnonzero(estimates.used), m, n_boot):
         # (B, cells of this block, size)
         pick = rng.integers(0, size, (n_boot, len(chosen), size)) + start[chosen][:, None]
-        draw = seeds.lo[pick]
+        draw = lo[pick]
         if jitter:
-            draw += rng.random(pick.shape) * (hi - seeds.lo)[pick]
+            draw += rng.random(pick.shape) * (hi - lo)[pick]
         draw.sort(-1)
         middle = 0.5 * (draw[..., (size - 1) // 2] + draw[..., size // 2])
         stretch = np.sqrt(size / (size - 1)) if size > 1 else 1.0
@@ -233,16 +245,20 @@ def _blocks(used: IntArray, m: IntArray, n_boot: int) -> Iterator[tuple[IntArray
 
 def _mean_squared_width(seeds: SeedValues, count: int) -> FloatArray:
     """Mean squared log width of the finite brackets of every cell, `[M]`."""
-    finite = np.isfinite(seeds.hi)
-    width = (seeds.hi - seeds.lo)[finite]
-    total = np.bincount(seeds.cell[finite], width**2, minlength=count)
-    return total / np.maximum(np.bincount(seeds.cell[finite], minlength=count), 1)
+    cell, lo, hi = _finite(seeds)
+    total = np.bincount(cell, (hi - lo) ** 2, minlength=count)
+    return total / np.maximum(np.bincount(cell, minlength=count), 1)
+
+
+def _finite(seeds: SeedValues) -> SeedValues:
+    """The seeds that have both ends."""
+    cell, lo, hi = seeds
+    finite = np.isfinite(hi)
+    return cell[finite], lo[finite], hi[finite]
 
 
 def _distinct_brackets(seeds: SeedValues, count: int) -> IntArray:
     """Number of distinct lower ends among the seeds of every cell, `[M]`."""
-    order = np.lexsort([seeds.lo, seeds.cell])
-    cell, lo = seeds.cell[order], seeds.lo[order]
-    new = np.ones(len(cell), dtype=bool)
-    new[1:] = (cell[1:] != cell[:-1]) | (lo[1:] != lo[:-1])
-    return np.bincount(cell[new], minlength=count)
+    cell, lo, _ = seeds
+    pairs = np.unique(np.stack([cell, lo], 1), axis=0)
+    return np.bincount(pairs[:, 0].astype(np.int64), minlength=count)

@@ -8,30 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.bend import Bend, find_bend
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
-from etastar.scaling.coefficients import Coefficient, coefficients
+from etastar.scaling.coefficients import Coefficient, coefficient
 from etastar.scaling.domain import Domain, below_cutoff
 from etastar.scaling.estimates import (
     CellEstimates,
     estimate_cells,
     median_inefficiency,
+    median_noise,
     resample_medians,
 )
 from etastar.scaling.forms import Form, get_form
-from etastar.scaling.least_squares import (
-    fit_random_effects,
-    linear_map,
-    log_likelihood,
-)
-from etastar.scaling.prediction import (
-    Prediction,
-    check_level,
-    check_network,
-    student_quantile,
-)
+from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood
+from etastar.scaling.prediction import Prediction, check_level, check_network
 from etastar.scaling.usage import Usage, tally
 
 _BENT = 0.05
@@ -98,10 +91,14 @@ class PowerLawFit:
 
     def __getitem__(self, name: str) -> Coefficient:
         """The coefficient of that name, e.g. `fit["width"]`."""
-        for coefficient in self.coefficients:
-            if coefficient.name == name:
-                return coefficient
+        for found in self.coefficients:
+            if found.name == name:
+                return found
         raise unknown_name("coefficient", name, [c.name for c in self.coefficients])
+
+    def exponents(self) -> dict[str, tuple[float, float, float]]:
+        """Every exponent with the ends of its Student t interval."""
+        return {c.name: (c.value, c.low, c.high) for c in self.coefficients[1:]}
 
     @property
     def beta(self) -> FloatArray:
@@ -117,23 +114,20 @@ class PowerLawFit:
         return get_form(self.form).fixed(width, depth) + self.design(width, depth) @ self.beta
 
     def half_width_log(
-        self, width: FloatArray, depth: FloatArray, seeds: FloatArray, level: float
+        self, width: FloatArray, depth: FloatArray, noise: FloatArray | float, level: float
     ) -> FloatArray:
         """Half-widths of the prediction intervals in log, `[T]`.
 
         Args:
             width: n of the targets, `[T]`.
             depth: L, `[T]`.
-            seeds: Seeds that each target's median is taken over, `[T]`; inf for no seed noise.
+            noise: Variance of each target's median over its seeds, `[T]` (`median_noise`).
             level: Nominal coverage.
         """
-        finite = np.isfinite(seeds)
-        count = np.where(finite, seeds, 1).astype(np.int64)
-        noise = np.where(finite, median_inefficiency(count) * self.seed_variance / count, 0.0)
         x = self.design(width, depth)
         missed = np.maximum(self.tau2, self.bend.variance(x, width, depth))
         spread = ((x @ self.covariance) * x).sum(1)
-        t = student_quantile(level, np.array([float(self.freedom)]))[0]
+        t = stdtrit(self.freedom, 0.5 + 0.5 * level)
         return np.asarray(t * np.sqrt(spread + missed + noise))
 
     def predict(
@@ -153,7 +147,7 @@ class PowerLawFit:
             level: Nominal coverage of the interval.
             seeds: Seeds that the median is taken over; by default as many as the fitted cells
                 have. `math.inf` leaves the seed noise out.
-            strict: Refuse a network outside the domain instead of warning.
+            strict: Raise for a network outside the domain instead of warning.
 
         Raises:
             ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
@@ -164,7 +158,10 @@ class PowerLawFit:
         if seeds is None:
             seeds = float(np.median(self.seeds))
         n, d = np.array([float(width)]), np.array([float(depth)])
-        half = float(self.half_width_log(n, d, np.array([seeds]), level)[0])
+        noise = 0.0
+        if math.isfinite(seeds):
+            noise = float(median_inefficiency(int(seeds))) * self.seed_variance / int(seeds)
+        half = float(self.half_width_log(n, d, noise, level)[0])
         outside = self.domain.outside(float(width), float(depth))
         if strict and outside:
             raise ConfigError(
@@ -200,21 +197,18 @@ class PowerLawFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the fit, for JSON; without arrays over cells or replicates."""
+        plain = ("form", "response", "level", "freedom", "r2", "r2_weighted", "aic", "aicc", "bic")
+        record = {name: getattr(self, name) for name in plain}
+        record["bend_p_value"] = self.bend.p_value
         return {
-            "form": self.form,
+            **{
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in record.items()
+            },
             "law": get_form(self.form).title,
-            "response": self.response,
             "labels": dict(self.labels),
-            "level": self.level,
             "coefficients": [asdict(c) for c in self.coefficients],
             "tau": math.sqrt(self.tau2),
-            "freedom": self.freedom,
-            "r2": None if math.isnan(self.r2) else self.r2,
-            "r2_weighted": None if math.isnan(self.r2_weighted) else self.r2_weighted,
-            "aic": self.aic,
-            "aicc": self.aicc if math.isfinite(self.aicc) else None,
-            "bic": self.bic,
-            "bend_p_value": self.bend.p_value if self.bend.known else None,
             "seed_log_sd": math.sqrt(self.seed_variance),
             "domain": asdict(self.domain),
             "usage": asdict(self.usage),
@@ -264,9 +258,10 @@ def fit_power_law(
     _check_enough(law, width, depth, labels, cells, cutoff)
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
-    fits = fit_random_effects(x, y - offset, v)
-    residual = y - offset - x @ fits.beta[0]
-    weight = 1 / (v + fits.tau2[0])
+    (beta,), (covariance,), (tau2,) = fit_random_effects(x, y - offset, v)
+    freedom = len(y) - x.shape[1]
+    residual = y - offset - x @ beta
+    weight = 1 / (v + tau2)
     replicates = np.zeros((0, x.shape[1]))
     if n_boot > 0 and np.median(estimates.informative[use]) > 1:
         drawn = resample_medians(
@@ -274,22 +269,30 @@ def fit_power_law(
         )
         replicates = (drawn[:, use[estimates.used]] - offset) @ linear_map(x, weight).T
     score = log_likelihood(x, y - offset, v)[0]
-    aic, aicc, bic = _criteria(score, x.shape[1] + 1, len(y))
+    parameters = x.shape[1] + 1
+    aic = 2 * parameters - 2 * score
+    room = len(y) - parameters - 1
+    errors = np.sqrt(np.diagonal(covariance))
     fit = PowerLawFit(
         form=form,
         response=response,
         labels=labels,
         level=level,
-        coefficients=coefficients(("log_prefactor", *law.exponents), fits, replicates, level),
-        covariance=fits.covariance[0],
-        tau2=float(fits.tau2[0]),
-        freedom=int(fits.freedom[0]),
+        coefficients=tuple(
+            coefficient(name, float(b), float(error), freedom, drawn, level)
+            for name, b, error, drawn in zip(
+                ("log_prefactor", *law.exponents), beta, errors, replicates.T, strict=True
+            )
+        ),
+        covariance=covariance,
+        tau2=float(tau2),
+        freedom=freedom,
         r2=r_squared(y, residual, np.ones(len(y))),
         r2_weighted=r_squared(y, residual, weight),
         log_likelihood=score,
         aic=aic,
-        aicc=aicc,
-        bic=bic,
+        aicc=aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf,
+        bic=parameters * math.log(len(y)) - 2 * score,
         width=width,
         depth=depth,
         log_value=y,
@@ -314,14 +317,6 @@ def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
     """
     total = float(np.sum(weight * (y - np.average(y, weights=weight)) ** 2))
     return 1 - float(np.sum(weight * residual**2)) / total if total > 0 else math.nan
-
-
-def _criteria(score: float, parameters: int, count: int) -> tuple[float, float, float]:
-    """AIC, AICc (inf where it is not defined) and BIC from the maximal log-likelihood."""
-    aic = 2 * parameters - 2 * score
-    room = count - parameters - 1
-    aicc = aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf
-    return aic, aicc, parameters * math.log(count) - 2 * score
 
 
 def _check_enough(
@@ -351,6 +346,6 @@ def _contradicted(
     if not censored.any():
         return 0
     width, depth = cells.width[censored], cells.depth[censored]
-    seeds = estimates.informative[censored].astype(float)
-    half = fit.half_width_log(width, depth, seeds, 0.95)
+    noise = median_noise(fit.seed_variance, estimates.informative[censored])
+    half = fit.half_width_log(width, depth, noise, 0.95)
     return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())
