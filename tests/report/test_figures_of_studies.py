@@ -157,7 +157,7 @@ def test_bounds_of_eta_star_and_what_the_budget_decided_are_marked(tmp_path) -> 
     np.testing.assert_allclose(bounded.y, 10.0)
     assert bounded.hollow.all()
     assert "at least this (3 networks)" in bounded.label
-    assert drawing.missing.startswith("3 networks of which more than half")
+    assert drawing.missing.startswith("3 networks whose median seed trains nowhere")
     assert not measured.hollow.any()
 
 

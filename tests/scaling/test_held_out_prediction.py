@@ -18,7 +18,6 @@ from etastar.scaling import (
     fit_laws,
     fit_power_law,
 )
-from etastar.scaling.estimates import median_noise
 from etastar.scaling.least_squares import fit_random_effects
 
 
@@ -34,7 +33,7 @@ def test_ninety_percent_intervals_cover_what_they_should(planted):
         truth = estimate_cells(cells)
         held = np.random.default_rng([k, 1]).random(len(cells)) < 0.3
         fit = fit_power_law(cells.subset(~held), form="separate", n_boot=0)
-        noise = median_noise(fit.seed_variance, truth.informative[held])
+        noise = truth.noise(fit.seed_variance)[held]
         half = fit.half_width_log(cells.width[held], cells.depth[held], noise, 0.9)
         error = truth.value[held] - fit.predict_log(cells.width[held], cells.depth[held])
         within.append(np.mean(np.abs(error) <= half))

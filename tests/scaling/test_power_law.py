@@ -290,7 +290,7 @@ def test_unknown_names_and_levels_are_refused():
         {k: v for k, v in r.items() if k != "lambda1"}
         for r in planted_rows(np.random.default_rng(0))
     ]
-    with pytest.raises(ConfigError, match="needs the field 'lambda1'"):
+    with pytest.raises(ConfigError, match="needs the field 'lambda1_preconditioned'"):
         fit_power_law(CellTable.from_rows(rows), response="lambda1")
 
 

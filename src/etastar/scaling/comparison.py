@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
 from etastar.scaling.domain import below_cutoff
-from etastar.scaling.estimates import estimate_cells, median_noise
+from etastar.scaling.estimates import estimate_cells
 from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
@@ -211,8 +211,7 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     kept = np.array([m.sum() > x.shape[1] and is_defined(x[m]) for m in mask])
     mask = mask[kept]
     beta, covariance, tau2 = fit_random_effects(x, fit.log_value - offset, fit.variance, mask)
-    noise = median_noise(fit.seed_variance, fit.seeds)
-    spread = ((x @ covariance) * x).sum(-1) + tau2[:, None] + noise  # (folds, M)
+    spread = ((x @ covariance) * x).sum(-1) + tau2[:, None] + fit.noise  # (folds, M)
     quantile = stdtrit(mask.sum(1) - x.shape[1], 0.5 + 0.5 * level)[:, None]
     half, predicted = quantile * np.sqrt(spread), beta @ x.T + offset
     fold, cell = np.nonzero(~mask)
@@ -260,7 +259,7 @@ def extrapolate(
         cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
     )
     width, depth = cells.width[test], cells.depth[test]
-    noise = median_noise(fit.seed_variance, estimates.informative[test])
+    noise = estimates.noise(fit.seed_variance)[test]
     return _judge(
         *(width, depth, estimates.value[test]),
         predicted=fit.predict_log(width, depth),

@@ -19,10 +19,9 @@ from etastar.scaling.estimates import (
     CellEstimates,
     estimate_cells,
     median_inefficiency,
-    median_noise,
     resample_medians,
 )
-from etastar.scaling.forms import Form, get_form
+from etastar.scaling.forms import Form, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood
 from etastar.scaling.prediction import Prediction, check_level, check_network
 from etastar.scaling.usage import Usage, tally
@@ -55,8 +54,9 @@ class PowerLawFit:
         log_value: log of the measured medians.
         variance: Their sampling variances v.
         residual: log measured − log fitted.
-        seeds: Informative seeds of every cell.
+        seeds: Seeds of every cell that its median is over.
         seed_variance: Variance of one seed's logarithm, mean over cells.
+        noise: Variances of the medians if every seed had that variance.
         bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
         domain: Where the law was seen.
         usage: Counts of cells and seeds.
@@ -84,6 +84,7 @@ class PowerLawFit:
     residual: FloatArray
     seeds: IntArray
     seed_variance: float
+    noise: FloatArray
     bootstrap: FloatArray
     domain: Domain
     usage: Usage
@@ -121,7 +122,7 @@ class PowerLawFit:
         Args:
             width: n of the targets, `[T]`.
             depth: L, `[T]`.
-            noise: Variance of each target's median over its seeds, `[T]` (`median_noise`).
+            noise: Variance of each target's median over its seeds, `[T]` (`CellEstimates.noise`).
             level: Nominal coverage.
         """
         x = self.design(width, depth)
@@ -231,7 +232,9 @@ def fit_power_law(
     seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
     The intervals of the coefficients are Student t intervals with M − p degrees of freedom; beside
     them stand bootstrap intervals over whole seeds and within brackets, for which the weights are
-    held, so that all replicates are one matrix product.
+    held, so that replicates that know the same cells are one matrix product. A replicate leaves out
+    the cells whose η* it finds below the range, and does not count if the others do not determine
+    the law.
 
     Args:
         cells: Of one group: one loss, κ, dataset, ....
@@ -255,7 +258,7 @@ def fit_power_law(
     beyond = below_cutoff(cells.width, cells.depth, cutoff)
     use = estimates.used & ~beyond
     width, depth = cells.width[use], cells.depth[use]
-    _check_enough(law, width, depth, labels, cells, cutoff)
+    _check_enough(law, width, depth, labels, tally(cells, estimates, beyond), cutoff)
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
     (beta,), (covariance,), (tau2,) = fit_random_effects(x, y - offset, v)
@@ -267,12 +270,13 @@ def fit_power_law(
         drawn = resample_medians(
             cells.values(response), estimates, n_boot, np.random.default_rng(seed)
         )
-        replicates = (drawn[:, use[estimates.used]] - offset) @ linear_map(x, weight).T
+        replicates = _fit_replicates(x, drawn[:, use[estimates.used]] - offset, weight)
     score = log_likelihood(x, y - offset, v)[0]
     parameters = x.shape[1] + 1
     aic = 2 * parameters - 2 * score
     room = len(y) - parameters - 1
     errors = np.sqrt(np.diagonal(covariance))
+    seed_variance = float(np.mean(estimates.seed_variance[use]))
     fit = PowerLawFit(
         form=form,
         response=response,
@@ -299,7 +303,8 @@ def fit_power_law(
         variance=v,
         residual=residual,
         seeds=estimates.informative[use],
-        seed_variance=float(np.mean(estimates.seed_variance[use])),
+        seed_variance=seed_variance,
+        noise=estimates.noise(seed_variance)[use],
         bootstrap=replicates,
         domain=Domain.of(width, depth, cutoff),
         usage=tally(cells, estimates, beyond),
@@ -308,6 +313,19 @@ def fit_power_law(
     return replace(
         fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
     )
+
+
+def _fit_replicates(x: FloatArray, drawn: FloatArray, weight: FloatArray) -> FloatArray:
+    """Coefficients `[B', p]` of the replicates `[B, M]` that determine them; −∞ is no value."""
+    patterns, pattern = np.unique(np.isfinite(drawn), axis=0, return_inverse=True)
+    pattern = pattern.reshape(-1)  # NumPy 2.0 returns a column
+    fitted = np.full((len(drawn), x.shape[1]), np.nan)
+    for k, known in enumerate(patterns):
+        if is_defined(x[known]):
+            mine = pattern == k
+            values = np.where(known, drawn[mine], 0.0)
+            fitted[mine] = values @ linear_map(x, weight * known).T
+    return fitted[~np.isnan(fitted[:, 0])]
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
@@ -324,16 +342,20 @@ def _check_enough(
     width: FloatArray,
     depth: FloatArray,
     labels: Mapping[str, str | float],
-    cells: CellTable,
+    usage: Usage,
     cutoff: float | None,
 ) -> None:
     needed = 2 + len(law.exponents)
     if len(width) < needed:
         limit = "" if cutoff is None else f" and have n/L of at least {cutoff:g}"
+        where = {"below": usage.untrained, "above": usage.right_censored}
+        beyond = [f"{count} with η* {side} it" for side, count in where.items() if count]
+        others = f" (of the range: {', '.join(beyond)})" if beyond else ""
+        remedy = ", widen their range of learning rates" if cutoff is None else " or lower it"
         raise ConfigError(
             f"the form {law.title} needs at least {needed} cells for an interval; got "
-            f"{len(width)} that are bracketed{limit}, of {len(cells)}. Measure more networks"
-            f"{', widen their range of learning rates' if cutoff is None else ' or lower it'}."
+            f"{len(width)} that are bracketed{limit}, of {usage.cells}{others}. Measure more "
+            f"networks{remedy}."
         )
     law.check(width, depth, labels)
 
@@ -346,6 +368,6 @@ def _contradicted(
     if not censored.any():
         return 0
     width, depth = cells.width[censored], cells.depth[censored]
-    noise = median_noise(fit.seed_variance, estimates.informative[censored])
+    noise = estimates.noise(fit.seed_variance)[censored]
     half = fit.half_width_log(width, depth, noise, 0.95)
     return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())

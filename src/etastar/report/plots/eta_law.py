@@ -26,8 +26,8 @@ def make(family: Family) -> Drawing:
     missing = ""
     if lost:
         missing = (
-            f"{count(lost, 'network')} of which more than half of the seeds trained nowhere in "
-            "the range cannot be drawn."
+            f"{count(lost, 'network')} whose median seed trains nowhere cannot be drawn: η* is "
+            "below the range."
         )
     if not charts:
         missing = "No network has a bracketed η*, so there is nothing to draw."
