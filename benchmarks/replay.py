@@ -49,9 +49,9 @@ from typing import Any
 
 import numpy as np
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.problem.trial import Outcome, Trial
 
 KINDS = ("trained", "diverged", "dead", "short")
 CAUSES = (None, "collapsed", "slow")

@@ -22,7 +22,17 @@ import etastar
 SOURCE = Path(etastar.__file__).parent
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 ORDER = [
-    *("errors", "checking", "machine", "data", "problem", "engines", "search", "curvature"),
+    *(
+        "errors",
+        "checking",
+        "validation",
+        "machine",
+        "data",
+        "problem",
+        "engines",
+        "search",
+        "curvature",
+    ),
     *("theory", "scaling", "settings", "result", "advice", "run", "api", "schedule", "warm_up"),
     *("lambda1", "study", "report", "cli"),
 ]

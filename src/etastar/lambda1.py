@@ -11,6 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError, EtaStarError
+from etastar.search.search import OF_THE_CURVE
 
 if TYPE_CHECKING:
     from etastar.curvature.graphs import Kind
@@ -43,7 +44,7 @@ DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
 """Options that say how a named data set is loaded."""
 SEARCH_OPTIONS = {
     *("optimizer", "momentum", "batch_size", "threshold", "epochs", "max_steps", "eval_every"),
-    *("criterion", "resolution", "start_lr", "end_lr", "strategy"),
+    *("criterion", "resolution", "start_lr", "end_lr", "strategy", *OF_THE_CURVE),
 }
 """Options that only a search for η* uses."""
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from etastar.data import DATASETS
-from etastar.errors import ConfigError, nearest, unknown_name
+from etastar.errors import ConfigError
 from etastar.problem.losses import Loss
 from etastar.problem.networks import NORMS, build
 from etastar.problem.trial import Criterion, Recipe
@@ -22,37 +19,11 @@ from etastar.search.search import (
     Search,
     chosen_strategy,
 )
+from etastar.validation import OneOf, validated
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.problem.networks import Network
-
-
-@dataclass(frozen=True, eq=False)
-class OneOf:
-    """Marks a string option whose value is a name in a registry, or None.
-
-    Attributes:
-        kind: What is named, for messages.
-        names: The registry.
-    """
-
-    kind: str
-    names: Collection[str]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        """What the annotation says, then `known`."""
-        return core_schema.no_info_after_validator_function(self.known, handler(source))
-
-    def known(self, name: str | None) -> str | None:
-        """The name itself.
-
-        Raises:
-            ConfigError: It is not in the registry; with the nearest one that is.
-        """
-        if name is not None and name not in self.names:
-            raise unknown_name(self.kind, name, self.names)
-        return name
 
 
 class Defaults(BaseModel):
@@ -383,35 +354,3 @@ class Settings(BaseModel):
                 epochs=epochs,
             ),
         )
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool = False) -> Model:
-    """A pydantic model from options, its complaints as one-line `ConfigError`s.
-
-    Args:
-        model: The model.
-        options: Its fields.
-        strings: Whether the values are strings to be read, as from a command line.
-
-    Raises:
-        ConfigError: Names the first offending option, what was expected and what
-            was got; an unknown option comes with the nearest known one.
-    """
-    try:
-        if strings:
-            return model.model_validate_strings(dict(options))
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            near = nearest(where, model.model_fields)
-            hint = "" if near is None else f"; did you mean {near!r}?"
-            raise ConfigError(f"unknown option {where!r}{hint}") from None
-        if first["type"] == "value_error":
-            raise ConfigError(str(first["ctx"]["error"])) from None
-        message = first["msg"].replace("Input should be", "must be")
-        raise ConfigError(f"{where} {message}, got {first['input']!r}") from None

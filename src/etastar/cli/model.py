@@ -19,7 +19,8 @@ from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
-from etastar.settings import OneOf, Settings
+from etastar.settings import Settings
+from etastar.validation import OneOf
 
 if TYPE_CHECKING:
     from etastar.result import Result

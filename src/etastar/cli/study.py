@@ -17,7 +17,6 @@ from etastar.cli.options import parse
 from etastar.cli.output import check_output, progress_bar, write_results, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
-from etastar.settings import OneOf
 from etastar.study.cell_rows import cell_table
 from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
@@ -27,6 +26,7 @@ from etastar.study.plan import State, costs, identities, plan
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
+from etastar.validation import OneOf
 
 
 class _Options(BaseModel):
