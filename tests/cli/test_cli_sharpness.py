@@ -251,7 +251,7 @@ OF_THE_SEARCH = {
 def test_an_option_of_the_search_alone_is_refused_without_it(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give with_eta_star"):
+    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give `with_eta_star`"):
         etastar.lambda1.measure_sharpness(**{name: OF_THE_SEARCH[name]})
     option = "--" + name.replace("_", "-")
     assert main(["sharpness", option, str(OF_THE_SEARCH[name])]) == 2
@@ -264,7 +264,7 @@ def test_an_option_of_the_search_alone_is_refused_without_it(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 10}, "train_size: the data set was given as an object.* or give samples"),
+        ({"train_size": 10}, "train_size: the data set was given as an object; set this on it"),
         ({"val_size": 10}, "val_size: the data set was given as an object"),
         ({"data_dir": "x"}, "data_dir: the data set was given as an object"),
         ({"width": 3}, "width: the network was given as an object; set this on it"),
@@ -287,7 +287,7 @@ def test_advice_names_arguments_in_python_and_options_on_the_command_line(
     found = etastar.lambda1.measure_sharpness(
         width=5, depth=2, seeds=1, train_size=40, max_iter=1, tol=1e-6
     )
-    assert any("Raise max_iter or tol." in note for note in found.warnings)
+    assert any("Raise `max_iter` or `tol`." in note for note in found.warnings)
     arguments = ["--width", "5", "--depth", "2", "--seeds", "1", "--train-size", "40"]
     assert main(["sharpness", *arguments, "--max-iter", "1", "--tol", "1e-6"]) == 0
     assert "Raise --max-iter or --tol." in " ".join(capsys.readouterr().out.split())

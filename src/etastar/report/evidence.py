@@ -209,7 +209,8 @@ class Family:
     Attributes:
         groups: At least one.
         settings: What they share: every setting but width, depth, κ and loss.
-        apart: Those of the settings that tell the family from the study's others; empty if it is alone.
+        apart: Those of the settings that tell the family from the study's others; empty if it is
+            alone.
     """
 
     groups: tuple[Group, ...]
