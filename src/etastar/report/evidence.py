@@ -209,8 +209,7 @@ class Family:
     Attributes:
         groups: At least one.
         settings: What they share: every setting but width, depth, κ and loss.
-        apart: Those of the settings that tell the family from the study's others; empty if it is
-            alone.
+        apart: Those of the settings that tell it from the study's other families, if there are any.
     """
 
     groups: tuple[Group, ...]
