@@ -45,15 +45,19 @@ SECONDS = {
 }
 """Of all tasks of the exported cells, from table `work` of our stores; two cores."""
 
+RENAMED = {"lambda1": "lambda1_preconditioned"}
+"""Columns of rows that 0.1.0 exported, and what they are called since."""
+
 Row = dict[str, Any]
 
 
 def rows_of(*studies: str) -> list[Row]:
-    """Exported rows, numbers as floats and empty fields as None."""
+    """Exported rows, numbers as floats and empty fields as None, columns under today's names."""
     rows = []
     for study in studies:
         with open(RESULTS / f"{study}.csv", newline="") as file:
-            rows += [{k: _value(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            for row in csv.DictReader(file):
+                rows.append({RENAMED.get(k, k): _value(v) for k, v in row.items()})
     return rows
 
 

@@ -291,9 +291,11 @@ def published() -> list[str]:
         widest = max(r["width"] for r in rows)
         for depth in (2.0, 4.0, 8.0):
             products = [
-                r["eta"] * r["lambda1"]
+                r["eta"] * r["lambda1_preconditioned"]
                 for r in rows
-                if (r["width"], r["depth"]) == (widest, depth) and r["eta"] and r["lambda1"]
+                if (r["width"], r["depth"]) == (widest, depth)
+                and r["eta"]
+                and r["lambda1_preconditioned"]
             ]
             shown.append(f"{np.median(products):.1f}" if products else "–")
         lines.append((*shown[:4], f"{widest:g}", *shown[4:]))

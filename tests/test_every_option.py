@@ -117,6 +117,7 @@ def test_every_option_is_drawn() -> None:
 def test_a_measurement_with_any_options(
     capsys: pytest.CaptureFixture[str], options: dict[str, Any]
 ) -> None:
+    options = options | {"from_lr": options["from_lr"] if options["from_step"] else None}
     found = etastar.measure(**options)
     record = found.to_dict()
     assert without_time(record) == without_time(from_the_shell("measure", options, capsys))
@@ -139,9 +140,9 @@ def test_a_measurement_with_any_options(
     if None not in (eta.median, eta.ci_low, eta.ci_high):
         assert eta.ci_low <= eta.median <= eta.ci_high
     assert eta.safe is None or eta.safe >= start
-    rates = [at.lr for at in found.curve]
+    rates = [at.lr for at in found.success]
     assert rates == sorted({t.lr for t in found.trials})
-    for at in found.curve:
+    for at in found.success:
         seen = at.trained + at.diverged + at.dead + at.short
         assert seen + at.inferred_trained + at.inferred_failed == options["seeds"]
         assert at.ci_low <= at.p <= at.ci_high
@@ -194,6 +195,8 @@ MAXIMAL_LR: dict[str, st.SearchStrategy[Any]] = {
 @given(st.fixed_dictionaries(MAXIMAL_LR), st.sampled_from(["relu", "dropout", "factory"]))
 @pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
 def test_the_maximal_lr_with_any_options(options: dict[str, Any], kind: str) -> None:
+    if options["step_fn"] is not None:
+        options["loss_fn"] = nn.functional.cross_entropy  # another has no effect, and is refused
     if options["step_fn"] is not None and callable(options["metric"]):
         options["metric"] = lambda m, b: (m(b[0]).argmax(-1) == b[1]).float().mean()
 

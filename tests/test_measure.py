@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import etastar
+from etastar.cli import main
 from etastar.engines.reference import train_one
 from etastar.errors import ConfigError
 from etastar.problem.trial import Trial
@@ -96,7 +98,7 @@ def test_a_range_below_the_boundary_is_all_trained() -> None:
     found = etastar.measure(dataset="digits", start_lr=0.05, end_lr=0.1, **SMALL)
     assert {seed.status for seed in found.seeds.values()} == {"all-trained"}
     assert found.eta_star.median is None
-    assert any("Raise --end-lr" in warning for warning in found.warnings)
+    assert any("Raise `end_lr`" in warning for warning in found.warnings)
 
 
 def test_a_range_above_the_boundary_is_none_trained() -> None:
@@ -143,7 +145,7 @@ def test_json_is_strict_and_complete() -> None:
     found = etastar.measure(dataset="digits", **SMALL)
     record = json.loads(found.to_json(), parse_constant=lambda word: pytest.fail(word))
     assert record == found.to_dict()
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert set(record["eta_star"]) >= {"median", "ci_low", "ci_high", "safe"}
     assert set(record["seeds"][0]) >= {"seed", "status", "lo", "hi", "re_entries"}
     assert set(record["trials"][0]) >= {"seed", "lr", "outcome", "step", "accuracy"}
@@ -226,7 +228,111 @@ def test_a_measurement_prints_in_a_few_lines() -> None:
     found = etastar.measure(width=8, depth=1, seeds=2, max_steps=30, threshold=0.99)
     lines = str(found).splitlines()
     assert lines[0].startswith("mlp 8×1, κ = 1, on digits")
-    assert "η* = –" in lines[2]
-    assert lines[3] == "brackets: 0: none-trained, 1: none-trained"
+    assert lines[2] == "η* = – (none-trained)"
+    assert lines[3].endswith("order of the data): 0: none-trained, 1: none-trained")
     lowest = min(trial.lr for trial in found.trials)
-    assert f"trained at no rate from 10 down to {lowest:.3g}" in lines[4]
+    assert f"trained at no rate from 10 down to {lowest:.4g}" in lines[5]
+
+
+@pytest.mark.parametrize("option", ["data_dir", "train_size", "val_size"])
+def test_a_data_set_object_excludes_data_options(option: str) -> None:
+    value = "." if option == "data_dir" else 200
+    with pytest.raises(ConfigError, match=f"{option}: the data set was given as an object"):
+        etastar.measure(etastar.MLP(), etastar.load("digits"), **{option: value})
+
+
+def test_a_rate_without_its_step_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`from_lr` has no effect without `from_step`"):
+        etastar.measure(from_lr=0.1)
+
+
+def entries() -> dict[str, etastar.Result]:
+    """One result of every entry, quick ones."""
+    digits = etastar.load("digits", train_size=400, val_size=100)
+    quick = {"seeds": 2, "epochs": 4, "threshold": 0.5, "resolution": 0.5}
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    return {
+        "measure": etastar.measure(etastar.MLP(width=8, depth=1), digits, batch_size=32, **quick),
+        "maximal_lr": etastar.maximal_lr(model, digits, batch_size=32, progress=False, **quick),
+    }
+
+
+def test_every_entry_answers_alike() -> None:
+    """One record, one result: attributes, keys and text of every entry."""
+    found = entries()
+    assert type(found["measure"]) is type(found["maximal_lr"]) is etastar.Result
+    assert etastar.Measurement is etastar.MaximalLR is etastar.Result
+    assert found["measure"].to_dict().keys() == found["maximal_lr"].to_dict().keys()
+    for result in found.values():
+        names = "lr bracket interval safe_lr seeds success trials history notes cost settings"
+        assert all(getattr(result, name) is not None for name in names.split())
+        assert result.warnings == result.notes
+        assert result.cost.steps == result.cost["steps"] == dict(result.cost)["steps"]
+        assert result.settings["batch_size"] == 32
+        assert result.environment["torch"] == torch.__version__
+        text = str(result)
+        assert text.count("η* = ") == 1
+        line = next(line for line in text.splitlines() if line.startswith("η* = "))
+        assert float(line.split()[2].rstrip(",")) == pytest.approx(result.lr, rel=1e-3)
+        for told in ("accuracy", "0.5", "48 steps"):
+            assert told in text
+        assert result.plot().get_xlabel() == "learning rate η"
+    assert "Sequential" in str(found["maximal_lr"])
+
+
+def test_settings_are_those_that_were_used() -> None:
+    """The loader's batch size, and every option of the loss and the optimizer."""
+    digits = etastar.load("digits", train_size=320, val_size=100)
+    train = torch.utils.data.TensorDataset(digits.x_train, digits.y_train)
+    found = etastar.maximal_lr(
+        torch.nn.Linear(64, 10),
+        torch.utils.data.DataLoader(train, 20),
+        (digits.x_val, digits.y_val),
+        loss_fn=torch.nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1),
+        optimizer=functools.partial(torch.optim.SGD, momentum=0.9, weight_decay=0.01),
+        **{"threshold": 0.5, "seeds": 1, "resolution": 0.9, "start_lr": 1e-4, "progress": False},
+    )
+    assert found.settings["batch_size"] == 20
+    assert found.settings["loss"] == "CrossEntropyLoss(reduction='sum', label_smoothing=0.1)"
+    options = found.settings["optimizer_options"]
+    assert (options["momentum"], options["weight_decay"]) == (0.9, 0.01)
+    assert json.loads(found.to_json())["settings"]["optimizer_options"]["momentum"] == 0.9
+
+
+def test_options_without_effect_are_refused_for_a_model_too() -> None:
+    digits = etastar.load("digits", train_size=320)
+    batches = list(zip(digits.x_train.split(20), digits.y_train.split(20), strict=True))
+    with pytest.raises(ConfigError, match="batch_size=7 has no effect"):
+        etastar.maximal_lr(torch.nn.Linear(64, 10), batches, batch_size=7)
+    with pytest.raises(ConfigError, match="loss_fn has no effect beside step_fn"):
+        etastar.maximal_lr(
+            torch.nn.Linear(64, 10), batches, loss_fn=torch.nn.MSELoss(), step_fn=lambda m, b: m
+        )
+
+
+def test_a_warning_carries_its_reason_and_points_at_the_caller() -> None:
+    digits = etastar.load("digits", train_size=320, val_size=100)
+    model = torch.nn.Linear(64, 10)
+    with pytest.warns(etastar.NotBracketedWarning, match="trained at no rate") as caught:
+        etastar.maximal_lr(
+            model,
+            digits,
+            from_checkpoint=model.state_dict(),
+            **{"threshold": 0.999, "seeds": 1, "resolution": 0.9, "progress": False},
+        )
+    assert caught[0].filename == __file__
+
+
+def test_options_are_named_in_the_words_of_the_entry(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python's words in Python, the command's on the command line, in notes and in errors."""
+    options = {"width": 8, "depth": 1, "seeds": 1, "max_steps": 20, "threshold": 0.99}
+    told = " ".join(etastar.measure(**options).notes)
+    assert "`epochs`" in told
+    assert "--" not in told
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
+    assert main(["measure", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "--epochs" in printed
+    assert "`" not in printed
+    assert main(["measure", "--from-lr=0.1"]) == 2
+    assert "--from-lr has no effect without --from-step" in capsys.readouterr().err

@@ -14,6 +14,8 @@ from etastar.search.base import SeedResult
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
+    from etastar.search.curve_blocks import CurveResult
+    from etastar.search.curve_remarks import Remark
 
 MOST_NAMED = 5
 """Seeds that a note names."""
@@ -46,6 +48,34 @@ def advice(
             "is not sharp. To train, take half of η*."
         )
     return [note for note in notes if note]
+
+
+def curve_advice(problem: Problem, found: CurveResult) -> list[str]:
+    """Return the notes to a success curve: what is unusual, what ended η*, what is missing.
+
+    Args:
+        problem: What was trained.
+        found: The curve.
+    """
+    notes = [_remark_in_words(problem, remark) for remark in found.remarks]
+    if found.eta_star.set_by == "budget":
+        notes.append(
+            "runs above η* were not unstable, only too slow for the budget: η* is set by the "
+            "budget. Compare a longer one (`epochs`)."
+        )
+    return notes
+
+
+def _remark_in_words(problem: Problem, remark: Remark) -> str:
+    """Return a remark with what would have helped in the run at hand."""
+    text = remark.text
+    for name in ("end_lr", "start_lr"):
+        text = text.replace(f" {name}", f" `{name}`")
+    text = text.replace("cap of trials", "cap of `trials`").replace(
+        "cap on budgets", "cap on `budgets`"
+    )
+    text = text.replace("raise the budget", "lengthen the budget (`epochs`)")
+    return text.replace("Raise the budget", "Lengthen the budget (`epochs`)")
 
 
 def order_note(problem: Problem, starts: Sequence[Start]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from etastar.data import Dataset
-from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.machine import device_named
 from etastar.problem.networks import Network
 from etastar.problem.own_model import OwnModel
@@ -19,7 +19,13 @@ from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem, of_network
 from etastar.result import Result
 from etastar.run import Progress, progress_line, run
-from etastar.search.search import Search
+from etastar.search.search import (
+    OF_THE_CURVE,
+    RESOLUTION,
+    STRATEGY_NAMES,
+    Search,
+    chosen_strategy,
+)
 from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, Settings
 
 SCAN_RATIO = 1.6
@@ -211,10 +217,10 @@ def maximal_lr(
     epochs: float = 1,
     batch_size: int | None = None,
     eval_every: int | None = None,
-    seeds: int | Sequence[int] = 3,
+    seeds: int | Sequence[int] | None = None,
     start_lr: float = 1e-5,
     end_lr: float = 10.0,
-    resolution: float = 0.05,
+    resolution: float | None = None,
     step_fn: Callable[..., Any] | None = None,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -222,12 +228,20 @@ def maximal_lr(
     higher_is_better: bool | None = None,
     engine: str = "auto",
     from_checkpoint: Mapping[str, Any] | None = None,
+    strategy: str | None = None,
+    precision: float | None = None,
+    trials: int | None = None,
+    budgets: float | None = None,
+    confirm: int | None = None,
+    round_size: int | None = None,
+    slow_edge: bool = False,
+    first_seed: int = 0,
 ) -> Result:
     """Measure the largest constant learning rate that a model can start training with.
 
     Every rate trains a fresh copy of the same model on the same batches with a new optimizer and
     the same random numbers; it *trains* if the metric touches the threshold within the budget. The
-    largest such rate is bracketed for each seed to `resolution`. Nothing that is passed in changes.
+    rate at which half of fresh seeds do is η*. Nothing that is passed in changes.
 
     Args:
         model: A module, which is copied, or a factory seed → module, called under random streams
@@ -247,10 +261,11 @@ def maximal_lr(
         batch_size: For tensors and data sets, 128 if None; loaders come as they are. A smaller last
             batch of training tensors is dropped.
         eval_every: Steps between evaluations; None is once per epoch, and at the end.
-        seeds: How many, or which.
+        seeds: How many, or which, each with a bracket of its own; given, it means the strategy
+            `section`, which takes 3 by default.
         start_lr: Lower end of the range searched.
         end_lr: Upper end.
-        resolution: Relative width of a bracket.
+        resolution: Relative width of a bracket, 0.05 by default; given, it means `section` too.
         step_fn: Maps `(model, batch)` to the loss, a scalar tensor, for models whose step is not
             `loss_fn(model(inputs), targets)`. Do not call `backward()` or `step()` in it.
         device: Where to train; None where the model is.
@@ -261,9 +276,20 @@ def maximal_lr(
         from_checkpoint: A state dict of the model to start from, or `{"model": ..., "optimizer":
             ...}` of both. If the metric already meets the threshold there, it must still, or
             again, at the end of the budget.
+        strategy: `"curve"` (the default): p(η), the probability that a fresh seed trains, and a
+            rate inside its window that fresh seeds confirm. `"section"` and `"bisection"` bracket
+            η* of each seed.
+        precision: Under `curve`, the 95 % interval of η* reaches at most the factor 1 + precision
+            to either side; 0.2 if None.
+        trials: Most whole trials of the curve; 120 if None.
+        budgets: Most steps, in whole trainings, everything included; no cap if None.
+        confirm: Fresh seeds that train at the recommended rate, 0 for none; 10 if None.
+        round_size: Trials that are placed at once; 4 if None.
+        slow_edge: Whether the rates that are too slow for the budget are looked for, too.
+        first_seed: The first seed; the others follow.
 
     Returns:
-        η* with its bracket, the safe rate, every seed and every trial.
+        η* with its interval, the success curve and the recommended rate, or every seed's bracket.
 
     Raises:
         ModelError: Model, data, loss, optimizer and metric do not fit together; says what to do.
@@ -287,14 +313,7 @@ def maximal_lr(
         with progress_line(progress) as show:
             found = run(
                 problem,
-                Search(
-                    tuple(asked.seed_list),
-                    start_lr,
-                    end_lr,
-                    resolution,
-                    scan_ratio=SCAN_RATIO,
-                    apart=True,
-                ),
+                _own_search(asked),
                 heading=own_heading(name, problem),
                 data={"name": train_data.name if isinstance(train_data, Dataset) else None},
                 engine=engine,
@@ -311,6 +330,28 @@ def maximal_lr(
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=2)
     return found
+
+
+MODEL_DEFAULTS = {"precision": 0.2, "trials": 120, "confirm": 10, "round_size": 4}
+"""Of the curve of a user's model, whose trials cost more than those of our networks."""
+
+
+def _own_search(asked: OwnModel) -> Search:
+    """Return how η* of a user's model is looked for.
+
+    Raises:
+        ConfigError: An option has no effect beside another.
+    """
+    given = {name: getattr(asked, name) for name in OF_THE_CURVE}
+    if asked.strategy is not None and asked.strategy not in STRATEGY_NAMES:
+        raise unknown_name("strategy", str(asked.strategy), STRATEGY_NAMES)
+    strategy = chosen_strategy(asked.strategy, asked.seeds, asked.resolution, given)
+    ends, seeds = (asked.start_lr, asked.end_lr), tuple(asked.seed_list)
+    if strategy == "curve":
+        options = {k: v for k, v in given.items() if v is not None}
+        return Search(*ends, strategy, seeds[:1], None, **(MODEL_DEFAULTS | options))
+    resolution = asked.resolution or RESOLUTION
+    return Search(*ends, strategy, seeds, resolution, scan_ratio=SCAN_RATIO, apart=True)
 
 
 def own_heading(name: str, problem: Problem) -> str:

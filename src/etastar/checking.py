@@ -1,50 +1,108 @@
-"""Numbers given by a caller, refused in one line where they cannot be meant."""
+"""Checks of numbers and names that a caller gives; every message is `NAME must be ..., got ...`.
+
+NumPy's numbers count as Python's do. Booleans are no numbers, and neither are strings. Each check
+returns the value as Python's own number, so that it can be written to JSON.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from numbers import Integral, Real
 from typing import Any
 
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, unknown_name
+
+MOST = 2**63 - 1
+"""The largest whole number that PyTorch and NumPy hold."""
 
 
-def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
-    """Refuse a tolerance, budget or seed that is none.
-
-    Raises:
-        ConfigError: One of them is out of range.
-    """
-    if not is_number(tol) or not 0 < tol < 1:
-        raise ConfigError(f"tol must be above 0 and below 1; got {tol!r}.")
-    check_whole("max_iter", max_iter)
-    check_whole("seed", seed, least=0)
+def is_whole(value: Any) -> bool:
+    """Check that the value is a whole number by its type; 2.0 is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`, below 2**63.
+def is_number(value: Any) -> bool:
+    """Check that the value is a real number, finite or not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_ratio(value: Any) -> bool:
+    """Check that the value is a finite number that is not negative."""
+    return bool(is_number(value) and 0 <= value < math.inf)
+
+
+def check_whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    """Return the value as an int; raise if it is no whole number from `least` to `most`.
 
     Raises:
         ConfigError: It is not.
     """
     if not is_whole(value):
-        raise ConfigError(f"{name} must be a whole number; got {value!r}.")
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}; got {value!r}.")
-    if value >= 2**63:
-        raise ConfigError(f"{name} must be below 2**63; got {value!r}.")
+        expected = "a whole number"
+    elif value < least:
+        expected = f"at least {least}"
+    elif value > most:
+        expected = "below 2**63" if most == MOST else f"at most {most}"
+    else:
+        return int(value)
+    raise ConfigError(f"{name} must be {expected}, got {value!r}.")
 
 
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number by its type; truth values are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+def check_number(
+    name: str, value: Any, *, above: float | None = None, below: float | None = None
+) -> float:
+    """Return the value as a float; raise if it is no finite number between the bounds, exclusive.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    low = -math.inf if above is None else above
+    high = math.inf if below is None else below
+    if is_number(value) and low < value < high:
+        return float(value)
+    expected = [] if low > -math.inf and high < math.inf else ["finite"]
+    expected += [] if above is None else [f"above {above:g}"]
+    expected += [] if below is None else [f"below {below:g}"]
+    raise ConfigError(f"{name} must be {' and '.join(expected)}, got {value!r}.")
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a real number, finite or not; truth values are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+def check_positive(name: str, value: Any) -> float:
+    """Return the value as a float; raise if it is no finite number above 0.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    return check_number(name, value, above=0)
 
 
-def is_ratio(value: Any) -> bool:
-    """Whether it is a finite number that is not negative."""
-    return bool(is_number(value) and 0 <= value < math.inf)
+def check_ratio(name: str, value: Any) -> float:
+    """Return the value as a float; raise if it is no finite number of at least 0.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not is_ratio(value):
+        raise ConfigError(f"{name} must be a number, finite and not negative, got {value!r}.")
+    return float(value)
+
+
+def check_choice(kind: str, value: Any, known: Collection[str]) -> None:
+    """Raise if the value is not one of the known names; the message has the nearest one.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(kind, str(value), known)
+
+
+def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
+    """Raise if the tolerance is not between 0 and 1, the budget below 1, or the seed below 0.
+
+    Raises:
+        ConfigError: One of them is.
+    """
+    check_number("tol", tol, above=0, below=1)
+    check_whole("max_iter", max_iter)
+    check_whole("seed", seed, least=0)

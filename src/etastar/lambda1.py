@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from statistics import fmean, median, stdev
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError, EtaStarError
+from etastar.search.search import OF_THE_CURVE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from etastar.curvature.graphs import Kind
     from etastar.curvature.initialisations import SeedSharpness
     from etastar.data import Dataset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from etastar.settings import Settings
 
 SCHEMA_VERSION = 1
-"""Of the JSON form; raised whenever a key changes its meaning or goes away."""
+"""The version of the JSON form; it rises whenever a key changes its meaning or goes away."""
 
 WIDE = 16
 """Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
@@ -38,7 +38,15 @@ UNPROVED = {
     **dict.fromkeys(("lower_proved", "upper_proved", "upper_trace")),
     **dict.fromkeys(("lower_label", "upper_label"), "asymptotic"),
 }
-"""What becomes of bounds where the proofs do not hold."""
+"""These take the place of bounds where the proofs do not hold."""
+
+DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
+"""Options that say how a named data set is loaded."""
+SEARCH_OPTIONS = {
+    *("optimizer", "momentum", "batch_size", "threshold", "epochs", "max_steps", "eval_every"),
+    *("criterion", "resolution", "start_lr", "end_lr", "strategy", *OF_THE_CURVE),
+}
+"""Options that only a search for η* uses."""
 
 NORMALISATION = {
     "mse": "half the squared distance to the one-hot target, summed over outputs, mean over "
@@ -53,21 +61,22 @@ class Sharpness:
 
     Attributes:
         heading: What was measured, in one line.
-        lambda1: Of λ1 of the matrix itself: median over seeds with its 95 % interval, and the mean
-            with its standard error.
-        preconditioned: The same of `D^½ H D^½`, D the layers' learning-rate ratios.
-        seeds: By seed.
-        gauss_newton: `lambda1` and `preconditioned` as above, of the Gauss-Newton matrix: for the
-            Hessian measured beside it, as the Hessian does not see the kinks of ReLU. And `bounds`,
-            those on this matrix, some of them proved.
-        gauss_newton_seeds: By seed, of the Gauss-Newton matrix.
-        bounds: On the preconditioned λ1, and its prediction from the data; values None where
-            there is no theory.
+        lambda1_plain: λ1 of the matrix itself over seeds: the median with its 95 % interval, and
+            the mean with its standard error.
+        lambda1_preconditioned: The same for `D^½ H D^½`, where D holds the layers' learning-rate
+            ratios.
+        seeds: The values by seed.
+        gauss_newton: `lambda1_plain` and `lambda1_preconditioned` as above for the Gauss-Newton
+            matrix, which is measured beside the Hessian, as the Hessian does not see the kinks of
+            ReLU. And `bounds`: those on this matrix, some of them proved.
+        gauss_newton_seeds: The values of the Gauss-Newton matrix by seed.
+        bounds: The bounds on the preconditioned λ1 of the matrix asked for, and its prediction from
+            the data; values are None where there is no theory.
         bounds_note: Why there is none.
         reference_rates: 2, 4 and 12 over the median preconditioned λ1.
         eta_star: As in `etastar.Result`; None if it was not asked for.
-        eta_star_seeds: By seed, status and bracket of the search for η*; None likewise.
-        eta_star_times_lambda1: Median over bracketed seeds of η* times preconditioned λ1.
+        eta_star_seeds: Status and bracket of the search for η* by seed; None likewise.
+        eta_star_times_lambda1: The median over bracketed seeds of η* times preconditioned λ1.
         conventions: Everything that the numbers depend on.
         cost: Curvature-vector products on all samples, and seconds of wall-clock time.
         environment: Versions, device, threads.
@@ -75,8 +84,8 @@ class Sharpness:
     """
 
     heading: str
-    lambda1: dict[str, float | None]
-    preconditioned: dict[str, float | None]
+    lambda1_plain: dict[str, float | None]
+    lambda1_preconditioned: dict[str, float | None]
     seeds: dict[int, SeedSharpness]
     gauss_newton: dict[str, dict[str, Any]]
     gauss_newton_seeds: dict[int, SeedSharpness]
@@ -91,21 +100,31 @@ class Sharpness:
     environment: dict[str, Any]
     warnings: tuple[str, ...]
 
+    @property
+    def lambda1(self) -> dict[str, float | None]:
+        """`lambda1_plain` by its old name."""
+        return self.lambda1_plain
+
+    @property
+    def preconditioned(self) -> dict[str, float | None]:
+        """`lambda1_preconditioned` by its old name."""
+        return self.lambda1_preconditioned
+
     def to_dict(self) -> dict[str, Any]:
-        """As strict JSON: None, never NaN."""
-        record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """The result as strict JSON: None, never NaN."""
+        record = {"schema_version": SCHEMA_VERSION, **_with_old_names(asdict(self))}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
         record["seeds"] = [
             {
                 "seed": seed,
-                **asdict(row),
-                "gauss_newton": beside[seed],
-                "eta_star": brackets and _bracket(brackets[seed]),
+                **_with_old_names(row),
+                "gauss_newton": _with_old_names(beside[seed]),
+                "eta_star": brackets and brackets[seed],
             }
-            for seed, row in self.seeds.items()
+            for seed, row in record["seeds"].items()
         ]
-        record["warnings"] = list(self.warnings)
-        return record
+        strict: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
+        return strict
 
 
 def measure_sharpness(
@@ -120,7 +139,7 @@ def measure_sharpness(
     on_progress: Callable[[str, int], None] | None = None,
     **options: Any,
 ) -> Sharpness:
-    """λ1 at initialisation of the networks that `etastar.measure` would train, with its bounds.
+    """Measure λ1 at initialisation of the networks that `etastar.measure` would train.
 
     Args:
         network: An architecture; None builds one from the options.
@@ -133,7 +152,8 @@ def measure_sharpness(
         with_eta_star: Measure η* of the same networks too.
         on_progress: Called after every product and every trial with what is being computed, and
             how many seeds are done with it.
-        **options: Any field of `etastar.settings.Settings`.
+        **options: Any field of `etastar.settings.Settings`; those of the search for η* only
+            together with `with_eta_star`.
 
     Returns:
         λ1 by seed and over seeds, beside its bounds, with all that is needed to repeat it.
@@ -145,13 +165,13 @@ def measure_sharpness(
     import torch
 
     from etastar.api import checked_settings
+    from etastar.curvature.initialisations import initial_sharpness
     from etastar.machine import device_named, environment, use_threads
 
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
     settings = checked_settings(network, dataset, options)
-    if settings.from_step:
-        raise ConfigError("from_step: λ1 is measured at initialisation; leave it out.")
+    _check_in_use(options, isinstance(dataset, str), with_eta_star)
     network = network or settings.network()
     device = device_named(settings.device)
     if isinstance(dataset, str):
@@ -165,51 +185,56 @@ def measure_sharpness(
             f"{samples}"
         )
     count = min(samples or settings.train_size or MOST_SAMPLES, available)
-    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    settings = settings.bracketing()  # λ1 and η* are of the same initialisations
+    seeds = range(settings.first_seed, settings.first_seed + (settings.seeds or 0))
     dtype = getattr(torch, settings.dtype)
+
+    def report(matrix: str, done: int, products: int) -> None:
+        say(f"λ1 ({matrix}), product {products}", done)
+
+    kinds: tuple[Kind, ...] = (kind, "gauss-newton")
     with use_threads(settings.threads) as threads:
-        of_kind = _both_matrices(
-            *(network, dataset, seeds, kind, say),
-            loss=settings.loss,
-            samples=count,
-            tol=tol,
-            max_iter=max_iter,
-            dtype=dtype,
-            device=device,
-        )
+        of_kind = {
+            matrix: initial_sharpness(
+                *(network, dataset, seeds),
+                loss=settings.loss,
+                kind=matrix,
+                samples=count,
+                tol=tol,
+                max_iter=max_iter,
+                dtype=dtype,
+                device=device,
+                on_progress=report,
+            )
+            for matrix in dict.fromkeys(kinds)
+        }
     say("bounds", len(seeds))
-    found = of_kind[kind]
-    beside = of_kind["gauss-newton"]
-    plain, middle = _over_seeds(found, "lambda1"), _over_seeds(found, "preconditioned")
-    top = middle["median"]
+    over = {matrix: _over_seeds(found) for matrix, found in of_kind.items()}
+    top = over[kind]["lambda1_preconditioned"]["median"]
     proved, note = _bounds(network, dataset, count, settings.loss)
-    bounds = proved if kind == "gauss-newton" or note else proved | UNPROVED
     notes = tuple(_warnings(of_kind, max_iter))
     if not note:
         notes += _beyond(network)
-    measured = _eta_star(network, dataset, options, say) if with_eta_star else None
+    measured = _eta_star(network, dataset, settings, say) if with_eta_star else None
     if measured:
         notes += measured.warnings
     return Sharpness(
         heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
         f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
         f"of {dataset.name}",
-        lambda1=plain,
-        preconditioned=middle,
-        seeds=found,
-        gauss_newton={
-            "lambda1": _over_seeds(beside, "lambda1"),
-            "preconditioned": _over_seeds(beside, "preconditioned"),
-            "bounds": proved,
-        },
-        gauss_newton_seeds=beside,
-        bounds=bounds,
+        **over[kind],
+        seeds=of_kind[kind],
+        gauss_newton=_with_old_names({**over["gauss-newton"], "bounds": proved}),
+        gauss_newton_seeds=of_kind["gauss-newton"],
+        bounds=proved if kind == "gauss-newton" or note else proved | UNPROVED,
         bounds_note=note,
         reference_rates={f"{c}/λ1": c / top if top else None for c in CLASSICAL_RATES},
         eta_star=measured.to_dict()["eta_star"] if measured else None,
         eta_star_seeds=measured.seeds if measured else None,
-        eta_star_times_lambda1=_eta_star_times_lambda1(measured, found) if measured else None,
-        conventions=_conventions(network, dataset, settings, kind, count, tol),
+        eta_star_times_lambda1=_eta_star_times_lambda1(measured, of_kind[kind])
+        if measured
+        else None,
+        conventions=_with_old_names(_conventions(network, dataset, settings, kind, count, tol)),
         cost={
             "products": sum(r.products for rows in of_kind.values() for r in rows.values()),
             "seconds": round(time.perf_counter() - started, 3),
@@ -219,33 +244,43 @@ def measure_sharpness(
     )
 
 
-def _both_matrices(
-    network: Network,
-    data: Dataset,
-    seeds: range,
-    kind: Kind,
-    say: Callable[[str, int], None],
-    **solver: Any,
-) -> dict[str, dict[int, SeedSharpness]]:
-    """λ1 by seed: of the matrix asked for, and of the Gauss-Newton matrix beside it."""
-    from etastar.curvature.initialisations import initial_sharpness
+def _check_in_use(options: Mapping[str, Any], named: bool, with_eta_star: bool) -> None:
+    """Raise if an option would have no effect.
 
-    def report(matrix: str, done: int, products: int) -> None:
-        say(f"λ1 ({matrix}), product {products}", done)
-
-    kinds: tuple[Kind, ...] = (kind, "gauss-newton")
-    return {
-        matrix: dict(
-            initial_sharpness(network, data, seeds, kind=matrix, on_progress=report, **solver)
+    Args:
+        options: As they were given.
+        named: Whether the data set was given by its name.
+        with_eta_star: Whether η* is measured too.
+    """
+    given = {name for name, value in options.items() if value is not None}
+    if options.get("from_step") or "from_lr" in given:
+        names = ", ".join(sorted(given & {"from_step", "from_lr"}))
+        raise ConfigError(f"{names}: λ1 is measured at initialisation; leave it out.")
+    if unused := set() if named else given & DATA_OPTIONS:
+        raise ConfigError(
+            f"{', '.join(sorted(unused))}: the data set was given as an object; load it with "
+            "etastar.load(name, ...) and this option, or give samples."
         )
-        for matrix in dict.fromkeys(kinds)
+    if unused := set() if with_eta_star else given & SEARCH_OPTIONS:
+        raise ConfigError(
+            f"{', '.join(sorted(unused))}: only the search for η* uses this; give `with_eta_star`, "
+            "or leave it out."
+        )
+
+
+def _with_old_names(record: dict[str, Any]) -> dict[str, Any]:
+    """Add the old names `lambda1` and `preconditioned` to a record."""
+    old = {
+        "lambda1": record["lambda1_plain"],
+        "preconditioned": record["lambda1_preconditioned"],
     }
+    return record | old
 
 
 def _conventions(
     network: Network, data: Dataset, settings: Settings, kind: str, count: int, tol: float
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on, and what they are of; `count` samples."""
+    """Record everything that the numbers depend on, and what they describe."""
     return {
         "kind": kind,
         "loss": settings.loss,
@@ -255,13 +290,16 @@ def _conventions(
         "dtype": settings.dtype,
         "network": network.model_dump(),
         "data": {"name": data.name, "classes": data.classes, **data.provenance},
-        "lambda1": "of the matrix itself",
-        "preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the input)",
+        "lambda1_plain": "of the matrix itself",
+        "lambda1_preconditioned": "of D^½ H D^½, D the layers' learning-rate ratios (κ on the "
+        "input)",
         "bounds": "lower and upper: on the mean over initialisations of the preconditioned λ1 "
         "of the Gauss-Newton matrix; kernel_prediction: of its median. For the Hessian they "
         "leave out the rest term H − G, and nothing is proved.",
         "bounds_samples": min(count, MOST_SAMPLES),
-        "bounds_samples_are": _bounds_samples(count),
+        "bounds_samples_are": "all samples"
+        if count <= MOST_SAMPLES
+        else "drawn at random (seed 0): nothing is proved of the loss over all samples",
         "residual": "some eigenvalue lies within the residual of λ1, which is a lower bound",
         "gauss_newton": "the same of the Gauss-Newton matrix",
         "kinks": "the Hessian of a ReLU network by autograd does not see its kinks; the "
@@ -269,16 +307,12 @@ def _conventions(
     }
 
 
-def _over_seeds(found: dict[int, SeedSharpness], name: str) -> dict[str, float | None]:
-    """Of a field over seeds: median with its 95 % interval, mean with its standard error."""
-    from etastar.curvature.initialisations import median_interval
+def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, dict[str, float | None]]:
+    """Summarise both λ1 over seeds, by name."""
+    from etastar.curvature.initialisations import over_seeds
 
-    values = [getattr(row, name) for row in found.values()]
-    summary = dict(zip(("median", "ci_low", "ci_high"), median_interval(values), strict=True))
-    known = summary["median"] is not None
-    summary["mean"] = fmean(values) if known else None
-    spread = stdev(values) / math.sqrt(len(values)) if known and len(values) > 1 else None
-    return summary | {"mean_standard_error": spread}
+    names = ("lambda1_plain", "lambda1_preconditioned")
+    return {name: over_seeds([getattr(row, name) for row in found.values()]) for name in names}
 
 
 def _size(network: Network) -> str:
@@ -289,73 +323,50 @@ def _size(network: Network) -> str:
 def _bounds(
     network: Network, data: Dataset, count: int, loss: str
 ) -> tuple[dict[str, Any], str | None]:
-    """Bounds on λ1 of the Gauss-Newton matrix and their labels, or why there are none."""
+    """Compute bounds on λ1 of the Gauss-Newton matrix with labels, or say why there are none."""
+    import torch
+
     from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
 
-    x = data.x_train[:count]
-    if count > MOST_SAMPLES:
-        x = x[_drawn(count)]
+    x, some = data.x_train[:count], count > MOST_SAMPLES
+    if some:  # drawn: in MNIST two kinds of writers alternate, and every second sample gave a
+        # kernel prediction 12 % below that of all
+        generator = torch.Generator().manual_seed(0)
+        x = x[torch.randperm(count, generator=generator)[:MOST_SAMPLES].sort().values]
     try:
         found = sharpness_bounds(network, x, data.classes, loss=loss, kind="gauss-newton")
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
-    bounds = asdict(found)
-    if count > MOST_SAMPLES:
-        bounds |= UNPROVED  # of the loss over a part of the samples nothing follows for all
-    return bounds, None
-
-
-def _drawn(count: int) -> Tensor:
-    """Which of so many samples the bounds and the kernel use, `[MOST_SAMPLES]`, ascending.
-
-    Drawn at random, since data sets have an order: in MNIST two kinds of writers alternate, and
-    every second sample gave a kernel prediction 12 % below that of all.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    return torch.randperm(count, generator=generator)[:MOST_SAMPLES].sort().values
-
-
-def _bounds_samples(count: int) -> str:
-    if count <= MOST_SAMPLES:
-        return "all samples"
-    return "drawn at random (seed 0): nothing is proved of the loss over all samples"
+    # from the loss over a part of the samples nothing follows for all
+    return asdict(found) | (UNPROVED if some else {}), None
 
 
 def _eta_star(
-    network: Network, data: Dataset, options: dict[str, Any], say: Callable[[str, int], None]
+    network: Network, data: Dataset, settings: Settings, say: Callable[[str, int], None]
 ) -> Result:
     """η* of the same networks."""
-    from etastar.api import measure
-    from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS
+    from etastar.api import measured
 
-    return measure(
-        *(network, data),
+    return measured(
+        *(network, data, settings),
         on_progress=lambda now: say(
             f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done
         ),
-        **{k: v for k, v in options.items() if k not in NETWORK_OPTIONS | DATA_OPTIONS},
     )
 
 
 def _eta_star_times_lambda1(measured: Result, found: dict[int, SeedSharpness]) -> float | None:
     """The median of η*·λ1 over bracketed seeds; None where η* of the network is."""
     products = [
-        math.sqrt(result.lo * result.hi) * row.preconditioned
+        math.sqrt(result.lo * result.hi) * row.lambda1_preconditioned
         for seed, result in measured.seeds.items()
-        if (row := found[seed]).preconditioned and result.lo and result.hi
+        if (row := found[seed]).lambda1_preconditioned and result.lo and result.hi
     ]
     return median(products) if products and measured.eta_star.median is not None else None
 
 
-def _bracket(result: dict[str, Any]) -> dict[str, Any]:
-    """A seed's search for η*, as `etastar measure --json` writes it."""
-    return {**result, "re_entries": list(result["re_entries"])}
-
-
 def _beyond(network: Network) -> tuple[str, ...]:
-    """A note where the estimates are asked for a network that is too narrow for them."""
+    """Say so if the network is too narrow for the estimates."""
     fields = network.model_dump()
     width, depth = fields["width"], fields["depth"]
     if width >= WIDE * depth:
@@ -366,14 +377,14 @@ def _beyond(network: Network) -> tuple[str, ...]:
     )
 
 
-def _warnings(of_kind: dict[str, dict[int, SeedSharpness]], max_iter: int) -> list[str]:
+def _warnings(of_kind: Mapping[Kind, Mapping[int, SeedSharpness]], max_iter: int) -> list[str]:
     notes = []
     for kind, found in of_kind.items():
-        known = {seed: row for seed, row in found.items() if row.preconditioned is not None}
+        known = {seed: row for seed, row in found.items() if row.lambda1_preconditioned is not None}
         if missed := [seed for seed, row in known.items() if not row.converged]:
             notes.append(
                 f"{kind}: seeds {', '.join(map(str, missed))} did not converge within {max_iter} "
-                "products: their λ1 is a lower bound only. Raise --max-iter or --tol."
+                "products: their λ1 is a lower bound only. Raise `max_iter` or `tol`."
             )
         if lost := [seed for seed in found if seed not in known]:
             notes.append(

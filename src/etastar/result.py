@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.problem.trial import Outcome, Recipe, Trial
 from etastar.search.base import SeedResult, Status
+from etastar.search.curve_blocks import (
+    CurveBlock,
+    CurvePoint,
+    CurveResult,
+    LocatedRun,
+    Recommended,
+    WindowBlock,
+)
 from etastar.search.estimate import EtaStar, Spread, SuccessAt, middle_bracket
 
 if TYPE_CHECKING:
@@ -36,14 +44,16 @@ class Cost:
     """What a measurement took; fields can be read by key, too.
 
     Attributes:
-        trials: Trials that the searches used.
-        steps: Optimizer steps of these trials, summed.
+        trials: Whole trials that the search used, confirming ones included.
+        steps: Optimizer steps of these trials and of partial ones, summed.
         seconds: Wall-clock time.
+        budgets: Steps ÷ steps of one budget: the same in whole trainings.
     """
 
     trials: int
     steps: int
     seconds: float
+    budgets: float
 
     def __getitem__(self, name: str) -> Any:
         """Return the field of that name."""
@@ -105,11 +115,12 @@ class Result:
         network: The architecture; None for a model of the user's.
         recipe: How it trained; None for a model of the user's.
         reason: Why there is no η*; None if there is one.
+        found: What the strategy `curve` found; None under the others.
     """
 
     eta_star: EtaStar
     seeds: dict[int, SeedResult]
-    success: list[SuccessAt]
+    success: list[SuccessAt] | list[CurvePoint]
     trials: dict[Trial, Outcome] = field(repr=False)
     heading: str
     varies: str
@@ -127,6 +138,32 @@ class Result:
     network: Network | None = None
     recipe: Recipe | None = None
     reason: str | None = None
+    found: CurveResult | None = None
+
+    @property
+    def curve(self) -> CurveBlock | None:
+        """The success curve p(η), with its edges; None under the strategies that bracket seeds."""
+        return self.found.curve if self.found else None
+
+    @property
+    def window(self) -> WindowBlock | None:
+        """The rates with p ≥ 0.95; None likewise."""
+        return self.found.window if self.found else None
+
+    @property
+    def recommended(self) -> Recommended | None:
+        """The rate to train with, and how fresh seeds fared at it; None where none was found."""
+        return self.found.recommended if self.found else None
+
+    @property
+    def recommended_lr(self) -> float | None:
+        """The rate to train with."""
+        return self.recommended.lr if self.recommended else None
+
+    @property
+    def located(self) -> tuple[LocatedRun, ...]:
+        """The partial runs that located the window."""
+        return self.found.located if self.found else ()
 
     @property
     def lr(self) -> float | None:
@@ -142,25 +179,37 @@ class Result:
     @property
     def safe_lr(self) -> float | None:
         """A lower rate that allows for the spread over seeds: see `EtaStar.safe`."""
-        return self.eta_star.safe if self.lr else None
+        return self.eta_star.safe
 
     @property
     def status(self) -> Status:
-        """`bracketed`, `all-trained` or `none-trained`, of the median seed."""
+        """`bracketed`, `all-trained` or `none-trained`: of the median seed, or of the curve."""
+        if self.found:
+            peak = self.found.curve.p_max
+            if self.lr:
+                return "bracketed"
+            return "all-trained" if peak and peak.p > HALF else "none-trained"
         return middle_bracket(list(self.seeds.values()))[0]
 
     @property
     def bracket(self) -> tuple[float | None, float | None]:
         """The bracket of the median seed, for an even number the geometric mean of two.
 
-        `(end_lr, None)` if all of the range trains, `(None, None)` if none of it.
+        `(end_lr, None)` if all of the range trains, `(None, None)` if none of it. Under `curve`,
+        which brackets no seed, it is the interval of η*.
         """
+        if self.found and self.lr:
+            return self.eta_star.ci_low, self.eta_star.ci_high
+        if self.found:
+            return (self.search["end_lr"], None) if self.status == "all-trained" else (None, None)
         status, lo, hi = middle_bracket(list(self.seeds.values()))
         return (self.search["end_lr"], None) if status == "all-trained" else (lo, hi)
 
     @property
     def set_by(self) -> str | None:
         """What ends most brackets: `stability` (divergence, death), `budget`, or None."""
+        if self.found:
+            return self.found.eta_star.set_by
         reasons = [seed.hi_outcome for seed in self.seeds.values() if seed.hi_outcome]
         if not reasons:
             return None
@@ -200,7 +249,6 @@ class Result:
         own = self.recipe.criterion.model_dump() if self.recipe else self.settings
         criterion = {name: own.get(name) for name in names}
         criterion["kind"] = self.settings["criterion"]
-        own_seeds = {trial: o for trial, o in self.trials.items() if self._is_own(trial)}
         shown = ("loss", "optimizer", "optimizer_options", "batch_size", "from_step", "from_lr")
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -215,8 +263,10 @@ class Result:
                     "step": outcome.step,
                     "accuracy": outcome.metric if accuracy else None,
                     "metric": outcome.metric,
+                    "cause": outcome.cause,
+                    "held": outcome.held,
                 }
-                for trial, outcome in own_seeds.items()
+                for trial, outcome in self.own_trials.items()
             ],
             "network": self._described_network(),
             "training": self.recipe.model_dump(exclude={"criterion"})
@@ -228,6 +278,10 @@ class Result:
             "cost": asdict(self.cost),
             "environment": self.environment,
             "warnings": self.notes,
+            "curve": self.curve and asdict(self.curve),
+            "window": self.window and asdict(self.window),
+            "recommended": self.recommended and asdict(self.recommended),
+            "located": [asdict(run) for run in self.located],
             **{name: getattr(self, name) for name in OF_A_MODEL},
             "spread": asdict(self.spread),
             "history": [asdict(trial) for trial in self.history],
@@ -235,10 +289,10 @@ class Result:
         ready: dict[str, Any] = json_ready(record)
         return ready
 
-    def _is_own(self, trial: Trial) -> bool:
-        """Tell whether a trial is of a seed's own search, not of one that varies the order only."""
-        same = trial.start.initialisation == trial.start.order
-        return not self.settings["factory"] or same
+    @property
+    def own_trials(self) -> dict[Trial, Outcome]:
+        """The trials of the seeds' own searches, without those that vary the order only."""
+        return {t: o for t, o in self.trials.items() if t.start.initialisation == t.start.order}
 
     def _described_network(self) -> dict[str, Any]:
         if self.network is not None:
@@ -269,7 +323,9 @@ class Result:
         if self.lr is None:
             return f"η* = – ({self.status})"
         lo, hi = self.bracket
-        text = f"η* = {number(self.lr)}, bracket {number(lo)} – {number(hi)}"
+        text = f"η* = {number(self.lr)}"
+        if not self.found:
+            text += f", bracket {number(lo)} – {number(hi)}"
         if self.interval:
             low, high = self.interval
             text += f", 95 % interval {number(low)} – {number(high)}"
@@ -277,6 +333,10 @@ class Result:
 
     def __str__(self) -> str:
         """Tell what was measured, η*, the brackets and the notes, in a few lines."""
+        if self.found:
+            lines = [self.heading, self.summary, *self.promise]
+            lines.append(f"engine {self.engine}: {self.engine_reason}; {self._spent()}")
+            return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
         brackets = ", ".join(
             f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
             for seed, r in self.seeds.items()
@@ -288,7 +348,37 @@ class Result:
         lines.append(f"engine {self.engine}: {self.engine_reason}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    @property
+    def promise(self) -> list[str]:
+        """What to train with, and what was seen of fresh seeds there, under `curve`."""
+        advice, window = self.recommended, self.window
+        lines = []
+        if window and window.high and self.eta_star.safe:
+            lines.append(
+                f"fresh seeds train with p ≥ 0.95 up to {number(window.high)} (90 % sure: up to "
+                f"{number(self.eta_star.safe)})"
+            )
+        if advice and advice.lr:
+            lines.append(f"recommended rate: {number(advice.lr)}")
+            if advice.tried and advice.p_low is not None:
+                steps = advice.median_steps
+                lines[-1] += (
+                    f". Trained {advice.trained} of {advice.tried} fresh seeds: p ≥ "
+                    f"{advice.p_low:.2f} with {100 * (advice.confidence or 0):.0f} % confidence"
+                    + ("" if steps is None else f"; {steps:.0f} steps in the median")
+                    + f"; {advice.held} of {advice.tried} still there at the end."
+                )
+        return lines
 
+    def _spent(self) -> str:
+        cost = self.cost
+        return (
+            f"{counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
+            f"{cost.budgets:.1f} budgets, {cost.seconds:.1f} s"
+        )
+
+
+HALF = 0.5
 OF_A_MODEL = (
     *("lr", "bracket", "safe_lr", "interval", "status", "set_by", "group_lrs", "groups", "varies"),
     *("engine", "engine_reason", "settings", "notes"),

@@ -6,19 +6,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from etastar.advice import advice, order_note
+from etastar.advice import advice, curve_advice, order_note
 from etastar.engines import Engine, choose
+from etastar.engines.collapse import varies
 from etastar.machine import environment
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.result import Cost, Result
 from etastar.search import STRATEGIES, Lattice, Section
-from etastar.search.estimate import eta_star, spread_of, success_curve
+from etastar.search.curve import Curve
+from etastar.search.curve_options import CurveOptions
+from etastar.search.curve_queue import CurveQueue
+from etastar.search.estimate import EtaStar, Spread, eta_star, spread_of, success_curve
 from etastar.search.queue import SearchQueue
-from etastar.search.search import Search
+from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 
 OnOutcome: TypeAlias = Callable[[Trial, Outcome], None]
 
@@ -57,7 +61,7 @@ def searched(
     Returns:
         The queue, its strategies done.
     """
-    lattice = Lattice(search.start_lr, search.end_lr, search.resolution)
+    lattice = Lattice(search.start_lr, search.end_lr, search.resolution or RESOLUTION)
     kind = STRATEGIES[search.strategy]
     scan = kind is Section and search.scan_ratio
     options = {"scan_ratio": search.scan_ratio} if scan else {}
@@ -115,35 +119,23 @@ def run(
     """
     began = time.perf_counter()
     own = [Start(seed, seed) for seed in search.seeds]
-    starts = list(own)
-    if search.apart and problem.origin.varies:
-        starts += [Start(own[0].initialisation, start.order) for start in own[1:]]
+    notes = list(notes)
+    if search.strategy == "curve" and not varies(problem, *(Start(s, s) for s in (0, 1))):
+        notes.append(NOTHING_VARIES)
+        search = replace(search, strategy="section", resolution=RESOLUTION)
     trainer, reason = choose(problem, engine, threads)
-    queue = searched(
-        problem,
-        starts,
-        search,
-        trainer,
-        known=known,
-        on_outcome=on_outcome,
-        on_progress=on_progress,
-    )
-    found = {start: strategy.result() for start, strategy in queue.strategies.items()}
-    results = [found[start] for start in own]
-    seeds = {start.order: found[start] for start in own}
-    trials = queue.outcomes()
-    varies = problem.origin.varies
-    again = [found[start] for start in starts if start not in own[1:]]
-    told = advice(problem, seeds, trials, search.start_lr, search.end_lr)
-    star = eta_star(results, search.start_lr)
-    return Result(
-        eta_star=star,
-        seeds=seeds,
-        success=success_curve(results, [queue.strategies[start].outcomes for start in own]),
-        trials=trials,
+    how = {"known": known, "on_outcome": on_outcome, "on_progress": on_progress}
+    find = _curve if search.strategy == "curve" else _brackets
+    found, told = find(problem, search, trainer, own, how)
+    trials: dict[Trial, Outcome] = found["trials"]
+    steps = found.pop("steps", None)
+    taken = sum(o.steps_taken(problem.max_steps) for o in trials.values())
+    taken = taken if steps is None else steps
+    drawn = problem.origin.varies
+    result = Result(
+        **found,
         heading=heading,
-        varies="initialisation and order of the data" if varies else "order of the data",
-        spread=spread_of(results, again if len(starts) > len(own) else None, varies),
+        varies="initialisation and order of the data" if drawn else "order of the data",
         groups=groups,
         ratios=ratios,
         engine=trainer.name,
@@ -153,15 +145,100 @@ def run(
         search=search.record(),
         cost=Cost(
             trials=len(trials),
-            steps=sum(outcome.steps_taken for outcome in trials.values()),
+            steps=taken,
             seconds=round(time.perf_counter() - began, 3),
+            budgets=taken / problem.max_steps,
         ),
         environment=environment(problem.origin.device, problem.dtype, trainer.threads),
-        notes=(*told, *notes, *order_note(problem, own)),
+        notes=(*told, *notes),
         network=getattr(problem.origin, "network", None),
         recipe=problem.recipe,
-        reason=None if star.median else told[0] if told else "η* was not found.",
     )
+    if result.lr is None:
+        result = replace(result, reason=told[0] if told else "η* was not found.")
+    return result
+
+
+NOTHING_VARIES = (
+    "nothing varies between trials (the model is given, the data come in one order, and training "
+    "draws no random numbers): there is no p(η), and η* was bracketed once (`strategy='section'`). "
+    "Pass a factory seed -> Module to vary the initialisation."
+)
+
+
+def _brackets(
+    problem: Problem, search: Search, trainer: Engine, own: list[Start], how: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Bracket η* of every start; return the result's fields and notes."""
+    starts = list(own)
+    if search.apart and problem.origin.varies:
+        starts += [Start(own[0].initialisation, start.order) for start in own[1:]]
+    queue = searched(problem, starts, search, trainer, **how)
+    found = {start: strategy.result() for start, strategy in queue.strategies.items()}
+    results = [found[start] for start in own]
+    seeds = {start.order: found[start] for start in own}
+    trials = queue.outcomes()
+    again = [found[start] for start in starts if start not in own[1:]]
+    told = advice(problem, seeds, trials, search.start_lr, search.end_lr)
+    fields = {
+        "eta_star": eta_star(results),
+        "seeds": seeds,
+        "success": success_curve(results, [queue.strategies[start].outcomes for start in own]),
+        "trials": trials,
+        "spread": spread_of(
+            results, again if len(starts) > len(own) else None, problem.origin.varies
+        ),
+    }
+    return fields, [*told, *order_note(problem, own), NO_SAFE_RATE]
+
+
+NO_SAFE_RATE = (
+    "brackets of single seeds promise nothing for a fresh one: for a rate with a promise, and a "
+    "safe one, use `strategy='curve'`."
+)
+
+
+def _curve(
+    problem: Problem, search: Search, trainer: Engine, own: list[Start], how: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Measure the success curve; return the result's fields and notes."""
+    hold = problem.objective.hold
+    curve = Curve(
+        CurveOptions(
+            search.start_lr,
+            search.end_lr,
+            max_steps=problem.max_steps,
+            eval_every=problem.eval_every,
+            counts_steps=not hold and 2 * problem.eval_every <= problem.max_steps,
+            first_seed=own[0].order,
+            only_order=not problem.origin.varies,
+            **{name: getattr(search, name) for name in OF_THE_CURVE},
+        )
+    )
+    for trial, outcome in (how["known"] or {}).items():
+        curve.tell(trial, outcome)
+    queue, on_progress = CurveQueue(curve), how["on_progress"]
+
+    def told(trial: Trial, outcome: Outcome) -> None:
+        if how["on_outcome"]:
+            how["on_outcome"](trial, outcome)
+        if on_progress:
+            on_progress(Progress(0, 1, queue.ended, trainer.steps_taken))
+
+    queue.on_outcome = told
+    trainer.run(problem, queue)
+    found = curve.result()
+    star = found.eta_star
+    fields = {
+        "eta_star": EtaStar(star.median, star.ci_low, star.ci_high, star.safe),
+        "seeds": {},
+        "success": list(found.curve.points),
+        "trials": {t: o for t, o in curve.runs() if t.steps is None},
+        "spread": Spread(None, None, None),
+        "found": found,
+        "steps": found.cost.steps,
+    }
+    return fields, curve_advice(problem, found)
 
 
 @contextmanager

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from etastar.data import DATASETS
-from etastar.errors import ConfigError, nearest, unknown_name
+from etastar.errors import ConfigError
 from etastar.problem.losses import Loss
 from etastar.problem.networks import NORMS, build
 from etastar.problem.trial import Criterion, Recipe
-from etastar.search import STRATEGIES
-from etastar.search.search import Search
+from etastar.search.search import (
+    OF_THE_CURVE,
+    RESOLUTION,
+    SEEDS,
+    STRATEGY_NAMES,
+    Search,
+    chosen_strategy,
+)
+from etastar.validation import OneOf, validated
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.problem.networks import Network
-
-
-@dataclass(frozen=True, eq=False)
-class OneOf:
-    """Marks a string option whose value is a name in a registry, or None.
-
-    Attributes:
-        kind: What is named, for messages.
-        names: The registry.
-    """
-
-    kind: str
-    names: Collection[str]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        """What the annotation says, then `known`."""
-        return core_schema.no_info_after_validator_function(self.known, handler(source))
-
-    def known(self, name: str | None) -> str | None:
-        """The name itself.
-
-        Raises:
-            ConfigError: It is not in the registry; with the nearest one that is.
-        """
-        if name is not None and name not in self.names:
-            raise unknown_name(self.kind, name, self.names)
-        return name
 
 
 class Defaults(BaseModel):
@@ -179,13 +156,16 @@ class Settings(BaseModel):
         "initialisation, which is then measured first]",
     )
 
-    seeds: int = Field(8, ge=1, description="Number of initialisations.")
+    seeds: int | None = Field(
+        None, ge=1, description=f"section, bisection: number of seeds. [default: {SEEDS}]"
+    )
     first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
-    resolution: float = Field(
-        0.05,
+    resolution: float | None = Field(
+        None,
         ge=1e-4,
         allow_inf_nan=False,
-        description="Bracket width: hi/lo is at most 1 + resolution.",
+        description="section, bisection: hi/lo of a bracket is at most 1 + resolution. "
+        f"[default: {RESOLUTION:g}]",
     )
     start_lr: float = Field(
         1e-3, gt=0.0, allow_inf_nan=False, description="Lowest learning rate that may be tried."
@@ -193,8 +173,37 @@ class Settings(BaseModel):
     end_lr: float = Field(
         10.0, gt=0.0, allow_inf_nan=False, description="Highest learning rate that may be tried."
     )
-    strategy: Annotated[str, OneOf("strategy", STRATEGIES)] = Field(
-        "section", description="section: scan from above and refine. bisection: the paper's."
+    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
+        None,
+        description="curve: where a fresh initialisation trains, and a rate that is confirmed. "
+        "section: scan from above and refine, one bracket per seed. bisection: the paper's. "
+        "[default: curve; section with --seeds or --resolution]",
+    )
+    precision: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
+        "either side. [default: 0.1]",
+    )
+    trials: int | None = Field(None, ge=1, description="curve: most whole trials. [default: 400]")
+    budgets: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="curve: most steps, in whole trainings, all included. [default: no cap]",
+    )
+    confirm: int | None = Field(
+        None,
+        ge=0,
+        description="curve: fresh seeds that train at the recommended rate, 0 for none. "
+        "[default: 20]",
+    )
+    round_size: int | None = Field(
+        None, ge=1, description="curve: trials that are placed at once. [default: 16]"
+    )
+    slow_edge: bool = Field(
+        False, description="curve: look for the rates that are too slow for the budget, too."
     )
 
     device: str = Field("cpu", description="Where to train: cpu, cuda, cuda:1, ...")
@@ -212,7 +221,34 @@ class Settings(BaseModel):
                 "start_lr must be below end_lr, "
                 f"got start_lr={self.start_lr:g} and end_lr={self.end_lr:g}"
             )
+        try:
+            self.chosen_strategy  # noqa: B018 - raises if options exclude each other
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    @property
+    def chosen_strategy(self) -> str:
+        """The strategy: as asked for, `section` beside its options, else `curve`.
+
+        Raises:
+            ConfigError: An option has no effect beside another.
+        """
+        given = {name: getattr(self, name) for name in OF_THE_CURVE}
+        return chosen_strategy(self.strategy, self.seeds, self.resolution, given)
+
+    def bracketing(self) -> Settings:
+        """Return the settings with the defaults of a search per seed filled in.
+
+        Raises:
+            ConfigError: The strategy is `curve`, or an option of it was given.
+        """
+        if self.strategy == "curve":
+            raise ConfigError("`strategy='curve'` has no seeds: choose section or bisection here.")
+        given = {name: getattr(self, name) for name in OF_THE_CURVE}
+        strategy = chosen_strategy(self.strategy or "section", self.seeds, None, given)
+        filled = {"strategy": strategy, "seeds": self.seeds or SEEDS}
+        return self.model_copy(update={**filled, "resolution": self.resolution or RESOLUTION})
 
     @classmethod
     def checked(cls, **options: Any) -> Settings:
@@ -261,13 +297,14 @@ class Settings(BaseModel):
 
     def search(self) -> Search:
         """Return how η* is looked for."""
-        return Search(
-            tuple(range(self.first_seed, self.first_seed + self.seeds)),
-            self.start_lr,
-            self.end_lr,
-            self.resolution,
-            self.strategy,
-        )
+        ends = self.start_lr, self.end_lr
+        if self.chosen_strategy == "curve":
+            given = {name: getattr(self, name) for name in OF_THE_CURVE}
+            asked = {name: value for name, value in given.items() if value is not None}
+            return Search(*ends, "curve", (self.first_seed,), None, **asked)
+        full = self.bracketing()
+        seeds = range(self.first_seed, self.first_seed + (full.seeds or 0))
+        return Search(*ends, full.strategy or "", tuple(seeds), full.resolution)
 
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.
@@ -317,35 +354,3 @@ class Settings(BaseModel):
                 epochs=epochs,
             ),
         )
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool = False) -> Model:
-    """A pydantic model from options, its complaints as one-line `ConfigError`s.
-
-    Args:
-        model: The model.
-        options: Its fields.
-        strings: Whether the values are strings to be read, as from a command line.
-
-    Raises:
-        ConfigError: Names the first offending option, what was expected and what
-            was got; an unknown option comes with the nearest known one.
-    """
-    try:
-        if strings:
-            return model.model_validate_strings(dict(options))
-        return model.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            near = nearest(where, model.model_fields)
-            hint = "" if near is None else f"; did you mean {near!r}?"
-            raise ConfigError(f"unknown option {where!r}{hint}") from None
-        if first["type"] == "value_error":
-            raise ConfigError(str(first["ctx"]["error"])) from None
-        message = first["msg"].replace("Input should be", "must be")
-        raise ConfigError(f"{where} {message}, got {first['input']!r}") from None

@@ -23,10 +23,10 @@ from etastar.problem.origin import GivenOrigin
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
-from etastar.problem.trial import Outcome, Start
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
-from etastar.search.search import Search
+from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,9 +149,9 @@ def _measure(
 ) -> LadderStep:
     """η* of every seed from its state at one step of the ladder."""
     results = {}
-    ends = asked.start_lr, asked.end_lr, asked.resolution
+    ends, resolution = (asked.start_lr, asked.end_lr), asked.resolution or RESOLUTION
     for start, own in tasks:
-        search = Search((start.order,), *ends, scan_ratio=SCAN_RATIO)
+        search = Search(*ends, "section", (start.order,), resolution, scan_ratio=SCAN_RATIO)
         queue = searched(own, [start], search, choose(own, asked.engine)[0])
         results[start.order] = queue.strategies[start].result()
     return LadderStep(step, results)
@@ -213,7 +213,7 @@ def _checked(
 ) -> Warmup:
     """Train without and with the warm-up; lengthen it until training with it succeeds."""
     target, notes = draft.target_lr, []
-    without = {start.order: run_trial(problem, start, target) for start in starts}
+    without = {start.order: run_trial(problem, Trial(start, target)) for start in starts}
     if draft.length is None:
         return replace(draft, without=without, notes=(_why_none(draft, problem),))
 
@@ -221,7 +221,7 @@ def _checked(
         def rates(step: int) -> list[float]:
             return [schedule.lr_at(step) * ratio for ratio in ratios]
 
-        return {start.order: run_trial(problem, start, target, rates) for start in starts}
+        return {start.order: run_trial(problem, Trial(start, target), rates) for start in starts}
 
     if draft.length == 0:
         return replace(
@@ -290,6 +290,12 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known)
+    wasted = [name for name in OF_THE_CURVE if options.get(name) not in (None, False)]
+    if wasted or options.get("strategy") not in (None, "section"):
+        raise ConfigError(
+            f"`{(wasted or ['strategy'])[0]}` has no effect on a warm-up, which brackets every "
+            "seed along its own run (section): leave it out."
+        )
     return OwnModel(
         model=model,
         train_data=train_data,

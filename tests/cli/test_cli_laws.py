@@ -1,4 +1,4 @@
-"""What `study fit` says of seeds that are not in its medians."""
+"""What `study fit` says of seeds that train nowhere."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_seeds_that_train_nowhere_are_told(lost: int, capsys: pytest.CaptureFixt
         row |= {"status": "none-trained", "eta_lo": None, "eta_hi": None}
     print_laws(fit_records(CellTable.from_rows(rows), "eta_star", None))
     said = capsys.readouterr().out
-    assert "6 of 6 cells used; 0 untrained" in said
+    assert "6 of 6 cells used; 0 below the range, 0 above it, 0 below the cutoff" in said
     line = (
-        "  1 of 18 seeds train at no rate and are left out: a cell's median is over its other "
-        "seeds, and not used where these are less than half\n"
+        "  1 of 18 seeds train at no rate: each counts as below every rate in the median of its "
+        "cell\n"
     )
     assert said.count(line) == lost

@@ -1,4 +1,4 @@
-"""`etastar measure --model`: a stranger's module from the shell, in a folder of its own."""
+"""`etastar model`: a stranger's module from the shell, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ SHORT = ["--epochs", "4", "--threshold", "0.8", "--seeds", "2", "--start-lr", "0
 def test_result_is_that_of_maximal_lr(folder: Path) -> None:
     import etastar
 
-    wanted = ["measure", "--model", "my_module:build", "--data", "my_module:load", *SHORT]
+    wanted = ["model", "my_module:build", "--data", "my_module:load", *SHORT]
     assert main([*wanted, "--json", "found.json", "--plot", "found.png"]) == 0
     record = json.loads((folder / "found.json").read_text())
     import my_module  # type: ignore[import-not-found]
@@ -104,15 +104,15 @@ def test_forms_of_models_and_data(
     folder: Path, model: str, data: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = ["--data", data] if data else ["--dataset", "digits", "--train-size", "1000"]
-    assert main(["measure", f"--model={model}", *source, *SHORT, "--json", "-"]) == 0
+    assert main(["model", model, *source, *SHORT, "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)  # standard output holds JSON alone
     assert all(seed["lo"] > 0.01 for seed in record["seeds"])
-    varies = "initialisation" in record["maximal_lr"]["varies"]
+    varies = "initialisation" in record["varies"]
     assert varies == model.endswith("build")
 
 
 def test_loss_as_metric_and_adamw(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ["measure", "--model", "my_module:build", "--data", "my_module:load", *SHORT]
+    wanted = ["model", "my_module:build", "--data", "my_module:load", *SHORT]
     wanted += ["--optimizer", "adamw", "--metric", "loss", "--end-lr", "1", "--json", "-"]
     assert main(wanted) == 0
     record = json.loads(capsys.readouterr().out)
@@ -123,24 +123,23 @@ def test_loss_as_metric_and_adamw(folder: Path, capsys: pytest.CaptureFixture[st
     assert max(trained) <= 0.8
 
 
-GIVEN = ("--model", "my_module:build", "--data", "my_module:load")
+DATA = ("--data", "my_module:load")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "my_module"), "expected MODULE:NAME"),
-        (("--model", "my_modul:build"), "no module 'my_modul'"),
-        (("--model", "nowhere.py:build"), "--model nowhere.py:build: there is no file nowhere.py."),
-        (("--model", "my_module:buld"), "did you mean 'build'"),
-        (("--model", "my_module:broken"), "my_module.py, line 16: RuntimeError: no weights here"),
-        (("--model", "my_module:number"), "is a int; expected a function"),
-        (("--model", "wont_import:build"), "wont_import.py, line 2: ZeroDivisionError"),
-        (("--data", "my_module:load_wrong"), "also 'training'"),
-        (("--width", "32"), "--width does not apply to --model"),
+        (("my_module",), "expected MODULE:NAME"),
+        (("my_modul:build",), "no module 'my_modul'"),
+        (("nowhere.py:build",), "model nowhere.py:build: there is no file nowhere.py."),
+        (("my_module:buld",), "did you mean 'build'"),
+        (("my_module:broken",), "my_module.py, line 16: RuntimeError: no weights here"),
+        (("my_module:number",), "is a int; expected a function"),
+        (("wont_import:build",), "wont_import.py, line 2: ZeroDivisionError"),
+        (("--width", "32"), "--width does not apply to a model of your own"),
         (("--max-steps=9",), "give the budget in --epochs"),
         (("--no-biases",), "--no-biases does not apply"),
-        (("--dataset", "digits"), "--data and --dataset"),
+        (("--dataset", "digits"), "from --dataset; got both"),
         (("--val-size", "9"), "goes with --dataset"),
         (("--metric", "loss"), "--threshold is missing"),
         (("--optimizer", "adam", "--momentum", "0.9"), "--momentum is for sgd"),
@@ -158,7 +157,8 @@ def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = set(folder.iterdir())
-    assert main(["measure", *GIVEN, *arguments]) == 2
+    model = () if ":" in arguments[0] or arguments[0] == "my_module" else ("my_module:build",)
+    assert main(["model", *model, *arguments, *DATA]) == 2
     said = capsys.readouterr()
     assert message in said.err
     assert said.err.count("\n") == 1
@@ -167,22 +167,79 @@ def test_bad_input_is_one_line(
 
 
 def test_data_must_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["measure", "--model", "my_module:build"]) == 2
-    assert "--data is missing" in capsys.readouterr().err
+    assert main(["model", "my_module:build"]) == 2
+    assert "got neither" in capsys.readouterr().err
+    assert main(["model", "my_module:build", "--data", "my_module:load_wrong"]) == 2
+    assert "also 'training'" in capsys.readouterr().err
 
 
 def test_help_says_that_code_is_run(folder: Path) -> None:
-    command = [sys.executable, "-m", "etastar", "measure", "--model", "x:y", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
-    assert done.returncode == 0
+    for words in (
+        ["model"],
+        ["model", "x:y"],
+        ["measure", "--model"],
+        ["measure", "--model", "x:y"],
+    ):
+        command = [sys.executable, "-m", "etastar", *words, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+        assert done.returncode == 0, words
     assert "this code is imported and run" in done.stdout
     assert "PydanticUndefined" not in done.stdout
 
 
 def test_nothing_trains_is_a_status(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ["measure", *GIVEN, "--epochs", "1", "--end-lr", "1e-4", "--seeds", "1"]
+    wanted = [
+        "model",
+        "my_module:build",
+        *DATA,
+        "--epochs",
+        "1",
+        "--end-lr",
+        "1e-4",
+        "--seeds",
+        "1",
+    ]
     assert main([*wanted, "--json", "-"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["eta_star"]["median"] is None
-    assert "Train longer" in " ".join(said.err.split())
+    assert "Lengthen the budget (--epochs)" in " ".join(said.err.split())
     assert torch.get_num_threads() >= 1
+
+
+def test_the_old_command_still_works_and_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With PyTorch's mean over outputs where it said mse; mse itself is ours, as everywhere."""
+    import etastar
+    from etastar.problem.losses import half_squared_distance
+
+    sys.path.insert(0, str(folder))
+    import my_module
+
+    (x, y), _ = my_module.load()
+    targets = torch.nn.functional.one_hot(y, 10).float()
+    quick = {"epochs": 4, "threshold": 0.08, "seeds": 1, "metric": "loss", "resolution": 0.5}
+    words = [f"--{key}={value}" for key, value in quick.items()]
+    (folder / "floats.py").write_text(
+        "import my_module, torch\n"
+        "def load():\n"
+        "    (x, y), _ = my_module.load()\n"
+        "    return x, torch.nn.functional.one_hot(y, 10).float()\n"
+    )
+    old = ["measure", "--model", "my_module:build", "--data", "floats:load", "--loss", "mse"]
+    assert main([*old, *words, "--json", "-"]) == 0
+    said = capsys.readouterr()
+    assert "is now a command of its own: etastar model my_module:build" in said.err
+    assert "now called mse-mean" in " ".join(said.err.split())
+    expected = etastar.maximal_lr(
+        my_module.build, (x, targets), loss_fn=torch.nn.functional.mse_loss, **quick
+    )
+    assert json.loads(said.out)["eta_star"]["median"] == expected.lr
+    new = ["model", "my_module:build", "--data", "floats:load", "--loss", "mse"]
+    words[1] = "--threshold=0.4"
+    assert main([*new, *words, "--json", "-"]) == 0
+    ours = etastar.maximal_lr(
+        my_module.build, (x, targets), loss_fn=half_squared_distance, **(quick | {"threshold": 0.4})
+    )
+    assert json.loads(capsys.readouterr().out)["eta_star"]["median"] == ours.lr
+    assert ours.lr == pytest.approx(expected.lr / 5, rel=0.5)  # ½ · 10 outputs

@@ -104,8 +104,8 @@ def test_gauss_newton_stands_beside_the_hessian(capsys: pytest.CaptureFixture[st
         assert row["gauss_newton"] == twin["gauss_newton"]
         assert row["lambda1"] != twin["lambda1"]
     assert both["gauss_newton"] == alone["gauss_newton"]
-    expected = {k: alone[k] for k in ("lambda1", "preconditioned", "bounds")}
-    assert alone["gauss_newton"] == expected
+    names = ("lambda1_plain", "lambda1_preconditioned", "lambda1", "preconditioned", "bounds")
+    assert alone["gauss_newton"] == {k: alone[k] for k in names}
     assert main(["sharpness", *options]) == 0
     table = capsys.readouterr().out
     assert "λ1(H)" in table
@@ -209,6 +209,88 @@ def test_a_network_without_theory_says_so(capsys: pytest.CaptureFixture[str]) ->
     bounds: dict[str, object] = record["bounds"]  # type: ignore[assignment]
     assert bounds["lower"] is None
     assert record["bounds_note"]
+
+
+def test_both_lambda1_go_by_names_that_say_what_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [*SMALL, "--loss", "mse", "--input-lr-ratio", "0.1"]
+    record = record_of(options, capsys)
+    rows: list[dict[str, object]] = record["seeds"]  # type: ignore[assignment]
+    parts = [record, record["gauss_newton"], *rows, *(row["gauss_newton"] for row in rows)]
+    for part in parts:
+        assert isinstance(part, dict)
+        assert part["lambda1_plain"] == part["lambda1"] != part["lambda1_preconditioned"]
+        assert part["lambda1_preconditioned"] == part["preconditioned"]
+    found = etastar.lambda1.measure_sharpness(
+        width=5, depth=2, seeds=3, train_size=40, dtype="float64", loss="mse", input_lr_ratio=0.1
+    )
+    assert found.lambda1_plain == found.lambda1 == record["lambda1"]
+    assert found.lambda1_preconditioned == found.preconditioned == record["preconditioned"]
+    row = found.seeds[0]
+    assert (row.lambda1_plain, row.lambda1_preconditioned) == (row.lambda1, row.preconditioned)
+
+
+OF_THE_SEARCH = {
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "batch_size": 32,
+    "threshold": 0.8,
+    "epochs": 2.0,
+    "max_steps": 5,
+    "eval_every": 3,
+    "criterion": "hold",
+    "resolution": 0.1,
+    "start_lr": 0.01,
+    "end_lr": 1.0,
+    "strategy": "bisection",
+}
+
+
+@pytest.mark.parametrize("name", OF_THE_SEARCH)
+def test_an_option_of_the_search_alone_is_refused_without_it(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give with_eta_star"):
+        etastar.lambda1.measure_sharpness(**{name: OF_THE_SEARCH[name]})
+    option = "--" + name.replace("_", "-")
+    assert main(["sharpness", option, str(OF_THE_SEARCH[name])]) == 2
+    shown = option if "_" in name else name
+    assert f"etastar: {shown}: only the search for η* uses this; give --with-eta-star" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_size": 10}, "train_size: the data set was given as an object.* or give samples"),
+        ({"val_size": 10}, "val_size: the data set was given as an object"),
+        ({"data_dir": "x"}, "data_dir: the data set was given as an object"),
+        ({"width": 3}, "width: the network was given as an object; set this on it"),
+        ({"norm": "layer"}, "norm: the network was given as an object"),
+        ({"from_lr": 0.1}, "from_lr: λ1 is measured at initialisation; leave it out"),
+    ],
+    ids=str,
+)
+def test_an_option_that_an_object_makes_meaningless_is_refused(
+    options: dict[str, object], message: str
+) -> None:
+    data = etastar.load("digits", train_size=30)
+    with pytest.raises(ConfigError, match=message):
+        etastar.lambda1.measure_sharpness(etastar.MLP(width=4, depth=1), data, **options)  # type: ignore[arg-type]
+
+
+def test_advice_names_arguments_in_python_and_options_on_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = etastar.lambda1.measure_sharpness(
+        width=5, depth=2, seeds=1, train_size=40, max_iter=1, tol=1e-6
+    )
+    assert any("Raise max_iter or tol." in note for note in found.warnings)
+    arguments = ["--width", "5", "--depth", "2", "--seeds", "1", "--train-size", "40"]
+    assert main(["sharpness", *arguments, "--max-iter", "1", "--tol", "1e-6"]) == 0
+    assert "Raise --max-iter or --tol." in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_is_no_network_or_data_set_is_refused() -> None:

@@ -97,7 +97,7 @@ def test_export_has_a_row_per_network_and_seed(study: Path, tmp_path: Path) -> N
     bracketed = [row for row in rows if row["status"] == "bracketed"]
     assert len(bracketed) > 5
     assert all(float(row["eta_lo"]) < float(row["eta_hi"]) for row in bracketed)
-    assert all(float(row["lambda1"]) > 0 for row in rows)
+    assert all(float(row["lambda1_preconditioned"]) > 0 for row in rows)
 
 
 def test_report_writes_the_page(study: Path, tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from etastar.curvature import batched as stack_module
-from etastar.curvature import sharpness, stack_sharpness
+from etastar.curvature import sharpness, stack_sharpness, stack_solver
 from etastar.curvature.stack_inputs import fewer_inputs
-from etastar.curvature.stack_products import AutogradProducts, MLPProducts, SampleBlocks
+from etastar.curvature.stack_products import AutogradProducts, MLPProducts
 from etastar.errors import ConfigError
 from etastar.problem.losses import stacked_loss
 from etastar.problem.networks import MLP, LayerNormMLP
@@ -142,7 +141,7 @@ def test_the_written_out_product_equals_autograd(name, loss, kind):
     routes = [
         MLPProducts(network, params, x, labels, loss, kind),
         AutogradProducts(network, params, x, labels, loss, kind),
-        SampleBlocks(network, params, x, labels, loss, kind, block=7),
+        MLPProducts(network, params, x, labels, loss, kind, block=7),
     ]
     vectors = torch.randn(5, sum(routes[0].sizes), dtype=torch.float64)
     # as the solver drops replicas: 0 and then the second of those that are left
@@ -209,7 +208,7 @@ def test_single_precision(loss, kind):
 def test_the_start_from_a_subsample_misses_no_eigenvalue():
     # enough samples for the subsample, many draws: every one must equal the independent solver's
     network = MLP(width=16, depth=3)
-    x, labels = data(8 * stack_module.START_SAMPLES, 10)
+    x, labels = data(8 * stack_solver.START_SAMPLES, 10)
     params = drawn(network, 30, 10)
     found = stack_sharpness(network, params, x, labels, loss="cross-entropy", tol=1e-4)
     for row in range(0, 30, 3):
@@ -273,7 +272,7 @@ def test_restarts_when_the_basis_is_full(monkeypatch):
     network, (x, labels) = MLP(width=20, depth=2), data(60)
     params = drawn(network, 6)
     whole = stack_sharpness(network, params, x, labels, loss="mse", tol=1e-9)
-    monkeypatch.setattr(stack_module, "CAPACITY", 6)
+    monkeypatch.setattr(stack_solver, "CAPACITY", 6)
     short = stack_sharpness(network, params, x, labels, loss="mse", tol=1e-9)
     assert all(short.converged)
     assert max(short.iterations) > 6
@@ -284,7 +283,7 @@ def test_samples_that_do_not_fit_are_taken_in_blocks(monkeypatch):
     network, (x, labels) = NETWORKS["mlp"], data(60)
     params = drawn(network, 3)
     whole = stack_sharpness(network, params, x, labels, loss="cross-entropy", tol=1e-6)
-    monkeypatch.setattr("etastar.machine.free_bytes", lambda device: 20_000)
+    monkeypatch.setattr("etastar.curvature.stack_solver.free_bytes", lambda device: 20_000)
     blocks = []
     prepare = MLPProducts._prepare
     monkeypatch.setattr(
@@ -351,13 +350,13 @@ def test_the_seed_changes_only_the_way():
 REFUSED = {
     "kind": ({"kind": "fisher"}, "unknown kind of curvature 'fisher'"),
     "loss": ({"loss": "mes"}, "did you mean 'mse'"),
-    "tol": ({"tol": 0.0}, "tol must be above 0 and below 1; got 0.0"),
-    "max_iter": ({"max_iter": 0}, "max_iter must be at least 1; got 0"),
-    "chunk": ({"chunk": 0}, "chunk must be at least 1; got 0"),
-    "word for tol": ({"tol": "a"}, "tol must be above 0 and below 1; got 'a'"),
-    "half a chunk": ({"chunk": 1.5}, "chunk must be a whole number; got 1.5"),
+    "tol": ({"tol": 0.0}, "tol must be above 0 and below 1, got 0.0"),
+    "max_iter": ({"max_iter": 0}, "max_iter must be at least 1, got 0"),
+    "chunk": ({"chunk": 0}, "chunk must be at least 1, got 0"),
+    "word for tol": ({"tol": "a"}, "tol must be above 0 and below 1, got 'a'"),
+    "half a chunk": ({"chunk": 1.5}, "chunk must be a whole number, got 1.5"),
     "word for ratio": ({"lr_ratios": ["a"] * 8}, "one finite ratio ≥ 0"),
-    "negative seed": ({"seed": -1}, "seed must be at least 0; got -1"),
+    "negative seed": ({"seed": -1}, "seed must be at least 0, got -1"),
     "few ratios": ({"lr_ratios": [1.0]}, r"one finite ratio ≥ 0 for each of layers.0.weight"),
     "negative ratio": ({"lr_ratios": [-1.0] * 8}, "one finite ratio ≥ 0"),
     "labels": ({"labels": torch.zeros(5, dtype=torch.int64)}, "the same samples.*24 and 5"),

@@ -138,7 +138,7 @@ def test_the_reference_names_every_form_and_data_set() -> None:
 
 @pytest.mark.parametrize(
     ("written", "message"),
-    [row[:2] for row in rows(section("## What is refused, and what to do"))],
+    [row[:2] for row in rows(section("## Values that are refused, and remedies"))],
     ids=lambda text: text if text.startswith("`") else "",
 )
 def test_what_the_reference_says_is_refused(

@@ -34,7 +34,7 @@ from etastar.cli import main
 from etastar.data import load
 from etastar.errors import DataError, EtaStarError
 from etastar.settings import Settings
-from etastar.study.plan import Facts
+from etastar.study.plan import costs
 from etastar.study.specification import Study
 
 QUICK = (Path(__file__).parents[2] / "studies" / "quick.toml").read_text(encoding="utf-8")
@@ -319,7 +319,7 @@ def study_case(rng: random.Random, folder: Path) -> str:
         study = Study.from_file(path)
         check_cells(study, tomllib.loads(content.decode("utf-8-sig")))
         if len(study.cells) <= 100:
-            outcome = "refused" if attempt(lambda: Facts.of(study)) is None else "right"
+            outcome = "refused" if attempt(lambda: costs(study)) is None else "right"
     unchanged(folder, before)
     return outcome
 
@@ -598,7 +598,7 @@ def store_case(rng: random.Random, folder: Path, study: str, good: bytes, fit: b
 
 def warm_up() -> None:
     """Reads one good input of each kind, so that all modules are imported before the watch."""
-    Facts.of(Study.from_text('[grid]\nwidth = 8\ndataset = ["digits", "gaussians"]'))
+    costs(Study.from_text('[grid]\nwidth = 8\ndataset = ["digits", "gaussians"]'))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in GOOD_IDX.items():

@@ -70,7 +70,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "bisection": {"strategy": "bisection", "seeds": 3},
     "κ 0.1": {"input_lr_ratio": 0.1, "seeds": 3},
     "frozen input layer": {"input_lr_ratio": 0.0, "width": 24},
-    "full batch": {"batch_size": "full", "epochs": 20.0},
+    "full batch": {"batch_size": "full", "epochs": 20.0, "resolution": 0.05, "end_lr": 2.0},
     "full batch, mse, momentum, hold": {
         **{"batch_size": "full", "epochs": 20.0, "loss": "mse", "momentum": 0.5, "threshold": 0.4},
         **{"criterion": "hold", "norm": "layer", "input_lr_ratio": 0.5},
@@ -86,7 +86,7 @@ MEASURES: dict[str, dict[str, Any]] = {
     "gaussians": {"dataset": "gaussians", "threshold": 0.8},
     "gaussians, mse, set by stability": {
         **{"dataset": "gaussians", "loss": "mse", "threshold": 0.6, "epochs": 12.0},
-        **{"width": 32, "depth": 1},
+        **{"width": 32, "depth": 1, "resolution": 0.02},
     },
 }
 
@@ -104,8 +104,9 @@ FOUND = (
 )
 QUICK: dict[str, Any] = {
     **{"threshold": 0.55, "batch_size": 16, "epochs": 5, "eval_every": 5, "start_lr": 0.1},
-    **{"end_lr": 5.0, "resolution": 0.3, "seeds": 1, "progress": False},
+    **{"end_lr": 5.0, "resolution": 0.25, "seeds": 1, "progress": False},
 }
+"""Brackets so narrow that scans have strides, and what they find is refined."""
 
 
 class Residual(nn.Module):
@@ -250,15 +251,21 @@ adamw = functools.partial(AdamW, weight_decay=0.1, eps=1e-6)
 STACK, LOOP = ("stack", "loop"), ("loop",)
 
 MODULES: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
-    "MLP": (STACK, lambda: {"seeds": 3}),
+    "MLP": (STACK, lambda: {"seeds": 3, "resolution": 0.1}),
     "MLP without biases": (STACK, lambda: {"model": drawn(mlp_without_biases), "seeds": [4, 2]}),
     "momentum": (STACK, lambda: {"optimizer": momentum, "seeds": 2}),
     "an even number of seeds": (STACK, lambda: {"seeds": 4, "epochs": 2.5, "batch_size": 20}),
     "trains above a rate that fails": (STACK, lambda: {"seeds": [8, 5], "resolution": 0.1}),
-    "factory": (STACK, lambda: {"model": factory(mlp), "seeds": 2}),
+    "factory": (
+        STACK,
+        lambda: {"model": factory(mlp), "seeds": 2, "resolution": 0.3, "end_lr": 8.0},
+    ),
     "factory, three seeds": (
         STACK,
-        lambda: {"model": factory(mlp_without_biases), "seeds": [3, 1, 8], "resolution": 0.5},
+        lambda: {
+            **{"model": factory(mlp_without_biases), "seeds": [3, 1, 8]},
+            **{"resolution": 0.5, "end_lr": 8.0},
+        },
     ),
     "given up": (
         STACK,

@@ -172,14 +172,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "met at once": ({"threshold": 0.01}, "met before the first step.* Raise threshold"),
     "met at once, loss": ({"metric": "loss", "threshold": 50.0}, "Lower threshold"),
     "unknown metric": ({"metric": "acuracy"}, "did you mean 'accuracy'"),
-    "unknown engine": ({"engine": "vmaps"}, "did you mean 'vmap'"),
+    "unknown engine": ({"engine": "stak"}, "did you mean 'stack'"),
     "impossible accuracy": ({"threshold": 92.5}, "at most 1, got 92.5"),
     "threshold is no number": ({"threshold": True}, "threshold must be a finite number, got True"),
     "range": ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr must be below end_lr"),
     "negative": ({"resolution": -0.1}, "resolution must be a positive number"),
     "no epochs": ({"epochs": 0}, "epochs must be a positive number"),
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),
-    "no seeds": ({"seeds": 0}, "seeds must be a whole number of at least 1"),
+    "no seeds": ({"seeds": 0}, "seeds must be at least 1; got 0"),
     "same seeds": ({"seeds": [1, 1]}, "distinct whole numbers"),
     "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try device='cpu'"),
     "no device": ({"device": "cuda:99"}, "cannot be used: .*Try device='cpu'"),
@@ -220,7 +220,9 @@ def state(model: Any) -> dict[str, torch.Tensor]:
 
 
 def test_a_threshold_never_met_is_no_exception() -> None:
-    with pytest.warns(etastar.NotBracketedWarning, match=r"2 of 2 seeds: no rate .* the best run"):
+    with pytest.warns(
+        etastar.NotBracketedWarning, match=r"2 of 2 seeds \(0, 1\) trained at no rate .* best run"
+    ):
         found = etastar.maximal_lr(
             drawn(mlp), (X, Y), **(QUICK | {"threshold": 1.0, "epochs": 1, "seeds": 2})
         )
@@ -229,12 +231,12 @@ def test_a_threshold_never_met_is_no_exception() -> None:
     assert found.status == "none-trained"
     assert found.group_lrs is None
     assert found.safe_lr is None
-    assert "not found" in str(found)
+    assert "η* = – (none-trained)" in str(found)
     assert found.plot() is not None
 
 
 def test_a_range_that_ends_too_low_is_no_exception() -> None:
-    with pytest.warns(etastar.NotBracketedWarning, match="Raise end_lr"):
+    with pytest.warns(etastar.NotBracketedWarning, match="Raise `end_lr`"):
         found = etastar.maximal_lr(
             drawn(mlp), (X, Y), **(QUICK | {"end_lr": 0.3, "threshold": 0.5})
         )

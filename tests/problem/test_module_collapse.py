@@ -13,7 +13,7 @@ from torch import nn
 import etastar
 from etastar.engines.collapse import Ceiling, blocked, ceiling_of, constant_accuracy
 from etastar.engines.loop import run_trial
-from etastar.problem.trial import Start
+from etastar.problem.trial import Start, Trial
 
 RATES = [0.3, 0.9, 1.5, 3.0, 6.0, 20.0]
 
@@ -29,8 +29,8 @@ def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> N
     given_up = 0
     for order in (0, 1):
         for lr in RATES:
-            watched = run_trial(problem, Start(0, order), lr)
-            full = run_trial(problem, Start(0, order), lr, ceiling=Ceiling(constant))
+            watched = run_trial(problem, Trial(Start(0, order), lr))
+            full = run_trial(problem, Trial(Start(0, order), lr), ceiling=Ceiling(constant))
             assert (watched.kind, watched.step) == (full.kind, full.step)
             assert full.given_up is None
             given_up += watched.given_up is not None

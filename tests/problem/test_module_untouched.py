@@ -146,7 +146,7 @@ def test_a_loader_keeps_its_generators_and_the_data_their_bits() -> None:
     loader = DataLoader(TensorDataset(x, y), 16, shuffle=True, generator=generator)
     next(iter(loader))
     state, kept = generator.get_state(), (x.clone(), y.clone())
-    etastar.maximal_lr(drawn(mlp), loader, **QUICK)
+    etastar.maximal_lr(drawn(mlp), loader, **(QUICK | {"batch_size": None}))
     assert torch.equal(generator.get_state(), state)
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])
@@ -251,6 +251,8 @@ def test_data_stand_whatever_the_model_does_to_its_inputs(
     options: dict[str, Any] = EASY | {"metric": "loss", "threshold": 1.05, "resolution": 1.0}
     if source == "full batch":
         options["batch_size"] = 96
+    if source.startswith("l"):  # in batches already
+        options["batch_size"] = None
     records = source == "list of dictionaries"
     options["step_fn"] = of_record if records else spoiling
     found = etastar.maximal_lr(InPlace(way), given, given, engine=engine, **options)
@@ -273,11 +275,12 @@ def outcomes(found: etastar.Result) -> list[tuple[float, str, int]]:
 def test_no_gradient_reaches_the_data() -> None:
     """Neither a flag nor a gradient, where the model or the data ask for one."""
     x, y = data()
+    options = EASY | {"batch_size": None}
     plain = [(x[i : i + 16].clone(), y[i : i + 16]) for i in range(0, 96, 16)]
-    etastar.maximal_lr(InPlace("requires grad"), plain, engine="loop", **EASY)
+    etastar.maximal_lr(InPlace("requires grad"), plain, engine="loop", **options)
     assert not any(batch[0].requires_grad for batch in plain)
     asking = [(batch[0].clone().requires_grad_(), batch[1]) for batch in plain]
-    etastar.maximal_lr(drawn(mlp), asking, engine="loop", **EASY)
+    etastar.maximal_lr(drawn(mlp), asking, engine="loop", **options)
     assert all(batch[0].grad is None and batch[0].requires_grad for batch in asking)
 
 

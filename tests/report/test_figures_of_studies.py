@@ -47,7 +47,6 @@ PANELS = {
         "mse: one exponent, a·(nL)^{b}",
         "mse: separate exponents, a·n^{b}L^{c}",
     ],
-    "cost": ["cross-entropy", "mse"],
 }
 """A new figure is a row here: its panels for a study of two losses and two κ."""
 
@@ -136,14 +135,14 @@ def test_eta_law_draws_medians_and_a_line_of_the_fitted_slope(family) -> None:
     chart = FIGURES["eta-law"].make(family).charts[0]
     for group, points in zip(family.of_loss("cross-entropy"), _points(chart), strict=True):
         found = medians(group)
-        np.testing.assert_allclose(np.sort(points.y), np.sort(found.value))
-        exponent = group.law().value["product"]
+        np.testing.assert_allclose(np.sort(points.y), np.sort(np.exp(found.value)))
+        exponent = group.law()["product"]
         shown = f"{exponent.value:.2f}".replace("-", "−")
         assert f"(nL)^{{{shown}}} [" in points.label
-        assert f"R² {group.law().value.r2:.2f}" in points.label
+        assert f"R² {group.law().r2:.2f}" in points.label
     for group, line in zip(family.of_loss("cross-entropy"), _lines(chart), strict=True):
         slope = np.diff(np.log(line.y)) / np.diff(np.log(line.x))
-        assert slope == pytest.approx(group.law().value["product"].value)
+        assert slope == pytest.approx(group.law()["product"].value)
 
 
 def test_bounds_of_eta_star_and_what_the_budget_decided_are_marked(tmp_path) -> None:
@@ -158,7 +157,7 @@ def test_bounds_of_eta_star_and_what_the_budget_decided_are_marked(tmp_path) -> 
     np.testing.assert_allclose(bounded.y, 10.0)
     assert bounded.hollow.all()
     assert "at least this (3 networks)" in bounded.label
-    assert drawing.missing.startswith("3 networks of which more than half")
+    assert drawing.missing.startswith("3 networks whose median seed trains nowhere")
     assert not measured.hollow.any()
 
 
@@ -166,25 +165,23 @@ def test_success_curves_are_those_of_a_single_measurement(tmp_path) -> None:
     """The vectorised counts against `search.estimate.success_curve`, seed by seed."""
     group = family_of(tmp_path, seed_sd=0.4, seeds=5).groups[0]
     assert len(curves(group)) == 12
-    for curve in curves(group):
+    for own, curve in curves(group).items():
         results, tried = [], []
         for i, cell in enumerate(group.rows["cell"]):
-            if cell == curve.cell:
+            if cell == own:
                 row = {name: column[i] for name, column in group.rows.items()}
                 results.append(
                     SeedResult(row["status"], row["eta_lo"], row["eta_hi"], row["hi_outcome"], ())
                 )
                 tried.append(_tried(group.trials, cell, row["seed"]))
         expected = success_curve(results, tried)
-        low, high = curve.interval()
         for i, point in enumerate(expected):
-            assert curve.rates[i] == point.lr
-            counts = [getattr(point, kind) for kind in KINDS]
-            assert curve.counts[i].tolist() == counts
-            inferred = (point.inferred_trained, point.inferred_failed)
-            assert (curve.above[i], curve.below[i]) == inferred
-            assert curve.p[i] == pytest.approx(point.p)
-            assert (low[i], high[i]) == pytest.approx((point.ci_low, point.ci_high))
+            assert curve["lr"][i] == point.lr
+            for name in (*KINDS, "inferred_trained", "inferred_failed"):
+                assert curve[name][i] == getattr(point, name)
+            assert curve["p"][i] == pytest.approx(point.p)
+            found = (curve["p_low"][i], curve["p_high"][i])
+            assert found == pytest.approx((point.ci_low, point.ci_high))
 
 
 def _tried(trials, cell, seed):
@@ -217,12 +214,12 @@ def test_nothing_trains_beyond_the_edge_of_a_success_panel(family) -> None:
 def test_residuals_stand_at_their_width_and_depth(family) -> None:
     group = family.groups[0]
     (heat,) = FIGURES["residuals"].make(family).charts[0].layers
-    expected = residual_map(group.law().value)
-    np.testing.assert_array_equal(heat.values, expected.log_residual)
+    _, _, expected, _ = residual_map(group.law())
+    np.testing.assert_array_equal(heat.values, expected)
     assert heat.columns == ["8", "16", "32", "64"]
     assert heat.rows == ["1", "2", "4"]
     i, j = 3, 2
-    share = 100 * np.expm1(expected.log_residual[i, j])
+    share = 100 * np.expm1(expected[i, j])
     assert float(heat.text[i][j].replace("−", "-")) == pytest.approx(share, abs=0.5)
     assert group.cell_id(64, 4) in heat.hover[i][j]
 
@@ -233,7 +230,7 @@ def test_the_slope_against_sharpness_stands_beside_minus_one(family) -> None:
     assert np.diff(np.log(reference.y)) / np.diff(np.log(reference.x)) == pytest.approx(-1)
     assert reference.dash == "dot"
     for group, points, line in zip(family.groups[:2], _points(chart), own, strict=True):
-        fit = group.slope.value
+        fit = group.slope
         slope = np.diff(np.log(line.y)) / np.diff(np.log(line.x))
         assert slope == pytest.approx(fit.corrected.value)
         verdict = "−1 excluded" if fit.excludes(-1) else "−1 not excluded"
@@ -253,19 +250,24 @@ def test_slopes_are_judged_against_minus_one(tmp_path, power, verdict) -> None:
 def test_predictions_lie_against_what_was_measured(family) -> None:
     chart = FIGURES["prediction"].make(family).charts[0]
     for group, points in zip(family.of_loss("cross-entropy"), _points(chart), strict=True):
-        found = group.held_out("product").value
-        np.testing.assert_array_equal(points.x, found.measured)
-        np.testing.assert_array_equal(points.y, found.predicted)
-        np.testing.assert_array_equal(points.y_high, found.high)
+        found = group.held_out("product")
+        np.testing.assert_array_equal(points.x, np.exp(found.log_measured))
+        np.testing.assert_array_equal(points.y, np.exp(found.log_predicted))
+        np.testing.assert_array_equal(points.y_high, np.exp(found.log_predicted + found.half))
     (line,) = _lines(chart)
     np.testing.assert_array_equal(line.x, line.y)
 
 
 def test_cost_is_that_of_the_tasks(family) -> None:
-    drawing = FIGURES["cost"].make(family)
-    assert set(drawing.rows["seconds_per_seed"]) == {0.5}
-    assert set(drawing.rows["lambda1_seconds_per_seed"]) == {0.5 / 3}
-    assert sum(drawing.rows["trials"]) == sum(len(g.trials["lr"]) for g in family.groups)
+    """Every task of η* is planted with 1.5 seconds, every one of λ1 with 0.5."""
+    for group in family.groups:
+        assert group.cost == {
+            "networks": 12,
+            "seeds": 36,
+            "trials": len(group.trials["lr"]),
+            "steps": sum(group.rows["steps"]),
+            "seconds": 12 * (1.5 + 0.5),
+        }
 
 
 def test_bounds_are_those_of_the_theory_on_the_samples_of_the_study(family) -> None:
@@ -327,7 +329,7 @@ def test_nothing_measured_or_nothing_bracketed_is_said_and_not_drawn(tmp_path, n
     assert not FIGURES[name].make(empty).charts
     assert FIGURES[name].save(empty, tmp_path / name) == []
     lost = family_of(tmp_path, lambda cell: None)
-    if name not in ("cost", "lambda1-law"):
+    if name != "lambda1-law":
         assert FIGURES[name].make(lost).missing
         assert not FIGURES[name].make(lost).charts
 

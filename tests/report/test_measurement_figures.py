@@ -9,14 +9,14 @@ from matplotlib.colors import to_hex
 from etastar.data import load
 from etastar.problem.trial import Outcome, Trial
 from etastar.report.figures import COLOURS, save_measurement, success_figure, trials_figure
-from etastar.result import Cost, Measurement
+from etastar.result import Cost, Result
 from etastar.search.base import bracket
-from etastar.search.estimate import eta_star, success_curve
+from etastar.search.estimate import Spread, eta_star, success_curve
 from etastar.settings import Settings
 
 
 @pytest.fixture
-def found() -> Measurement:
+def found() -> Result:
     """Three seeds with brackets at 0.4, 0.5 and 0.8; not every rate was tried by every seed."""
     kinds = {
         0: {0.2: "trained", 0.4: "trained", 0.5: "diverged", 1.0: "diverged"},
@@ -29,15 +29,24 @@ def found() -> Measurement:
     }
     seeds = {seed: bracket(outcomes) for seed, outcomes in tried.items()}
     settings = Settings.model_validate({"width": 16, "depth": 2})
-    return Measurement(
+    return Result(
         eta_star=eta_star(list(seeds.values()), 0.1),
         seeds=seeds,
         trials={Trial.of(s, lr): o for s, outcomes in tried.items() for lr, o in outcomes.items()},
-        curve=success_curve(list(seeds.values()), list(tried.values())),
+        success=success_curve(list(seeds.values()), list(tried.values())),
         network=settings.network(),
         recipe=settings.recipe(load("digits")),
         data={"name": "digits"},
-        search={},
+        search={"end_lr": 1.0},
+        heading="mlp 16×2 on digits",
+        varies="initialisation and order of the data",
+        spread=Spread(None, None, None),
+        groups=(),
+        ratios=(),
+        engine="stack",
+        engine_reason="",
+        settings={"factory": True},
+        notes=(),
         cost=Cost(12, 60, 1.0),
         environment={},
     )
@@ -45,8 +54,10 @@ def found() -> Measurement:
 
 def test_dots_are_hollow_exactly_where_seeds_were_inferred_and_the_legend_says_so(found) -> None:
     ax = success_figure(found)
-    dots = next(c for c in ax.collections if len(c.get_offsets()) == len(found.curve))
-    for point, at, face in zip(found.curve, dots.get_offsets(), dots.get_facecolor(), strict=True):
+    dots = next(c for c in ax.collections if len(c.get_offsets()) == len(found.success))
+    for point, at, face in zip(
+        found.success, dots.get_offsets(), dots.get_facecolor(), strict=True
+    ):
         assert tuple(at) == (point.lr, point.p)
         inferred = point.inferred_trained + point.inferred_failed > 0
         assert to_hex(face) == ("#ffffff" if inferred else COLOURS["trained"].lower())
@@ -63,9 +74,9 @@ def test_dots_are_hollow_exactly_where_seeds_were_inferred_and_the_legend_says_s
 
 
 def test_no_hollow_entry_where_nothing_was_inferred(found) -> None:
-    full = [point for point in found.curve if not point.inferred_trained + point.inferred_failed]
+    full = [point for point in found.success if not point.inferred_trained + point.inferred_failed]
     assert full
-    found.curve[:] = full
+    found.success[:] = full
     assert (
         "trained, some seeds inferred" not in success_figure(found).get_legend_handles_labels()[1]
     )

@@ -73,7 +73,7 @@ def test_figures_lie_beside_the_page(written) -> None:
     names = {f"{name}.{ending}" for name in FIGURES for ending in ("png", "pdf", "svg")}
     assert {path.name for path in (folder / "STUDY-figures").iterdir()} == names
     assert set(files[1:]) == {folder / "STUDY-figures" / name for name in names}
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.partial*"))
 
 
 def test_the_page_loads_nothing(written) -> None:
@@ -132,7 +132,7 @@ def test_all_rows_of_the_study_can_be_downloaded(written) -> None:
 def test_charts_are_plotly_figures(written) -> None:
     _, _, page = written
     charts = [json.loads(code) for attrs, code in page.scripts if attrs.get("type")]
-    assert len(charts) == 8  # of one loss and one κ: two predictions, one of all else
+    assert len(charts) == 7  # of one loss and one κ: two predictions, one of all else
     for chart in charts:
         assert chart["data"]
         assert chart["layout"]["xaxis"]["title"]["text"]
@@ -227,11 +227,15 @@ def test_two_networks_give_figures_but_no_law(tmp_path) -> None:
     assert "needs at least 3 cells for an interval; got 2" in page.text
 
 
-def test_without_plotly_the_message_says_what_to_install(tmp_path, monkeypatch) -> None:
-    study, store = plant(tmp_path)
-    monkeypatch.setitem(sys.modules, "plotly", None)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with store, pytest.raises(ConfigError, match=r"pip install 'etastar\[report\]'"):
+@pytest.mark.parametrize("package", ["plotly", "jinja2"])
+def test_without_its_packages_the_message_says_what_to_install(
+    tmp_path, monkeypatch, package
+) -> None:
+    study, store = plant(tmp_path, widths=(8,), depths=(1,), sharpness=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "plotly.offline", raising=False)
+    message = rf"needs {package}, which is not installed: pip install 'etastar\[report\]'"
+    with store, pytest.raises(ConfigError, match=message):
         write_report(study, store, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
     assert not (tmp_path / "page-figures").exists()
@@ -242,7 +246,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path) -> None:
     (tmp_path / "page.html").mkdir()
     with store, pytest.raises(ConfigError, match="cannot be written"):
         write_report(study, store, tmp_path / "page.html")
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_large_tables_are_compressed_and_whole(monkeypatch) -> None:

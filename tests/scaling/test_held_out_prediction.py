@@ -33,8 +33,8 @@ def test_ninety_percent_intervals_cover_what_they_should(planted):
         truth = estimate_cells(cells)
         held = np.random.default_rng([k, 1]).random(len(cells)) < 0.3
         fit = fit_power_law(cells.subset(~held), form="separate", n_boot=0)
-        seeds = truth.informative[held].astype(float)
-        half = fit.half_width_log(cells.width[held], cells.depth[held], seeds, 0.9)
+        noise = truth.noise(fit.seed_variance)[held]
+        half = fit.half_width_log(cells.width[held], cells.depth[held], noise, 0.9)
         error = truth.value[held] - fit.predict_log(cells.width[held], cells.depth[held])
         within.append(np.mean(np.abs(error) <= half))
         beyond.append(extrapolate(cells, form="separate").coverage)
@@ -233,10 +233,12 @@ def test_cross_validation_against_one_fit_per_cell():
     for i in range(len(cells)):
         kept = np.arange(len(cells)) != i
         x = np.stack([np.ones(36), np.log(fit.width), np.log(fit.depth)], 1)
-        one = fit_random_effects(x[kept], fit.log_value[kept], fit.variance[kept])
-        error = x[i] @ one.beta[0] - fit.log_value[i]
+        beta, covariance, tau2 = fit_random_effects(
+            x[kept], fit.log_value[kept], fit.variance[kept]
+        )
+        error = x[i] @ beta[0] - fit.log_value[i]
         noise = 1.4358 * fit.seed_variance / 5  # exact inefficiency 1.434 of a median of five
-        spread = x[i] @ one.covariance[0] @ x[i] + one.tau2[0] + noise
+        spread = x[i] @ covariance[0] @ x[i] + tau2[0] + noise
         half = 1.6939 * np.sqrt(spread)  # t at 0.95 with 32 degrees of freedom
         errors.append(abs(np.expm1(error)))
         inside.append(abs(error) <= half)

@@ -27,7 +27,7 @@ def test_a_planted_bend_is_cut_off(bend):
         # what is left of the bend at the cutoff, exp(−bend·L/n), is a small share of it
         assert abs(region.fit["depth"].value + 1) < 0.5 * abs(whole["depth"].value + 1)
         assert region.fit.domain.cutoff == region.cutoff
-        assert region.domain.aspect[0] >= region.cutoff
+        assert region.fit.domain.aspect[0] >= region.cutoff
         assert not region.fit.predict(16, 12).in_region
 
 
@@ -63,7 +63,7 @@ def test_regions_lie_side_by_side_over_kappa():
     rows = planted_rows(rng) + planted_rows(rng, input_lr_ratio=1.0, bend=4.0)
     rows += planted_rows(rng, input_lr_ratio=0.0, widths=(64,))
     regions, skipped = find_regions(CellTable.from_rows(rows), n_boot=0)
-    assert [r.labels["input_lr_ratio"] for r in regions] == [0.1, 1.0]
+    assert [r.fit.labels["input_lr_ratio"] for r in regions] == [0.1, 1.0]
     assert regions[1].cutoff > regions[0].cutoff
     assert skipped[0][0]["input_lr_ratio"] == 0.0
     assert "width does not vary" in skipped[0][1]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etastar.cli.output import write_results
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import Cell
+from etastar.study.export import FORMATS, TABLES, seed_columns
 from etastar.study.measuring import Task
 from etastar.study.results import LambdaResult, LrResult, SharpnessRow
 from etastar.study.specification import Study
-from etastar.study.store import StoreWriter
+from etastar.study.store import Store, StoreWriter
 
 TINY_BASE = """
 [base]
@@ -114,3 +117,18 @@ def content(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         return {name: connection.execute(query).fetchall() for name, query in QUERIES.items()}
     finally:
         connection.close()
+
+
+def seed_rows(study: Study, store: Store) -> list[dict[str, Any]]:
+    """One mapping per network and seed."""
+    columns = seed_columns(study, store)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def export(
+    study: Study, store: Store, path: Path, *, format: str = "csv", table: str = "seeds"
+) -> int:
+    """What `etastar study export` does; returns the number of rows."""
+    columns = TABLES[table](study, store)
+    write_results([(str(path), partial(FORMATS[format], columns))])
+    return len(columns["cell"])

@@ -17,15 +17,13 @@ from made_studies import TINY_CELLS, content, tiny
 
 import etastar
 from etastar.errors import ConfigError, ExecutorError
-from etastar.study.executors import ExecutorOptions, make_executor
-from etastar.study.executors.dask_cluster import DaskExecutor
+from etastar.study.executors import make_executor
 from etastar.study.runner import Progress, run_study
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[DaskExecutor]:
-    with make_executor("dask", ExecutorOptions(workers=2)) as executor:
-        assert isinstance(executor, DaskExecutor)
+def cluster() -> Iterator[Any]:
+    with make_executor("dask", workers=2) as executor:
         yield executor
 
 
@@ -36,15 +34,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return content(study.default_store)
 
 
-def busy_process(cluster: DaskExecutor) -> int:
+def busy_process(cluster: Any) -> int:
     """A worker that has tasks."""
-    client = cluster._executor._client
+    client = cluster._client
     processes = client.run(os.getpid)
     return next(processes[worker] for worker, tasks in client.processing().items() if tasks)
 
 
 def test_a_worker_that_is_killed_changes_nothing(
-    cluster: DaskExecutor, tmp_path: Path, reference: dict[str, list[Any]]
+    cluster: Any, tmp_path: Path, reference: dict[str, list[Any]]
 ) -> None:
     assert (cluster.slots, cluster.threads_per_task) == (4, 1)
     study = tiny(tmp_path / "tiny.toml")
@@ -57,7 +55,7 @@ def test_a_worker_that_is_killed_changes_nothing(
 
     summary = run_study(study, executor=cluster, on_progress=kill)
     assert len(killed) == 1
-    assert (summary.failures, summary.progress.done) == ({}, TINY_CELLS)
+    assert (summary.failures, summary.done) == ({}, TINY_CELLS)
     assert content(study.default_store) == reference
     connection = sqlite3.connect(study.default_store)
     work = connection.execute("SELECT cell FROM work").fetchall()
@@ -67,7 +65,7 @@ def test_a_worker_that_is_killed_changes_nothing(
 
 @pytest.mark.slow  # four deaths in each of three attempts
 def test_a_task_that_kills_its_workers_is_given_up_and_the_rest_completes(
-    cluster: DaskExecutor,
+    cluster: Any,
     tmp_path: Path,
     reference: dict[str, list[Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -77,10 +75,10 @@ def test_a_task_that_kills_its_workers_is_given_up_and_the_rest_completes(
     summary = run_study(study, executor=cluster)
     assert list(summary.failures) == ["24×2 κ=0.1 cross-entropy digits"]
     assert "KilledWorker" in summary.failures["24×2 κ=0.1 cross-entropy digits"]
-    assert (summary.progress.done, summary.progress.failed) == (TINY_CELLS - 1, 1)
+    assert (summary.done, summary.failed) == (TINY_CELLS - 1, 1)
     monkeypatch.undo()
     mended = run_study(study, executor=cluster, retry_failed=True)
-    assert (mended.failures, mended.progress.done) == ({}, TINY_CELLS)
+    assert (mended.failures, mended.done) == ({}, TINY_CELLS)
     assert content(study.default_store) == reference
 
 
@@ -117,7 +115,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_condemns_no_cell(
         address = scheduler.stdout.readline().strip()
         with (
             pytest.raises(ExecutorError, match=r"the executor is gone .*run the same command"),
-            make_executor("dask", ExecutorOptions(scheduler=address)) as executor,
+            make_executor("dask", scheduler=address) as executor,
         ):
             run_study(study, executor=executor, on_progress=lambda _: scheduler.kill())
     found = content(study.default_store)
@@ -128,10 +126,10 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_condemns_no_cell(
 
 
 def test_what_cannot_be_had_is_told(
-    tmp_path: Path, cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def enter(**options: Any) -> None:
-        with make_executor("dask", ExecutorOptions(**options)):
+        with make_executor("dask", **options):
             pass
 
     monkeypatch.setattr("etastar.study.executors.dask_cluster.CONNECT_SECONDS", 1)
@@ -146,7 +144,7 @@ def test_what_cannot_be_had_is_told(
         with pytest.raises(ConfigError, match="no scheduler with a worker answered within 1 s"):
             enter(scheduler=scheduler.stdout.readline().strip())
         scheduler.kill()
-    address = cluster._executor._client.scheduler_info()["address"]
+    address = cluster._client.scheduler_info()["address"]
     enter(scheduler=address)
     monkeypatch.setattr(etastar, "__version__", "9.9")
     with pytest.raises(ConfigError, match=r"worker tcp://.* has etastar .*; expected 9\.9"):

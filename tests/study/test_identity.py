@@ -13,7 +13,7 @@ from made_studies import TINY, content, tiny
 import etastar
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings, canonical
-from etastar.study.plan import Facts, State, plan
+from etastar.study.plan import State, costs, plan
 from etastar.study.runner import run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -140,9 +140,9 @@ def test_added_seeds_are_the_only_ones_computed(tmp_path: Path) -> None:
     first = content(path.with_suffix(".sqlite"))
     more = tiny(path, TINY.replace("seeds = 3", "seeds = 4"))
     with Store(more.default_store) as store:
-        tasks = plan(more, Facts.of(more), State.of(store))
+        tasks = plan(more, costs(more), State.of(store))
     assert len(tasks) == 8
-    assert {planned.task.seeds for planned in tasks} == {(3,)}
+    assert {task.seeds for task, _ in tasks} == {(3,)}
     before = more.default_store.stat().st_ino
     run_study(more)
     second = content(more.default_store)
@@ -157,8 +157,8 @@ def test_fewer_seeds_and_other_threads_compute_nothing(tmp_path: Path) -> None:
     run_study(tiny(path))
     for old, new in (("seeds = 3", "seeds = 2"), ("threads = 1", "threads = 2")):
         study = tiny(path, TINY.replace(old, new))
-        assert plan(study, Facts.of(study), State.of_file(study.default_store)) == []
-        assert run_study(study).progress.trials == 0
+        assert plan(study, costs(study), State.of_file(study.default_store)) == []
+        assert run_study(study).trials == 0
 
 
 def test_studies_share_a_store_and_each_result(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_studies_share_a_store_and_each_result(tmp_path: Path) -> None:
     one = tiny(tmp_path / "one.toml", text.replace("{}", "[16]"))
     other = tiny(tmp_path / "other.toml", text.replace("{}", "[24, 16]"))
     run_study(one, shared)
-    facts, state = Facts.of(other), State.of_file(shared)
-    assert {planned.task.settings.width for planned in plan(other, facts, state)} == {24}
+    facts, state = costs(other), State.of_file(shared)
+    assert {task.settings.width for task, _ in plan(other, facts, state)} == {24}
     run_study(other, shared)
     whole = tiny(tmp_path / "whole.toml")
     run_study(whole)
@@ -181,15 +181,16 @@ def test_lambda_that_cells_share_is_one_task() -> None:
         "[[grid]]\nmax_steps = 20\nseeds = 3\nfirst_seed = 1"
     )
     assert len({cell.sharpness_id for cell in study.cells}) == 1
-    tasks = [planned.task for planned in plan(study, Facts.of(study), State())]
+    tasks = [task for task, _ in plan(study, costs(study), State())]
     assert sorted(task.kind for task in tasks) == ["maximal-lr"] * 3 + ["sharpness"]
     assert [task.seeds for task in tasks if task.kind == "sharpness"] == [(0, 1, 2, 3)]
 
 
 def test_the_longest_tasks_go_first() -> None:
     study = Study.from_text("[base]\nmax_steps = 100\n[grid]\nwidth = [8, 512, 64]\ndepth = [2, 8]")
-    tasks = plan(study, Facts.of(study), State())
-    sizes = [(p.task.settings.width, p.task.settings.depth) for p in tasks]
+    tasks = plan(study, costs(study), State())
+    sizes = [(task.settings.width, task.settings.depth) for task, _ in tasks]
     assert sizes[0] == (512, 8)
     assert sizes[-1] == (8, 2)
-    assert [p.seconds for p in tasks] == sorted((p.seconds for p in tasks), reverse=True)
+    seconds = [expected for _, expected in tasks]
+    assert seconds == sorted(seconds, reverse=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import RESOLVED
+from made_studies import RESOLVED, seed_rows
 
 from etastar.scaling import CellTable, fit_power_law
 from etastar.study.cell_rows import labels_of
-from etastar.study.export import seed_columns, seed_rows, trial_columns
+from etastar.study.export import seed_columns, trial_columns
 from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_studies import TINY, TINY_CELLS, content, tiny
+from made_studies import TINY, TINY_CELLS, content, seed_rows, tiny
 
 import etastar
 from etastar.errors import ConfigError, DataError, StoreError
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.executors import EXECUTORS, ExecutorOptions, InProcess, make_executor
-from etastar.study.export import seed_rows
+from etastar.study.executors import EXECUTORS, InProcess, make_executor
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State
 from etastar.study.runner import ATTEMPTS, Progress, run_study
@@ -38,7 +37,7 @@ def test_every_cell_is_what_measure_finds(tmp_path: Path) -> None:
     summary = run_study(study)
     assert summary.store == tmp_path / "tiny.sqlite"
     assert (summary.failures, summary.out_of_budget) == ({}, False)
-    assert (summary.progress.cells, summary.progress.done) == (TINY_CELLS, TINY_CELLS)
+    assert (summary.cells, summary.done) == (TINY_CELLS, TINY_CELLS)
     with Store(summary.store) as store:
         rows = seed_rows(study, store)
     assert len(rows) == 3 * TINY_CELLS
@@ -50,7 +49,7 @@ def test_every_cell_is_what_measure_finds(tmp_path: Path) -> None:
                 bracket = expected.seeds[row["seed"]]
                 assert (row["status"], row["eta_lo"]) == (bracket.status, bracket.lo)
                 assert (row["eta_hi"], row["hi_outcome"]) == (bracket.hi, bracket.hi_outcome)
-                assert row["lambda1"] > 0
+                assert row["lambda1_preconditioned"] > 0
 
 
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
@@ -58,7 +57,7 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     run_study(study)
     before = study.default_store.read_bytes()
     summary = run_study(study)
-    assert (summary.progress.done, summary.progress.trials) == (TINY_CELLS, 0)
+    assert (summary.done, summary.trials) == (TINY_CELLS, 0)
     assert len(study.default_store.read_bytes()) == len(before)
 
 
@@ -199,7 +198,7 @@ def test_what_always_fails_is_recorded_and_the_rest_completes(
     assert summary.failures == {
         "24×2 κ=0.1 cross-entropy digits": "MemoryError: no room, attempt 3"
     }
-    assert (summary.progress.done, summary.progress.failed) == (TINY_CELLS - 1, 1)
+    assert (summary.done, summary.failed) == (TINY_CELLS - 1, 1)
     bad = {c.id for c in study.cells if (c.settings.width, c.settings.depth) == (24, 2)}
     assert {executor.counts[identity] for identity in bad} == {ATTEMPTS}
     found = content(study.default_store)
@@ -211,9 +210,9 @@ def test_what_always_fails_is_recorded_and_the_rest_completes(
     again = run_study(study, executor=executor)
     assert again.failures == summary.failures
     assert {executor.counts[identity] for identity in bad} == {ATTEMPTS}
-    assert again.progress.failed == 1
+    assert again.failed == 1
     mended = run_study(study, retry_failed=True)
-    assert (mended.failures, mended.progress.done, mended.progress.failed) == ({}, TINY_CELLS, 0)
+    assert (mended.failures, mended.done, mended.failed) == ({}, TINY_CELLS, 0)
     assert content(study.default_store) == reference
 
 
@@ -247,7 +246,7 @@ def test_a_thread_pool_gives_the_same(tmp_path: Path, reference: dict[str, list[
     study = tiny(tmp_path / "tiny.toml")
     with ThreadPoolExecutor(3) as pool:
         summary = run_study(study, executor=pool)
-    assert summary.progress.done == TINY_CELLS
+    assert summary.done == TINY_CELLS
     assert content(study.default_store) == reference
 
 
@@ -288,17 +287,17 @@ def test_no_more_tasks_are_submitted_than_the_executor_has_slots(tmp_path: Path)
 
 def test_executors_by_name() -> None:
     assert set(EXECUTORS) == {"in-process", "dask"}
-    with make_executor("in-process", ExecutorOptions()) as executor:
+    with make_executor("in-process") as executor:
         assert executor.submit(sum, [1, 2]).result() == 3
         with pytest.raises(ZeroDivisionError):
             executor.submit(divmod, 1, 0).result()
         with pytest.raises(KeyboardInterrupt):
             executor.submit(interrupt)
     with pytest.raises(ConfigError, match="unknown executor 'dsak'; did you mean 'dask'"):
-        make_executor("dsak", ExecutorOptions())
+        make_executor("dsak")
     with (
         pytest.raises(ConfigError, match="--workers needs --executor dask"),
-        make_executor("in-process", ExecutorOptions(workers=2)),
+        make_executor("in-process", workers=2),
     ):
         pass
 
@@ -321,7 +320,7 @@ try:
         on_wait=lambda who: print("waiting for", who, flush=True),
         on_progress=lambda p: p.trials == 1 and not p.latest and print("begun", flush=True),
     )
-    print("trials", summary.progress.trials, "done", summary.progress.done)
+    print("trials", summary.trials, "done", summary.done)
 except EtaStarError as error:
     print("refused:", error)
 """

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_studies import content, fill, made_lr, made_sharpness
+from made_studies import content, fill, made_lr, made_sharpness, seed_rows
 
 from etastar.errors import ConfigError, StoreError
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.export import seed_columns, seed_rows, trial_columns
+from etastar.study.export import seed_columns, trial_columns
 from etastar.study.filesystem import file_system
 from etastar.study.plan import State
 from etastar.study.runner import run_study
@@ -57,7 +57,8 @@ def test_what_goes_in_comes_out(path: Path) -> None:
         assert (row["eta_lo"], row["eta_hi"]) == (bracket.lo, bracket.hi)
         assert row["eta"] == pytest.approx(bracket.lo * 1.1**0.5)
         assert (row["trials"], row["steps"]) == (6, 24)
-        assert (row["lambda1"], row["lambda1_gauss_newton"]) == sharpness.seeds[seed][:2]
+        found = (row["lambda1_preconditioned"], row["lambda1_gauss_newton"])
+        assert found == sharpness.seeds[seed][:2]
         assert row["lambda1_plain"] == (None if seed == 0 else 1e300)
         assert row["lambda1_converged"] is (seed != 0)
         assert (row["train_size"], row["max_steps"], row["batch_size"]) == (10, 5, "full")

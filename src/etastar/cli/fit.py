@@ -77,14 +77,14 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
             continue
         usage = record["usage"]
         print(
-            f"  {usage['used']} of {usage['cells']} cells used; {usage['untrained']} untrained, "
-            f"{usage['right_censored']} above the range, {usage['below_cutoff']} below the cutoff"
+            f"  {usage['used']} of {usage['cells']} cells used; {usage['untrained']} below the "
+            f"range, {usage['right_censored']} above it, {usage['below_cutoff']} below the cutoff"
         )
         if lost := usage["seeds_none_trained"]:
             seeds = lost + usage["seeds_bracketed"] + usage["seeds_all_trained"]
             print(
-                f"  {lost} of {seeds} seeds train at no rate and are left out: a cell's median is "
-                "over its other seeds, and not used where these are less than half"
+                f"  {lost} of {seeds} seeds train at no rate: each counts as below every rate in "
+                "the median of its cell"
             )
         header = ("law", "exponents [95 %]", "R²", "ΔAIC", "ΔBIC", "left out", "n·L > ¼", "cover")
         rows = record["forms"].values()

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
     from etastar.api import measure
 
     settings = options.model_dump(exclude={"plot", "json_file"})
-    with ProgressLine(options.seeds) as progress:
+    with ProgressLine() as progress:
         try:
             found = measure(on_progress=progress.update, **settings)
         except KeyboardInterrupt:

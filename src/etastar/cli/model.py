@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,9 @@ from etastar.cli.printing import show
 from etastar.cli.user_code import called, imported, takes_an_argument
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
+from etastar.settings import Settings
+from etastar.validation import OneOf
 
 if TYPE_CHECKING:
     from etastar.result import Result
@@ -26,7 +29,7 @@ GROUPS = {
     "data": "data (this code is imported and run)",
     "loss": "training",
     "metric": "criterion and budget",
-    "seeds": "search",
+    "strategy": "search",
     "device": "machine",
     "plot": "output",
 }
@@ -96,10 +99,46 @@ class ModelOptions(BaseModel):
         None, ge=1, description="Steps between evaluations. [default: once per epoch]"
     )
 
-    seeds: int = Field(3, ge=1, description="Seeds, each with its own bracket.")
+    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
+        None,
+        description="curve: where a fresh seed trains, and a rate that is confirmed. section, "
+        "bisection: one bracket per seed. [default: curve; section with --seeds or --resolution]",
+    )
+    precision: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
+        "either side. [default: 0.2]",
+    )
+    trials: int | None = Field(None, ge=1, description="curve: most whole trials. [default: 120]")
+    budgets: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="curve: most steps, in whole trainings, all included. [default: no cap]",
+    )
+    confirm: int | None = Field(
+        None,
+        ge=0,
+        description="curve: fresh seeds that train at the recommended rate, 0 for none. "
+        "[default: 10]",
+    )
+    round_size: int | None = Field(
+        None, ge=1, description="curve: trials that are placed at once. [default: 4]"
+    )
+    slow_edge: bool = Field(
+        False, description="curve: look for the rates that are too slow for the budget, too."
+    )
+    seeds: int | None = Field(
+        None, ge=1, description="section, bisection: number of seeds. [default: 3]"
+    )
     first_seed: int = Field(0, ge=0, description="Number of the first seed.")
-    resolution: float = Field(
-        0.05, gt=0.0, allow_inf_nan=False, description="Relative width of a bracket."
+    resolution: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="section, bisection: relative width of a bracket. [default: 0.05]",
     )
     start_lr: float = Field(
         1e-5, gt=0.0, allow_inf_nan=False, description="Lower end of the range of rates."
@@ -124,6 +163,7 @@ class ModelOptions(BaseModel):
 
 def run(arguments: list[str]) -> int:
     """Measure η* of the model, print it, write what was asked for; return the exit code."""
+    _check_not_of_networks(arguments)
     options = parse(
         ModelOptions,
         arguments,
@@ -146,6 +186,17 @@ def run(arguments: list[str]) -> int:
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
     return show(found, options.plot, options.json_file)
+
+
+def _check_not_of_networks(arguments: list[str]) -> None:
+    """Raise if an option of our networks or of their search is given: it says nothing here."""
+    for word in arguments:
+        flag = word.split("=")[0]
+        name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+        known = name in Settings.model_fields and name not in ModelOptions.model_fields
+        if word.startswith("--") and known:
+            instead = ": give the budget in --epochs" if name == "max_steps" else ": leave it out"
+            raise ConfigError(f"{flag} does not apply to a model of your own{instead}.")
 
 
 def old_command(arguments: list[str]) -> int:
@@ -212,7 +263,8 @@ def _measure(options: ModelOptions) -> Result:
         optimizer = functools.partial(optimizer, momentum=options.momentum)
     model = _model(options.model)
     train_data, val_data = _data(options)
-    same = ("metric", "epochs", "batch_size", "eval_every", "start_lr", "end_lr", "resolution")
+    same = [*("metric", "epochs", "batch_size", "eval_every", "start_lr", "end_lr", "resolution")]
+    same += ["strategy", "seeds", "first_seed", *OF_THE_CURVE]
     with use_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotBracketedWarning)  # printed with the result
         found = maximal_lr(
@@ -222,7 +274,6 @@ def _measure(options: ModelOptions) -> Result:
             loss_fn=losses[options.loss],
             optimizer=optimizer,
             threshold=threshold,
-            seeds=range(options.first_seed, options.first_seed + options.seeds),
             device=options.device,
             engine=options.engine,
             **{name: getattr(options, name) for name in same},

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError, nearest
-from etastar.settings import OneOf, validated
+from etastar.validation import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etastar.errors import ConfigError
-from etastar.study.filesystem import as_a_whole
+from etastar.errors import ConfigError, EtaStarError
+from etastar.study.filesystem import as_a_whole, try_writing
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,7 +20,7 @@ FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_figure(file: str | None) -> None:
-    """Refuse a picture that cannot be written: see `check_output`.
+    """Raise if a picture cannot be written: see `check_output`.
 
     Raises:
         ConfigError: It cannot, or its ending names no format.
@@ -28,31 +31,85 @@ def check_figure(file: str | None) -> None:
 
 
 def check_output(file: str | None) -> None:
-    """Refuse what cannot be written before hours are spent on it; None and "-" name no file.
+    """Raise if a file cannot be written, before hours are spent on it.
+
+    A few blocks are written beside it and removed. None and "-" name no file.
 
     Raises:
-        ConfigError: It is empty, or a folder, or its folder does not exist or cannot be written.
+        ConfigError: The name is empty or a folder's, the folder does not exist, or nothing can be
+            written there.
     """
     if file is None or file == "-":
         return
     if not file.strip():
         raise ConfigError(f"the name of the file to write is empty ({file!r}); give one.")
     path = Path(file)
-    if path.is_dir() or os.path.basename(file) in ("", ".", ".."):
+    if os.path.isdir(file) or os.path.basename(file) in ("", ".", ".."):
         raise ConfigError(f"{file} is a folder; give the name of a file.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written: permission denied.")
+    try:
+        try_writing(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from None
+
+
+def write_results(outputs: Iterable[tuple[str | None, Callable[[Path], object]]]) -> None:
+    """Write several results, each whatever becomes of the others.
+
+    Args:
+        outputs: In the order of writing: the name of a file ("-" is standard output, None is
+            left out), and a function that writes its content to the file that it is given. That
+            file is another one with the same ending, and takes the place of the one named when
+            all of it has been written: see `etastar.study.filesystem.as_a_whole`.
+
+    Raises:
+        EtaStarError: Some could not be written; one line that names each and says why.
+    """
+    failures = []
+    for file, write in outputs:
+        if file is None:
+            continue
+        try:
+            with _to_stdout() if file == "-" else as_a_whole(Path(file)) as partial:
+                write(partial)
+        except EtaStarError as error:
+            failures.append(f"{file}: {str(error).rstrip('.')}")
+        # what draws a picture may fail in any way; the result beside it must not be lost
+        except Exception as error:
+            name = "standard output" if file == "-" else file
+            failures.append(f"{name} cannot be written: {_reason(error)}")
+    if failures:
+        raise EtaStarError("; ".join(failures) + ".")
 
 
 def write_text(text: str, file: str) -> None:
-    """Write to standard output, if the file is `-`; else a file as a whole or not at all."""
-    if file == "-":
-        sys.stdout.write(text)
-        return
-    with as_a_whole(Path(file)) as partial:
-        partial.write_text(text, encoding="utf-8")
+    """Write a text to one file, or to standard output if that is "-": see `write_results`."""
+    write_results([(file, lambda partial: partial.write_text(text, encoding="utf-8"))])
+
+
+@contextmanager
+def _to_stdout() -> Iterator[Path]:
+    """Give a file to write to, whose content goes to standard output when the block ends."""
+    with tempfile.TemporaryDirectory() as folder:
+        partial = Path(folder) / "output"
+        yield partial
+        sys.stdout.flush()
+        try:
+            sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        except OSError:  # standard output has been replaced by an object without a file
+            sys.stdout.write(partial.read_text(encoding="utf-8"))
+            return
+        # not by way of sys.stdout: what a full device refuses would be tried again at exit
+        with sink:
+            sink.write(partial.read_bytes())
+
+
+def _reason(error: Exception) -> str:
+    """The reason of a failure: the system's words, or the error's kind and text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {error}"
 
 
 def progress_bar(unit: str, total: int, doing: str) -> Progress | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from etastar.cli.options import in_shell
-from etastar.cli.output import progress_bar, write_text
+from etastar.cli.output import progress_bar, write_results
 from etastar.result import counted, number
 
 if TYPE_CHECKING:
@@ -19,53 +19,59 @@ if TYPE_CHECKING:
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
-    """Print a result and write what was asked for; return the exit code."""
+    """Print a result and write what was asked for; return the exit code.
+
+    Raises:
+        EtaStarError: A file could not be written; what could be is.
+    """
     from rich.console import Console
+
+    from etastar.report.figures import save_measurement
 
     console = Console(stderr=json_file == "-", highlight=False)
     print_table(found, console)
-    if json_file:
-        write_text(found.to_json() + "\n", json_file)
-        if json_file != "-":
-            console.print(f"JSON: {json_file}")
-    if plot:
-        from etastar.report.figures import save_measurement
-
-        save_measurement(found, plot)
-        console.print(f"picture: {plot}")
+    text = found.to_json() + "\n"
+    write_results(
+        [
+            (json_file, lambda path: path.write_text(text, encoding="utf-8")),
+            (plot, lambda path: save_measurement(found, path)),
+        ]
+    )
+    for what, file in (("JSON", json_file), ("picture", plot)):
+        if file and file != "-":
+            console.print(f"{what}: {file}")
     return 0
 
 
 class ProgressLine:
     """A progress bar on a terminal, nothing elsewhere; remembers what was done either way."""
 
-    def __init__(
-        self, seeds: int, text: str = "no trial had ended, 0 of {} seeds bracketed"
-    ) -> None:
+    def __init__(self, seeds: int = 0, text: str = "no trial had ended") -> None:
         self.text = text.format(seeds)
         self._seeds = seeds
         self._bar: Any = None
 
     def __enter__(self) -> ProgressLine:
-        self._bar = progress_bar("seeds", self._seeds, "starting")
+        unit = "seeds" if self._seeds else "searches"
+        self._bar = progress_bar(unit, self._seeds or 1, "starting")
         return self
 
     def update(self, now: Progress) -> None:
         """Show where the measurement is."""
-        self.text = (
-            f"{now.trials} trials ended, {now.steps:,} steps, "
-            f"{now.seeds_done} of {now.seeds} seeds finished"
-        )
-        self._show(f"{now.trials} trials, {now.steps:,} steps", now.seeds_done)
+        self.text = f"{counted(now.trials, 'trial')} ended, {counted(now.steps, 'step')}"
+        if now.seeds > 1:
+            self.text += f", {now.seeds_done} of {now.seeds} seeds finished"
+        self._show(f"{now.trials} trials, {now.steps:,} steps", now.seeds_done, now.seeds)
 
     def stage(self, description: str, done: int) -> None:
         """Show what is being computed, and how many seeds are done with it."""
         self.text = f"{description}, {done} of {self._seeds} seeds finished"
-        self._show(description, done)
+        self._show(description, done, self._seeds)
 
-    def _show(self, description: str, done: int) -> None:
+    def _show(self, description: str, done: int, total: int) -> None:
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=done, description=description)
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=done, total=total, description=description)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -78,26 +84,53 @@ class ProgressLine:
 
 
 def print_table(found: Result, console: Console) -> None:
-    """Print the brackets per seed, then η* with all that it depends on."""
+    """Print the curve or the brackets, then η* with all that it depends on."""
     console.print(found.heading)
     console.print()
-    console.print(bracket_table(found.seeds))
+    console.print(curve_table(found) if found.found else bracket_table(found.seeds))
     console.print()
     star = found.eta_star
     interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
-    console.print(f"[bold]η* = {number(star.median)}[/bold]  (median over seeds; {interval})")
+    what = "half of fresh seeds train" if found.found else "median over seeds"
+    console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:
         console.print("per parameter group: " + ", ".join(map(number, found.group_lrs)))
-    few = f"p = 0.95, estimated from {counted(len(found.seeds), 'seed')}"
-    console.print(f"safe learning rate ({few}): {number(found.safe_lr)}")
+    for line in found.promise:
+        console.print(line)
     console.print(f"engine {found.engine}: {found.engine_reason}; seeds vary the {found.varies}")
     cost = found.cost
     console.print(
         f"cost: {counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
-        f"{cost.seconds:.1f} s"
+        f"{cost.budgets:.1f} budgets, {cost.seconds:.1f} s"
     )
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {in_shell(note)}")
+
+
+def curve_table(found: Result) -> Table:
+    """Return the whole runs by rate, neighbouring rates put together to at most `MOST_ROWS`."""
+    from rich.table import Table
+
+    assert found.curve is not None
+    table = Table(box=None, pad_edge=False)
+    names = ("rates", "tried", "trained", "diverged", "dead", "collapsed", "slow", "p", "steps")
+    for name in names:
+        table.add_column(name, justify="right")
+    points = found.curve.points
+    size = -(-len(points) // MOST_ROWS) or 1
+    for first in range(0, len(points), size):
+        some = points[first : first + size]
+        total = [sum(getattr(p, name) for p in some) for name in names[1:7]]
+        ends = number(some[0].lr), number(some[-1].lr)
+        rates = ends[0] if len(some) == 1 else " – ".join(ends)
+        steps = [p.median_steps for p in some if p.median_steps is not None]
+        median = f"{sorted(steps)[len(steps) // 2]:.0f}" if steps else "–"
+        counts = [str(count or "–") for count in total]
+        table.add_row(rates, *counts, f"{total[1] / total[0]:.2f}", median)
+    return table
+
+
+MOST_ROWS = 16
 
 
 def bracket_table(seeds: Mapping[int, SeedResult]) -> Table:

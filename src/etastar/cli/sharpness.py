@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from etastar.cli.output import check_output, write_text
 from etastar.cli.printing import ProgressLine, bracket_table
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.result import number
+from etastar.search.search import SEEDS
 from etastar.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from etastar.lambda1 import Sharpness
+
+Summary: TypeAlias = dict[str, float | None]
 
 LETTERS = {"hessian": "H", "gauss-newton": "G"}
 """The matrices, as docs/theory.md writes them."""
@@ -68,8 +71,8 @@ def run(arguments: list[str]) -> int:
     from etastar.lambda1 import measure_sharpness
 
     console = Console(stderr=options.json_file == "-", highlight=False)
-    given = options.model_dump(exclude={"json_file"})
-    with ProgressLine(options.seeds, "0 of {} seeds finished") as progress:
+    given = options.model_dump(exclude_unset=True, exclude={"json_file"})
+    with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
         except KeyboardInterrupt:
@@ -91,11 +94,10 @@ def _print(found: Sharpness, console: Console) -> None:
     console.print(_table(found))
     console.print()
     letter = LETTERS[found.conventions["kind"]]
-    _print_medians(
-        letter, {"lambda1": found.lambda1, "preconditioned": found.preconditioned}, console
-    )
+    _print_medians(letter, found.lambda1_plain, found.lambda1_preconditioned, console)
     if letter != "G":
-        _print_medians("G", found.gauss_newton, console)
+        of_g = found.gauss_newton
+        _print_medians("G", of_g["lambda1_plain"], of_g["lambda1_preconditioned"], console)
         console.print("  (H does not see the kinks of ReLU; G, Gauss-Newton, has none)")
     _print_bounds(found, console)
     rates = ", ".join(f"{name} = {number(rate)}" for name, rate in found.reference_rates.items())
@@ -114,7 +116,7 @@ def _print(found: Sharpness, console: Console) -> None:
 
 
 def _table(found: Sharpness) -> Table:
-    """λ1 by seed, each ± its residual: of the matrix asked for, and of G beside it."""
+    """Tabulate λ1 by seed, ± its residual, for the matrix asked for and for G beside it."""
     from rich.table import Table
 
     shown = {LETTERS[found.conventions["kind"]]: found.seeds, "G": found.gauss_newton_seeds}
@@ -130,19 +132,16 @@ def _table(found: Sharpness) -> Table:
             f"{number(value)} ± {'–' if residual is None else f'{residual:.0e}'}"
             for row in rows
             for value, residual in (
-                (row.lambda1, row.residual),
-                (row.preconditioned, row.preconditioned_residual),
+                (row.lambda1_plain, row.residual),
+                (row.lambda1_preconditioned, row.preconditioned_residual),
             )
         ]
         table.add_row(str(seed), *cells, "yes" if all(row.converged for row in rows) else "no")
     return table
 
 
-def _print_medians(
-    letter: str, matrix: dict[str, dict[str, float | None]], console: Console
-) -> None:
-    for name, symbol in (("lambda1", "λ1"), ("preconditioned", "preconditioned λ1")):
-        values = matrix[name]
+def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console: Console) -> None:
+    for symbol, values in (("λ1", plain), ("preconditioned λ1", preconditioned)):
         console.print(
             f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
             f"(median; 95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
@@ -150,13 +149,13 @@ def _print_medians(
 
 
 def _print_bounds(found: Sharpness, console: Console) -> None:
-    """What theory says of λ1 of the Gauss-Newton matrix, beside its measured mean and median."""
+    """Print bounds on λ1 of the Gauss-Newton matrix beside its measured mean and median."""
     from rich.table import Table
 
     if found.bounds_note:
         console.print(f"bounds: {found.bounds_note}")
         return
-    bounds, measured = found.gauss_newton["bounds"], found.gauss_newton["preconditioned"]
+    bounds, measured = found.gauss_newton["bounds"], found.gauss_newton["lambda1_preconditioned"]
     error = measured["mean_standard_error"]
     mean = number(measured["mean"]) + ("" if error is None else f" ± {number(error)}")
     seeds = f"measured, {len(found.seeds)} seeds"

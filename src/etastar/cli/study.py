@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, progress_bar, write_text
+from etastar.cli.output import check_output, progress_bar, write_results, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
-from etastar.settings import OneOf
-from etastar.study.executors import EXECUTORS
-
-if TYPE_CHECKING:
-    from etastar.study.runner import Progress, Summary
-    from etastar.study.specification import Study
+from etastar.study.cell_rows import cell_table
+from etastar.study.cost import calibrate
+from etastar.study.executors import EXECUTORS, make_executor
+from etastar.study.export import FORMATS, TABLES
+from etastar.study.filesystem import is_stream
+from etastar.study.plan import State, costs, identities, plan
+from etastar.study.runner import Progress, run_study
+from etastar.study.specification import Study
+from etastar.study.store import Store
+from etastar.validation import OneOf
 
 
 class _Options(BaseModel):
-    """What all of the commands need: a study, and its store."""
+    """Options that all of the commands have: a study, and its store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,8 +41,6 @@ class _Options(BaseModel):
 
     def opened(self) -> tuple[Study, Path]:
         """The study, checked, and the path of its store."""
-        from etastar.study.specification import Study
-
         study = Study.from_file(self.study)
         return study, Path(self.store) if self.store else study.default_store
 
@@ -91,7 +93,7 @@ class ReportOptions(_Options):
 class ExportOptions(_Options):
     """Options of `study export`."""
 
-    format: Literal["csv", "parquet"] = Field("csv", description="Of the file.")
+    format: Literal["csv", "parquet"] = Field("csv", description="Format of the file.")
     table: Literal["seeds", "trials"] = Field(
         "seeds", description="One row per network and seed, or one per trial."
     )
@@ -122,9 +124,6 @@ def run(arguments: list[str]) -> int:
 
 
 def _run(options: RunOptions) -> int:
-    from etastar.study.executors import ExecutorOptions, make_executor
-    from etastar.study.runner import run_study
-
     study, store = options.opened()
     if options.dry_run:
         return _dry_run(study, store)
@@ -134,10 +133,10 @@ def _run(options: RunOptions) -> int:
             "--store another name, or move the file away."
         )
     name = options.executor or ("dask" if options.workers or options.scheduler else "in-process")
-    given = ExecutorOptions(workers=options.workers, scheduler=options.scheduler)
-    with make_executor(name, given) as executor, _Display(study) as display:
+    made = make_executor(name, options.workers, options.scheduler)
+    with made as executor, _Display(study) as display:
         try:
-            summary = run_study(
+            done = run_study(
                 study,
                 store,
                 executor=executor,
@@ -152,43 +151,40 @@ def _run(options: RunOptions) -> int:
             again = f"The same command goes on from there ({store})."
             print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
             return INTERRUPTED
-    return _print_summary(summary)
+    return _print_summary(done)
 
 
-def _print_summary(summary: Summary) -> int:
-    """What a run did; 1 if cells were given up."""
-    p = summary.progress
+def _print_summary(p: Progress) -> int:
+    """Print what a run did; returns 1 if cells were given up."""
     print(
         f"{p.done} of {p.cells} cells done, {p.failed} failed; "
-        f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {summary.store}"
+        f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {p.store}"
     )
-    for title, error in summary.failures.items():
+    for title, error in p.failures.items():
         print(f"failed: {title}: {error}")
-    if summary.out_of_budget:
+    if p.out_of_budget:
         print("The budget is spent; the same command goes on from here.")
-    return 1 if summary.failures else 0
+    return 1 if p.failures else 0
 
 
 def _dry_run(study: Study, store: Path) -> int:
     """The cells with what is left of each, and how long all of it will take."""
-    from etastar.study.cost import calibrate, step_seconds
-    from etastar.study.plan import Facts, State, plan
+    import torch
 
     state = State.of_file(store)
-    facts = Facts.of(study)
-    tasks = plan(study, facts, state)
+    known = costs(study)
+    tasks = plan(study, known, state)
     for cell in study.cells:
-        left = [t for t in tasks if t.task.id in (cell.id, cell.sharpness_id)]
+        left = [task for task, _ in tasks if task.id in (cell.id, cell.sharpness_id)]
         seeds = f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
         print(f"{cell.title}, {seeds}: {'to do' if left else 'done'}")
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
         return 0
-    known = {cell.id: (cell.settings, *facts.cells[cell.id]) for cell in study.cells}
-    scale = calibrate(list(known.values()))
-    by_id = {i: known[c.id] for c in study.cells for i in (c.id, c.sharpness_id) if i}
-    seconds = sum(t.seconds * scale.factor(step_seconds(*by_id[t.task.id])) for t in tasks)
-    threads = _threads()
+    factor = calibrate(known.values())
+    steps = {i: known[c.id].step for c in study.cells for i in (c.id, c.sharpness_id)}
+    seconds = sum(expected * factor(steps[task.id]) for task, expected in tasks)
+    threads = torch.get_num_threads()
     print(
         f"{len(study.cells)} cells, {len(tasks)} tasks to do: about "
         f"{duration(seconds / threads)} on this machine ({threads} threads), within a factor of 3."
@@ -196,15 +192,7 @@ def _dry_run(study: Study, store: Path) -> int:
     return 0
 
 
-def _threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
 def _status(options: StatusOptions) -> int:
-    from etastar.study.plan import State, identities
-
     study, path = options.opened()
     check_output(options.json_file)
     state = State.of_file(path)
@@ -233,8 +221,6 @@ def _status(options: StatusOptions) -> int:
 
 def _fit(options: FitOptions) -> int:
     from etastar.cli.fit import fit_records, print_laws
-    from etastar.study.cell_rows import cell_table
-    from etastar.study.store import Store
 
     check_output(options.json_file)
     study, path = options.opened()
@@ -249,37 +235,28 @@ def _fit(options: FitOptions) -> int:
 
 def _report(options: ReportOptions) -> int:
     from etastar.report import write_report
-    from etastar.study.store import Store
 
     study, path = options.opened()
-    if options.output == "-":
-        raise ConfigError("--output -: the page has figures beside it; give the name of a file.")
-    output = Path(options.output) if options.output else study.path.with_suffix(".html")
-    check_output(str(output))
+    output = _output(options.output, study.path.with_suffix(".html"))
+    if output == "-" or is_stream(Path(output)):
+        raise ConfigError(
+            f"--output {output}: the page has figures beside it; give the name of a file."
+        )
     with Store(path) as store:
-        for file in write_report(study, store, output):
+        for file in write_report(study, store, Path(output)):
             print(file)
     return 0
 
 
 def _export(options: ExportOptions) -> int:
-    from etastar.study.export import export
-    from etastar.study.store import Store
 
     study, path = options.opened()
-    kinds = {"format": options.format, "table": options.table}
-    if options.output == "-":
-        with Store(path) as store, tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "table"
-            export(study, store, file, **kinds)
-            sys.stdout.flush()
-            sys.stdout.buffer.write(file.read_bytes())
-        return 0
-    output = Path(options.output or study.path.with_suffix(f".{options.format}"))
-    check_output(str(output))
+    output = _output(options.output, study.path.with_suffix(f".{options.format}"))
     with Store(path) as store:
-        rows = export(study, store, output, **kinds)
-    print(f"{output}: {rows} rows")
+        columns = TABLES[options.table](study, store)
+    write_results([(output, partial(FORMATS[options.format], columns))])
+    if output != "-":
+        print(f"{output}: {len(columns['cell'])} rows")
     return 0
 
 
@@ -292,9 +269,15 @@ ACTIONS: dict[str, tuple[type[Any], str, Callable[[Any], int]]] = {
 }
 
 
+def _output(given: str | None, default: Path) -> str:
+    """The name of the file to write, once it is known that it can be written."""
+    name = str(default) if given is None else given
+    check_output(name)
+    return name
+
+
 def _write_json(record: dict[str, Any], file: str) -> int:
-    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(text, file)
+    write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
     return 0
 
 

@@ -1,35 +1,32 @@
-"""Whether a loss is one: evaluated twice, and if it differs, where the randomness comes from."""
+"""Check that a loss gives the same value twice; if not, find where the randomness comes from."""
 
 from __future__ import annotations
 
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from etastar.curvature.products import LossCurvature
 from etastar.errors import CurvatureError
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-    from torch import nn
-
-    from etastar.curvature.products import LossCurvature
 
 MOST_NAMED = 5
 """Places that a message names."""
 
 
 def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
-    """Evaluate loss and gradient twice; the loss, if both are finite and agree.
+    """Return the loss, if two evaluations of it and its gradient are finite and agree.
 
-    Agreement is to the root of the machine epsilon, as sums on a GPU may come in any order.
+    They agree to the root of the machine epsilon, as sums on a GPU may come in any order.
 
     Raises:
         CurvatureError: They are not finite, or differ; the message names the cause.
     """
-    import torch
-
     (loss, gradient), (again, gradient_again) = (operator.loss_and_gradient() for _ in range(2))
     if not math.isfinite(loss) or not bool(gradient.isfinite().all()):
         raise CurvatureError(
@@ -52,7 +49,7 @@ def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
 
 
 def _cause(operator: LossCurvature, model: nn.Module) -> str:
-    """What makes evaluations differ, as far as a third one shows."""
+    """Say what makes evaluations differ, as far as a third one shows it."""
     drawn = random_operations(operator, model)
     if drawn:
         more = f" and {len(drawn) - MOST_NAMED} more" if len(drawn) > MOST_NAMED else ""
@@ -66,17 +63,14 @@ def _cause(operator: LossCurvature, model: nn.Module) -> str:
 
 
 def random_operations(operator: LossCurvature, model: nn.Module) -> list[str]:
-    """Where one evaluation of the loss draws PyTorch's random numbers, each place once.
+    """List the places where one evaluation of the loss draws PyTorch's random numbers.
 
-    Every operation is seen below autograd, so that dropout is found wherever it hides: in
-    `F.dropout`, in a recurrent network or in attention.
+    Operations are watched below autograd, so that dropout is found in `F.dropout`, in a recurrent
+    network and in attention too.
 
     Returns:
         E.g. `encoder.lstm (LSTM)`, or `net (Net, net.py:31)` for code outside torch.
     """
-    from torch import Tag
-    from torch.utils._python_dispatch import TorchDispatchMode
-
     names = {id(module): name or "the model" for name, module in model.named_modules()}
     places: dict[str, None] = {}
 
@@ -84,7 +78,7 @@ def random_operations(operator: LossCurvature, model: nn.Module) -> list[str]:
         def __torch_dispatch__(
             self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            if Tag.nondeterministic_seeded in func.tags:
+            if torch.Tag.nondeterministic_seeded in func.tags:
                 places[_place(sys._getframe(1), names, str(func.__name__))] = None
             return func(*args, **(kwargs or {}))
 
@@ -94,9 +88,7 @@ def random_operations(operator: LossCurvature, model: nn.Module) -> list[str]:
 
 
 def _place(frame: FrameType | None, names: dict[int, str], operation: str) -> str:
-    """The innermost module of the model on the call stack, and the line if it is not torch's."""
-    import torch
-
+    """Name the innermost module of the model on the call stack; add the line if not torch's."""
     torch_folder, own_folder = Path(torch.__file__).parent, Path(__file__).parent
     line = ""
     while frame is not None:

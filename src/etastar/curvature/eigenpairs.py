@@ -9,20 +9,15 @@ missed; a second random start, orthogonal to what was found, makes that improbab
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from etastar.checking import check_solver, is_whole
-from etastar.curvature.lanczos import KrylovSpaces, rounding_level
+from etastar.curvature.lanczos import KrylovSpaces, lanczos, rounding_level
 from etastar.errors import ConfigError, CurvatureError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    Product: TypeAlias = Callable[[Tensor], Tensor]
 
 DENSE_SIZE = 128
 """Up to this many parameters the matrix is written out: Lanczos would need as many products."""
@@ -36,37 +31,42 @@ MOST_VECTORS, FEWEST_VECTORS, LEAST_BEYOND = 128, 24, 4
 takes over beyond; at least, however little memory there is; and at least where the caller says."""
 
 CLOSED = 0.2
-"""Of the rounding level: less than that outside the space, and it is invariant."""
+"""A space is invariant if less than this part of the rounding level is left outside it."""
 
 BOTTOM_KEPT = 3
 """Ritz vectors at the lower end that a restart keeps, for the smallest eigenvalue."""
 
 MARGIN = 0.5
-"""Of the tolerance that Lanczos's own estimates must meet: residuals are computed anew at the end,
-and rounding adds."""
+"""Lanczos's own estimates must meet this part of the tolerance: residuals are computed anew at the
+end, and rounding adds."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Eigenpairs:
-    """Largest eigenvalues of a symmetric operator and the smallest one beside them."""
+    """Largest eigenvalues of a symmetric operator and the smallest one beside them.
+
+    Attributes:
+        values: Ritz values, descending; the first is a lower bound of λ1.
+        lambda_min: The smallest Ritz value, an upper bound of the smallest eigenvalue.
+        residuals: ‖A·v − θ·v‖ of each value for its unit vector v, computed from one more product.
+        lambda_min_residual: The residual of `lambda_min`.
+        iterations: Products with the operator, the final check included.
+        converged: Whether every residual is at most tol·|θ|, that of the smallest tol·max|θ|, and
+            the second start ended within the budget.
+        vectors: Unit vectors `[k, P]`, in the order of `values`; None where they were not kept.
+    """
 
     values: tuple[float, ...]
-    """Descending. Each is a Ritz value, the first a lower bound of λ1."""
+    lambda_min: float
     residuals: tuple[float, ...]
-    """‖A·v − θ·v‖ of each value, computed from one more product: not the solver's estimate."""
-    smallest: float
-    """Smallest Ritz value: an upper bound of the smallest eigenvalue."""
-    smallest_residual: float
-    vectors: Tensor
-    """Unit vectors, `[k, P]`, in the order of `values`."""
-    products: int
-    """Applications of the operator that were spent, the final check included."""
+    lambda_min_residual: float
+    iterations: int
     converged: bool
-    """Every residual is at most tol·|θ|, the smallest's tol·max|θ|, and the second start ended."""
+    vectors: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def largest_eigenpairs(
-    product: Product,
+    product: Callable[[Tensor], Tensor],
     size: int,
     *,
     k: int = 1,
@@ -78,7 +78,7 @@ def largest_eigenpairs(
     dense_size: int | None = None,
     basis_size: int | None = None,
 ) -> Eigenpairs:
-    """The k largest (algebraic) eigenvalues of a symmetric operator, and its smallest.
+    """Find the k largest (algebraic) eigenvalues of a symmetric operator, and its smallest.
 
     Thick-restart Lanczos. There is no absolute floor in the stopping rule, so tiny spectra are
     resolved as well as large ones; only rounding, `ROUNDING · eps · max|θ|`, is allowed for.
@@ -89,9 +89,9 @@ def largest_eigenpairs(
         k: Number of values, at most P.
         tol: Relative residual at which a pair is accepted.
         max_iter: Products that may be spent on Lanczos steps, both starts together.
-        seed: Of the random starts.
-        dtype: Of the vectors.
-        device: Of the vectors.
+        seed: Seed of the random starts.
+        dtype: Type of the vectors.
+        device: Where the vectors are.
         dense_size: Largest P at which the matrix is written out instead; `DENSE_SIZE` if None.
         basis_size: Vectors held before a restart; from `BASIS_BYTES` if None.
 
@@ -107,46 +107,38 @@ def largest_eigenpairs(
             f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
         )
     check_solver(tol, max_iter, seed)
-    solver = _Solver(product, size, k, tol, max_iter, seed, dtype, device, basis_size)
+    affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
+    chosen = basis_size or min(max(affordable, 2 * k + FEWEST_VECTORS), 2 * k + MOST_VECTORS)
+    found = torch.empty(0, size, dtype=dtype, device=device)
+    solver = _Solver(product, found, k, tol, max_iter, max(chosen, 2 * k + LEAST_BEYOND), seed)
     small = size <= (DENSE_SIZE if dense_size is None else dense_size)
     return solver.dense() if small else solver.lanczos()
 
 
+@dataclass
 class _Solver:
     """One call of `largest_eigenpairs`: its settings and what it has found so far."""
 
-    def __init__(
-        self,
-        product: Product,
-        size: int,
-        k: int,
-        tol: float,
-        max_iter: int,
-        seed: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-        basis_size: int | None,
-    ) -> None:
-        import torch
+    product: Callable[[Tensor], Tensor]
+    found: Tensor  # by all starts, `[l, P]`
+    k: int
+    tol: float
+    max_iter: int
+    capacity: int
+    seed: int
+    scale: float = 0.0  # largest |θ| seen: a lower bound of ‖A‖
+    steps: int = 0
+    products: int = 0
 
-        self.product, self.size, self.k, self.tol, self.max_iter = product, size, k, tol, max_iter
-        self.dtype, self.device = dtype, device
-        self.generator = torch.Generator().manual_seed(seed)
-        affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
-        most, fewest = 2 * k + MOST_VECTORS, 2 * k + FEWEST_VECTORS
-        chosen = basis_size or min(max(affordable, fewest), most)
-        self.basis_size = max(chosen, 2 * k + LEAST_BEYOND)
-        self.steps = self.products = 0
-        self.scale = 0.0  # largest |θ| seen: a lower bound of ‖A‖
-        self.found = torch.empty(0, size, dtype=dtype, device=device)
-        self.found_values: list[float] = []
-        self.bottom: tuple[float, Tensor] | None = None
+    def __post_init__(self) -> None:
+        self.size = self.found.shape[1]
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.found_values = np.empty(0)
+        self.smallest, self.bottom = np.inf, self.found  # Ritz value and vector
 
     def dense(self) -> Eigenpairs:
-        """All of the spectrum, from the matrix."""
-        import torch
-
-        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        """Solve for the whole spectrum, from the matrix."""
+        identity = torch.eye(self.size, dtype=self.found.dtype, device=self.found.device)
         matrix = torch.stack([self._apply(row) for row in identity]).double().cpu()
         _, vectors = np.linalg.eigh(((matrix + matrix.T) / 2).numpy())
         chosen = torch.as_tensor(vectors.T[::-1].copy())
@@ -154,9 +146,7 @@ class _Solver:
         return self._pairs(rows, rows @ matrix, complete=True)
 
     def lanczos(self) -> Eigenpairs:
-        """First start until k pairs converge, then starts orthogonal to all that was found."""
-        import torch
-
+        """Run one start until k pairs converge, then starts orthogonal to all that was found."""
         complete = self._run(wanted=self.k, checking=False, least_steps=0)
         first_steps = self.steps
         while complete and len(self.found) < self.size:
@@ -164,47 +154,55 @@ class _Solver:
             complete = self._run(wanted=1, checking=True, least_steps=first_steps)
             if len(self.found) == before:
                 break
-        assert self.bottom is not None
-        rows = self._rotated(self.found)[: self.k]
-        rows = torch.cat([rows, self.bottom[1].unsqueeze(0)])
+        rows = torch.cat([self._rotated(self.found)[: self.k], self.bottom])
         images = torch.stack([self._apply(row) for row in rows])
         return self._pairs(rows, images, complete)
 
     def _run(self, wanted: int, checking: bool, least_steps: int) -> bool:
-        """One start, in the complement of what was found; true if it ended within the budget.
+        """Run one start in the complement of what was found; return whether the budget sufficed.
 
         A checking run ends after as many steps as the first start took, unless its largest Ritz
         value is above what was found: then it goes on until that pair has converged, and keeps it.
         """
         room = self.size - len(self.found)
         locked = self.found.unsqueeze(0) if len(self.found) else None
-        space = KrylovSpaces(self._random(), min(self.basis_size, room), locked)
-        ended, steps = False, 0
-        while not ended and self.steps < self.max_iter:
-            if space.size == space.capacity:
-                self._restart(space, wanted)
-            space.expand(self._apply(space.direction[0]).unsqueeze(0))
-            self.steps, steps = self.steps + 1, steps + 1
-            values, coordinates, estimates = (array[0] for array in space.ritz())
+        space = KrylovSpaces(self._random(), min(self.capacity, room), locked)
+        complete, budget = False, self.max_iter - self.steps
+
+        def ended(step: int) -> bool:
+            nonlocal complete
+            self.steps += 1
+            values, _, estimates = (array[0] for array in space.ritz())
             self.scale = max(self.scale, float(np.abs(values).max()))
-            exhausted = steps >= room
+            invariant = bool(space.beta[0] <= CLOSED * self._rounding())
             if checking and not self._is_missing(values[-1]):
-                ended = steps >= least_steps or exhausted or self._invariant(space)
-                continue
-            ended = exhausted or self._settled(values, estimates, wanted, bottom=not checking)
-            if not ended and self._invariant(space):
+                complete = step >= min(least_steps, room) or invariant
+                return complete
+            complete = step >= room or self._settled(values, estimates, wanted, not checking)
+            if invariant and not complete:
                 space.aim(self._random())
+            return complete
+
+        def kept(size: int) -> list[int]:  # the upper ones and a few at the bottom
+            low = min(BOTTOM_KEPT, size // 4)
+            return [*range(low), *range(size - max(wanted, size // 2 - low), size)]
+
+        lanczos(space, lambda v: self._apply(v[0])[None], ended, steps=budget, kept=kept)
+        if budget == 0:
+            return False
+        values, coordinates, _ = (array[0] for array in space.ritz())
         if not checking or self._is_missing(values[-1]):
             top = space.vectors(coordinates[None, :, ::-1][:, :, :wanted].copy())[0]
-            self._keep(values[::-1][:wanted].tolist(), top)
-        if self.bottom is None or values[0] < self.bottom[0]:
-            self.bottom = float(values[0]), space.vectors(coordinates[None, :, :1])[0, 0]
-        return ended
+            self.found = torch.cat([self.found, top])
+            self.found_values = np.append(self.found_values, values[::-1][:wanted])
+        if values[0] < self.smallest:
+            self.smallest, self.bottom = values[0], space.vectors(coordinates[None, :, :1])[0]
+        return complete
 
     def _settled(
         self, values: np.ndarray, estimates: np.ndarray, wanted: int, bottom: bool
     ) -> bool:
-        """Whether the `wanted` top pairs, and the bottom one if asked, have small residuals."""
+        """Check that the `wanted` top pairs, and the bottom one if asked, have small residuals."""
         if len(values) < wanted:
             return False
         allowed = np.maximum(MARGIN * self.tol * np.abs(values), self._rounding())
@@ -213,32 +211,12 @@ class _Solver:
         return top and (not bottom or bool(estimates[0] <= scale))
 
     def _is_missing(self, value: float) -> bool:
-        """Whether `value` is above the k-th found by more than the tolerance."""
-        kth = sorted(self.found_values, reverse=True)[self.k - 1]
-        return value > kth + max(self.tol * abs(kth), self._rounding())
-
-    def _invariant(self, space: KrylovSpaces) -> bool:
-        """Whether the space is closed under the operator, to rounding."""
-        return bool(space.beta[0] <= CLOSED * self._rounding())
-
-    def _restart(self, space: KrylovSpaces, wanted: int) -> None:
-        """Keep the upper Ritz vectors and a few at the bottom, half the capacity in all."""
-        values, coordinates, _ = space.ritz()
-        low = min(BOTTOM_KEPT, space.capacity // 4)
-        high = max(wanted, space.capacity // 2 - low)
-        chosen = [*range(low), *range(space.size - high, space.size)]
-        space.restart(values[:, chosen], coordinates[:, :, chosen])
-
-    def _keep(self, values: list[float], vectors: Tensor) -> None:
-        import torch
-
-        self.found = torch.cat([self.found, vectors])
-        self.found_values += values
+        """Check whether `value` is above the k-th found by more than the tolerance."""
+        kth = np.sort(self.found_values)[-self.k]
+        return bool(value > kth + max(self.tol * abs(kth), self._rounding()))
 
     def _rotated(self, vectors: Tensor) -> Tensor:
-        """Rayleigh-Ritz among the found vectors: removes what they still have of each other."""
-        import torch
-
+        """Apply Rayleigh-Ritz to the found vectors: it removes what they have of each other."""
         basis: Tensor = torch.linalg.qr(vectors.double().T)[0].T.to(vectors)
         if len(basis) == 1:
             return basis
@@ -249,7 +227,7 @@ class _Solver:
         return rotated
 
     def _pairs(self, rows: Tensor, images: Tensor, complete: bool) -> Eigenpairs:
-        """Rayleigh quotients and residuals of `rows` `[k + 1, P]`, the last being the smallest."""
+        """Compute values and residuals of `rows` `[k + 1, P]`; the last is the smallest's."""
         rows64, images64 = rows.double(), images.double()
         squares = rows64.square().sum(1)
         values = (rows64 * images64).sum(1) / squares
@@ -262,10 +240,10 @@ class _Solver:
         return Eigenpairs(
             values=tuple(values[:-1][order].tolist()),
             residuals=tuple(residuals[:-1][order].tolist()),
-            smallest=float(values[-1]),
-            smallest_residual=float(residuals[-1]),
-            vectors=rows[:-1].to(device=self.device, dtype=self.dtype)[order.to(self.device)],
-            products=self.products,
+            lambda_min=float(values[-1]),
+            lambda_min_residual=float(residuals[-1]),
+            vectors=rows[:-1].to(self.found)[order.to(self.found.device)],
+            iterations=self.products,
             converged=complete and bool((residuals <= allowed).all()),
         )
 
@@ -280,11 +258,9 @@ class _Solver:
         return image
 
     def _random(self) -> Tensor:
-        """A Gaussian vector `[1, P]`, drawn on the CPU so that every device starts alike."""
-        import torch
-
-        draw = torch.randn(1, self.size, generator=self.generator, dtype=self.dtype)
-        return draw.to(self.device)
+        """Draw a Gaussian vector `[1, P]` on the CPU, so that every device starts alike."""
+        draw = torch.randn(1, self.size, generator=self.generator, dtype=self.found.dtype)
+        return draw.to(self.found.device)
 
     def _rounding(self) -> float:
-        return rounding_level(self.dtype, self.scale)
+        return rounding_level(self.found.dtype, self.scale)

@@ -1,4 +1,6 @@
-"""Graphs of a gradient, to be differentiated along any number of vectors.
+"""Products of curvature matrices with vectors by automatic differentiation, of any model.
+
+The graph of a gradient is built once, and differentiated along any number of vectors.
 
 Reverse mode only. The Hessian product differentiates the gradient's scalar product with v once more
 ("double backward"): forward mode inside reverse mode would fail on modules that have no forward
@@ -14,26 +16,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from etastar.errors import ConfigError, CurvatureError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Kind: TypeAlias = Literal["hessian", "gauss-newton"]
 KINDS: tuple[Kind, ...] = ("hessian", "gauss-newton")
 
+Pieces: TypeAlias = Sequence[Tensor]
+"""A vector in pieces of the shapes of the parameters."""
+
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """Gradients on, and only kernels whose backward pass is itself differentiable.
+    """Enable gradients, and only kernels whose backward pass is itself differentiable.
 
     Fused attention and cuDNN's recurrent networks have no double backward.
     """
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
@@ -42,84 +45,65 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-class HessianGraph:
-    """The graph of a gradient, to be differentiated along any number of vectors."""
+def curvature_product(
+    kind: Kind, outputs: Any, loss_fn: Callable[[Any], Tensor], params: Pieces
+) -> Callable[[Pieces], Pieces]:
+    """Build the map from a vector to the curvature matrix times it, both in pieces.
 
-    def __init__(self, loss: Tensor, params: list[Tensor]) -> None:
-        import torch
+    Args:
+        kind: `"hessian"` or `"gauss-newton"`.
+        outputs: The model's outputs at `params`, with their graph.
+        loss_fn: Maps the outputs to the loss, a scalar.
+        params: The parameters that the outputs depend on.
 
-        self.params = params
-        gradients = torch.autograd.grad(
-            loss, params, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        _refuse_once_differentiable(gradients)
-        # a gradient that does not depend on the weights has no graph, and no second derivative
-        self.rows = [i for i, g in enumerate(gradients) if g.requires_grad]
-        self.gradients = [gradients[i] for i in self.rows]
-
-    def product(self, vector: list[Tensor]) -> Sequence[Tensor]:
-        """Hessian times `vector`, both in pieces like the parameters."""
-        return _pullback(self.gradients, self.params, [vector[i] for i in self.rows])
-
-
-class GaussNewtonGraph:
-    """The graphs of the outputs in the weights and of the loss in the outputs."""
-
-    def __init__(
-        self, outputs: Any, loss_fn: Callable[[Any], Tensor], params: list[Tensor]
-    ) -> None:
-        import torch
-
-        self.params = params
-        pairs: list[tuple[Tensor, Tensor]] = []
-        loss = scalar_loss(loss_fn(_with_leaves(outputs, pairs)))
-        self.outputs, self.leaves = [z for z, _ in pairs], [leaf for _, leaf in pairs]
-        gradients = torch.autograd.grad(
-            loss, self.leaves, create_graph=True, allow_unused=True, materialize_grads=True
-        )
-        self.dummies = [torch.zeros_like(output).requires_grad_() for output in self.outputs]
-        pulled = torch.autograd.grad(
-            self.outputs,
-            params,
-            self.dummies,
-            create_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        _refuse_once_differentiable([*gradients, *pulled])
-        self.rows = [i for i, g in enumerate(gradients) if g.requires_grad]
-        self.gradients = [gradients[i] for i in self.rows]
-        self.pulled_rows = [i for i, g in enumerate(pulled) if g.requires_grad]
-        self.pulled = [pulled[i] for i in self.pulled_rows]
-
-    def product(self, vector: list[Tensor]) -> Sequence[Tensor]:
-        """Gauss-Newton matrix times `vector`, both in pieces like the parameters."""
-        pushed = _pullback(self.pulled, self.dummies, [vector[i] for i in self.pulled_rows])
-        bent = _pullback(self.gradients, self.leaves, [pushed[i] for i in self.rows])
-        return _pullback(self.outputs, self.params, bent)
+    Raises:
+        ConfigError: The loss is not one number, or the outputs cannot be split from it.
+        CurvatureError: The loss cannot be differentiated twice.
+    """
+    if kind == "hessian":
+        gradient = _gradients(scalar_loss(loss_fn(outputs)), params)
+        _check_twice_differentiable(gradient)
+        return _derivative(gradient, params)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    loss = scalar_loss(loss_fn(_with_leaves(outputs, pairs)))
+    parts, leaves = [z for z, _ in pairs], [leaf for _, leaf in pairs]
+    gradient = _gradients(loss, leaves)
+    dummies = [torch.zeros_like(part).requires_grad_() for part in parts]
+    pulled = _gradients(parts, params, dummies)
+    _check_twice_differentiable([*gradient, *pulled])
+    push, bend = _derivative(pulled, dummies), _derivative(gradient, leaves)
+    pull = _derivative(parts, params)
+    return lambda vector: pull(bend(push(vector)))
 
 
-Graph: TypeAlias = HessianGraph | GaussNewtonGraph
-
-
-def _pullback(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> Sequence[Tensor]:
-    """Vector-Jacobian product; the graph is kept, absent dependence is zero."""
-    import torch
-
-    if not outputs:
-        return [torch.zeros_like(p) for p in inputs]
+def _gradients(outputs: Any, inputs: Pieces, vectors: Any = None) -> Pieces:
+    """Compute gradients with their graph; they are zero where there is no dependence."""
     return torch.autograd.grad(
-        outputs, inputs, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
+        outputs, inputs, vectors, create_graph=True, allow_unused=True, materialize_grads=True
     )
 
 
-def _refuse_once_differentiable(gradients: Sequence[Tensor]) -> None:
+def _derivative(outputs: Pieces, inputs: Pieces) -> Callable[[Pieces], Pieces]:
+    """Build the map from a vector like the outputs to its product with their Jacobian.
+
+    Outputs without a graph, such as a gradient that does not depend on the weights, add nothing.
+    """
+    rows = [row for row, output in enumerate(outputs) if output.requires_grad]
+    if not rows:
+        return lambda vector: [torch.zeros_like(p) for p in inputs]
+    return lambda vector: torch.autograd.grad(
+        *([outputs[row] for row in rows], inputs, [vector[row] for row in rows]),
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+
+
+def _check_twice_differentiable(gradients: Pieces) -> None:
     """Raise if some operation on the way to the gradients has no second derivative.
 
-    `torch.autograd.grad` leaves the nodes that stand for it out, without a word, as they do not
-    lead to its inputs; the product would be wrong.
+    `torch.autograd.grad` silently leaves out the nodes that stand for it, as they do not lead to
+    its inputs; the product would be wrong.
     """
     seen: set[Any] = set()
     ahead = [g.grad_fn for g in gradients]
@@ -138,12 +122,10 @@ def _refuse_once_differentiable(gradients: Sequence[Tensor]) -> None:
 
 
 def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """A copy of nested outputs in which every differentiable tensor is a new leaf.
+    """Copy nested outputs; every differentiable tensor becomes a new leaf.
 
     The originals and their leaves are appended to `pairs`.
     """
-    import torch
-
     if isinstance(value, torch.Tensor):
         if not value.requires_grad:
             return value
@@ -163,14 +145,12 @@ def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
 
 
 def scalar_loss(loss: Any) -> Tensor:
-    """The loss as a scalar tensor that depends on the parameters.
+    """Return the loss as a scalar tensor; raise if it is none that depends on the parameters.
 
     Raises:
         ConfigError: It is not one number.
         CurvatureError: It does not depend on them.
     """
-    import torch
-
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         got = (
             f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from etastar.curvature.batched import VECTORS, stack_sharpness
+from etastar.curvature.batched import StackSharpness, stack_sharpness
 from etastar.curvature.graphs import Kind
-from etastar.curvature.stack_result import StackSharpness
+from etastar.curvature.stack_solver import VECTORS
+from etastar.data import Dataset
+from etastar.machine import SHARE, check_fits, free_bytes
+from etastar.problem.networks import Network
 
 if TYPE_CHECKING:
-    import torch
-
-    from etastar.data import Dataset
-    from etastar.problem.losses import Loss
-    from etastar.problem.networks import Network
     from etastar.problem.networks.base import Params
 
 DRAWS = 10_000
@@ -32,20 +32,31 @@ class SeedSharpness:
     """λ1 of one initialisation; None where the loss or a product was not finite.
 
     Attributes:
-        lambda1: Of the curvature matrix itself.
-        preconditioned: Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer.
-        residual: Of `lambda1`: some eigenvalue lies within it, and `lambda1` is a lower bound.
-        preconditioned_residual: Of `preconditioned`, likewise.
+        lambda1_plain: λ1 of the curvature matrix itself.
+        lambda1_preconditioned: λ1 of `D^½ H D^½`, where D holds the layers' learning-rate ratios: κ
+            for the input layer.
+        residual: Some eigenvalue lies within it of `lambda1_plain`, which is a lower bound.
+        preconditioned_residual: The same for `lambda1_preconditioned`.
         converged: Whether both met their tolerance.
         products: Curvature-vector products with all samples that they took together.
     """
 
-    lambda1: float | None
-    preconditioned: float | None
+    lambda1_plain: float | None
+    lambda1_preconditioned: float | None
     residual: float | None
     preconditioned_residual: float | None
     converged: bool
     products: int
+
+    @property
+    def lambda1(self) -> float | None:
+        """`lambda1_plain` by its old name."""
+        return self.lambda1_plain
+
+    @property
+    def preconditioned(self) -> float | None:
+        """`lambda1_preconditioned` by its old name."""
+        return self.lambda1_preconditioned
 
 
 def initial_sharpness(
@@ -53,30 +64,26 @@ def initial_sharpness(
     data: Dataset,
     seeds: Sequence[int],
     *,
-    loss: Loss,
     kind: Kind = "hessian",
     samples: int | None = None,
-    tol: float = 1e-3,
-    max_iter: int = 200,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[str, int, int], None] | None = None,
-) -> Mapping[int, SeedSharpness]:
+    **solver: Any,
+) -> dict[int, SeedSharpness]:
     """λ1 of the training loss at the initialisations of these seeds.
 
     Args:
         network: The architecture.
         data: λ1 is of the mean loss over its training samples.
         seeds: As in `etastar.measure`: the same seed is the same network.
-        loss: `"mse"` or `"cross-entropy"`.
         kind: `"hessian"` or `"gauss-newton"`.
         samples: Use the first so many training samples; all if None.
-        tol: Relative residual at which the iteration stops.
-        max_iter: Products before a replica is given up.
         dtype: float32 if None.
         device: Where to compute.
         on_progress: Called after every product with the matrix, the seeds that are done, and the
             products that the present ones have taken.
+        **solver: `loss`, `tol`, `max_iter`, ... of `stack_sharpness`.
 
     Returns:
         By seed.
@@ -84,46 +91,38 @@ def initial_sharpness(
     Raises:
         ConfigError: A setting is out of range.
     """
-    import torch
-
     dtype = dtype or torch.float32
     x = data.x_train[:samples].to(device, dtype)
     labels = data.y_train[:samples].to(device)
     ratios = network.lr_ratios()
-    scaled_kind = f"{kind}, preconditioned"
     found: dict[int, SeedSharpness] = {}
 
     def solve(params: Params, ratios: Sequence[float] | None) -> StackSharpness:
-        name, before = kind if ratios is None else scaled_kind, len(found)
+        name, before = f"{kind}, preconditioned" if ratios else kind, len(found)
         return stack_sharpness(
             *(network, params, x, labels),
-            loss=loss,
             kind=kind,
             lr_ratios=ratios,
-            tol=tol,
-            max_iter=max_iter,
             on_progress=on_progress
             and (lambda done, products: on_progress(name, before + done, products)),
+            **solver,
         )
 
     for group in _groups(network, data, seeds, dtype, x.device):
         params = network.init(group, data.inputs, data.classes, dtype=dtype, device=device)
-        plain = scaled = solve(params, None)
-        products = plain.iterations
+        solved = [solve(params, None)]
         if any(ratio != 1 for ratio in ratios):
-            scaled = solve(params, ratios)
-            products = tuple(np.add(plain.iterations, scaled.iterations).tolist())
-        found |= {
-            seed: SeedSharpness(
-                lambda1=_finite(plain.values[row]),
-                preconditioned=_finite(scaled.values[row]),
+            solved.append(solve(params, ratios))
+        plain, scaled = solved[0], solved[-1]
+        for row, seed in enumerate(group):
+            found[seed] = SeedSharpness(
+                lambda1_plain=_finite(plain.values[row]),
+                lambda1_preconditioned=_finite(scaled.values[row]),
                 residual=_finite(plain.residuals[row]),
                 preconditioned_residual=_finite(scaled.residuals[row]),
                 converged=plain.converged[row] and scaled.converged[row],
-                products=products[row],
+                products=sum(result.iterations[row] for result in solved),
             )
-            for row, seed in enumerate(group)
-        }
     return found
 
 
@@ -134,13 +133,11 @@ def _groups(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Iterator[Sequence[int]]:
-    """The seeds in groups whose weights fit in memory together.
+    """Cut the seeds into groups whose weights fit in memory together.
 
     Raises:
         ConfigError: Those of one network do not.
     """
-    from etastar.machine import SHARE, check_fits, free_bytes
-
     needed = network.parameter_count(data.inputs, data.classes) * dtype.itemsize
     # beside the weights, the Lanczos basis of one replica is the least that is held
     check_fits((1 + VECTORS) * needed, device, "λ1 of one network")
@@ -149,22 +146,27 @@ def _groups(
         yield seeds[start : start + size]
 
 
-def median_interval(
-    values: Sequence[float | None],
-) -> tuple[float | None, float | None, float | None]:
-    """Median over seeds with its 95 % percentile bootstrap interval; None where it is undefined.
+def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Summarise a number over seeds; None where it is undefined, as all are if a value is missing.
 
-    A missing value makes the median undefined; a single one has no interval.
+    Returns:
+        The median and its 95 % percentile bootstrap interval `ci_low` to `ci_high`, the mean and
+        its standard error `mean_standard_error`.
     """
-    if not values or any(value is None for value in values):
-        return None, None, None
-    array = np.array(values, dtype=float)
-    if len(array) == 1:
-        return float(array[0]), None, None
-    rng = np.random.default_rng(0)
-    medians = np.median(array[rng.integers(len(array), size=(DRAWS, len(array)))], axis=1)
-    low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(np.median(array)), float(low), float(high)
+    summary: dict[str, float | None] = dict.fromkeys(
+        ("median", "ci_low", "ci_high", "mean", "mean_standard_error")
+    )
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return summary
+    summary |= {"median": float(np.median(known)), "mean": fmean(known)}
+    if len(known) > 1:
+        drawn = np.random.default_rng(0).integers(len(known), size=(DRAWS, len(known)))
+        medians = np.median(np.array(known)[drawn], axis=1)
+        low, high = np.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        error = stdev(known) / math.sqrt(len(known))
+        summary |= {"ci_low": float(low), "ci_high": float(high), "mean_standard_error": error}
+    return summary
 
 
 def _finite(value: float) -> float | None:

@@ -1,29 +1,62 @@
-"""Krylov spaces with full reorthogonalisation, for one symmetric operator or a stack of them.
+"""The Lanczos iteration, for one symmetric operator or a stack of them.
 
-`KrylovSpaces` grows the spaces; `eigenpairs.py` (one operator) and `stack.py` (one operator per
-replica) decide when to stop.
+`KrylovSpaces` holds the spaces with full reorthogonalisation, and `lanczos` grows and restarts
+them. The callers say when to stop: `eigenpairs.py` (one operator, its results verified),
+`batched.py` (a network per space) and `theory/softmax_law.py` (a draw per space).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 ROUNDING = 50.0
 """Residuals below `ROUNDING · machine epsilon · max|θ|` are the rounding of the products."""
 
+Ritz: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
 
 def rounding_level(dtype: torch.dtype, scale: float) -> float:
     """The residual that rounding alone leaves in an operator of norm `scale`."""
-    import torch
-
     return ROUNDING * torch.finfo(dtype).eps * scale
+
+
+def upper_half(size: int) -> Sequence[int]:
+    """The Ritz vectors that a restart keeps where only the largest eigenvalue counts."""
+    return range(size - size // 2, size)
+
+
+def lanczos(
+    spaces: KrylovSpaces,
+    product: Callable[[Tensor], Tensor],
+    ended: Callable[[int], bool],
+    *,
+    steps: int,
+    kept: Callable[[int], Sequence[int]] = upper_half,
+) -> None:
+    """Grow the spaces by one product per step until `ended` says so; restart them when full.
+
+    Args:
+        spaces: Aimed at their first directions.
+        product: Maps directions `[r, P]` to the operators applied to them: new memory.
+        ended: Called after each step with the number of steps taken. It may read the spaces, drop
+            some, or aim them elsewhere.
+        steps: Products per space at most.
+        kept: Maps the number of Ritz vectors to the indices of those that a restart keeps.
+    """
+    for step in range(1, steps + 1):
+        if spaces.size == spaces.capacity:
+            chosen = kept(spaces.size)
+            values, coordinates, _ = spaces.ritz()
+            spaces.restart(values[:, chosen], coordinates[:, :, chosen])
+        spaces.expand(product(spaces.direction))
+        if ended(step):
+            return
 
 
 class KrylovSpaces:
@@ -52,6 +85,7 @@ class KrylovSpaces:
     def reset(self, start: Tensor) -> None:
         """Begin again from the directions `start`, `[r, P]` with r ≤ R, in the memory held."""
         self.active, self.size = start.shape[0], 0
+        self._places = np.arange(self.active)
         self._projected[:] = 0.0
         self.aim(start)
 
@@ -71,6 +105,11 @@ class KrylovSpaces:
         """Norm of what the last images had outside the spaces, `[r]`: 0 if they are invariant."""
         return self._beta[: self.active]
 
+    @property
+    def places(self) -> NDArray[np.int_]:
+        """Rows of `start` that the spaces belong to, `[r]`."""
+        return self._places[: self.active]
+
     def expand(self, images: Tensor) -> None:
         """Take in `images`, the operators applied to `direction`: `[r, P]`, overwritten."""
         j, r = self.size, self.active
@@ -80,7 +119,7 @@ class KrylovSpaces:
         self._projected[:r, j, : j + 1] = coefficients
         self._set_direction(images)
 
-    def ritz(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def ritz(self) -> Ritz:
         """Ritz values, their coordinates in the basis, and their residual norms.
 
         Returns:
@@ -93,8 +132,6 @@ class KrylovSpaces:
 
     def vectors(self, coordinates: NDArray[np.float64]) -> Tensor:
         """Vectors `[r, c, P]` with the `coordinates` `[r, j, c]` in the basis."""
-        import torch
-
         basis = self._basis[: self.active, : self.size]
         return torch.as_tensor(coordinates).to(basis).transpose(1, 2) @ basis
 
@@ -110,19 +147,19 @@ class KrylovSpaces:
         self.aim(residue)  # the rotation above has rounded
         self._beta[:r] = beta
 
-    def drop(self, rows: list[int]) -> list[tuple[int, int]]:
-        """Remove spaces; spaces from the end of the stack move into their places.
+    def drop(self, unwanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
+        """Remove the unwanted spaces `[r]`; spaces from the end of the stack take their places.
 
         Returns:
             The moves `(to, from)`, for the caller to repeat on what it keeps per space.
         """
         moves = []
-        for row in sorted(rows, reverse=True):
+        for row in np.flatnonzero(unwanted)[::-1].tolist():
             self.active -= 1
             if row != self.active:
                 moves.append((row, self.active))
-                self._projected[row] = self._projected[self.active]
-                self._beta[row] = self._beta[self.active]
+                for array in (self._projected, self._beta, self._places):
+                    array[row] = array[self.active]
                 self._basis[row, : self.size + 1] = self._basis[self.active, : self.size + 1]
         return moves
 

@@ -3,54 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
 
 from etastar.checking import check_solver
 from etastar.curvature.determinism import check_deterministic
-from etastar.curvature.eigenpairs import largest_eigenpairs
+from etastar.curvature.eigenpairs import Eigenpairs, largest_eigenpairs
 from etastar.curvature.graphs import Kind
 from etastar.curvature.products import LossCurvature, LossFunction, unchanged
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class SharpnessResult:
+@dataclass(frozen=True, kw_only=True)
+class SharpnessResult(Eigenpairs):
     """The largest eigenvalues of a loss's curvature matrix at the model's present weights.
 
     What is guaranteed: some eigenvalue lies within `residuals[i]` of `values[i]`, and `values[0]`
     is a lower bound of λ1 (both up to the rounding of the model's dtype). That no larger eigenvalue
     was missed was checked from a second random start, which is no proof.
+
+    Attributes:
+        values: Descending; `values[0]` is λ1. In units of the loss per squared unit of the weights.
+        lambda_min: The smallest Ritz value, an upper bound of the smallest eigenvalue.
+        residuals: ‖A·v − θ·v‖ of each value, for a unit vector v.
+        lambda_min_residual: The residual of `lambda_min`.
+        iterations: Products with the curvature matrix.
+        converged: Whether every residual is within `tol`, and the second start ended, within
+            `max_iter`.
+        vectors: Unit eigenvectors `[k, P]`, if asked for.
+        kind: `"hessian"` or `"gauss-newton"`.
+        loss: The loss at these weights, weighted over the batches by their sample counts.
+        samples: The number of samples in all batches.
+        parameters: Names of the trainable parameters, in the order of the vectors' entries.
+        preconditioned: Whether the matrix is `D^½ H D^½` with learning-rate ratios D, not H.
+        notes: What qualifies the numbers: frozen statistics, kinks, a budget that ended.
     """
 
-    values: tuple[float, ...]
-    """Descending; `values[0]` is λ1. In units of the loss per squared unit of the weights."""
-    lambda_min: float
-    """Smallest Ritz value, an upper bound of the smallest eigenvalue."""
-    residuals: tuple[float, ...]
-    """‖A·v − θ·v‖ of each value, for a unit vector v."""
-    lambda_min_residual: float
-    """Likewise, of `lambda_min`."""
-    iterations: int
-    """Products with the curvature matrix."""
-    converged: bool
-    """Whether every residual is within `tol`, and the second start ended, within `max_iter`."""
     kind: Kind
-    """`"hessian"` or `"gauss-newton"`."""
     loss: float
-    """The loss at these weights, weighted over the batches by their sample counts."""
     samples: int
-    """In all batches."""
     parameters: tuple[str, ...]
-    """Names of the trainable parameters, in the order of the vectors' entries."""
     preconditioned: bool
-    """Whether the matrix is `D^½ H D^½` with learning-rate ratios D, rather than H."""
     notes: tuple[str, ...] = ()
-    """What qualifies the numbers: frozen statistics, kinks, a budget that ended."""
-    vectors: Tensor | None = field(default=None, repr=False, compare=False)
-    """Unit eigenvectors `[k, P]`, if asked for."""
 
     @property
     def value(self) -> float:
@@ -86,7 +82,7 @@ def sharpness(
     return_vectors: bool = False,
     batch_size: Callable[[Any, Any], int] | None = None,
 ) -> SharpnessResult:
-    """The largest eigenvalue λ1 of the Hessian, or Gauss-Newton matrix, of a model's loss.
+    """Compute the largest eigenvalue λ1 of the Hessian or Gauss-Newton matrix of a model's loss.
 
     The loss is `loss_fn(model(inputs), targets)` averaged over the batches, each weighted by its
     number of samples; its normalisation is `loss_fn`'s, and λ1 scales with it. The model is
@@ -111,7 +107,7 @@ def sharpness(
         tol: Relative residual at which an eigenvalue is accepted: its error is of the order of
             `tol²·λ1/gap`.
         max_iter: Lanczos steps before giving up; the result then says `converged=False`.
-        seed: Of the random starts.
+        seed: Seed of the random starts.
         return_vectors: Whether to return the eigenvectors.
         batch_size: Maps `(inputs, targets)` to the number of samples, where that is not the first
             dimension.
@@ -134,8 +130,6 @@ def sharpness(
         (3.0, True)
     """
     check_solver(tol, max_iter, seed)
-    import torch
-
     with torch.random.fork_rng(devices=[]):  # reading a loader draws from the global generator
         operator = LossCurvature(
             model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
@@ -159,40 +153,27 @@ def sharpness(
             "raise max_iter or tol."
         )
     return SharpnessResult(
-        values=pairs.values,
-        lambda_min=pairs.smallest,
-        residuals=pairs.residuals,
-        lambda_min_residual=pairs.smallest_residual,
-        iterations=pairs.products,
-        converged=pairs.converged,
+        **vars(pairs if return_vectors else replace(pairs, vectors=None)),
         kind=kind,
         loss=loss,
         samples=operator.samples,
         parameters=tuple(operator.names),
         preconditioned=lr_ratios is not None,
         notes=tuple(notes),
-        vectors=pairs.vectors if return_vectors else None,
     )
 
 
 def _notes(model: nn.Module) -> list[str]:
-    """What a reader must know about normalisation layers."""
-    import torch
-
-    norms = _active(model, torch.nn.modules.batchnorm._BatchNorm)
+    """Say what a reader must know about normalisation layers."""
+    norms = [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
     if not norms:
         return []
     return [
         f"batch normalisation in train mode ({', '.join(norms)}): every batch was normalised by "
         "its own statistics, so λ1 depends on the partition into batches; running statistics were "
         "frozen (restored afterwards). Call model.eval() for the λ1 of the function they define."
-    ]
-
-
-def _active(model: nn.Module, kind: type[nn.Module]) -> list[str]:
-    """Names of the submodules of a kind that are in train mode."""
-    return [
-        name or type(module).__name__
-        for name, module in model.named_modules()
-        if isinstance(module, kind) and module.training
     ]

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from etastar.checking import check_whole, is_ratio
+import torch
+from torch import Tensor, nn
+
+from etastar.checking import check_choice, check_whole, is_ratio
 from etastar.curvature.graphs import (
     KINDS,
-    GaussNewtonGraph,
-    Graph,
-    HessianGraph,
     Kind,
+    Pieces,
+    curvature_product,
     scalar_loss,
     twice_differentiable,
 )
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, EtaStarError, unknown_name
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-LossFunction: TypeAlias = "Callable[[Any, Any], Tensor]"
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Restore the model's buffers, `.grad`, modes and the random generators, whatever happens."""
-    import torch
-
     buffers = [
         (module, name, buffer, None if buffer is None else buffer.detach().clone())
         for module in model.modules()
@@ -85,10 +82,7 @@ class LossCurvature:
         lr_ratios: Mapping[str, float] | None = None,
         batch_size: Callable[[Any, Any], int] | None = None,
     ) -> None:
-        import torch
-
-        if kind not in KINDS:
-            raise unknown_name("kind of curvature", str(kind), KINDS)
+        check_choice("kind of curvature", kind, KINDS)
         if not isinstance(model, torch.nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
         if not callable(loss_fn):
@@ -107,8 +101,10 @@ class LossCurvature:
         self.batches = _read(batches, batch_size or _first_dimension)
         self.samples = sum(count for _, _, count in self.batches)
         ratios = _ratios(model, self.names, {} if lr_ratios is None else lr_ratios)
-        self._roots = None if all(r == 1 for r in ratios) else [r**0.5 for r in ratios]
-        self._graph: Graph | None = None
+        roots = torch.tensor([r**0.5 for r in ratios], dtype=torch.float64)
+        roots = roots.repeat_interleave(torch.tensor(self.sizes))
+        self._roots = roots.to(device=self.device, dtype=self.dtype)  # of each entry, `[P]`
+        self._product: Callable[[Pieces], Pieces] | None = None
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """The loss and its gradient `[P]` (without ratios), over all batches.
@@ -116,8 +112,6 @@ class LossCurvature:
         Raises:
             CurvatureError: The loss does not depend on the parameters through autograd.
         """
-        import torch
-
         loss, gradient = 0.0, torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with twice_differentiable():
             for inputs, targets, count in self.batches:
@@ -126,58 +120,35 @@ class LossCurvature:
                     value, self.params, allow_unused=True, materialize_grads=True
                 )
                 loss += value.item() * count / self.samples
-                gradient += self._flat(parts) * (count / self.samples)
+                gradient.add_(self._flat(parts), alpha=count / self.samples)
         return loss, gradient
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The matrix times `vector` `[P]`, over all batches."""
-        import torch
-
-        parts = self._parts(vector)
-        total: list[Tensor] | None = None
+        pieces = torch.split(vector * self._roots, self.sizes)
+        parts = [v.view(p.shape).to(p) for v, p in zip(pieces, self.params, strict=True)]
+        total = torch.zeros_like(vector)
         with twice_differentiable():
             for inputs, targets, count in self.batches:
-                graph = self._graph or self._build(inputs, targets)
+                product = self._product or self._build(inputs, targets)
                 if len(self.batches) == 1:
-                    self._graph = graph  # the weights stay fixed: the graph serves every product
-                images = graph.product(parts)
-                weight = count / self.samples
-                if total is None:
-                    total = [image * weight for image in images]
-                else:
-                    torch._foreach_add_(total, list(images), alpha=weight)
-        assert total is not None
-        if self._roots is not None:
-            total = [image * root for image, root in zip(total, self._roots, strict=True)]
-        return self._flat(total)
+                    self._product = product  # the weights stay fixed: the graph serves every call
+                total.add_(self._flat(product(parts)), alpha=count / self.samples)
+        return total * self._roots
 
-    def _build(self, inputs: Any, targets: Any) -> Graph:
-        if self.kind == "hessian":
-            return HessianGraph(self._evaluate(inputs, targets), self.params)
+    def _build(self, inputs: Any, targets: Any) -> Callable[[Pieces], Pieces]:
         with _explained(inputs):
             outputs = _apply(self.model, inputs)
-        return GaussNewtonGraph(outputs, lambda z: self.loss_fn(z, targets), self.params)
+            return curvature_product(
+                self.kind, outputs, lambda z: self.loss_fn(z, targets), self.params
+            )
 
     def _evaluate(self, inputs: Any, targets: Any) -> Tensor:
         """Loss of one batch, a scalar with its graph."""
         with _explained(inputs):
-            loss = self.loss_fn(_apply(self.model, inputs), targets)
-        return scalar_loss(loss)
+            return scalar_loss(self.loss_fn(_apply(self.model, inputs), targets))
 
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """The pieces of a flat vector, like the parameters, times the roots of the ratios."""
-        import torch
-
-        pieces = []
-        roots = self._roots or [1.0] * len(self.params)
-        for piece, p, root in zip(torch.split(vector, self.sizes), self.params, roots, strict=True):
-            scaled = piece if root == 1 else piece * root
-            pieces.append(scaled.view(p.shape).to(device=p.device, dtype=p.dtype))
-        return pieces
-
-    def _flat(self, pieces: Sequence[Tensor]) -> Tensor:
-        import torch
-
+    def _flat(self, pieces: Pieces) -> Tensor:
         return torch.cat(
             [p.detach().to(device=self.device, dtype=self.dtype).flatten() for p in pieces]
         )
@@ -193,22 +164,19 @@ def _apply(model: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def _explained(inputs: Any) -> Iterator[None]:
-    """Adds to an error of the model or the loss which inputs it met."""
-    import torch
-
+    """Add to an error of the model or the loss which inputs it met."""
     try:
         yield
+    except EtaStarError:
+        raise
     except Exception as error:
-        tensors = [inputs] if isinstance(inputs, torch.Tensor) else []
-        shape = f" of shape {tuple(tensors[0].shape)}" if tensors else ""
+        shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
         error.add_note(f"etastar: raised while evaluating model and loss on inputs{shape}.")
         raise
 
 
 def _trainable(model: nn.Module) -> tuple[list[str], list[Tensor]]:
-    """Names and tensors of the parameters with a gradient, tied ones once."""
-    import torch
-
+    """List names and tensors of the parameters with a gradient, tied ones once."""
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise ConfigError(
@@ -223,7 +191,7 @@ def _trainable(model: nn.Module) -> tuple[list[str], list[Tensor]]:
 
 
 def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> list[float]:
-    """The ratio of each trainable parameter; a tied parameter may go by any of its names."""
+    """Find the ratio of each trainable parameter; a tied one may go by any of its names."""
     aliases = dict(model.named_parameters(remove_duplicate=False))
     by_tensor: dict[int, tuple[str, float]] = {}
     if not isinstance(given, Mapping):
@@ -252,7 +220,7 @@ def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> l
 def _read(
     batches: Iterable[Any], batch_size: Callable[[Any, Any], int]
 ) -> list[tuple[Any, Any, int]]:
-    """All batches with their sample counts."""
+    """Read all batches with their sample counts."""
     held = []
     if not isinstance(batches, Iterable):
         raise ConfigError(
@@ -278,9 +246,7 @@ def _read(
 
 
 def _first_dimension(inputs: Any, targets: Any) -> int:
-    """Sample count of a batch whose tensors all carry the samples first."""
-    import torch
-
+    """Count the samples of a batch; they are the first dimension of all its tensors."""
     arguments = inputs.values() if isinstance(inputs, Mapping) else inputs
     tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(arguments)
     tensors = [t for t in (targets, *tensors) if isinstance(t, torch.Tensor) and t.ndim]

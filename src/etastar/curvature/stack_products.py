@@ -10,146 +10,137 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from etastar.curvature.graphs import (
-    GaussNewtonGraph,
-    Graph,
-    HessianGraph,
-    Kind,
-    twice_differentiable,
-)
-from etastar.problem.losses import stacked_loss
+from etastar.curvature.graphs import Kind, curvature_product, twice_differentiable
+from etastar.problem.losses import Loss, stacked_loss
 from etastar.problem.networks import MLP, Network
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from etastar.problem.losses import Loss
     from etastar.problem.networks.base import Params
 
 
-class Workspace:
-    """Buffers that serve one chunk of replicas after another.
+@dataclass
+class StackProducts(ABC):
+    """Maps vectors `[r, P]` to curvature matrices times them, one matrix per replica.
 
-    New memory costs a page fault for every 4 kB, which was half of the time to prepare a chunk.
+    Replicas can be dropped: `active` is the number r that is left, and the replica in each place is
+    the one that `drop`'s moves have put there. P is the size of the parameters per replica.
     """
 
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+    network: Network
+    params: Params
+    """Each `[R, ...]`."""
+    x: Tensor
+    """Inputs `[m, ...]`, shared by all replicas."""
+    labels: Tensor
+    """`[m]`."""
+    loss: Loss
+    kind: Kind
+    workspace: dict[Any, Tensor] = field(default_factory=dict)
+    """Buffers, for one object after another: new memory costs a page fault for every 4 kB, which
+    was half of the time to prepare a chunk of replicas."""
+    block: int | None = None
+    """Samples at once, for data whose activations do not fit: what a block needs is then computed
+    anew for every product, which costs about one more pass. None for all samples."""
+
+    def __post_init__(self) -> None:
+        self.active = len(self.params[0])
+        self.sizes = [p[0].numel() for p in self.params]
+        self.held: list[Tensor]  # `[R, ...]`: rows move when replicas are dropped
+        if self.block is None:
+            self.losses = self._prepare()  # of each replica at these weights, `[R]`
+            return
+        self.held = self.params = [p.clone() for p in self.params]
+        self.losses = self.params[0].new_zeros(self.active)
+        for share, x, labels in self._blocks():
+            with torch.no_grad():
+                outputs = self.network.apply(self.params, x)
+                self.losses += share * stacked_loss(self.loss, outputs, labels)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """The products, `[r, P]`, for vectors `[r, P]`. The next call may overwrite them."""
+        if self.block is None:
+            return self._product(vectors)
+        total, params = torch.zeros_like(vectors), [p[: self.active] for p in self.params]
+        for share, x, labels in self._blocks():
+            part = replace(self, params=params, x=x, labels=labels, block=None)
+            total.add_(part(vectors), alpha=share)
+        return total
+
+    @abstractmethod
+    def _prepare(self) -> Tensor:
+        """Compute what all products share, list it in `held`; return the losses, `[R]`."""
+
+    @abstractmethod
+    def _product(self, vectors: Tensor) -> Tensor:
+        """The products over all samples."""
+
+    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
+        """Keep `active` replicas, after moving replicas as `(to, from)`."""
+        self.active = active
+        for tensor in self.held:
+            for to, source in moves:
+                tensor[to] = tensor[source]
 
     def take(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """The buffer of that name, contents arbitrary.
+        """Take the buffer of that name; its contents are arbitrary.
 
         Args:
-            name: Of the buffer; whoever held it before must be done with it.
+            name: Name of the buffer; whoever held it before must be done with it.
             like: `[r, ...]`, of the wanted dtype and device.
             *shape: The result is `[r, *shape]`; like `like` if left out.
         """
         shape = (len(like), *(shape or like.shape[1:]))
         size, key = math.prod(shape), (name, like.dtype)
-        held = self._held.get(key)
-        if held is None or held.numel() < size:
-            held = self._held[key] = like.new_empty(size)
-        return held[:size].view(shape)
+        if key not in self.workspace or self.workspace[key].numel() < size:
+            self.workspace[key] = like.new_empty(size)
+        return self.workspace[key][:size].view(shape)
 
-
-class StackProducts(ABC):
-    """Maps vectors `[r, P]` to curvature matrices times them, one matrix per replica.
-
-    Replicas can be dropped: `active` is the number r that is left, and the replica in each place is
-    the one that `drop`'s moves have put there.
-
-    Args:
-        network: The architecture.
-        params: Each `[R, ...]`; P is their size per replica.
-        x: Inputs `[m, ...]`, shared by all replicas.
-        labels: `[m]`.
-        loss: Which loss.
-        kind: `"hessian"` or `"gauss-newton"`.
-        workspace: Memory to use, which nothing else may use meanwhile.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        params: Params,
-        x: Tensor,
-        labels: Tensor,
-        loss: Loss,
-        kind: Kind,
-        workspace: Workspace | None = None,
-    ) -> None:
-        self.workspace = workspace or Workspace()
-        self.network, self.params, self.x, self.labels = network, params, x, labels
-        self.loss, self.kind = loss, kind
-        self.active = params[0].shape[0]
-        self.sizes = [p[0].numel() for p in params]
-        self.losses = self._prepare()
-        """Loss of each replica at these weights, `[R]`."""
-
-    @abstractmethod
-    def _prepare(self) -> Tensor:
-        """Compute what all products share; return the losses, `[R]`."""
-
-    @abstractmethod
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """The products, `[r, P]`, for vectors `[r, P]`."""
-
-    @abstractmethod
-    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
-        """Keep `active` replicas, after moving replicas as `(to, from)`."""
+    def _blocks(self) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """The share of all samples, the inputs and the labels of each block."""
+        for at in range(0, len(self.x), self.block or len(self.x)):
+            labels = self.labels[at : at + (self.block or len(self.x))]
+            yield len(labels) / len(self.x), self.x[at : at + len(labels)], labels
 
 
 class AutogradProducts(StackProducts):
     """Any `Network`. Replicas do not interact: the summed loss holds the Hessian of each."""
 
     def _prepare(self) -> Tensor:
-        self.places = list(range(self.active))  # of the active replicas in the graph
-        return self._build(self.params)
-
-    def _build(self, params: Params) -> Tensor:
-        self.leaves = [p.detach().requires_grad_() for p in params]
+        self.places = torch.arange(self.active, device=self.x.device)  # of replicas in the graph
+        self.held = [self.places]
+        self.leaves = [p.detach().requires_grad_() for p in self.params]
         with twice_differentiable():
             outputs = self.network.apply(self.leaves, self.x)
             losses = stacked_loss(self.loss, outputs, self.labels)
-            self.graph: Graph = (
-                HessianGraph(losses.sum(), self.leaves)
-                if self.kind == "hessian"
-                else GaussNewtonGraph(
-                    outputs, lambda z: stacked_loss(self.loss, z, self.labels).sum(), self.leaves
-                )
+            self.of_pieces = curvature_product(
+                *(self.kind, outputs),
+                lambda z: stacked_loss(self.loss, z, self.labels).sum(),
+                self.leaves,
             )
         return losses.detach()
 
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """See `StackProducts`."""
-        size = len(self.leaves[0])
-        if len(self.places) == size and self.places == list(range(size)):
-            return self._product(vectors)
-        padded = vectors.new_zeros(size, vectors.shape[1])
-        padded[self.places] = vectors
-        return self._product(padded)[self.places]
-
     def _product(self, vectors: Tensor) -> Tensor:
+        """See `StackProducts`. The graph is built anew when half of it serves nobody."""
+        if self.active <= len(self.places) // 2:
+            self.params = [p[self.places[: self.active]] for p in self.leaves]
+            self._prepare()
+        places = self.places[: self.active]
+        padded = vectors.new_zeros(len(self.places), vectors.shape[1])
+        padded[places] = vectors
         pieces = [
             piece.reshape(p.shape)
-            for piece, p in zip(torch.split(vectors, self.sizes, 1), self.leaves, strict=True)
+            for piece, p in zip(torch.split(padded, self.sizes, 1), self.leaves, strict=True)
         ]
         with twice_differentiable():
-            images = self.graph.product(pieces)
-        return torch.cat([image.detach().flatten(1) for image in images], 1)
-
-    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
-        """See `StackProducts`. The graph is built anew when half of it serves nobody."""
-        for to, source in moves:
-            self.places[to] = self.places[source]
-        self.active, self.places = active, self.places[:active]
-        if 0 < active <= len(self.leaves[0]) // 2:
-            self._build([p[self.places] for p in self.leaves])
-            self.places = list(range(active))
+            images = self.of_pieces(pieces)
+        return torch.cat([image.detach().flatten(1) for image in images], 1)[places]
 
 
 class MLPProducts(StackProducts):
@@ -173,7 +164,7 @@ class MLPProducts(StackProducts):
     def _prepare(self) -> Tensor:
         net, hidden, samples = self.network, self.network.depth, len(self.x)
         weights, biases = net.split(self.params)
-        take = self.workspace.take
+        take = self.take
         # copies, as rows move when replicas are dropped
         self.weights = [take(f"W{i}", w).copy_(w) for i, w in enumerate(weights)]
         self.inputs = [self.x.expand(self.active, *self.x.shape)]
@@ -196,6 +187,8 @@ class MLPProducts(StackProducts):
         self._images = [take(f"dW{i}", w, *w.shape[1:]) for i, w in enumerate(self.weights)]
         self._images[-1] = self._images[-1].view(self.active, z.shape[1], -1)
         self._result = take("result", z, sum(self.sizes))
+        self.held = [*self.inputs[1:], *self.weights, *self.gradients]
+        self.held += [] if self.softmax is None else [self.softmax]
         return losses
 
     def _prepare_gradients(self, predictions: Tensor) -> None:
@@ -212,14 +205,13 @@ class MLPProducts(StackProducts):
         self.gradients.append(g)
         for layer in range(self.network.depth, 0, -1):
             g = g.transpose(1, 2) if layer == self.network.depth else g
-            below = self.workspace.take(f"δ{layer}", g, *self.inputs[layer].shape[1:])
+            below = self.take(f"δ{layer}", g, *self.inputs[layer].shape[1:])
             torch.bmm(g, self.weights[layer].transpose(1, 2), out=below)
             g = _masked(below, self.inputs[layer])
             self.gradients.insert(0, g)
 
     @torch.no_grad()
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """See `StackProducts`. The result is overwritten by the next call."""
+    def _product(self, vectors: Tensor) -> Tensor:
         pieces = list(torch.split(vectors, self.sizes, 1))
         weight_pieces, bias_pieces = self.network.split(pieces)
         directions = [
@@ -283,16 +275,6 @@ class MLPProducts(StackProducts):
             below.baddbmm_(gradient, direction.transpose(1, 2))
         return _masked(below, h)
 
-    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
-        """See `StackProducts`."""
-        self.active = active
-        held = [*self.inputs[1:], *self.weights, *self.gradients]
-        if self.softmax is not None:
-            held.append(self.softmax)
-        for tensor in held:
-            for to, source in moves:
-                tensor[to] = tensor[source]
-
 
 def _turned(h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """The factors of `(h w)ᵀ`."""
@@ -314,72 +296,12 @@ def _masked(g: Tensor, h: Tensor) -> Tensor:
     return masked
 
 
-class SampleBlocks(StackProducts):
-    """The same products, with the samples in blocks: for data whose activations do not fit.
-
-    What a block needs is computed anew for every product, which costs about one more pass.
-    """
-
-    def __init__(
-        self,
-        network: Network,
-        params: Params,
-        x: Tensor,
-        labels: Tensor,
-        loss: Loss,
-        kind: Kind,
-        block: int,
-        workspace: Workspace | None = None,
-    ) -> None:
-        self._blocks = [
-            (x[at : at + block], labels[at : at + block]) for at in range(0, len(x), block)
-        ]
-        super().__init__(network, [p.clone() for p in params], x, labels, loss, kind, workspace)
-
-    def _parts(self) -> list[tuple[float, tuple[Tensor, Tensor]]]:
-        return [(len(y) / len(self.x), (x, y)) for x, y in self._blocks]
-
-    def _prepare(self) -> Tensor:
-        with torch.no_grad():
-            return sum(
-                (
-                    share * stacked_loss(self.loss, self.network.apply(self.params, x), y)
-                    for share, (x, y) in self._parts()
-                ),
-                torch.zeros((), dtype=self.params[0].dtype, device=self.x.device),
-            )
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """See `StackProducts`."""
-        total = torch.zeros_like(vectors)
-        active = [p[: self.active] for p in self.params]
-        for share, (x, y) in self._parts():
-            products = make_products(
-                self.network, active, x, y, self.loss, self.kind, self.workspace
-            )
-            total.add_(products(vectors), alpha=share)
-        return total
-
-    def drop(self, moves: list[tuple[int, int]], active: int) -> None:
-        """See `StackProducts`."""
-        self.active = active
-        for p in self.params:
-            for to, source in moves:
-                p[to] = p[source]
-
-
 def make_products(
-    network: Network,
-    params: Params,
-    x: Tensor,
-    labels: Tensor,
-    loss: Loss,
-    kind: Kind,
-    workspace: Workspace | None = None,
+    network: Network, params: Params, x: Tensor, labels: Tensor, loss: Loss, kind: Kind, *rest: Any
 ) -> StackProducts:
     """The written-out products where the architecture has them, autograd otherwise."""
     route = WRITTEN_OUT.get(type(network), AutogradProducts)
-    return route(network, params, x, labels, loss, kind, workspace)
+    return route(network, params, x, labels, loss, kind, *rest)
 
 
 WRITTEN_OUT: dict[type[Network], type[StackProducts]] = {MLP: MLPProducts}

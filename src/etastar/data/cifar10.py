@@ -5,16 +5,14 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etastar.data.cifar_batch import parse_batch
 from etastar.data.download import Published, fetch
 from etastar.data.files import Names, idx_names, locate, read_file, sha256_of
-from etastar.data.idx import SplitArrays, read_split
+from etastar.data.idx import read_split
 from etastar.data.raw import RawData
 from etastar.errors import DataError
 
@@ -73,28 +71,22 @@ def load_cifar10(folder: Path | None, progress: bool) -> RawData:
         }
         form, paths = locate(folder, PUBLISHED.name, forms)
     if form == "idx":
-        split = read_split(paths, [(32, 32, 3), (3, 32, 32)], classes=10)
-    elif form == "batches":
-        contents = [read_file(path) for path in paths]
-        named = [(str(path), content) for path, (content, _) in zip(paths, contents, strict=True)]
-        sums = {path.name: sha256 for path, (_, sha256) in zip(paths, contents, strict=True)}
-        split = _join(named, sums)
+        arrays, files = read_split(paths, [(32, 32, 3), (3, 32, 32)], classes=10)
+        # [N, 32, 32, 3] as [N, 3, 32, 32], without a copy
+        arrays = [x.transpose(0, 3, 1, 2) if x.shape[-1] == 3 else x for x in arrays]
     else:
-        split = _join(read_archive(paths[0]), {paths[0].name: sha256_of(paths[0])})
-    return RawData(
-        name=PUBLISHED.name,
-        x_train=_channels_first(split.x_train),
-        y_train=split.y_train,
-        x_val=_channels_first(split.x_val),
-        y_val=split.y_val,
-        classes=10,
-        source=PUBLISHED.source,
-        read_from=str(paths[0].parent),
-        licence=PUBLISHED.licence,
-        split="official: training batches; validation is the test batch",
-        files=split.files,
-        checksums_match=PUBLISHED.matches(split.files),
-    )
+        if form == "archive":
+            batches, files = read_archive(paths[0]), {paths[0].name: sha256_of(paths[0])}
+        else:
+            contents = [read_file(path) for path in paths]
+            batches = [(str(p), content) for p, (content, _) in zip(paths, contents, strict=True)]
+            files = {path.name: sha for path, (_, sha) in zip(paths, contents, strict=True)}
+        parsed = [parse_batch(content, name) for name, content in batches]
+        images = [batch[0].reshape(-1, 3, 32, 32) for batch in parsed]
+        labels = [batch[1] for batch in parsed]
+        arrays = [np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1]]
+    split = "official: training batches; validation is the test batch"
+    return PUBLISHED.raw_data(arrays, files, paths[0].parent, split)
 
 
 def read_archive(path: Path) -> list[tuple[str, bytes]]:
@@ -133,22 +125,3 @@ def read_archive(path: Path) -> list[tuple[str, bytes]]:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; expected the six batches of CIFAR-10.")
     return [(f"{path}: {name}", found[name]) for name in BATCHES]
-
-
-def _join(batches: Sequence[tuple[str, bytes]], files: dict[str, str]) -> SplitArrays:
-    """Five training batches joined, and the test batch."""
-    parsed = [parse_batch(content, name) for name, content in batches]
-    images = [batch[0].reshape(-1, 3, 32, 32) for batch in parsed]
-    labels = [batch[1] for batch in parsed]
-    return SplitArrays(
-        x_train=np.concatenate(images[:-1]),
-        y_train=np.concatenate(labels[:-1]),
-        x_val=images[-1],
-        y_val=labels[-1],
-        files=files,
-    )
-
-
-def _channels_first(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`[N, 32, 32, 3]` as `[N, 3, 32, 32]`, without a copy."""
-    return images.transpose(0, 3, 1, 2) if images.shape[-1] == 3 else images

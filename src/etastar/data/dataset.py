@@ -1,4 +1,4 @@
-"""What a dataset is to the rest of the package: four tensors, their shape, and their provenance."""
+"""A data set, as the rest of the package sees it: four tensors, their shape, their provenance."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from etastar.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Dataset:
 
         Args:
             device: Where to put all four tensors; where they are if None.
-            dtype: Of the inputs; unchanged if None. Labels stay int64.
+            dtype: Type of the inputs; unchanged if None. Labels stay int64.
 
         Returns:
             A new dataset; tensors that need no change are shared with this one.
@@ -118,23 +120,21 @@ class Dataset:
         classes = _class_count(labels, classes)
         flat = {key: values.flatten(1).contiguous() for key, values in inputs.items()}
         files = {key: _sha256(values) for key, values in (flat | labels).items()}
-        mean, std = (None, None)
+        scale = None
         if standardise:
-            mean, std = _statistics(flat["x_train"])
+            mean, std = scale = _statistics(flat["x_train"])
             flat = {key: (values - mean) / std for key, values in flat.items()}
         sizes = (len(flat["x_train"]), len(flat["x_val"]))
-        record = provenance(
-            name=name,
-            source="tensors given by the caller",
-            read_from="memory",
-            files=files,
-            checksums_match=None,
-            licence=None,
-            split="as given by the caller",
-            scale=None if mean is None or std is None else (mean, std),
-            available=sizes,
-            used=sizes,
-        )
+        about = {
+            "name": name,
+            "source": "tensors given by the caller",
+            "read_from": "memory",
+            "files": files,
+            "checksums_match": None,
+            "licence": None,
+            "split": "as given by the caller",
+        }
+        record = provenance(about, scale, available=sizes, used=sizes)
         return cls(
             name=name, classes=classes, input_shape=tuple(shape), provenance=record,
             **flat, **labels,
@@ -142,14 +142,7 @@ class Dataset:
 
 
 def provenance(
-    *,
-    name: str,
-    source: str,
-    read_from: str,
-    files: dict[str, str],
-    checksums_match: bool | None,
-    licence: str | None,
-    split: str,
+    about: dict[str, Any],
     scale: tuple[float, float] | None,
     available: tuple[int, int],
     used: tuple[int, int],
@@ -157,13 +150,8 @@ def provenance(
     """The record of where data came from: the same keys for every data set.
 
     Args:
-        name: Of the data set.
-        source: Whose data it is, and where it is published.
-        read_from: A folder, or where else.
-        files: SHA-256 by file, or by tensor.
-        checksums_match: Whether those are the pinned ones; None where nothing is pinned.
-        licence: None if not known.
-        split: The rule that separates training from validation.
+        about: `name`, `source`, `read_from`, `files`, `checksums_match`, `licence` and `split`, as
+            the fields of `etastar.data.raw.RawData`.
         scale: Mean and standard deviation that inputs were standardised by; None if they were not.
         available: Training and validation samples that there are.
         used: How many of each are used.
@@ -172,14 +160,7 @@ def provenance(
         What can be written as JSON as it is.
     """
     mean, std = scale or (None, None)
-    return {
-        "name": name,
-        "source": source,
-        "read_from": read_from,
-        "files": files,
-        "checksums_match": checksums_match,
-        "licence": licence,
-        "split": split,
+    return about | {
         "standardised": scale is not None,
         "mean": mean,
         "std": std,
@@ -192,7 +173,6 @@ def provenance(
 
 def _tensor(values: Any, name: str) -> torch.Tensor:
     """`values` as a dense, real tensor without gradient history."""
-    import numpy as np
     import torch
 
     if not isinstance(values, torch.Tensor):

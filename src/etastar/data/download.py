@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from numpy.typing import NDArray
+
 from etastar.data.files import DATA_DIR_VARIABLE, sha256_of
+from etastar.data.raw import RawData
 from etastar.errors import DataError
 
 CACHE_DIR_VARIABLE = "ETASTAR_CACHE_DIR"
@@ -26,7 +31,7 @@ _log = logging.getLogger("etastar.data")
 
 @dataclass(frozen=True)
 class Published:
-    """What is published under a dataset's name, and where."""
+    """The files that are published under a data set's name, and where."""
 
     name: str
     """The dataset's name in `DATASETS`; also its folder in the cache."""
@@ -38,9 +43,32 @@ class Published:
     files: dict[str, str]
     """SHA-256 by file name."""
 
-    def matches(self, files: dict[str, str]) -> bool:
-        """Whether these files (SHA-256 by name) are, byte for byte, the pinned ones."""
-        return files == self.files
+    def raw_data(
+        self, arrays: Sequence[NDArray[Any]], files: dict[str, str], folder: Path, split: str
+    ) -> RawData:
+        """Ten classes of images, with what is known of the published files.
+
+        Args:
+            arrays: Training images, training labels, validation images, validation labels.
+            files: SHA-256 of the files that were read, by name.
+            folder: Where those lie.
+            split: The rule that separates training from validation.
+        """
+        x_train, y_train, x_val, y_val = arrays
+        return RawData(
+            name=self.name,
+            x_train=x_train,
+            y_train=y_train,
+            x_val=x_val,
+            y_val=y_val,
+            classes=10,
+            source=self.source,
+            read_from=str(folder),
+            licence=self.licence,
+            split=split,
+            files=files,
+            checksums_match=files == self.files,
+        )
 
 
 def cache_folder() -> Path:
@@ -100,8 +128,8 @@ def _fetch_file(published: Published, filename: str, folder: Path, progress: boo
                         downloader=_checked_downloader(published.name, sha256, progress),
                     )
                 )
-            except _WrongContentError as error:
-                failures.append(f"{url}: wrong content, sha256 {error} instead of {sha256}")
+            except DataError as error:
+                failures.append(f"{url}: {error}")
             except (OSError, ValueError) as error:  # every error of requests is one of these
                 failures.append(f"{url}: {type(error).__name__}: {_root(error)}")
     finally:
@@ -116,15 +144,11 @@ def _fetch_file(published: Published, filename: str, folder: Path, progress: boo
 
 
 def _root(error: BaseException) -> str:
-    """What an error of requests was first raised for, in one line: it wraps it several times."""
+    """The first cause of an error of requests, which wraps it several times; one line."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     reason = getattr(error, "strerror", None) or str(error)
     return " ".join(reason.split())
-
-
-class _WrongContentError(Exception):
-    """The transfer succeeded, but with other bytes than the published ones; says their SHA-256."""
 
 
 def _checked_downloader(dataset: str, sha256: str, progress: bool) -> Callable[..., None]:
@@ -133,58 +157,37 @@ def _checked_downloader(dataset: str, sha256: str, progress: bool) -> Callable[.
 
     def download(url: str, output_file: str, manager: Any) -> None:
         _log.info("downloading %s", url)
-        bar = _Bar(f"{dataset}: {url.rsplit('/', 1)[-1]}") if progress else None
-        transfer = pooch.HTTPDownloader(
-            progressbar=bar or False,
-            chunk_size=_CHUNK,
-            timeout=_TIMEOUT,
-            # a server that compresses on the way would have requests undo the file's own gzip
-            headers={"Accept-Encoding": "identity"},
-        )
-        try:
+        title = f"{dataset}: {url.rsplit('/', 1)[-1]}"
+        with _bar(title) if progress else nullcontext(False) as bar:
+            transfer = pooch.HTTPDownloader(
+                progressbar=bar,
+                chunk_size=_CHUNK,
+                timeout=_TIMEOUT,
+                # a server that compresses on the way would have requests undo the file's own gzip
+                headers={"Accept-Encoding": "identity"},
+            )
             transfer(url, output_file, manager)
-        finally:
-            if bar is not None:
-                bar.close()
         got = sha256_of(Path(output_file))
         if got != sha256:
-            raise _WrongContentError(got)
+            raise DataError(f"wrong content, sha256 {got} instead of {sha256}")
 
     return download
 
 
-class _Bar:
-    """A progress bar with the methods pooch calls; a plain line where there is no terminal."""
+@contextmanager
+def _bar(title: str) -> Iterator[Any]:
+    """A progress bar as pooch wants one; a plain line where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
-        self._progress = Progress(
-            *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-        )
-        self._task = self._progress.add_task(title, total=None)
-        self.total: int = 0
-        self._progress.start()
-        if not console.is_terminal:
-            console.print(f"downloading {title}", highlight=False)
-
-    def update(self, count: int) -> None:
-        """Advance by `count` bytes."""
-        self._progress.update(self._task, advance=count, total=self.total or None)
-
-    def reset(self) -> None:
-        """Back to zero bytes."""
-        self._progress.reset(self._task)
-
-    def close(self) -> None:
-        """Leave the terminal as it was; may be called twice."""
-        self._progress.stop()
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    if not console.is_terminal:
+        console.print(f"downloading {title}", highlight=False)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task(title, total=None)
+        bar = SimpleNamespace(total=0, close=shown.stop, reset=lambda: shown.reset(task))
+        bar.update = lambda count: shown.update(task, advance=count, total=bar.total or None)
+        yield bar

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,60 +30,20 @@ LARGEST_VARIANCE = 3.0
 TRAIN_PER_CLASS, VAL_PER_CLASS = 9_000, 1_000
 SEED = 2023
 BAYES_ACCURACY = 0.983215
-"""Of the best possible classifier, from `bayes_accuracy`."""
+"""Accuracy of the best possible classifier; `tests/data/test_data_gaussians.py` derives it."""
 
 
-class Classes(NamedTuple):
-    """The two normals: means and variances of their independent coordinates, each `[2, d]`."""
+def classes() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The two normals of this task, on the common scale.
 
-    means: NDArray[np.float64]
-    variances: NDArray[np.float64]
-
-
-def classes() -> Classes:
-    """The two normals of this task, on the common scale."""
+    Returns:
+        Means and variances of their independent coordinates, each `[2, d]`.
+    """
     variances = LARGEST_VARIANCE ** np.linspace(-1.0, 1.0, DIMENSION)
     mean = np.full(DIMENSION, MEAN_NORM / math.sqrt(DIMENSION))
     second_moment = float((variances + mean**2).mean())  # the same for both classes
-    return Classes(
-        means=np.stack([-mean, mean]) / math.sqrt(second_moment),
-        variances=np.stack([variances, variances[::-1]]) / second_moment,
-    )
-
-
-def bayes_accuracy(normals: Classes) -> float:
-    """Accuracy of the Bayes classifier for two equally likely normals, by numerical integration.
-
-    Under class 0, with x = μ0 + √σ0 z, the log-likelihood ratio of class 1 to class 0 is
-    Q = Σ_i (a_i z_i² + b_i z_i + c_i), z standard normal, whose characteristic function is
-    φ(t) = Π_i (1 − 2i a_i t)^(−½) exp(−½ b_i² t² / (1 − 2i a_i t)) e^(i c_i t). Class 0 is
-    recognised with probability P(Q < 0) = ½ − (1/π) ∫_0^∞ Im φ(t)/t dt (Gil-Pelaez 1951; Imhof
-    1961); class 1 likewise, and the result is the mean of both.
-
-    Args:
-        normals: Means and variances `[2, d]`.
-
-    Returns:
-        A probability, to about 1e-7.
-    """
-    from scipy.integrate import quad
-
-    def recognised(mean: NDArray[np.float64], other: NDArray[np.float64],
-                   var: NDArray[np.float64], other_var: NDArray[np.float64]) -> float:  # fmt: skip
-        shift = mean - other
-        a = 0.5 - 0.5 * var / other_var
-        b = -shift * np.sqrt(var) / other_var
-        c = float((-0.5 * np.log(other_var / var) - 0.5 * shift**2 / other_var).sum())
-
-        def integrand(t: float) -> float:
-            w = 1 - 2j * a * t
-            log_phi = 1j * c * t - (0.5 * np.log(w) + 0.5 * b**2 * t**2 / w).sum()
-            return float(np.exp(log_phi).imag / t)
-
-        return 0.5 - float(quad(integrand, 0, np.inf, limit=1000)[0]) / math.pi
-
-    (m0, m1), (s0, s1) = normals.means, normals.variances
-    return 0.5 * (recognised(m0, m1, s0, s1) + recognised(m1, m0, s1, s0))
+    means = np.stack([-mean, mean]) / math.sqrt(second_moment)
+    return means, np.stack([variances, variances[::-1]]) / second_moment
 
 
 def load_gaussians(folder: Path | None, progress: bool) -> RawData:
@@ -97,10 +56,8 @@ def load_gaussians(folder: Path | None, progress: bool) -> RawData:
     Returns:
         Inputs `[N, 20]` in float32, not standardised, and labels 0, 1, 0, 1, ...
     """
-    normals = classes()
-    x_train, x_val = (
-        _draw(normals, part, count) for part, count in enumerate((TRAIN_PER_CLASS, VAL_PER_CLASS))
-    )
+    means, variances = classes()
+    x_train, x_val = _draw(0, TRAIN_PER_CLASS), _draw(1, VAL_PER_CLASS)
     return RawData(
         name="gaussians",
         x_train=x_train,
@@ -114,18 +71,18 @@ def load_gaussians(folder: Path | None, progress: bool) -> RawData:
         split="drawn separately",
         notes={
             "seed": SEED,
-            "class_means": normals.means.tolist(),
-            "class_variances": normals.variances.tolist(),
+            "class_means": means.tolist(),
+            "class_variances": variances.tolist(),
             "bayes_accuracy": BAYES_ACCURACY,
         },
     )
 
 
-def _draw(normals: Classes, part: int, count: int) -> NDArray[np.float32]:
+def _draw(part: int, count: int) -> NDArray[np.float32]:
     """`count` samples of each class, alternating, `[2·count, d]`."""
     samples = [
         mean + np.sqrt(variance) * _standard_normal((count, DIMENSION), (label, part))
-        for label, (mean, variance) in enumerate(zip(*normals, strict=True))
+        for label, (mean, variance) in enumerate(zip(*classes(), strict=True))
     ]
     return np.stack(samples, axis=1).reshape(-1, DIMENSION).astype(np.float32)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +19,6 @@ from etastar.data.files import read_file
 from etastar.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
-
-
-class SplitArrays(NamedTuple):
-    """Both parts of a dataset as uint8 arrays, and the SHA-256 of the files they came from."""
-
-    x_train: NDArray[np.uint8]
-    y_train: NDArray[np.uint8]
-    x_val: NDArray[np.uint8]
-    y_val: NDArray[np.uint8]
-    files: dict[str, str]
 
 
 def parse_idx(content: bytes, name: str, dimensions: int) -> NDArray[np.uint8]:
@@ -87,7 +77,7 @@ def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
 
 def read_split(
     paths: Sequence[Path], shapes: Sequence[tuple[int, ...]], classes: int
-) -> SplitArrays:
+) -> tuple[list[NDArray[np.uint8]], dict[str, str]]:
     """Training images, training labels, validation images, validation labels, checked together.
 
     Args:
@@ -96,53 +86,50 @@ def read_split(
         classes: Labels must lie in `0 .. classes - 1`.
 
     Returns:
-        The four arrays, images `[N, *shape]` as stored.
+        The four arrays, images `[N, *shape]` as stored; and the SHA-256 of every file, by name.
 
     Raises:
         DataError: A file is damaged, images have another shape, a label is out of range, or images
             and labels differ in number.
     """
-    x_train, y_train, train_files = _read_pair(paths[0], paths[1], shapes, classes)
-    x_val, y_val, val_files = _read_pair(paths[2], paths[3], shapes, classes)
-    if x_train.shape[1:] != x_val.shape[1:]:
+    read = [read_idx(path, 1 if i % 2 else 1 + len(shapes[0])) for i, path in enumerate(paths)]
+    arrays = [array for array, _ in read]
+    for i in (0, 2):
+        images, labels = arrays[i : i + 2]
+        if images.shape[1:] not in shapes:
+            raise DataError(
+                f"{paths[i]} holds images of {images.shape[1:]}; expected "
+                f"{' or '.join(map(str, shapes))}."
+            )
+        check_labels(labels, classes, paths[i + 1])
+        if len(images) != len(labels):
+            raise DataError(
+                f"{paths[i]} holds {len(images)} images but {paths[i + 1]} holds {len(labels)} "
+                "labels; expected one label per image."
+            )
+    if arrays[0].shape[1:] != arrays[2].shape[1:]:
         raise DataError(
-            f"{paths[0]} holds images of {x_train.shape[1:]} but {paths[2]} of {x_val.shape[1:]}; "
-            "expected the same shape."
+            f"{paths[0]} holds images of {arrays[0].shape[1:]} but {paths[2]} of "
+            f"{arrays[2].shape[1:]}; expected the same shape."
         )
-    return SplitArrays(x_train, y_train, x_val, y_val, train_files | val_files)
+    return arrays, {path.name: sha256 for path, (_, sha256) in zip(paths, read, strict=True)}
 
 
-def _read_pair(
-    images_path: Path, labels_path: Path, shapes: Sequence[tuple[int, ...]], classes: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, str]]:
-    """Images, their labels, and the SHA-256 of both files."""
-    images, images_sha256 = read_idx(images_path, 1 + len(shapes[0]))
-    labels, labels_sha256 = read_idx(labels_path, 1)
-    if images.shape[1:] not in shapes:
-        raise DataError(
-            f"{images_path} holds images of {images.shape[1:]}; expected "
-            f"{' or '.join(map(str, shapes))}."
-        )
-    _check_labels(labels, classes, labels_path)
-    if len(images) != len(labels):
-        raise DataError(
-            f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} "
-            "labels; expected one label per image."
-        )
-    return images, labels, {images_path.name: images_sha256, labels_path.name: labels_sha256}
+def check_labels(labels: NDArray[Any], classes: int, name: object) -> None:
+    """Raise if a label is not in `0 .. classes - 1`.
 
-
-def _check_labels(labels: NDArray[np.uint8], classes: int, path: Path) -> None:
-    """Raise a `DataError` naming the first label that is not in `0 .. classes - 1`."""
-    wrong = np.flatnonzero(labels >= classes)
+    Raises:
+        DataError: Names the first of them, and its file.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
         raise DataError(
-            f"{path} holds the label {labels[wrong[0]]} at position {wrong[0]} ({len(wrong)} of "
+            f"{name} holds the label {labels[wrong[0]]} at position {wrong[0]} ({len(wrong)} of "
             f"{len(labels)} labels are out of range); expected labels in 0..{classes - 1}."
         )
 
 
 def _kind(dimensions: int) -> str:
-    """What an array of so many dimensions is, in words."""
+    """Say in words what an array of so many dimensions holds."""
     words = {1: "labels", 3: "grey images", 4: "colour images"}
     return f"{dimensions}-dimensional data ({words.get(dimensions, 'neither images nor labels')})"

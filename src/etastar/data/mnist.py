@@ -17,6 +17,12 @@ STEMS = (
 )
 """Training images and labels, test images and labels."""
 
+
+def idx_files(*sums: str) -> dict[str, str]:
+    """The four files' names with their SHA-256, which are given in the order of `STEMS`."""
+    return {f"{stem}.gz": sha256 for stem, sha256 in zip(STEMS, sums, strict=True)}
+
+
 # SHA-256 as TensorFlow Datasets pins them (url_checksums/mnist.txt). The original site,
 # yann.lecun.com/exdb/mnist, no longer serves the files.
 PUBLISHED = Published(
@@ -27,20 +33,12 @@ PUBLISHED = Published(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
     ),
-    files={
-        "train-images-idx3-ubyte.gz": (
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        "train-labels-idx1-ubyte.gz": (
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-        "t10k-images-idx3-ubyte.gz": (
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        "t10k-labels-idx1-ubyte.gz": (
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-        ),
-    },
+    files=idx_files(
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
 )
 
 
@@ -67,18 +65,7 @@ def grey_images(published: Published, folder: Path | None, progress: bool) -> Ra
         paths = fetch(published, progress)
     else:
         _, paths = locate(folder, published.name, {"idx": [idx_names(stem) for stem in STEMS]})
-    split = read_split(paths, [(28, 28)], classes=10)
-    return RawData(
-        name=published.name,
-        x_train=split.x_train[:, None],
-        y_train=split.y_train,
-        x_val=split.x_val[:, None],
-        y_val=split.y_val,
-        classes=10,
-        source=published.source,
-        read_from=str(paths[0].parent),
-        licence=published.licence,
-        split="official: training files; validation is the test files (t10k)",
-        files=split.files,
-        checksums_match=published.matches(split.files),
-    )
+    (x_train, y_train, x_val, y_val), files = read_split(paths, [(28, 28)], classes=10)
+    split = "official: training files; validation is the test files (t10k)"
+    arrays = (x_train[:, None], y_train, x_val[:, None], y_val)
+    return published.raw_data(arrays, files, paths[0].parent, split)

@@ -6,15 +6,16 @@ Every loader returns a `RawData`, so that what is done to the numbers is done in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etastar.data.dataset import Dataset, provenance
 from etastar.errors import ConfigError, DataError
 
-if TYPE_CHECKING:
-    from etastar.data.dataset import Dataset
+_ABOUT = ("name", "source", "read_from", "files", "checksums_match", "licence", "split")
+"""Fields that are part of a data set's provenance as they are."""
 
 _ROWS = 1024
 """Images per block in the histogram: its 64-bit copy of a block stays small."""
@@ -22,7 +23,7 @@ _ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """What a loader hands over: arrays as they were read, and their story.
+    """Arrays as a loader has read them, and where they come from.
 
     Pixels (uint8) are standardised by `to_dataset`; float32 inputs are used as they are.
     """
@@ -45,10 +46,10 @@ class RawData:
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file read, as stored, by file name."""
     checksums_match: bool | None = None
-    """Whether those files carry the SHA-256 pinned for the download; False also for the same
+    """True if those files carry the SHA-256 pinned for the download; False also for the same
     images compressed or packed otherwise, None where nothing is pinned."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What else a reader of the provenance should know."""
+    """Further entries of the provenance."""
 
     def to_dataset(self, train_size: int | None = None, val_size: int | None = None) -> Dataset:
         """The first `train_size` and `val_size` samples, as tensors.
@@ -59,33 +60,21 @@ class RawData:
         """
         import torch
 
-        from etastar.data.dataset import Dataset, provenance
-
         train = check_size("train_size", train_size, len(self.x_train), self.name)
         val = check_size("val_size", val_size, len(self.x_val), self.name)
-        pixels = self.x_train.dtype == np.uint8
-        mean, std = pixel_statistics(self.x_train) if pixels else (None, None)
-        if std == 0:
+        scale = pixel_statistics(self.x_train) if self.x_train.dtype == np.uint8 else None
+        if scale and scale[1] == 0:
             raise DataError(
-                f"every training pixel of {self.name} is {mean}: expected images, got no spread."
+                f"every training pixel of {self.name} is {scale[0]}: expected images, got no "
+                "spread."
             )
-        record = provenance(
-            name=self.name,
-            source=self.source,
-            read_from=self.read_from,
-            files=self.files,
-            checksums_match=self.checksums_match,
-            licence=self.licence,
-            split=self.split,
-            scale=None if mean is None or std is None else (mean, std),
-            available=(len(self.x_train), len(self.x_val)),
-            used=(train, val),
-        )
+        about = {key: getattr(self, key) for key in _ABOUT}
+        record = provenance(about, scale, (len(self.x_train), len(self.x_val)), (train, val))
         return Dataset(
             name=self.name,
-            x_train=torch.from_numpy(_flat(self.x_train[:train], mean, std)),
+            x_train=torch.from_numpy(_flat(self.x_train[:train], scale)),
             y_train=torch.from_numpy(self.y_train[:train].astype(np.int64)),
-            x_val=torch.from_numpy(_flat(self.x_val[:val], mean, std)),
+            x_val=torch.from_numpy(_flat(self.x_val[:val], scale)),
             y_val=torch.from_numpy(self.y_val[:val].astype(np.int64)),
             classes=self.classes,
             input_shape=self.x_train.shape[1:],
@@ -141,12 +130,12 @@ def pixel_statistics(pixels: NDArray[np.uint8]) -> tuple[float, float]:
     return total / number, float(np.sqrt((squares * number - total**2) / number**2))
 
 
-def _flat(x: NDArray[Any], mean: float | None, std: float | None) -> NDArray[np.float32]:
-    """`[N, d]` in float32, standardised where mean and std are given; one copy is made."""
+def _flat(x: NDArray[Any], scale: tuple[float, float] | None) -> NDArray[np.float32]:
+    """`[N, d]` in float32, standardised where mean and deviation are given; one copy is made."""
     out = np.empty(x.shape, np.float32)  # in C order even where x is a transposed view
-    if mean is None or std is None:
+    if scale is None:
         out[...] = x
     else:
-        np.subtract(x, np.float32(mean), out=out, dtype=np.float32)
-        out /= np.float32(std)
+        np.subtract(x, np.float32(scale[0]), out=out, dtype=np.float32)
+        out /= np.float32(scale[1])
     return out.reshape(len(x), -1)

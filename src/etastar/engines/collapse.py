@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from etastar.errors import ModelError
 from etastar.problem import hooks
+from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import copied, to_device
 from etastar.problem.objective import call, pair
 from etastar.problem.streams import Stream
@@ -48,6 +49,10 @@ are zero."""
 SAME = 1e-5
 """Outputs that differ by less than this part of the largest one are the same: the rows of one
 matrix product need not be rounded alike."""
+
+
+SQUARED = (half_squared_distance, nn.functional.mse_loss)
+"""Losses under which a collapsed run may still diverge."""
 
 
 @dataclass
@@ -191,6 +196,8 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     constant = constant_accuracy(problem)
     if constant is None or not problem.train.fixed or objective.threshold <= constant:
         return Ceiling(constant)
+    if objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss):
+        return Ceiling(constant)  # its gradient grows with the outputs: they may yet diverge
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     model = problem.origin.copy(start.initialisation)
     if _stateful_layer(model) or _draws_or_remembers(problem, start, batch):
@@ -198,6 +205,20 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     if hooks.on_optimizer(problem.optimizer.build(model, 1.0)) or hooks.on_gradients(model):
         return Ceiling(constant)  # they may revive what stands still
     return Ceiling(constant, watched=True)
+
+
+def varies(problem: Problem, one: Start, other: Start) -> bool:
+    """Tell whether two starts can lead to different runs.
+
+    Args:
+        problem: What is trained.
+        one: A start.
+        other: Another one.
+    """
+    if problem.origin.varies or problem.train.varies(one.order, other.order):
+        return True
+    batch = to_device(next(problem.train.stream(one.order)), problem.origin.device)
+    return _draws_or_remembers(problem, one, batch)
 
 
 def constant_accuracy(problem: Problem) -> float | None:

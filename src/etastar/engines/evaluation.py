@@ -103,3 +103,22 @@ def silent_everywhere(network: Network, params: Params, x: torch.Tensor) -> list
         if not any(silent):
             break
     return silent
+
+
+@torch.no_grad()
+def one_class(network: Network, params: Params, x: torch.Tensor) -> list[bool]:
+    """Tell whether each replica predicts one class for all inputs.
+
+    Args:
+        network: The architecture.
+        params: Each `[R, ...]`.
+        x: Inputs `[N, d]`.
+    """
+    first: torch.Tensor | None = None
+    same = torch.ones(params[0].shape[0], dtype=torch.bool, device=x.device)
+    for part in torch.split(x, CHUNK):
+        predicted = network.apply(params, part).argmax(-1)  # (R, N)
+        first = predicted[:, :1] if first is None else first
+        same &= (predicted == first).all(1)
+    found: list[bool] = same.tolist()
+    return found

@@ -11,14 +11,26 @@ do not depend on the size of the stack, on what trained beside it, or on when it
 from __future__ import annotations
 
 import math
+from collections import deque
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 
 from etastar.engines.backprop import make_step
-from etastar.engines.evaluation import LazyAccuracy, silent_everywhere
+from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.problem.order import DataOrder
-from etastar.problem.trial import CHECK_DEAD_AFTER, UNSTABLE, Outcome, Recipe, Start, Trial
+from etastar.problem.trial import (
+    CHECK_DEAD_AFTER,
+    LAST_LOSSES,
+    UNSTABLE,
+    Cause,
+    Outcome,
+    Recipe,
+    Start,
+    Trial,
+)
 
 if TYPE_CHECKING:
     from etastar.engines.stackable import Stackable
@@ -56,6 +68,8 @@ class Stack:
         self._found_alive: list[int] = []  # checks for death that found life
         self._first_loss: list[float | None] = []
         self._peak_loss: list[float] = []
+        self._last_losses: list[deque[float]] = []
+        self._touched: list[tuple[int, float] | None] = []  # runs to the end: step, accuracy
         self.params: Params = []
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -91,6 +105,8 @@ class Stack:
         self._found_alive += [0] * len(trials)
         self._first_loss += [None] * len(trials)
         self._peak_loss += [0.0] * len(trials)
+        self._last_losses += [deque(maxlen=LAST_LOSSES) for _ in trials]
+        self._touched += [None] * len(trials)
 
     def _draw(self, start: Start) -> Params:
         """Return the initial weights of a start, `[1, ...]` each; the latest few are kept.
@@ -142,21 +158,31 @@ class Stack:
         self._found_alive = [self._found_alive[row] for row in kept]
         self._first_loss = [self._first_loss[row] for row in kept]
         self._peak_loss = [self._peak_loss[row] for row in kept]
+        self._last_losses = [self._last_losses[row] for row in kept]
+        self._touched = [self._touched[row] for row in kept]
 
-    def _evaluates_at(self, step: int) -> bool:
-        criterion = self.recipe.criterion
+    def _evaluates(self, row: int) -> bool:
+        """Tell whether a replica is to be evaluated now."""
+        criterion, step = self.recipe.criterion, self.steps[row]
+        if self.trials[row].steps is not None:
+            return False
         if step == criterion.max_steps:
             return True
-        return criterion.kind == "reach" and step % criterion.eval_every == 0
+        due = criterion.kind == "reach" and step % criterion.eval_every == 0
+        return due and self._touched[row] is None
+
+    def _limit(self, row: int) -> int:
+        """Return the steps after which a replica's run ends."""
+        return self.trials[row].steps or self.recipe.criterion.max_steps
 
     def _steps_to_next_checkpoint(self) -> int:
         """Steps that every replica can take before one must be evaluated or needs a new order."""
         criterion = self.recipe.criterion
         nearest = self.check_every
         per_epoch = self.samples // self.batch
-        for step in self.steps:
+        for row, step in enumerate(self.steps):
             to_next_order = per_epoch - (self.recipe.from_step + step) % per_epoch
-            nearest = min(nearest, criterion.max_steps - step, to_next_order)
+            nearest = min(nearest, self._limit(row) - step, to_next_order)
             if criterion.kind == "reach":
                 nearest = min(nearest, criterion.eval_every - step % criterion.eval_every)
         return nearest
@@ -215,18 +241,59 @@ class Stack:
                 self._record(row, step, value, is_silent)
         self._evaluate([row for row in range(len(self.trials)) if row not in decided], decided)
         self._bury(decided)
+        short = []
         for row, step in enumerate(self.steps):
-            if row not in decided and step == self.recipe.criterion.max_steps:
-                calm = self._peak_loss[row] <= UNSTABLE * (self._first_loss[row] or 0.0)
-                slow = calm and (self._accuracy[row] or 0.0) > self._constant
-                decided[row] = Outcome("short", step, self._accuracy[row], slow=slow)
-        return decided
+            if row not in decided and step == self._limit(row):
+                if self.trials[row].steps is not None:
+                    decided[row] = Outcome("partial", step)
+                elif self._touched[row] is None:
+                    short.append(row)
+        self._end_short(short, decided)
+        return {row: self._told(row, outcome) for row, outcome in decided.items()}
+
+    def _end_short(self, rows: list[int], decided: dict[int, Outcome]) -> None:
+        """Decide the replicas whose budget was spent below the threshold, with the cause."""
+        if not rows:
+            return
+        constant = one_class(self.network, [p[rows] for p in self.params], self.data.x_val)
+        for row, one in zip(rows, constant, strict=True):
+            accuracy, first = self._accuracy[row], self._first_loss[row] or 0.0
+            slow = self._peak_loss[row] <= UNSTABLE * first and (accuracy or 0.0) > self._constant
+            collapsed = one or not fmean(self._last_losses[row]) < first
+            cause: Cause = "collapsed" if collapsed else "slow"
+            step = self.recipe.criterion.max_steps
+            decided[row] = Outcome("short", step, accuracy, slow=slow, cause=cause)
+
+    def _told(self, row: int, outcome: Outcome) -> Outcome:
+        """Return the outcome with the training losses, as a run to the end tells it."""
+        told = replace(outcome, first_loss=self._first_loss[row])
+        if outcome.kind != "dead" and outcome.given_up is None and self._last_losses[row]:
+            told = replace(told, last_loss=fmean(self._last_losses[row]))
+        if not self.trials[row].to_end:
+            return told
+        held, touched = outcome.kind == "trained", self._touched[row]
+        if touched is None:
+            return replace(told, held=held)
+        step, accuracy = touched
+        spent = held or outcome.kind == "short"
+        return replace(
+            told,
+            kind="trained",
+            step=step,
+            metric=accuracy,
+            score=accuracy,
+            slow=False,
+            cause=None,
+            held=held,
+            given_up=None if spent else outcome.step,
+        )
 
     def _record(self, row: int, step: int, loss: float, is_silent: bool) -> None:
         """Keep what one step tells of a replica's health."""
         if self._first_loss[row] is None:
             self._first_loss[row] = loss
         self._peak_loss[row] = max(self._peak_loss[row], loss)
+        self._last_losses[row].append(loss)
         if not is_silent:
             self._silent_since[row] = None
         elif self._silent_since[row] is None:
@@ -234,7 +301,7 @@ class Stack:
 
     def _evaluate(self, rows: list[int], decided: dict[int, Outcome]) -> None:
         """Evaluate the replicas whose step count asks for it."""
-        rows = [row for row in rows if self._evaluates_at(self.steps[row])]
+        rows = [row for row in rows if self._evaluates(row)]
         if not rows:
             return
         threshold = self.recipe.criterion.threshold
@@ -247,8 +314,13 @@ class Stack:
                 decided[row] = Outcome("diverged", self.steps[row], self._accuracy[row])
             elif accuracy is not None:
                 self._accuracy[row] = accuracy
-                if accuracy >= threshold:
+                ends = self.steps[row] == self.recipe.criterion.max_steps
+                if accuracy >= threshold and self.trials[row].to_end and not ends:
+                    self._touched[row] = self.steps[row], accuracy
+                elif accuracy >= threshold:
                     decided[row] = Outcome("trained", self.steps[row], accuracy)
+                elif self._touched[row] is not None and ends:
+                    decided[row] = Outcome("short", self.steps[row], accuracy)
 
     def _bury(self, decided: dict[int, Outcome]) -> None:
         """Decide the replicas that are dead: those silent long enough, checked on all the data.
@@ -267,7 +339,7 @@ class Stack:
                 continue
             if outcome:
                 silence, needed = outcome.step - since, CHECK_DEAD_AFTER
-            elif self.steps[row] == self.recipe.criterion.max_steps:
+            elif self.steps[row] == self._limit(row):
                 silence = needed = 0
             else:
                 silence = self.steps[row] - since
@@ -286,7 +358,9 @@ class Stack:
                 decided[row] = Outcome("dead", since, self._accuracy[row])
             elif row not in decided:
                 budget, taken = self.recipe.criterion.max_steps, self.steps[row]
-                decided[row] = Outcome("short", budget, self._accuracy[row], given_up=taken)
+                decided[row] = Outcome(
+                    "short", budget, self._accuracy[row], given_up=taken, cause="collapsed"
+                )
 
     @property
     def _patience(self) -> int:

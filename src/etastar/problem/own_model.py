@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 METRICS = ("accuracy", "loss")
+SEEDS = 3
+"""Of a search per seed, where none are asked for."""
 BATCH_SIZE = 128
 """Samples per step of tensors and data sets, where none are asked for."""
 
@@ -48,25 +50,37 @@ class OwnModel:
     epochs: float
     batch_size: int | None
     eval_every: int | None
-    seeds: int | Sequence[int]
+    seeds: int | Sequence[int] | None
     start_lr: float
     end_lr: float
-    resolution: float
+    resolution: float | None
     step_fn: Callable[..., Any] | None
     device: torch.device | str | None
     progress: bool
     higher_is_better: bool | None
     engine: str
     from_checkpoint: Mapping[str, Any] | None
+    strategy: str | None = None
+    precision: float | None = None
+    trials: int | None = None
+    budgets: float | None = None
+    confirm: int | None = None
+    round_size: int | None = None
+    slow_edge: bool = False
+    first_seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "start_lr", "end_lr", "resolution"):
+        optional = ("resolution", "precision", "budgets")
+        for name in ("epochs", "start_lr", "end_lr", *optional):
             value = getattr(self, name)
+            if name in optional and value is None:
+                continue
             if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-        for name in ("batch_size", "eval_every"):
+        for name in ("batch_size", "eval_every", "trials", "round_size", "confirm"):
             if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name))
+                check_whole(name, getattr(self, name), least=0 if name == "confirm" else 1)
+        check_whole("first_seed", self.first_seed, least=0)
         if self.start_lr >= self.end_lr:
             raise ConfigError(
                 f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."
@@ -92,9 +106,13 @@ class OwnModel:
         Raises:
             ConfigError: They are no distinct whole numbers, or none.
         """
+        if self.seeds is None:
+            return list(range(self.first_seed, self.first_seed + SEEDS))
         if is_whole(self.seeds):
             check_whole("seeds", self.seeds)
-            return list(range(int(self.seeds)))  # type: ignore[arg-type]
+            return list(range(self.first_seed, self.first_seed + int(self.seeds)))  # type: ignore[arg-type]
+        if self.first_seed:
+            raise ConfigError("`first_seed` has no effect beside a list of `seeds`: leave it out.")
         chosen = list(self.seeds) if isinstance(self.seeds, Iterable) else []
         good = all(is_whole(seed) and seed >= 0 for seed in chosen)
         if not chosen or not good or len(set(chosen)) < len(chosen):

@@ -15,7 +15,11 @@ UNSTABLE = 1.5
 CHECK_DEAD_AFTER = 4
 """Steps in a row without a gradient in the input layer before a replica is checked for death."""
 
-OutcomeKind: TypeAlias = Literal["trained", "diverged", "dead", "short"]
+OutcomeKind: TypeAlias = Literal["trained", "diverged", "dead", "short", "partial"]
+Cause: TypeAlias = Literal["collapsed", "slow"]
+
+LAST_LOSSES = 8
+"""Batches over which the training loss at the end of a run is averaged."""
 
 
 class Criterion(BaseModel):
@@ -77,8 +81,13 @@ class Trial:
     """One training run. Its outcome is a pure function of this and the problem."""
 
     start: Start
+    """Its seeds."""
     lr: float
     """η: the constant learning rate, which parameter groups take at their own fixed ratios."""
+    steps: int | None = None
+    """Length of a partial run, which is never evaluated; None for a whole one."""
+    to_end: bool = False
+    """Whether the run goes on to the end of the budget after touching the threshold."""
 
     @classmethod
     def of(cls, seed: int, lr: float) -> Trial:
@@ -102,8 +111,8 @@ class Outcome:
 
     Attributes:
         kind: `trained`, `diverged` (non-finite loss or parameters), `dead` (a hidden ReLU layer is
-            zero on every training input; said only of networks we build) or `short` (budget spent
-            below the threshold).
+            zero on every training input; said only of networks we build), `short` (budget spent
+            below the threshold) or `partial` (the end of a partial run).
         step: Optimizer steps after which this was so: for `trained` the first evaluation that met
             the criterion, for `diverged` the step whose loss was not finite, for `dead` the first
             step of the run of steps on whose batches that layer was silent, else the budget.
@@ -111,10 +120,17 @@ class Outcome:
         slow: For `short`: the run was stable, no batch having a loss above `UNSTABLE` times the
             first one's, and it ended better than one class for all, so that the rate was merely too
             slow for the budget. A network that collapses may be stable too.
-        given_up: For `short`: the step after which the run was not trained on, since it could only
-            have predicted one class for ever; None if it was.
+        given_up: The step after which a run was not trained on although its budget was not spent:
+            of `short` ones, since it could only have predicted one class for ever; of runs to the
+            end, since it diverged after touching the threshold. None if it was.
         nans: Evaluations, before any divergence, at which the metric was not a number.
         score: The metric as searches compare it, higher is better; the metric itself by default.
+        cause: Of `short`: `collapsed` (the training loss at the end is no lower than at the start,
+            or all outputs are one class) or `slow` (every other).
+        first_loss: Training loss of the first batch, before any step.
+        last_loss: Mean training loss of the last `LAST_LOSSES` batches; None of dead runs and of
+            those given up, whose end depends on when it is looked for.
+        held: Of runs to the end: whether the metric was at or above the threshold there.
     """
 
     kind: OutcomeKind
@@ -124,12 +140,21 @@ class Outcome:
     given_up: int | None = None
     nans: int = 0
     score: float | None = None
+    cause: Cause | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    held: bool | None = None
 
     def __post_init__(self) -> None:
         if self.score is None:
             object.__setattr__(self, "score", self.metric)
 
-    @property
-    def steps_taken(self) -> int:
-        """Optimizer steps that the trial cost."""
-        return self.given_up or self.step
+    def steps_taken(self, max_steps: int) -> int:
+        """Return the optimizer steps that the trial cost.
+
+        Args:
+            max_steps: The budget, which a run to the end spends.
+        """
+        if self.given_up is not None:
+            return self.given_up
+        return max_steps if self.held is not None and self.kind == "trained" else self.step

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,47 +20,17 @@ MOST = 12
 """Networks of a family that bounds are computed for: they take up to a few seconds each."""
 
 
-@dataclass(frozen=True)
-class Bounds:
+@lru_cache(maxsize=8)
+def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[str, float], str]:
     """What theory says of λ1 of the Gauss-Newton matrix, in the mean over initialisations.
 
-    Attributes:
-        values: By the hash of the cell.
-        networks: Number of networks whose λ1 was measured.
-        inside: Networks in `values` whose measured mean lies between lower and upper.
-        reason: Why there are none for some networks; empty if none was refused.
+    Args:
+        family: Up to `MOST` of its networks are taken, spread evenly over every group's n·L.
+
+    Returns:
+        The bounds by the hash of the cell; the measured means over seeds of all networks whose λ1
+        is known; and why there are no bounds for some of them, empty if none was refused.
     """
-
-    values: Mapping[str, SharpnessBounds]
-    networks: int
-    inside: int
-    reason: str = ""
-
-    @property
-    def labels(self) -> list[str]:
-        """How sure the bounds are: `the lower bounds are asymptotic`, ...; each once."""
-        sides = {"lower": set[str](), "upper": set[str]()}
-        for found in self.values.values():
-            sides["lower"].add(found.lower_label)
-            sides["upper"].add(found.upper_label)
-        return [
-            f"the {side} bounds are {' or '.join(sorted(said))}"
-            for side, said in sides.items()
-            if said
-        ]
-
-
-_KNOWN: WeakKeyDictionary[Family, Bounds] = WeakKeyDictionary()
-
-
-def bounds_of(family: Family) -> Bounds:
-    """Bounds for up to `MOST` networks with a known λ1, spread evenly over every group's n·L."""
-    if family not in _KNOWN:
-        _KNOWN[family] = _compute(family)
-    return _KNOWN[family]
-
-
-def _compute(family: Family) -> Bounds:
     measured = {id(group): _measured(group) for group in family.groups}
     each = max(2, MOST // max(1, sum(map(bool, measured.values()))))
     found: dict[str, SharpnessBounds] = {}
@@ -77,8 +46,7 @@ def _compute(family: Family) -> Bounds:
                 reasons[f"{group.name}: {error}"] = None
                 break
     means = {identity: mean for known in measured.values() for identity, (mean, _) in known.items()}
-    inside = sum(b.lower <= means[identity] <= b.upper for identity, b in found.items())
-    return Bounds(found, len(means), inside, " ".join(reasons))
+    return found, means, " ".join(reasons)
 
 
 def _measured(group: Group) -> dict[str, tuple[float, int]]:

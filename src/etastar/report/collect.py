@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
-
 from etastar.report.evidence import Evidence, Family, Group
 from etastar.settings import DEFAULTS
 from etastar.study.cell import NOT_IDENTITY, Cell
@@ -71,16 +69,15 @@ def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]
 
 def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Columns]:
     """The rows of every group."""
-    group_of = {cell.id: number for number, cells in enumerate(groups.values()) for cell in cells}
-    number = np.array([group_of[identity] for identity in table["cell"]], dtype=np.int64)
     if len(groups) == 1:
         return dict.fromkeys(groups, table)
-    order = np.argsort(number, kind="stable")
-    ends = np.searchsorted(number[order], np.arange(len(groups) + 1))
-    picks = [order[ends[i] : ends[i + 1]].tolist() for i in range(len(groups))]
+    group_of = {cell.id: key for key, cells in groups.items() for cell in cells}
+    picks: dict[str, list[int]] = {key: [] for key in groups}
+    for place, identity in enumerate(table["cell"]):
+        picks[group_of[identity]].append(place)
     return {
         key: {name: [column[i] for i in pick] for name, column in table.items()}
-        for key, pick in zip(groups, picks, strict=True)
+        for key, pick in picks.items()
     }
 
 
@@ -108,15 +105,14 @@ def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
 
 def _work(
     store: Store, study: Study
-) -> tuple[dict[str, tuple[float, int]], list[tuple[Mapping[str, Any], int]]]:
-    """Time and seeds by specification, and the environments, of this study's tasks."""
+) -> tuple[dict[str, float], list[tuple[Mapping[str, Any], int]]]:
+    """Time by specification, and the environments, of this study's tasks."""
     wanted = {identity for cell in study.cells for identity in (cell.id, cell.sharpness_id)}
-    seconds: dict[str, tuple[float, int]] = {}
+    seconds: Counter[str] = Counter()
     environments: Counter[str] = Counter()
-    query = "SELECT id, seeds, seconds, environment FROM work JOIN specification ON key = cell"
-    for identity, seeds, spent, environment in store.rows(query):
+    query = "SELECT id, seconds, environment FROM work JOIN specification ON key = cell"
+    for identity, spent, environment in store.rows(query):
         if identity in wanted:
-            before = seconds.get(identity, (0.0, 0))
-            seconds[identity] = before[0] + spent, before[1] + len(json.loads(seeds))
+            seconds[identity] += spent
             environments[environment] += 1
-    return seconds, [(json.loads(text), tasks) for text, tasks in environments.most_common()]
+    return dict(seconds), [(json.loads(text), tasks) for text, tasks in environments.most_common()]

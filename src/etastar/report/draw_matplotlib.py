@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etastar.report.chart import MOST_DECADES, Chart, Heat, Line, Points
-from etastar.report.style import GRID, INK, MUTED, STYLE, diverging_colours, for_matplotlib
+from etastar.report.style import DIVERGING, GRID, INK, MARKS, MUTED, STYLE, for_matplotlib
 from etastar.study.filesystem import as_a_whole
 
 if TYPE_CHECKING:
@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "pdf", "svg")
 """Files of every figure."""
-_SHAPES = {
-    "circle": "o",
-    "square": "s",
-    "diamond": "D",
-    "triangle": "^",
-    "cross": "P",
-    "star": "*",
-    "x": "X",
-    "up": "^",
-    "down": "v",
-    "dash": "_",
-}
 _DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 _PANEL = (3.7, 3.0)
 """Inches of a panel without its legend: two of them fill the text width of a paper."""
@@ -182,7 +170,7 @@ def _points(layer: Points, ax: Axes) -> None:
     if layer.joined:
         ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
     hollow = layer.hollow if layer.hollow is not None else np.zeros(len(layer.x), dtype=bool)
-    mark: dict[str, Any] = {"marker": _SHAPES[layer.shape], "s": layer.size**2, "zorder": 3}
+    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "s": layer.size**2, "zorder": 3}
     if layer.shape == "dash":
         mark |= {"color": layer.colour, "lw": 1.2}
         ax.scatter(layer.x, layer.y, **mark)
@@ -211,7 +199,7 @@ def _line(layer: Line, ax: Axes) -> None:
 def _heat(layer: Heat, ax: Axes) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("around zero", diverging_colours())
+    colours = LinearSegmentedColormap.from_list("around zero", DIVERGING)
     image = ax.imshow(
         layer.values.T,
         origin="lower",

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etastar.errors import ConfigError
 from etastar.report.chart import MOST_DECADES, Chart, FloatArray, Heat, Layer, Line, Points
-from etastar.report.style import GRID, INK, MUTED, diverging_colours, for_html
+from etastar.report.style import DIVERGING, GRID, INK, MARKS, MUTED, for_html
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SYMBOLS = {
-    "circle": "circle",
-    "square": "square",
-    "diamond": "diamond",
-    "triangle": "triangle-up",
-    "cross": "cross",
-    "star": "star",
-    "x": "x",
-    "up": "triangle-up",
-    "down": "triangle-down",
-    "dash": "line-ew",
-}
 _PIXELS = 1.5
 """Of a mark, per point of its size on paper."""
 _PLOT = 330
@@ -37,18 +26,20 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 
 
 def require_plotly() -> None:
-    """Refuse to go on without plotly.
+    """Raise if a package that the page needs is missing.
 
     Raises:
-        ConfigError: It is not installed; the message says how to.
+        ConfigError: Plotly or Jinja is not installed; the message says how to install it.
     """
-    try:
-        import plotly.offline  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "the page of a study needs plotly, which is not installed: pip install "
-            "'etastar[report]'."
-        ) from None
+    for package in ("plotly.offline", "jinja2"):
+        try:
+            import_module(package)
+        except ImportError:
+            name = package.split(".")[0]
+            raise ConfigError(
+                f"the page of a study needs {name}, which is not installed: pip install "
+                "'etastar[report]'."
+            ) from None
 
 
 def interactive(chart: Chart) -> Figure:
@@ -83,7 +74,7 @@ def _points(layer: Points) -> dict[str, Any]:
         "name": for_html(layer.label),
         "showlegend": bool(layer.label),
         "marker": {
-            "symbol": _SYMBOLS[layer.shape],
+            "symbol": MARKS[layer.shape][1],
             "size": _PIXELS * layer.size,
             "color": layer.colour
             if outlined or not hollow.any()
@@ -136,7 +127,6 @@ def _line(layer: Line) -> dict[str, Any]:
 
 
 def _heat(layer: Heat) -> dict[str, Any]:
-    steps = diverging_colours()
     return {
         "type": "heatmap",
         "x": list(layer.columns),
@@ -144,7 +134,7 @@ def _heat(layer: Heat) -> dict[str, Any]:
         "z": layer.values.T,
         "zmin": -layer.limit,
         "zmax": layer.limit,
-        "colorscale": [[i / (len(steps) - 1), colour] for i, colour in enumerate(steps)],
+        "colorscale": list(zip(np.linspace(0, 1, len(DIVERGING)), DIVERGING, strict=True)),
         "text": [list(texts) for texts in zip(*layer.text, strict=True)],
         "texttemplate": "%{text}",
         "textfont": {"size": 11 if len(layer.columns) <= 8 else 9},

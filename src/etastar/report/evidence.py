@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.report.chart import BoolArray, FloatArray
+from etastar.report.chart import FloatArray
 from etastar.scaling import (
     CellEstimates,
     CellTable,
@@ -50,60 +50,22 @@ _LABELS = ("input_lr_ratio", "loss", "inputs", "output_variance")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Attempt(Generic[T]):
-    """A fit, or why there is none."""
-
-    value: T | None
-    reason: str = ""
-
-    @classmethod
-    def of(cls, make: Callable[[], T]) -> Attempt[T]:
-        """Try it."""
-        try:
-            return cls(make())
-        except ConfigError as error:
-            return cls(None, str(error))
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOutCells:
-    """Networks that were predicted from smaller ones; arrays are `[T]`, in η.
-
-    Attributes:
-        fit: To the smaller networks.
-        width, depth: Of the predicted ones.
-        measured: Median over seeds.
-        predicted: By the law.
-        low, high: Prediction interval at `LEVEL`.
-        summary: Error and coverage.
-    """
-
-    fit: PowerLawFit
-    width: FloatArray
-    depth: FloatArray
-    measured: FloatArray
-    predicted: FloatArray
-    low: FloatArray
-    high: FloatArray
-    summary: HeldOut
-
-
 @dataclass(frozen=True, eq=False)
 class Group:
     """All networks under one set of conditions.
 
     Attributes:
         cells: Of the study, measured or not.
-        rows: Columns of `study.tables.SEED_COLUMNS`, only those of these cells.
-        trials: Columns of `study.tables.TRIAL_COLUMNS`, likewise.
-        seconds: Wall-clock seconds and seeds of every finished task, `{hash: (seconds, seeds)}`.
+        rows: Columns of `study.export.SEED_COLUMNS`, only those of these cells.
+        trials: Columns of `study.export.TRIAL_COLUMNS`, likewise.
+        seconds: Wall-clock seconds of all finished tasks, by the hash of their specification.
     """
 
     cells: tuple[Cell, ...]
     rows: Columns
     trials: Columns
-    seconds: Mapping[str, tuple[float, int]]
+    seconds: Mapping[str, float]
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def kappa(self) -> float:
@@ -122,7 +84,7 @@ class Group:
 
     @property
     def wanted(self) -> int:
-        """Seeds of η* that the study asks for."""
+        """Number of seeds of η* that the study asks for."""
         return sum(len(cell.seeds) for cell in self.cells)
 
     @property
@@ -149,77 +111,84 @@ class Group:
         """Hash of the cell of this width and depth."""
         return self.ids[round(width), round(depth)]
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """What the group took; λ1 that several groups share counts for each of them in full."""
+        ids = {i for cell in self.cells for i in (cell.id, cell.sharpness_id)}
+        return {
+            "networks": len(set(self.rows["cell"])),
+            "seeds": self.measured,
+            "trials": sum(self.rows["trials"]),
+            "steps": sum(self.rows["steps"]),
+            "seconds": sum(self.seconds[i] for i in ids if i in self.seconds),
+        }
+
+    @property
+    def lambda1_open(self) -> int | None:
+        """Seeds whose λ1 did not converge; None if it was not measured."""
+        flags = [flag for flag in self.rows["lambda1_converged"] if flag is not None]
+        return len(flags) - sum(flags) if flags else None
+
     @cached_property
-    def table(self) -> Attempt[CellTable]:
-        """What scaling laws are fitted to."""
+    def table(self) -> CellTable:
+        """What scaling laws are fitted to.
+
+        Raises:
+            ConfigError: Nothing has been measured yet, or a row holds what cannot be.
+        """
         if not self.measured:
-            return Attempt(None, "nothing has been measured yet.")
+            raise ConfigError("nothing has been measured yet.")
         labels = [name for name in _LABELS if None not in self.rows[name]]
-        return Attempt.of(lambda: CellTable.from_columns(self.rows, group_by=labels))
+        return CellTable.from_columns(self.rows, group_by=labels)
 
-    def _with_table(self, make: Callable[[CellTable], T]) -> Attempt[T]:
-        table = self.table
-        if table.value is None:
-            return Attempt(None, table.reason)
-        cells = table.value
-        return Attempt.of(lambda: make(cells))
+    def found(self, find: Callable[..., T], **options: Any) -> T | str:
+        """What a function of `scaling` finds in `table`, or why it finds nothing.
 
-    @cached_property
-    def _estimates(self) -> dict[Response, Attempt[CellEstimates]]:
-        return {}
+        Args:
+            find: Takes the table first; it is called once for the same options.
+            **options: Its other arguments.
+        """
+        key = find, *options.items()
+        if key not in self._known:
+            try:
+                self._known[key] = find(self.table, **options)
+            except ConfigError as error:
+                self._known[key] = str(error)
+        return cast("T | str", self._known[key])
 
-    def estimates(self, response: Response = "eta_star") -> Attempt[CellEstimates]:
+    def estimates(self, response: Response = "eta_star") -> CellEstimates | str:
         """Medians of η* or λ1, per cell of `table`."""
-        if response not in self._estimates:
-            self._estimates[response] = self._with_table(lambda t: estimate_cells(t, response))
-        return self._estimates[response]
+        return self.found(estimate_cells, response=response)
 
-    @cached_property
-    def _fits(self) -> dict[tuple[str, Response], Attempt[PowerLawFit]]:
-        return {}
-
-    def law(self, form: str = "product", response: Response = "eta_star") -> Attempt[PowerLawFit]:
+    def law(self, form: str = "product", response: Response = "eta_star") -> PowerLawFit | str:
         """A law fitted to all networks of the group, with bootstrap intervals."""
-        key = form, response
-        if key not in self._fits:
-            self._fits[key] = self._with_table(
-                lambda t: fit_power_law(t, form=form, response=response, n_boot=N_BOOT)
-            )
-        return self._fits[key]
+        return self.found(fit_power_law, form=form, response=response, n_boot=N_BOOT)
 
-    @cached_property
-    def comparison(self) -> Attempt[Comparison]:
+    @property
+    def comparison(self) -> Comparison | str:
         """Several laws, and rules in use, judged by networks that they have not seen."""
-        return self._with_table(_compare)
+        return self.found(compare_forms, fraction=FRACTION, level=LEVEL, n_boot=0)
 
-    @cached_property
-    def region(self) -> Attempt[Region]:
+    @property
+    def region(self) -> Region | str:
         """Where the law with separate exponents holds."""
-        return self._with_table(lambda t: find_region(t, n_boot=0))
+        return self.found(find_region, n_boot=0)
 
-    @cached_property
-    def slope(self) -> Attempt[SlopeFit]:
-        """Of log η* on log λ1 over the networks."""
-        return self._with_table(fit_cell_slope)
+    @property
+    def slope(self) -> SlopeFit | str:
+        """The slope of log η* on log λ1 over the networks."""
+        return self.found(fit_cell_slope)
 
-    @cached_property
-    def _held_out(self) -> dict[str, Attempt[HeldOutCells]]:
-        return {}
-
-    def held_out(self, form: str) -> Attempt[HeldOutCells]:
+    def held_out(self, form: str) -> HeldOut | str:
         """The large networks, predicted from the small ones."""
-        if form not in self._held_out:
-            self._held_out[form] = self._with_table(lambda t: _hold_out(t, form))
-        return self._held_out[form]
+        return self.found(extrapolate, form=form, fraction=FRACTION, level=LEVEL)
 
     def budget_share(self) -> FloatArray:
         """Share of the bracketed seeds whose bracket ends for lack of time, per cell of `table`.
 
         NaN for a cell without a bracketed seed.
         """
-        cells = self.table.value
-        if cells is None:
-            return np.zeros(0)
+        cells = self.table
         short, all_of = Counter[str](), Counter[str]()
         for identity, why in zip(self.rows["cell"], self.rows["hi_outcome"], strict=True):
             if why:
@@ -231,46 +200,6 @@ class Group:
                 for i in (self.cell_id(n, d) for n, d in zip(cells.width, cells.depth, strict=True))
             ]
         )
-
-
-def _small(cells: CellTable, estimates: CellEstimates) -> BoolArray:
-    """The networks that the others are predicted from."""
-    size = cells.width * cells.depth
-    largest = size[estimates.used].max(initial=0.0)
-    return np.asarray(estimates.used & (size <= FRACTION * largest * (1 + 1e-9)))
-
-
-def _compare(cells: CellTable) -> Comparison:
-    """`scaling.compare_forms`, with nothing held out where nothing is small enough to fit."""
-    fraction = FRACTION if _small(cells, estimate_cells(cells)).any() else 1.0
-    return compare_forms(cells, fraction=fraction, level=LEVEL, n_boot=0)
-
-
-def _hold_out(cells: CellTable, form: str) -> HeldOutCells:
-    """What `scaling.extrapolate` judges, network by network."""
-    estimates = estimate_cells(cells)
-    small = _small(cells, estimates)
-    if not small.any():
-        raise ConfigError(
-            f"no network with a known η* has n·L up to {FRACTION:g} of the largest, so there is "
-            "nothing to predict from."
-        )
-    summary = extrapolate(cells, form=form, fraction=FRACTION, level=LEVEL)
-    fit = fit_power_law(cells.subset(small), form=form, n_boot=0)
-    test = estimates.used & ~small
-    width, depth = cells.width[test], cells.depth[test]
-    centre = fit.predict_log(width, depth)
-    half = fit.half_width_log(width, depth, estimates.informative[test].astype(float), LEVEL)
-    return HeldOutCells(
-        fit=fit,
-        width=width,
-        depth=depth,
-        measured=np.exp(estimates.value[test]),
-        predicted=np.exp(centre),
-        low=np.exp(centre - half),
-        high=np.exp(centre + half),
-        summary=summary,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,12 +218,12 @@ class Family:
 
     @property
     def losses(self) -> list[str]:
-        """In the order of the study."""
+        """Its losses, in the order of the study."""
         return list(dict.fromkeys(group.loss for group in self.groups))
 
     @property
     def kappas(self) -> list[float]:
-        """Ascending."""
+        """Its values of κ, ascending."""
         return sorted({group.kappa for group in self.groups})
 
     @property
@@ -330,5 +259,5 @@ class Evidence:
 
     @property
     def groups(self) -> list[Group]:
-        """Of all families."""
+        """The groups of all families."""
         return [group for family in self.families for group in family.groups]

@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from etastar.report.curve_figure import curve_figure, steps_figure
 from etastar.report.style import COLOURS, MARKERS, STYLE
+from etastar.search.estimate import SuccessAt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from etastar.result import Result
     from etastar.schedule import Warmup
@@ -30,21 +33,27 @@ def success_figure(found: Result, ax: Axes | None = None) -> Axes:
         The Axes.
     """
     ax = ax or _new_axes()
-    rates = [point.lr for point in found.success]
-    p = [point.p for point in found.success]
+    if found.found:
+        curve_figure(found, ax)
+        _rate_axis(ax)
+        ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return ax
+    points: list[SuccessAt] = [p for p in found.success if isinstance(p, SuccessAt)]
+    rates = [point.lr for point in points]
+    p = [point.p for point in points]
     bottom = p
     for cause in ("short", "dead", "diverged"):
         shares = []
-        for point in found.success:
+        for point in points:
             failed = point.short + point.dead + point.diverged
             shares.append((1 - point.p) * getattr(point, cause) / failed if failed else 0.0)
         if any(shares):
             top = [low + share for low, share in zip(bottom, shares, strict=True)]
             ax.fill_between(rates, bottom, top, color=COLOURS[cause], alpha=0.25, lw=0, label=cause)
             bottom = top
-    for point in found.success:
+    for point in points:
         ax.plot([point.lr] * 2, [point.ci_low, point.ci_high], color="0.6", lw=0.8, zorder=2)
-    seen = [point.inferred_trained + point.inferred_failed == 0 for point in found.success]
+    seen = [point.inferred_trained + point.inferred_failed == 0 for point in points]
     ax.plot(rates, p, color=COLOURS["trained"], lw=1.2, zorder=3)
     faces = [COLOURS["trained"] if every else "white" for every in seen]
     ax.scatter(rates, p, s=14, c=faces, edgecolors=COLOURS["trained"], lw=0.8, zorder=4)
@@ -70,7 +79,7 @@ def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     """
     ax = ax or _new_axes()
     for kind, colour in COLOURS.items():
-        chosen = [trial for trial, outcome in found.trials.items() if outcome.kind == kind]
+        chosen = [trial for trial, outcome in found.own_trials.items() if outcome.kind == kind]
         if chosen:
             ax.scatter(
                 [trial.lr for trial in chosen],
@@ -106,6 +115,18 @@ def save_measurement(found: Result, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
+        if found.found:
+            figure = Figure(figsize=(6.3, 4.6), layout="constrained")
+            FigureCanvasAgg(figure)
+            upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1.0])
+            curve_figure(found, upper)
+            steps_figure(found, lower)
+            _rate_axis(lower)
+            upper.set_title(found.heading, loc="left", fontsize=8)
+            handles, labels = upper.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+            _save(figure, path)
+            return
         rows = min(3.2, 0.9 + 0.17 * len(found.seeds))
         figure = Figure(figsize=(6.3, 2.9 + rows), layout="constrained")
         FigureCanvasAgg(figure)
@@ -122,8 +143,12 @@ def save_measurement(found: Result, path: str | Path) -> None:
                 handles.append(mark)
                 labels.append(name)
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
-        metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
-        figure.savefig(path, metadata=metadata)
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    metadata = {"Date": None} if Path(path).suffix.lower() == ".svg" else None
+    figure.savefig(path, metadata=metadata)
 
 
 def warmup_figure(found: Warmup, ax: Axes | None = None) -> Axes:
@@ -171,7 +196,7 @@ def _rate_axis(ax: Axes) -> None:
 
 
 def _mark_eta_star(found: Result, ax: Axes) -> None:
-    star = found.eta_star
+    star, safe = found.eta_star, found.safe_lr
     text = ""
     if star.ci_low is not None and star.ci_high is not None:
         text = f" [{star.ci_low:.3g}, {star.ci_high:.3g}]"
@@ -182,9 +207,9 @@ def _mark_eta_star(found: Result, ax: Axes) -> None:
     if star.median is not None:
         text = f"η* = {star.median:.3g}{text}"
         ax.axvline(star.median, color=COLOURS["trained"], lw=1, zorder=1, label=text)
-    if star.safe is not None:
-        text = f"safe = {star.safe:.3g}"
-        ax.axvline(star.safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
+    if safe is not None:
+        text = f"safe = {safe:.3g}"
+        ax.axvline(safe, color="#009E73", lw=1, ls="--", zorder=1, label=text)
 
 
 def _interesting_range(found: Result) -> tuple[float, float]:

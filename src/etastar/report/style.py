@@ -27,16 +27,30 @@ STYLE: Any = {
 
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 """Colours of series without an order of their own (κ), also Okabe & Ito's."""
-SHAPES = ("circle", "square", "diamond", "triangle", "cross", "star", "x")
-"""Beside the colours, so that a print without them can be read."""
+MARKS = {
+    "circle": ("o", "circle"),
+    "square": ("s", "square"),
+    "diamond": ("D", "diamond"),
+    "triangle": ("^", "triangle-up"),
+    "cross": ("P", "cross"),
+    "star": ("*", "star"),
+    "x": ("X", "x"),
+    "up": ("^", "triangle-up"),
+    "down": ("v", "triangle-down"),
+    "dash": ("_", "line-ew"),
+}
+"""The marks of points, as matplotlib and as plotly call them."""
+SHAPES = tuple(MARKS)[:7]
+"""Marks beside the colours of series, so that a print without them can be read."""
 INK = "#1b1f24"
 MUTED = "#6b7280"
 GRID = "#e6e8eb"
 
 # Seven steps of viridis (van der Walt & Smith 2015), its palest left out: networks by size.
 _ORDERED = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743")
-_DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
-"""ColorBrewer's RdBu, reversed: blue where the law is too high, red where it is too low."""
+DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
+"""ColorBrewer's RdBu, reversed: blue where the law is too high, red where it is too low, evenly
+spaced from far below to far above; the middle is almost white."""
 
 
 def ordered_colours(count: int) -> list[str]:
@@ -45,11 +59,6 @@ def ordered_colours(count: int) -> list[str]:
         return [_ORDERED[2]]
     last = len(_ORDERED) - 1
     return [_ORDERED[round(i * last / (count - 1))] for i in range(count)]
-
-
-def diverging_colours() -> tuple[str, ...]:
-    """From far below to far above, evenly spaced; the middle is almost white."""
-    return _DIVERGING
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -85,7 +94,12 @@ def percent(share: float | None) -> str:
 def count(number_of: int, noun: str) -> str:
     """`1 network`, `12 networks`; thousands apart."""
     word = noun if number_of == 1 else noun + "s"
-    return f"{number_of:,} {word}".replace(",", "\u202f")
+    return f"{thousands(number_of)} {word}"
+
+
+def thousands(value: int) -> str:
+    """`12 345`, with a space that no line break parts."""
+    return f"{value:,}".replace(",", "\u202f")
 
 
 def listed(items: Sequence[str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from etastar.report.evidence import LEVEL, Evidence, Family, Group
+import math
+
+from etastar.report.evidence import LEVEL, Evidence, Group
 from etastar.report.plots.base import sentence
-from etastar.report.plots.eta_sharpness import slope_interval
 from etastar.report.style import count, fixed, interval, listed, number, percent
 
 REJECTED = 0.05
@@ -32,11 +33,6 @@ def opening(evidence: Evidence) -> str:
     return text
 
 
-def findings(family: Family) -> list[tuple[str, str]]:
-    """For every group its name and what was found."""
-    return [(group.name, finding(group)) for group in family.groups]
-
-
 def finding(group: Group) -> str:
     """Law, exponent, interval, R², held-out error and slope of one group."""
     parts = [_law(group), _separate(group), _held_out(group), _slope(group)]
@@ -45,28 +41,27 @@ def finding(group: Group) -> str:
 
 
 def _law(group: Group) -> str:
-    fit = group.law("product").value
-    if fit is None:
-        return f"No law. {sentence(group.law('product').reason)}"
+    fit = group.law("product")
+    if isinstance(fit, str):
+        return f"No law. {sentence(fit)}"
     b = fit["product"]
-    text = (
+    return (
         f"η* ∝ (n·L)^{{{fixed(b.value)}}} with a 95 % interval of {interval(b.low, b.high)} and "
         f"R² = {fixed(fit.r2)} over {count(fit.usage.used, 'network')}."
     )
-    return text
 
 
 def _separate(group: Group) -> str:
-    fit, comparison = group.law("separate").value, group.comparison.value
-    if fit is None:
+    fit, comparison = group.law("separate"), group.comparison
+    if isinstance(fit, str):
         return ""
     n, d = fit["width"], fit["depth"]
     text = (
         f"With exponents of their own, {fixed(n.value)} {interval(n.low, n.high)} for the width "
         f"and {fixed(d.value)} {interval(d.low, d.high)} for the depth, R² = {fixed(fit.r2)}"
     )
-    p = comparison.equal_exponents if comparison else float("nan")
-    if p == p:
+    p = math.nan if isinstance(comparison, str) else comparison.equal_exponents
+    if math.isfinite(p):
         verdict = "excluded" if p < REJECTED else "not excluded"
         shown = "p < 0.001" if p < 0.001 else f"p = {number(p, 2)}"
         text += f"; equal exponents are {verdict} ({shown})"
@@ -76,14 +71,13 @@ def _separate(group: Group) -> str:
 def _held_out(group: Group) -> str:
     parts = []
     for form, name in (("product", "one exponent"), ("separate", "separate exponents")):
-        found = group.held_out(form).value
-        if found is not None:
-            held = found.summary
+        found = group.held_out(form)
+        if not isinstance(found, str):
             parts.append(
-                f"{name} {percent(held.median_error)} off in the median, "
-                f"{percent(held.coverage)} inside the {percent(LEVEL)} intervals"
+                f"{name} {percent(found.median_error)} off in the median, "
+                f"{percent(found.coverage)} inside the {percent(LEVEL)} intervals"
             )
-            tested = held.test
+            tested = found.test
     if not parts:
         return ""
     return (
@@ -93,10 +87,10 @@ def _held_out(group: Group) -> str:
 
 
 def _slope(group: Group) -> str:
-    fit = group.slope.value
-    if fit is None:
+    fit = group.slope
+    if isinstance(fit, str):
         return ""
-    low, high = slope_interval(fit)
+    low, high = fit.corrected.widest
     verdict = "excludes" if fit.excludes(-1.0) else "does not exclude"
     return (
         f"η* against λ₁: slope {fixed(fit.corrected.value)} {interval(low, high)}, which "
@@ -105,7 +99,7 @@ def _slope(group: Group) -> str:
 
 
 def _unbracketed(group: Group) -> str:
-    """Seeds without a bracket are in no median as a number: say how many."""
+    """How many seeds have no bracket: they enter a median by their place alone."""
     above, nowhere = group.statuses["all-trained"], group.statuses["none-trained"]
     said = [f"{above} trained at every rate"] if above else []
     said += [f"{nowhere} trained at none"] if nowhere else []

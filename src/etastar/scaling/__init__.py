@@ -6,61 +6,35 @@ holds, and `fit_laws(...).predict` answers for an unseen network. `fit_slope` an
 are for η* against λ1. A new law is an entry in `forms.FORMS`.
 """
 
-from etastar.scaling.bend import Bend
-from etastar.scaling.cells import RESPONSES, STATUSES, CellTable, Response
-from etastar.scaling.coefficients import Coefficient
-from etastar.scaling.comparison import (
-    ComparedForm,
-    Comparison,
-    HeldOut,
-    compare_forms,
-    cross_validate,
-    extrapolate,
-)
-from etastar.scaling.domain import Domain
-from etastar.scaling.estimates import CellEstimates, estimate_cells
-from etastar.scaling.forms import BASELINES, FORMS, Form
-from etastar.scaling.laws import Laws, fit_laws
-from etastar.scaling.power_law import PowerLawFit, fit_power_law
-from etastar.scaling.prediction import Prediction
-from etastar.scaling.region import CutoffRow, Region, find_region, find_regions
-from etastar.scaling.residuals import ResidualMap, residual_map
-from etastar.scaling.slope import Slope, SlopeFit, fit_cell_slope, fit_slope
-from etastar.scaling.usage import Usage
-
-__all__ = [
-    "BASELINES",
-    "FORMS",
-    "RESPONSES",
-    "STATUSES",
-    "Bend",
-    "CellEstimates",
-    "CellTable",
-    "Coefficient",
-    "ComparedForm",
-    "Comparison",
-    "CutoffRow",
-    "Domain",
-    "Form",
-    "HeldOut",
-    "Laws",
-    "PowerLawFit",
-    "Prediction",
-    "Region",
-    "ResidualMap",
-    "Response",
-    "Slope",
-    "SlopeFit",
-    "Usage",
-    "compare_forms",
-    "cross_validate",
-    "estimate_cells",
-    "extrapolate",
-    "find_region",
-    "find_regions",
-    "fit_cell_slope",
-    "fit_laws",
-    "fit_power_law",
-    "fit_slope",
-    "residual_map",
-]
+from etastar.scaling.bend import Bend as Bend
+from etastar.scaling.cells import RESPONSES as RESPONSES
+from etastar.scaling.cells import STATUSES as STATUSES
+from etastar.scaling.cells import CellTable as CellTable
+from etastar.scaling.cells import Response as Response
+from etastar.scaling.coefficients import Coefficient as Coefficient
+from etastar.scaling.comparison import ComparedForm as ComparedForm
+from etastar.scaling.comparison import Comparison as Comparison
+from etastar.scaling.comparison import HeldOut as HeldOut
+from etastar.scaling.comparison import compare_forms as compare_forms
+from etastar.scaling.comparison import cross_validate as cross_validate
+from etastar.scaling.comparison import extrapolate as extrapolate
+from etastar.scaling.domain import Domain as Domain
+from etastar.scaling.estimates import CellEstimates as CellEstimates
+from etastar.scaling.estimates import estimate_cells as estimate_cells
+from etastar.scaling.forms import BASELINES as BASELINES
+from etastar.scaling.forms import FORMS as FORMS
+from etastar.scaling.forms import Form as Form
+from etastar.scaling.laws import Laws as Laws
+from etastar.scaling.laws import fit_laws as fit_laws
+from etastar.scaling.power_law import PowerLawFit as PowerLawFit
+from etastar.scaling.power_law import fit_power_law as fit_power_law
+from etastar.scaling.prediction import Prediction as Prediction
+from etastar.scaling.region import CutoffRow as CutoffRow
+from etastar.scaling.region import Region as Region
+from etastar.scaling.region import find_region as find_region
+from etastar.scaling.region import find_regions as find_regions
+from etastar.scaling.residuals import residual_map as residual_map
+from etastar.scaling.slope import SlopeFit as SlopeFit
+from etastar.scaling.slope import fit_cell_slope as fit_cell_slope
+from etastar.scaling.slope import fit_slope as fit_slope
+from etastar.scaling.usage import Usage as Usage

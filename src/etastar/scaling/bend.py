@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import fdtrc
 
 from etastar.scaling.cells import FloatArray
 from etastar.scaling.least_squares import fit_random_effects, solve
@@ -78,8 +79,6 @@ def find_bend(
         width: n, `[M]`.
         depth: L, `[M]`.
     """
-    from scipy.special import fdtrc
-
     centre = float(np.log(width).mean()), float(np.log(depth).mean())
     terms = _terms(centre, width, depth)
     design, kept = x, list[int]()
@@ -90,16 +89,16 @@ def find_bend(
             design, kept = longer, [*kept, k]
     if not kept:
         return Bend(centre, (), np.zeros(0), math.nan, math.nan)
-    fits = fit_random_effects(design, residual, v)
+    beta, _, tau2 = fit_random_effects(design, residual, v)
     # both sums with the second law's weights, so that the form's lack of fit cannot hide the bend
-    weight = 1 / (v + fits.tau2[0])
+    weight = 1 / (v + tau2[0])
     plain, _ = solve(x, residual, weight[None])
-    rest = float(np.sum(weight * (residual - design @ fits.beta[0]) ** 2))
+    rest = float(np.sum(weight * (residual - design @ beta[0]) ** 2))
     gain = float(np.sum(weight * (residual - x @ plain[0]) ** 2)) - rest
     freedom = len(x) - design.shape[1]
     f_statistic = max(gain, 0.0) / len(kept) / max(rest / freedom, 1.0)
     p_value = float(fdtrc(len(kept), freedom, f_statistic))
-    return Bend(centre, tuple(kept), fits.beta[0], f_statistic, p_value)
+    return Bend(centre, tuple(kept), beta[0], f_statistic, p_value)
 
 
 def _terms(centre: tuple[float, float], width: FloatArray, depth: FloatArray) -> FloatArray:

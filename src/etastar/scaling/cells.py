@@ -22,36 +22,23 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Response: TypeAlias = Literal["eta_star", "lambda1", "eta_lambda1"]
+SeedValues: TypeAlias = tuple[IntArray, FloatArray, FloatArray]
+"""What the seeds say of one response, each `[S]` and sorted by cell: the index of the cell, and the
+lower and upper end of the logarithm. η* is (−∞, −∞) for a seed that trained nowhere in its range,
+and ends in ∞ for one that trained at the top of it."""
 
 RESPONSES: tuple[Response, ...] = ("eta_star", "lambda1", "eta_lambda1")
 """What a law may be fitted to: η*, λ1, or their product, taken seed by seed."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 """What the search for a seed may end as, in the order of the codes below."""
 BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
+SHARPNESS_NAMES = ("lambda1_preconditioned", "lambda1")
+"""The field that λ1 is read from, and what it was called in 0.1.0; the first one given is taken."""
+_OF_SEEDS = ("seed", "status", "log_lo", "log_hi", "log_lambda1")
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset(
-    {"width", "depth", "seed", "status", "eta_lo", "eta_hi", "lambda1", "cell", "hi_outcome"}
+    {"width", "depth", "seed", "status", "eta_lo", "eta_hi", *SHARPNESS_NAMES, "cell", "hi_outcome"}
 )
-
-
-@dataclass(frozen=True, eq=False)
-class SeedValues:
-    """What the seeds say of one response: interval-valued logarithms, sorted by cell.
-
-    Attributes:
-        cell: Index of the cell of every informative seed, non-decreasing, `[S]`.
-        lo: Lower end of the logarithm, `[S]`.
-        hi: Upper end, `[S]`; `inf` for a right-censored seed.
-    """
-
-    cell: IntArray
-    lo: FloatArray
-    hi: FloatArray
-
-    @property
-    def middle(self) -> FloatArray:
-        """Logarithm of the geometric mean of every bracket, `[S]`; `inf` where right-censored."""
-        return 0.5 * (self.lo + self.hi)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +55,8 @@ class CellTable:
         cell: Index of the cell of every seed, non-decreasing, `[S]`.
         seed: The seed's number, `[S]`.
         status: Index into `STATUSES`, `[S]`.
-        log_lo: log of the highest learning rate that trained, `[S]`; NaN if none did.
-        log_hi: log of the next one, which failed, `[S]`; `inf` if all trained, NaN if none did.
+        log_lo: log of the highest learning rate that trained, `[S]`; −∞ if none did.
+        log_hi: log of the next one, which failed, `[S]`; ∞ if all trained, −∞ if none did.
         log_lambda1: log of the sharpness at initialisation, `[S]`; NaN where not measured.
     """
 
@@ -91,8 +78,9 @@ class CellTable:
 
         Args:
             rows: Each with `width`, `depth`, `input_lr_ratio`, `loss`, `seed`, `status`,
-                `eta_lo`, `eta_hi`, and optionally `lambda1` and further labels. `eta_hi` is not
-                read where the status is all-trained, nor either end where it is none-trained.
+                `eta_lo`, `eta_hi`, and optionally `lambda1_preconditioned` and further labels.
+                `eta_hi` is not read where the status is all-trained, nor either end where it is
+                none-trained.
             group_by: Labels beside width and depth that tell cells apart. By default
                 `input_lr_ratio`, `inputs` (input dimension d), `output_variance` and every field
                 whose values are strings.
@@ -140,14 +128,17 @@ class CellTable:
         log_lo = _log_rates(columns, "eta_lo", status != NONE_TRAINED)
         log_hi = _log_rates(columns, "eta_hi", status == BRACKETED)
         log_hi[status == ALL_TRAINED] = np.inf
+        log_lo[status == NONE_TRAINED] = log_hi[status == NONE_TRAINED] = -np.inf
         below = np.flatnonzero((status == BRACKETED) & (log_hi < log_lo))
         if below.size:
             i = int(below[0])
             raise _bad_row(i, "eta_hi", f"at least eta_lo = {columns['eta_lo'][i]}", columns, i)
         log_lambda1 = np.full(count, np.nan)
-        if "lambda1" in columns:
-            given = _numbers(columns, "lambda1", missing=True)
-            log_lambda1 = _log_rates(columns, "lambda1", ~np.isnan(given))
+        for name in SHARPNESS_NAMES:
+            if name in columns:
+                given = _numbers(columns, name, missing=True)
+                log_lambda1 = _log_rates(columns, name, ~np.isnan(given))
+                break
         labels = {name: _label(columns, name) for name in _label_names(columns, group_by)}
         keys = [*labels.values(), width.astype(float), depth.astype(float)]
         codes = [np.unique(key, return_inverse=True)[1] for key in keys]
@@ -184,16 +175,13 @@ class CellTable:
     def subset(self, cells: BoolArray) -> CellTable:
         """The table of the cells where the mask `[M]` is true."""
         kept = cells[self.cell]
+        of_seeds = {name: getattr(self, name)[kept] for name in _OF_SEEDS}
         return CellTable(
             width=self.width[cells],
             depth=self.depth[cells],
             labels={name: label[cells] for name, label in self.labels.items()},
             cell=(np.cumsum(cells) - 1)[self.cell[kept]].astype(np.int64),
-            seed=self.seed[kept],
-            status=self.status[kept],
-            log_lo=self.log_lo[kept],
-            log_hi=self.log_hi[kept],
-            log_lambda1=self.log_lambda1[kept],
+            **of_seeds,
         )
 
     def select(self, **labels: str | float) -> CellTable:
@@ -243,7 +231,7 @@ class CellTable:
         return {name: label[0].item() for name, label in self.labels.items()}
 
     def values(self, response: Response = "eta_star") -> SeedValues:
-        """The informative seeds of one response: for η*, all but the none-trained.
+        """The seeds of one response: for η* all of them, else those with a known λ1.
 
         Raises:
             ConfigError: The response is unknown, or needs λ1 and the rows have none.
@@ -254,13 +242,15 @@ class CellTable:
             lo, hi = self.log_lo, self.log_hi
         else:
             if np.all(np.isnan(self.log_lambda1)):
-                raise ConfigError(f"{response} needs the field 'lambda1', and no row has it.")
+                raise ConfigError(
+                    f"{response} needs the field {SHARPNESS_NAMES[0]!r}, and no row has it."
+                )
             with_eta = float(response == "eta_lambda1")
             # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*
             lo = self.log_lambda1 + self.log_lo if with_eta else self.log_lambda1
             hi = self.log_lambda1 + self.log_hi if with_eta else self.log_lambda1
         known = ~np.isnan(lo)
-        return SeedValues(self.cell[known], lo[known], hi[known])
+        return self.cell[known], lo[known], hi[known]
 
 
 def _bad_row(index: int, field: str, expected: str, got: Any, at: int | None = None) -> ConfigError:

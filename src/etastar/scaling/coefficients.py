@@ -1,32 +1,31 @@
-"""A coefficient of a law with its two intervals."""
+"""A coefficient of a law, or a slope, with its two intervals."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
 from etastar.scaling.cells import FloatArray
-from etastar.scaling.least_squares import LinearFits
-from etastar.scaling.prediction import student_quantile
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One coefficient of a law.
+    """One coefficient of a law, or one estimate of a slope.
 
     Attributes:
-        name: `log_prefactor`, or the name of the exponent.
+        name: `log_prefactor`, the name of the exponent, or `slope`.
         value: The estimate.
-        standard_error: With the lack of fit τ² in the weights.
-        low: Lower end of the Student t interval: what the exponent would be over other networks
+        standard_error: That of a law has the lack of fit τ² in the weights; that of a slope is
+            robust to unequal scatter.
+        low: Lower end of the Student t interval: what an exponent would be over other networks
             of this range. It contains seed noise and lack of fit.
         high: Upper end.
-        bootstrap: Percentile interval over seeds and brackets for these very networks: what
-            repeating the study with other seeds would give. None if `n_boot` was 0, or if most
-            cells have a single seed, which resampling cannot vary.
+        bootstrap: Percentile interval. For a law it is over seeds and brackets of these very
+            networks: what repeating the study with other seeds would give; None if `n_boot` was 0,
+            or if most cells have a single seed, which resampling cannot vary. For a slope it is
+            over points resampled in pairs.
     """
 
     name: str
@@ -36,35 +35,35 @@ class Coefficient:
     high: float
     bootstrap: tuple[float, float] | None
 
+    @property
+    def widest(self) -> tuple[float, float]:
+        """The lower of both lower ends and the higher of both upper ends."""
+        low, high = self.bootstrap or (self.low, self.high)
+        return min(self.low, low), max(self.high, high)
+
     def excludes(self, value: float) -> bool:
         """Whether `value` is outside both intervals."""
-        inside = self.low <= value <= self.high
-        if self.bootstrap is not None:
-            inside = inside or self.bootstrap[0] <= value <= self.bootstrap[1]
-        return not inside
+        low, high = self.widest
+        return not low <= value <= high
 
 
-def coefficients(
-    names: Sequence[str], fits: LinearFits, replicates: FloatArray, level: float
-) -> tuple[Coefficient, ...]:
-    """The coefficients of a single fit, with both intervals.
+def coefficient(
+    name: str, value: float, error: float, freedom: float, replicates: FloatArray, level: float
+) -> Coefficient:
+    """A coefficient with both of its intervals.
 
     Args:
-        names: Of the coefficients, p.
-        fits: One fit.
-        replicates: Of the bootstrap, `[B, p]`; may be empty.
+        name: What it is called.
+        value: The estimate.
+        error: Its standard error.
+        freedom: Degrees of freedom of the Student t interval.
+        replicates: Bootstrap replicates, `[B]`; there is no bootstrap interval if empty.
         level: Coverage.
     """
-    t = float(student_quantile(level, fits.freedom)[0])
-    tail = 50 * (1 - level)
-    out = []
-    for k, name in enumerate(names):
-        value, error = float(fits.beta[0, k]), math.sqrt(float(fits.covariance[0, k, k]))
-        percentiles = None
-        if len(replicates):
-            low, high = np.percentile(replicates[:, k], [tail, 100 - tail])
-            percentiles = (float(low), float(high))
-        out.append(
-            Coefficient(name, value, error, value - t * error, value + t * error, percentiles)
-        )
-    return tuple(out)
+    half = float(stdtrit(freedom, 0.5 + 0.5 * level)) * error
+    ends = None
+    if len(replicates):
+        tail = 50 * (1 - level)
+        low, high = np.percentile(replicates, [tail, 100 - tail])
+        ends = (float(low), float(high))
+    return Coefficient(name, value, error, value - half, value + half, ends)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
 from etastar.scaling.domain import below_cutoff
-from etastar.scaling.estimates import estimate_cells, median_inefficiency
+from etastar.scaling.estimates import estimate_cells
 from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
-from etastar.scaling.prediction import check_level, predictive_variance, student_quantile
+from etastar.scaling.prediction import check_level
 
 _MOST_FOLDS, _FOLDS = 100, 20
 """Up to so many cells each is left out alone; beyond, so many folds bound the time."""
@@ -24,7 +26,7 @@ _MOST_FOLDS, _FOLDS = 100, 20
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How well unseen cells were predicted.
+    """How well unseen cells were predicted; arrays are over them, `[test]`.
 
     Attributes:
         train: Cells fitted (the fewest, if there were several fits).
@@ -33,6 +35,11 @@ class HeldOut:
         coverage: Share of the measured values inside their prediction intervals.
         median_width: Median of upper ÷ lower end of the intervals.
         unpredicted: Cells that could not be held out, because the law is not defined without them.
+        width: n.
+        depth: L.
+        log_measured: Logarithm of the measured medians.
+        log_predicted: Logarithm of the predictions.
+        half: Half-widths of the prediction intervals in log.
     """
 
     train: int
@@ -40,7 +47,12 @@ class HeldOut:
     median_error: float
     coverage: float
     median_width: float
-    unpredicted: int = 0
+    unpredicted: int
+    width: FloatArray = field(compare=False, repr=False)
+    depth: FloatArray = field(compare=False, repr=False)
+    log_measured: FloatArray = field(compare=False, repr=False)
+    log_predicted: FloatArray = field(compare=False, repr=False)
+    half: FloatArray = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,35 +60,33 @@ class ComparedForm:
     """One row of the comparison.
 
     Attributes:
-        form: Name in `FORMS`.
-        baseline: Whether it is a rule in use, with fixed exponents.
-        parameters: Fitted coefficients, and τ².
         fit: To all cells.
         cross_validated: Cells left out one by one (or in 20 folds, beyond 100 cells).
         extrapolated: Fitted up to a fraction of the largest n·L, the rest predicted; None if the
             small cells do not determine the law.
     """
 
-    form: str
-    baseline: bool
-    parameters: int
     fit: PowerLawFit
     cross_validated: HeldOut
     extrapolated: HeldOut | None
 
+    @property
+    def form(self) -> str:
+        """Name in `FORMS`."""
+        return self.fit.form
+
     def to_dict(self) -> dict[str, Any]:
         """The row as one flat record."""
+        fit = self.fit
         record: dict[str, Any] = {
-            "form": self.form,
-            "law": get_form(self.form).title,
-            "baseline": self.baseline,
-            "parameters": self.parameters,
-            "exponents": {c.name: (c.value, c.low, c.high) for c in self.fit.coefficients[1:]},
-            "r2": self.fit.r2,
-            "tau": math.sqrt(self.fit.tau2),
-            "aic": self.fit.aic,
-            "aicc": self.fit.aicc,
-            "bic": self.fit.bic,
+            "form": fit.form,
+            "law": get_form(fit.form).title,
+            "baseline": fit.form in BASELINES,
+            "parameters": len(fit.beta) + 1,
+            "exponents": fit.exponents(),
+            "r2": fit.r2,
+            "tau": math.sqrt(fit.tau2),
+            **{name: getattr(fit, name) for name in ("aic", "aicc", "bic")},
         }
         for kind, held in (("cv", self.cross_validated), ("extrapolation", self.extrapolated)):
             for name in ("train", "test", "median_error", "coverage", "median_width"):
@@ -173,16 +183,12 @@ def compare_forms(
         except ConfigError as error:
             skipped[form] = str(error)
             continue
-        rows.append(
-            ComparedForm(
-                form=form,
-                baseline=form in BASELINES,
-                parameters=len(fit.beta) + 1,
-                fit=fit,
-                cross_validated=cross_validate(fit, level=level, seed=seed),
-                extrapolated=_extrapolation_if_defined(cells, fit, fraction, cutoff, level),
+        held = None
+        with suppress(ConfigError):
+            held = extrapolate(
+                *(cells, form, response), fraction=fraction, cutoff=cutoff, level=level
             )
-        )
+        rows.append(ComparedForm(fit, cross_validate(fit, level=level, seed=seed), held))
     if not rows:
         raise ConfigError("no form can be fitted. " + " ".join(skipped.values()))
     return Comparison(tuple(rows), skipped, _equal_exponents(rows), level)
@@ -203,24 +209,26 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     mask = folds != np.unique(folds)[:, None]  # (folds, M)
     x, offset = fit.design(fit.width, fit.depth), form.fixed(fit.width, fit.depth)
     kept = np.array([m.sum() > x.shape[1] and is_defined(x[m]) for m in mask])
-    if not kept.any():
-        return HeldOut(count - 1, 0, math.nan, math.nan, math.nan, count)
     mask = mask[kept]
-    fits = fit_random_effects(x, fit.log_value - offset, fit.variance, mask)
-    noise = median_inefficiency(fit.seeds) * fit.seed_variance / fit.seeds
-    half = student_quantile(level, fits.freedom)[:, None] * np.sqrt(
-        predictive_variance(fits, x, noise)
+    beta, covariance, tau2 = fit_random_effects(x, fit.log_value - offset, fit.variance, mask)
+    spread = ((x @ covariance) * x).sum(-1) + tau2[:, None] + fit.noise  # (folds, M)
+    quantile = stdtrit(mask.sum(1) - x.shape[1], 0.5 + 0.5 * level)[:, None]
+    half, predicted = quantile * np.sqrt(spread), beta @ x.T + offset
+    fold, cell = np.nonzero(~mask)
+    return _judge(
+        *(fit.width[cell], fit.depth[cell], fit.log_value[cell]),
+        predicted=predicted[fold, cell],
+        half=half[fold, cell],
+        train=int(mask.sum(1).min()) if len(mask) else count - 1,
+        unpredicted=count - len(cell),
     )
-    error = fits.beta @ x.T - (fit.log_value - offset)
-    out = ~mask
-    return _judge(error[out], half[out], int(mask.sum(1).min()), int(count - out.sum()))
 
 
 def extrapolate(
     cells: CellTable,
-    *,
     form: str,
     response: Response = "eta_star",
+    *,
     fraction: float = 0.25,
     cutoff: float | None = None,
     level: float = 0.9,
@@ -242,48 +250,53 @@ def extrapolate(
     if not test.any():
         raise ConfigError(f"no cell is left to predict beyond {fraction:g} of the largest n·L.")
     if not (use & small).any():
-        raise ConfigError(f"no cell to fit has n·L up to {fraction:g} of the largest.")
+        raise ConfigError(
+            f"no cell to fit has n·L up to {fraction:g} of the largest, so there is nothing to "
+            "predict from."
+        )
     # the trained subset is made from usable cells alone, so its estimates see no held-out seed
     fit = fit_power_law(
         cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
     )
-    seeds = estimates.informative[test].astype(float)
-    half = fit.half_width_log(cells.width[test], cells.depth[test], seeds, level)
-    error = fit.predict_log(cells.width[test], cells.depth[test]) - estimates.value[test]
-    return _judge(error, half, len(fit.log_value), 0)
+    width, depth = cells.width[test], cells.depth[test]
+    noise = estimates.noise(fit.seed_variance)[test]
+    return _judge(
+        *(width, depth, estimates.value[test]),
+        predicted=fit.predict_log(width, depth),
+        half=fit.half_width_log(width, depth, noise, level),
+        train=len(fit.log_value),
+    )
 
 
-def _extrapolation_if_defined(
-    cells: CellTable, fit: PowerLawFit, fraction: float, cutoff: float | None, level: float
-) -> HeldOut | None:
-    try:
-        return extrapolate(
-            cells,
-            form=fit.form,
-            response=fit.response,
-            fraction=fraction,
-            cutoff=cutoff,
-            level=level,
-        )
-    except ConfigError:
-        return None
-
-
-def _judge(error: FloatArray, half: FloatArray, train: int, unpredicted: int) -> HeldOut:
-    """Summary of log errors (predicted minus measured) and half-widths, each `[T]`."""
+def _judge(
+    width: FloatArray,
+    depth: FloatArray,
+    measured: FloatArray,
+    *,
+    predicted: FloatArray,
+    half: FloatArray,
+    train: int,
+    unpredicted: int = 0,
+) -> HeldOut:
+    """Sum up how far predictions are from measurements, logarithms both, each `[T]`."""
+    error = predicted - measured
+    some = len(error) > 0
     return HeldOut(
         train=train,
         test=len(error),
-        median_error=float(np.median(np.abs(np.expm1(error)))),
-        coverage=float(np.mean(np.abs(error) <= half)),
-        median_width=float(np.exp(np.median(2 * half))),
+        median_error=float(np.median(np.abs(np.expm1(error)))) if some else math.nan,
+        coverage=float(np.mean(np.abs(error) <= half)) if some else math.nan,
+        median_width=float(np.exp(np.median(2 * half))) if some else math.nan,
         unpredicted=unpredicted,
+        width=width,
+        depth=depth,
+        log_measured=measured,
+        log_predicted=predicted,
+        half=half,
     )
 
 
 def _equal_exponents(rows: Sequence[ComparedForm]) -> float:
-    from scipy.special import stdtr
-
     for row in rows:
         if row.form == "separate":
             contrast = np.array([0.0, 1.0, -1.0])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import digamma, ndtri, polygamma
 
 from etastar.scaling.cells import (
     ALL_TRAINED,
@@ -34,10 +36,13 @@ class CellEstimates:
     """One response of every cell, in natural logarithms; arrays are `[M]`.
 
     Attributes:
-        value: Median over the informative seeds; NaN where the cell is not used.
+        width: n.
+        depth: L.
+        value: Median over the seeds; NaN where the cell is not used.
         variance: Sampling variance of `value`: seed spread and bracket width.
         seed_variance: Variance of one seed, shrunk towards the other cells' (`seed_variances`).
-        informative: Seeds that say something of the response.
+        informative: Seeds that the median is over: for η* all, else those with a known λ1.
+        inefficiency: m times the variance of the median, in variances of one seed.
         bracketed: Seeds with both ends.
         all_trained: Right-censored seeds.
         none_trained: Seeds that trained nowhere in their range.
@@ -46,29 +51,38 @@ class CellEstimates:
             NaN.
     """
 
+    width: FloatArray
+    depth: FloatArray
     value: FloatArray
     variance: FloatArray
     seed_variance: FloatArray
     informative: IntArray
+    inefficiency: FloatArray
     bracketed: IntArray
     all_trained: IntArray
     none_trained: IntArray
     used: BoolArray
     bound: FloatArray
 
+    def noise(self, seed_variance: FloatArray | float) -> FloatArray:
+        """Variances of the medians if every seed had this variance, `[M]`."""
+        with np.errstate(invalid="ignore"):  # ∞ · 0 of a cell that is below the range
+            return np.asarray(self.inefficiency * seed_variance / np.maximum(self.informative, 1))
+
 
 def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEstimates:
     """The median of every cell, with its sampling variance.
 
-    A right-censored seed enters the median as a value above all others. The cell is used if the
-    median is then finite, and if at most half of its seeds trained nowhere: beyond that, the
-    seeds that did train are a selection and not the network's typical ones. Cells left out are
-    counted by the fit, and checked against it through `bound`.
+    Every seed keeps its place in the order, as in `search.estimate`: one that trained nowhere is
+    below all others, one that trained at the top of the range above them. The cell is used if the
+    median is then finite. If not, η* is below the range or above it; such cells are counted by the
+    fit, and those above are checked against it through `bound`.
 
-    The variance of the median of m seeds is `c_m s²/m + w²/(12 k)`: s² the shrunk variance of one
-    seed, c_m the inefficiency of the median for a normal law, w the bracket's log width and k the
-    number of distinct brackets in the cell. Seeds in one and the same bracket share its
-    rounding error, so more of them do not reduce it; that is why k stands there and not m.
+    The variance of the median of m seeds is `c_m r s²/m + w²/(12 k)`: s² the shrunk variance of one
+    seed that trains, c_m the inefficiency of the median for a normal law, r what lost seeds add
+    (`loss_inflation`), w the bracket's log width and k the number of distinct brackets in the cell.
+    Seeds in one and the same bracket share its rounding error, so more of them do not reduce it;
+    that is why k stands there and not m.
 
     Returns:
         Estimates of all cells, used or not.
@@ -78,24 +92,30 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     tally = [
         np.bincount(cells.cell[cells.status == s], minlength=count) for s in range(len(STATUSES))
     ]
-    m = np.bincount(seeds.cell, minlength=count)
-    value = medians(seeds, seeds.middle, m)
+    cell, lo, hi = seeds
+    m = np.bincount(cell, minlength=count)
+    lost = np.bincount(cell[np.isneginf(lo)], minlength=count)
+    value = medians(cell, 0.5 * (lo + hi), m)
     used = np.isfinite(value)
     bound = np.full(count, np.nan)
     if response != "lambda1":
-        used &= 2 * tally[NONE_TRAINED] <= np.bincount(cells.cell, minlength=count)
         censored = np.isposinf(value)
         # the median is at least the median of the seeds' own lower ends
-        bound[censored] = medians(seeds, seeds.lo, m)[censored]
+        bound[censored] = medians(cell, lo, m)[censored]
     squared_width = _mean_squared_width(seeds, count)
     spread = seed_variances(seeds, count)
     distinct = np.maximum(_distinct_brackets(seeds, count), 1)
-    variance = median_inefficiency(m) * spread / np.maximum(m, 1) + squared_width / 12 / distinct
+    inefficiency = median_inefficiency(m) * loss_inflation(lost / np.maximum(m, 1))
+    with np.errstate(invalid="ignore"):  # ∞ · 0 of a cell that is below the range
+        variance = inefficiency * spread / np.maximum(m, 1) + squared_width / 12 / distinct
     return CellEstimates(
+        width=cells.width,
+        depth=cells.depth,
         value=np.where(used, value, np.nan),
         variance=np.maximum(variance, _VARIANCE_FLOOR),
         seed_variance=spread,
         informative=m,
+        inefficiency=inefficiency,
         bracketed=tally[BRACKETED],
         all_trained=tally[ALL_TRAINED],
         none_trained=tally[NONE_TRAINED],
@@ -116,6 +136,24 @@ def median_inefficiency(m: IntArray | int) -> FloatArray:
     return np.where(m <= 2, 1.0, factor)
 
 
+def loss_inflation(lost: FloatArray) -> FloatArray:
+    """What the variance of a median is multiplied by if a share of the seeds trains nowhere.
+
+    Let a share q of the seeds be lost, whatever their rate would have been, and the logarithms of
+    the others be normal. The median of all is then the quantile (½ − q)/(1 − q) of those that
+    train, where their density is (1 − q)·φ(z): the variance grows by `(φ(0)/((1 − q)·φ(z)))²`,
+    z = Φ⁻¹((½ − q)/(1 − q)). That is 1.7 for a fifth, 3.5 for a third and 7.1 for two fifths, and
+    ∞ from a half on, where no seed that trains is the median.
+
+    Args:
+        lost: The shares q, `[M]`.
+    """
+    trains = np.maximum(1 - lost, 0.5)
+    quantile = np.maximum(1 - 0.5 / trains, 0.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.asarray(np.where(lost > 0, np.exp(ndtri(quantile) ** 2) / trains**2, 1.0))
+
+
 def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
     """Variance of a single seed's logarithm in every cell, shrunk towards the cells' common one.
 
@@ -124,18 +162,18 @@ def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
     d₀ are found by matching the mean and variance of log s² (Smyth 2004, "Linear models and
     empirical Bayes methods", eq. 6.1); the result is `(d₀ s₀² + d s²)/(d₀ + d)`, d = m − 1.
     To s² is added the rounding variance w²/12 of a bracket of log width w, so that seeds that
-    share one bracket do not claim to have no spread. Right-censored seeds are left out.
+    share one bracket do not claim to have no spread. Seeds without a bracket are left out.
 
     Args:
-        seeds: The informative seeds.
+        seeds: Those of the response.
         count: Number of cells M.
 
     Returns:
         Variances `[M]`; zero everywhere if no cell has two seeds, since the spread is then unknown
         (and is found, with the lack of fit, from the residuals of the law).
     """
-    finite = np.isfinite(seeds.hi)
-    cell, middle = seeds.cell[finite], seeds.middle[finite]
+    cell, lo, hi = _finite(seeds)
+    middle = 0.5 * (lo + hi)
     m = np.bincount(cell, minlength=count)
     mean = np.bincount(cell, middle, minlength=count) / np.maximum(m, 1)
     squares = np.bincount(cell, (middle - mean[cell]) ** 2, minlength=count)
@@ -153,9 +191,6 @@ def seed_variances(seeds: SeedValues, count: int) -> FloatArray:
 
 def _common_variance(variance: FloatArray, freedom: IntArray) -> tuple[float, float]:
     """Scale s₀² and degrees of freedom d₀ of the law of the variances: see `seed_variances`."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
-
     half = freedom / 2
     e = np.log(variance) - digamma(half) + np.log(half)
     excess = -1.0
@@ -168,18 +203,20 @@ def _common_variance(variance: FloatArray, freedom: IntArray) -> tuple[float, fl
     return float(np.exp(np.mean(e) + digamma(prior / 2) - np.log(prior / 2))), prior
 
 
-def medians(seeds: SeedValues, values: FloatArray, m: IntArray) -> FloatArray:
+def medians(cell: IntArray, values: FloatArray, m: IntArray) -> FloatArray:
     """Median of the values `[S]` of every cell, `[M]`; NaN for a cell without seeds.
 
-    For an even number of seeds it is the mean of the middle two, hence `inf` if one of them is.
+    For an even number of seeds it is the mean of the middle two; if one of them is infinite, the
+    median is too, and −∞ if they are −∞ and ∞.
     """
-    order = np.lexsort([values, seeds.cell])
+    order = np.lexsort([values, cell])
     ranked = values[order]
     start = np.cumsum(m) - m
     out = np.full(len(m), np.nan)
     some = m > 0
-    low, high = start + (m - 1) // 2, start + m // 2
-    out[some] = 0.5 * (ranked[low[some]] + ranked[high[some]])
+    low, high = (ranked[place[some]] for place in (start + (m - 1) // 2, start + m // 2))
+    nowhere = np.isneginf(low)
+    out[some] = np.where(nowhere, -np.inf, 0.5 * (np.where(nowhere, 0.0, low) + high))
     return out
 
 
@@ -190,30 +227,36 @@ def resample_medians(
 
     In every replicate each cell draws m of its own m seeds with replacement, independently of the
     other cells (seeds of different cells share only their number), and every drawn seed's
-    logarithm is uniform in its bracket. A right-censored seed is put at its bound. The deviation
+    logarithm is uniform in its bracket. A seed that trained at the top of the range is put there;
+    one that trained nowhere stays below all others, so a replicate may find η* below the range:
+    its median is then −∞, and who fits the replicate leaves the cell out of it, as a study with
+    such seeds would have. (Redrawing until the median is finite, or putting it at a bound, would
+    both make the cell look better known than it is.) The deviation
     from the estimate is stretched by √(m/(m−1)): a sample of m seeds taken as the population has a
     variance too small by (m−1)/m. A cell with one seed varies within its bracket only.
 
     Args:
-        seeds: The informative seeds, sorted by cell.
+        seeds: Those of the response, sorted by cell.
         estimates: Of the same cells.
         n_boot: Number of replicates B.
         rng: The generator drawn from.
 
     Returns:
-        Logarithms `[B, number of used cells]`.
+        Logarithms `[B, number of used cells]`; −∞ where η* is below the range.
     """
     m = estimates.informative
     start = np.cumsum(m) - m
-    hi = np.where(np.isfinite(seeds.hi), seeds.hi, seeds.lo)
-    jitter = bool(np.any(hi > seeds.lo))
+    _, lo, hi = seeds
+    bracket = np.zeros(len(lo))
+    np.subtract(hi, lo, out=bracket, where=np.isfinite(hi))
+    jitter = bool(np.any(bracket > 0))
     out = np.empty((n_boot, len(m)))
     for chosen, size in _blocks(np.flatnonzero(estimates.used), m, n_boot):
         # (B, cells of this block, size)
         pick = rng.integers(0, size, (n_boot, len(chosen), size)) + start[chosen][:, None]
-        draw = seeds.lo[pick]
+        draw = lo[pick]
         if jitter:
-            draw += rng.random(pick.shape) * (hi - seeds.lo)[pick]
+            draw += rng.random(pick.shape) * bracket[pick]
         draw.sort(-1)
         middle = 0.5 * (draw[..., (size - 1) // 2] + draw[..., size // 2])
         stretch = np.sqrt(size / (size - 1)) if size > 1 else 1.0
@@ -233,16 +276,20 @@ def _blocks(used: IntArray, m: IntArray, n_boot: int) -> Iterator[tuple[IntArray
 
 def _mean_squared_width(seeds: SeedValues, count: int) -> FloatArray:
     """Mean squared log width of the finite brackets of every cell, `[M]`."""
-    finite = np.isfinite(seeds.hi)
-    width = (seeds.hi - seeds.lo)[finite]
-    total = np.bincount(seeds.cell[finite], width**2, minlength=count)
-    return total / np.maximum(np.bincount(seeds.cell[finite], minlength=count), 1)
+    cell, lo, hi = _finite(seeds)
+    total = np.bincount(cell, (hi - lo) ** 2, minlength=count)
+    return total / np.maximum(np.bincount(cell, minlength=count), 1)
+
+
+def _finite(seeds: SeedValues) -> SeedValues:
+    """The seeds that have both ends."""
+    cell, lo, hi = seeds
+    finite = np.isfinite(hi)
+    return cell[finite], lo[finite], hi[finite]
 
 
 def _distinct_brackets(seeds: SeedValues, count: int) -> IntArray:
     """Number of distinct lower ends among the seeds of every cell, `[M]`."""
-    order = np.lexsort([seeds.lo, seeds.cell])
-    cell, lo = seeds.cell[order], seeds.lo[order]
-    new = np.ones(len(cell), dtype=bool)
-    new[1:] = (cell[1:] != cell[:-1]) | (lo[1:] != lo[:-1])
-    return np.bincount(cell[new], minlength=count)
+    cell, lo, _ = seeds
+    pairs = np.unique(np.stack([cell, lo], 1)[np.isfinite(lo)], axis=0)
+    return np.bincount(pairs[:, 0].astype(np.int64), minlength=count)

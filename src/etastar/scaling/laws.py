@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
 from etastar.errors import ConfigError, unknown_name
-from etastar.scaling.cells import CellTable, Response
+from etastar.scaling.cells import CellTable
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import Prediction
+
+T = TypeVar("T")
+Skipped: TypeAlias = tuple[Mapping[str, str | float], str]
+"""The labels of a group that could not be fitted, and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +26,7 @@ class Laws:
     """
 
     fits: tuple[PowerLawFit, ...]
-    skipped: tuple[tuple[Mapping[str, str | float], str], ...]
+    skipped: tuple[Skipped, ...]
 
     def find(self, **labels: str | float) -> PowerLawFit:
         """The law of these conditions; a label may be left out where that leaves one law.
@@ -73,17 +78,13 @@ class Laws:
         return self.find(**labels).predict(width, depth, level=level, seeds=seeds, strict=strict)
 
 
-def fit_laws(
-    cells: CellTable,
-    *,
-    form: str = "separate",
-    response: Response = "eta_star",
-    cutoff: float | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Laws:
-    """Fit every group of a study: see `fit_power_law` for the arguments.
+def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Laws:
+    """Fit every group of a study.
+
+    Args:
+        cells: Of any number of groups.
+        form: Name in `FORMS`.
+        **options: The others of `fit_power_law`.
 
     Returns:
         The laws, and the groups that have none with the reason.
@@ -91,22 +92,20 @@ def fit_laws(
     Raises:
         ConfigError: No group can be fitted.
     """
+    fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
+    if not fits:
+        raise ConfigError("no group can be fitted. " + " ".join(reason for _, reason in skipped))
+    return Laws(fits, skipped)
+
+
+def fit_each(
+    cells: CellTable, fit: Callable[..., T], options: Mapping[str, Any]
+) -> tuple[tuple[T, ...], tuple[Skipped, ...]]:
+    """Fit every group; return what could be fitted, and the other groups' labels and reasons."""
     fits, skipped = [], []
     for labels, group in cells.groups():
         try:
-            fits.append(
-                fit_power_law(
-                    group,
-                    form=form,
-                    response=response,
-                    cutoff=cutoff,
-                    n_boot=n_boot,
-                    seed=seed,
-                    level=level,
-                )
-            )
+            fits.append(fit(group, **options))
         except ConfigError as error:
             skipped.append((labels, str(error)))
-    if not fits:
-        raise ConfigError("no group can be fitted. " + " ".join(reason for _, reason in skipped))
-    return Laws(tuple(fits), tuple(skipped))
+    return tuple(fits), tuple(skipped)

@@ -6,8 +6,6 @@ law is only approximately true, and τ² is the variance of what it misses. Weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from etastar.scaling.cells import BoolArray, FloatArray
@@ -16,32 +14,15 @@ _HALVINGS = 60
 """Of the interval of τ²: more than the 53 binary digits of float64."""
 
 
-@dataclass(frozen=True, eq=False)
-class LinearFits:
-    """K fits of p coefficients to subsets of the same M cells.
-
-    Attributes:
-        beta: `[K, p]`.
-        covariance: `(XᵀWX)⁻¹`, `[K, p, p]`.
-        tau2: τ² of every fit, `[K]`.
-        freedom: Degrees of freedom, cells minus p, `[K]`.
-    """
-
-    beta: FloatArray
-    covariance: FloatArray
-    tau2: FloatArray
-    freedom: FloatArray
-
-
 def fit_random_effects(
     x: FloatArray, y: FloatArray, v: FloatArray, mask: BoolArray | None = None
-) -> LinearFits:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Fit with τ² estimated by Paule and Mandel's method of moments, for each of K subsets.
 
     τ² solves `Σ (y_i − x_i·β)²/(v_i + τ²) = M − p`, or is 0 if the left-hand side is below M − p
     already at 0 (Paule & Mandel 1982; DerSimonian & Kacker 2007, eq. 8). With that τ² the scale
     factor of Hartung and Knapp is 1, or below 1 and then not applied, so that t quantiles with
-    M − p degrees of freedom go with `covariance`.
+    M − p degrees of freedom go with the covariance.
 
     Args:
         x: Design, `[M, p]`, first column ones.
@@ -50,7 +31,8 @@ def fit_random_effects(
         mask: Cells of each fit, `[K, M]`; all of them, once, if None.
 
     Returns:
-        K fits. A subset with p cells or fewer gets τ² = 0.
+        β `[K, p]`, its covariance `(XᵀWX)⁻¹` `[K, p, p]`, and τ² `[K]` of the K fits. A subset
+        with p cells or fewer gets τ² = 0.
     """
     if mask is None:
         mask = np.ones((1, len(y)), dtype=bool)
@@ -73,7 +55,7 @@ def fit_random_effects(
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     tau2 = np.where(misfit, 0.5 * (low + high), 0.0)
     beta, covariance = solve(x, y, mask / (v + tau2[:, None]))
-    return LinearFits(beta, covariance, tau2, freedom)
+    return beta, covariance, tau2
 
 
 def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:

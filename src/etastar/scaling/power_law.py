@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.bend import Bend, find_bend
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
-from etastar.scaling.coefficients import Coefficient, coefficients
+from etastar.scaling.coefficients import Coefficient, coefficient
 from etastar.scaling.domain import Domain, below_cutoff
 from etastar.scaling.estimates import (
     CellEstimates,
@@ -20,18 +21,9 @@ from etastar.scaling.estimates import (
     median_inefficiency,
     resample_medians,
 )
-from etastar.scaling.forms import Form, get_form
-from etastar.scaling.least_squares import (
-    fit_random_effects,
-    linear_map,
-    log_likelihood,
-)
-from etastar.scaling.prediction import (
-    Prediction,
-    check_level,
-    check_network,
-    student_quantile,
-)
+from etastar.scaling.forms import Form, get_form, is_defined
+from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood
+from etastar.scaling.prediction import Prediction, check_level, check_network
 from etastar.scaling.usage import Usage, tally
 
 _BENT = 0.05
@@ -62,8 +54,9 @@ class PowerLawFit:
         log_value: log of the measured medians.
         variance: Their sampling variances v.
         residual: log measured − log fitted.
-        seeds: Informative seeds of every cell.
+        seeds: Seeds of every cell that its median is over.
         seed_variance: Variance of one seed's logarithm, mean over cells.
+        noise: Variances of the medians if every seed had that variance.
         bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
         domain: Where the law was seen.
         usage: Counts of cells and seeds.
@@ -91,6 +84,7 @@ class PowerLawFit:
     residual: FloatArray
     seeds: IntArray
     seed_variance: float
+    noise: FloatArray
     bootstrap: FloatArray
     domain: Domain
     usage: Usage
@@ -98,10 +92,14 @@ class PowerLawFit:
 
     def __getitem__(self, name: str) -> Coefficient:
         """The coefficient of that name, e.g. `fit["width"]`."""
-        for coefficient in self.coefficients:
-            if coefficient.name == name:
-                return coefficient
+        for found in self.coefficients:
+            if found.name == name:
+                return found
         raise unknown_name("coefficient", name, [c.name for c in self.coefficients])
+
+    def exponents(self) -> dict[str, tuple[float, float, float]]:
+        """Every exponent with the ends of its Student t interval."""
+        return {c.name: (c.value, c.low, c.high) for c in self.coefficients[1:]}
 
     @property
     def beta(self) -> FloatArray:
@@ -117,23 +115,20 @@ class PowerLawFit:
         return get_form(self.form).fixed(width, depth) + self.design(width, depth) @ self.beta
 
     def half_width_log(
-        self, width: FloatArray, depth: FloatArray, seeds: FloatArray, level: float
+        self, width: FloatArray, depth: FloatArray, noise: FloatArray | float, level: float
     ) -> FloatArray:
         """Half-widths of the prediction intervals in log, `[T]`.
 
         Args:
             width: n of the targets, `[T]`.
             depth: L, `[T]`.
-            seeds: Seeds that each target's median is taken over, `[T]`; inf for no seed noise.
+            noise: Variance of each target's median over its seeds, `[T]` (`CellEstimates.noise`).
             level: Nominal coverage.
         """
-        finite = np.isfinite(seeds)
-        count = np.where(finite, seeds, 1).astype(np.int64)
-        noise = np.where(finite, median_inefficiency(count) * self.seed_variance / count, 0.0)
         x = self.design(width, depth)
         missed = np.maximum(self.tau2, self.bend.variance(x, width, depth))
         spread = ((x @ self.covariance) * x).sum(1)
-        t = student_quantile(level, np.array([float(self.freedom)]))[0]
+        t = stdtrit(self.freedom, 0.5 + 0.5 * level)
         return np.asarray(t * np.sqrt(spread + missed + noise))
 
     def predict(
@@ -153,7 +148,7 @@ class PowerLawFit:
             level: Nominal coverage of the interval.
             seeds: Seeds that the median is taken over; by default as many as the fitted cells
                 have. `math.inf` leaves the seed noise out.
-            strict: Refuse a network outside the domain instead of warning.
+            strict: Raise for a network outside the domain instead of warning.
 
         Raises:
             ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
@@ -164,7 +159,10 @@ class PowerLawFit:
         if seeds is None:
             seeds = float(np.median(self.seeds))
         n, d = np.array([float(width)]), np.array([float(depth)])
-        half = float(self.half_width_log(n, d, np.array([seeds]), level)[0])
+        noise = 0.0
+        if math.isfinite(seeds):
+            noise = float(median_inefficiency(int(seeds))) * self.seed_variance / int(seeds)
+        half = float(self.half_width_log(n, d, noise, level)[0])
         outside = self.domain.outside(float(width), float(depth))
         if strict and outside:
             raise ConfigError(
@@ -200,21 +198,18 @@ class PowerLawFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the fit, for JSON; without arrays over cells or replicates."""
+        plain = ("form", "response", "level", "freedom", "r2", "r2_weighted", "aic", "aicc", "bic")
+        record = {name: getattr(self, name) for name in plain}
+        record["bend_p_value"] = self.bend.p_value
         return {
-            "form": self.form,
+            **{
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in record.items()
+            },
             "law": get_form(self.form).title,
-            "response": self.response,
             "labels": dict(self.labels),
-            "level": self.level,
             "coefficients": [asdict(c) for c in self.coefficients],
             "tau": math.sqrt(self.tau2),
-            "freedom": self.freedom,
-            "r2": None if math.isnan(self.r2) else self.r2,
-            "r2_weighted": None if math.isnan(self.r2_weighted) else self.r2_weighted,
-            "aic": self.aic,
-            "aicc": self.aicc if math.isfinite(self.aicc) else None,
-            "bic": self.bic,
-            "bend_p_value": self.bend.p_value if self.bend.known else None,
             "seed_log_sd": math.sqrt(self.seed_variance),
             "domain": asdict(self.domain),
             "usage": asdict(self.usage),
@@ -237,7 +232,9 @@ def fit_power_law(
     seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
     The intervals of the coefficients are Student t intervals with M − p degrees of freedom; beside
     them stand bootstrap intervals over whole seeds and within brackets, for which the weights are
-    held, so that all replicates are one matrix product.
+    held, so that replicates that know the same cells are one matrix product. A replicate leaves out
+    the cells whose η* it finds below the range, and does not count if the others do not determine
+    the law.
 
     Args:
         cells: Of one group: one loss, κ, dataset, ....
@@ -261,42 +258,53 @@ def fit_power_law(
     beyond = below_cutoff(cells.width, cells.depth, cutoff)
     use = estimates.used & ~beyond
     width, depth = cells.width[use], cells.depth[use]
-    _check_enough(law, width, depth, labels, cells, cutoff)
+    _check_enough(law, width, depth, labels, tally(cells, estimates, beyond), cutoff)
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
-    fits = fit_random_effects(x, y - offset, v)
-    residual = y - offset - x @ fits.beta[0]
-    weight = 1 / (v + fits.tau2[0])
+    (beta,), (covariance,), (tau2,) = fit_random_effects(x, y - offset, v)
+    freedom = len(y) - x.shape[1]
+    residual = y - offset - x @ beta
+    weight = 1 / (v + tau2)
     replicates = np.zeros((0, x.shape[1]))
     if n_boot > 0 and np.median(estimates.informative[use]) > 1:
         drawn = resample_medians(
             cells.values(response), estimates, n_boot, np.random.default_rng(seed)
         )
-        replicates = (drawn[:, use[estimates.used]] - offset) @ linear_map(x, weight).T
+        replicates = _fit_replicates(x, drawn[:, use[estimates.used]] - offset, weight)
     score = log_likelihood(x, y - offset, v)[0]
-    aic, aicc, bic = _criteria(score, x.shape[1] + 1, len(y))
+    parameters = x.shape[1] + 1
+    aic = 2 * parameters - 2 * score
+    room = len(y) - parameters - 1
+    errors = np.sqrt(np.diagonal(covariance))
+    seed_variance = float(np.mean(estimates.seed_variance[use]))
     fit = PowerLawFit(
         form=form,
         response=response,
         labels=labels,
         level=level,
-        coefficients=coefficients(("log_prefactor", *law.exponents), fits, replicates, level),
-        covariance=fits.covariance[0],
-        tau2=float(fits.tau2[0]),
-        freedom=int(fits.freedom[0]),
+        coefficients=tuple(
+            coefficient(name, float(b), float(error), freedom, drawn, level)
+            for name, b, error, drawn in zip(
+                ("log_prefactor", *law.exponents), beta, errors, replicates.T, strict=True
+            )
+        ),
+        covariance=covariance,
+        tau2=float(tau2),
+        freedom=freedom,
         r2=r_squared(y, residual, np.ones(len(y))),
         r2_weighted=r_squared(y, residual, weight),
         log_likelihood=score,
         aic=aic,
-        aicc=aicc,
-        bic=bic,
+        aicc=aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf,
+        bic=parameters * math.log(len(y)) - 2 * score,
         width=width,
         depth=depth,
         log_value=y,
         variance=v,
         residual=residual,
         seeds=estimates.informative[use],
-        seed_variance=float(np.mean(estimates.seed_variance[use])),
+        seed_variance=seed_variance,
+        noise=estimates.noise(seed_variance)[use],
         bootstrap=replicates,
         domain=Domain.of(width, depth, cutoff),
         usage=tally(cells, estimates, beyond),
@@ -305,6 +313,19 @@ def fit_power_law(
     return replace(
         fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
     )
+
+
+def _fit_replicates(x: FloatArray, drawn: FloatArray, weight: FloatArray) -> FloatArray:
+    """Coefficients `[B', p]` of the replicates `[B, M]` that determine them; −∞ is no value."""
+    patterns, pattern = np.unique(np.isfinite(drawn), axis=0, return_inverse=True)
+    pattern = pattern.reshape(-1)  # NumPy 2.0 returns a column
+    fitted = np.full((len(drawn), x.shape[1]), np.nan)
+    for k, known in enumerate(patterns):
+        if is_defined(x[known]):
+            mine = pattern == k
+            values = np.where(known, drawn[mine], 0.0)
+            fitted[mine] = values @ linear_map(x, weight * known).T
+    return fitted[~np.isnan(fitted[:, 0])]
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
@@ -316,29 +337,25 @@ def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
     return 1 - float(np.sum(weight * residual**2)) / total if total > 0 else math.nan
 
 
-def _criteria(score: float, parameters: int, count: int) -> tuple[float, float, float]:
-    """AIC, AICc (inf where it is not defined) and BIC from the maximal log-likelihood."""
-    aic = 2 * parameters - 2 * score
-    room = count - parameters - 1
-    aicc = aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf
-    return aic, aicc, parameters * math.log(count) - 2 * score
-
-
 def _check_enough(
     law: Form,
     width: FloatArray,
     depth: FloatArray,
     labels: Mapping[str, str | float],
-    cells: CellTable,
+    usage: Usage,
     cutoff: float | None,
 ) -> None:
     needed = 2 + len(law.exponents)
     if len(width) < needed:
         limit = "" if cutoff is None else f" and have n/L of at least {cutoff:g}"
+        where = {"below": usage.untrained, "above": usage.right_censored}
+        beyond = [f"{count} with η* {side} it" for side, count in where.items() if count]
+        others = f" (of the range: {', '.join(beyond)})" if beyond else ""
+        remedy = ", widen their range of learning rates" if cutoff is None else " or lower it"
         raise ConfigError(
             f"the form {law.title} needs at least {needed} cells for an interval; got "
-            f"{len(width)} that are bracketed{limit}, of {len(cells)}. Measure more networks"
-            f"{', widen their range of learning rates' if cutoff is None else ' or lower it'}."
+            f"{len(width)} that are bracketed{limit}, of {usage.cells}{others}. Measure more "
+            f"networks{remedy}."
         )
     law.check(width, depth, labels)
 
@@ -351,6 +368,6 @@ def _contradicted(
     if not censored.any():
         return 0
     width, depth = cells.width[censored], cells.depth[censored]
-    seeds = estimates.informative[censored].astype(float)
-    half = fit.half_width_log(width, depth, seeds, 0.95)
+    noise = estimates.noise(fit.seed_variance)[censored]
+    half = fit.half_width_log(width, depth, noise, 0.95)
     return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())

@@ -9,11 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from etastar.errors import ConfigError
-from etastar.scaling.cells import FloatArray
-from etastar.scaling.least_squares import LinearFits
 
 
 @dataclass(frozen=True)
@@ -56,22 +52,8 @@ class Prediction:
         return "\n".join([text, *(f"WARNING: {w}" for w in self.warnings)])
 
 
-def student_quantile(level: float, freedom: FloatArray) -> FloatArray:
-    """Half-width in standard errors of a two-sided Student t interval."""
-    from scipy.special import stdtrit
-
-    distinct, index = np.unique(freedom, return_inverse=True)  # few values, a slow function
-    return np.asarray(stdtrit(distinct, 0.5 + 0.5 * level), dtype=float)[index]
-
-
-def predictive_variance(fits: LinearFits, x: FloatArray, noise: float | FloatArray) -> FloatArray:
-    """xᵀCx + τ² + noise of the target for every fit and target, `[K, T]`, for `x` of `[T, p]`."""
-    spread = ((x @ fits.covariance) * x).sum(-1)  # (K, T)
-    return np.asarray(spread + fits.tau2[:, None] + noise)
-
-
 def check_network(width: float, depth: float) -> None:
-    """Refuse a width or depth that no network has.
+    """Raise if no network has this width or depth.
 
     Raises:
         ConfigError: Either is below 1 or not finite.
@@ -82,10 +64,10 @@ def check_network(width: float, depth: float) -> None:
 
 
 def check_level(level: float) -> None:
-    """Refuse a coverage that is not strictly between 0 and 1.
+    """Raise if a coverage is not strictly between 0 and 1.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: It is 0 or less, or 1 or more.
     """
     if not 0 < level < 1:
         raise ConfigError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +11,8 @@ import numpy as np
 from etastar.errors import ConfigError
 from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
 from etastar.scaling.comparison import HeldOut, cross_validate
-from etastar.scaling.domain import Domain
 from etastar.scaling.forms import get_form, is_defined
+from etastar.scaling.laws import Skipped, fit_each
 from etastar.scaling.least_squares import linear_map
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
@@ -50,7 +49,7 @@ class CutoffRow:
         return {
             "cutoff": self.cutoff,
             "cells": self.fit.usage.used,
-            "exponents": {c.name: (c.value, c.low, c.high) for c in self.fit.coefficients[1:]},
+            "exponents": self.fit.exponents(),
             "r2": self.fit.r2,
             "r2_weighted": self.fit.r2_weighted,
             "tau": math.sqrt(self.fit.tau2),
@@ -66,21 +65,17 @@ class Region:
     """The region of validity of one group's law, as the data show it.
 
     Attributes:
-        labels: The group: loss, κ, dataset, ....
         rows: One per cutoff, loosest first.
         cutoff: The chosen one.
         tested: Whether stricter cutoffs confirmed it. False if it is the strictest one that the
             cells allow: the exponents moved until there was nothing left to compare with, and no
             region was found.
-        domain: Of the cells from the cutoff on.
-        fit: To those cells.
+        fit: The law of the cells from the cutoff on, with its labels and its domain.
     """
 
-    labels: Mapping[str, str | float]
     rows: tuple[CutoffRow, ...]
     cutoff: float
     tested: bool
-    domain: Domain
     fit: PowerLawFit
 
     def doubts(self, width: float, depth: float) -> tuple[str, ...]:
@@ -102,10 +97,10 @@ class Region:
     def to_dict(self) -> dict[str, Any]:
         """The region and its scan, for JSON."""
         return {
-            "labels": dict(self.labels),
+            "labels": dict(self.fit.labels),
             "cutoff": self.cutoff,
             "tested": self.tested,
-            "domain": asdict(self.domain),
+            "domain": asdict(self.fit.domain),
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -160,15 +155,8 @@ def find_region(
     chosen = len(rows) - 1
     while chosen > 0 and rows[chosen - 1].p_value >= 1 - level:
         chosen -= 1
-    row = rows[chosen]
-    return Region(
-        labels=whole.labels,
-        rows=tuple(rows),
-        cutoff=row.cutoff,
-        tested=chosen < len(rows) - 1,
-        domain=row.fit.domain,
-        fit=row.fit,
-    )
+    fit = rows[chosen].fit
+    return Region(tuple(rows), rows[chosen].cutoff, chosen < len(rows) - 1, fit)
 
 
 def _cutoffs(fit: PowerLawFit) -> list[float]:
@@ -225,27 +213,15 @@ def _contrasts(x: FloatArray, weight: FloatArray, masks: list[BoolArray]) -> Flo
 
 
 def find_regions(
-    cells: CellTable,
-    *,
-    form: str = "separate",
-    response: Response = "eta_star",
-    level: float = 0.95,
-    n_boot: int = 500,
-    seed: int = 0,
-) -> tuple[tuple[Region, ...], tuple[tuple[dict[str, str | float], str], ...]]:
-    """`find_region` for every group, so that regions can be laid side by side over κ.
+    cells: CellTable, **options: Any
+) -> tuple[tuple[Region, ...], tuple[Skipped, ...]]:
+    """Find the region of every group, so that regions can be laid side by side over κ.
+
+    Args:
+        cells: Of any number of groups.
+        **options: Those of `find_region`.
 
     Returns:
         The regions, and the groups that have none with the reason.
     """
-    regions, skipped = [], []
-    for labels, group in cells.groups():
-        try:
-            regions.append(
-                find_region(
-                    group, form=form, response=response, level=level, n_boot=n_boot, seed=seed
-                )
-            )
-        except ConfigError as error:
-            skipped.append((labels, str(error)))
-    return tuple(regions), tuple(skipped)
+    return fit_each(cells, find_region, options)

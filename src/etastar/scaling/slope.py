@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, IntArray, Response
+from etastar.scaling.coefficients import Coefficient, coefficient
 from etastar.scaling.estimates import estimate_cells
-from etastar.scaling.prediction import check_level, student_quantile
+from etastar.scaling.prediction import check_level
 
 LEAST_POINTS = 4
 """Two are needed for a line, and two more for its error."""
 
 
-@dataclass(frozen=True)
-class Slope:
-    """One estimate of a slope.
-
-    Attributes:
-        value: The slope.
-        standard_error: Robust to unequal scatter.
-        low: Lower end of the Student t interval.
-        high: Upper end.
-        bootstrap: Percentile interval over points resampled in pairs.
-    """
-
-    value: float
-    standard_error: float
-    low: float
-    high: float
-    bootstrap: tuple[float, float]
-
-    def excludes(self, value: float) -> bool:
-        """Whether `value` is outside both intervals."""
-        low, high = min(self.low, self.bootstrap[0]), max(self.high, self.bootstrap[1])
-        return not low <= value <= high
-
-
-_UNBOUNDED = Slope(np.inf, np.inf, -np.inf, np.inf, (-np.inf, np.inf))
+_UNBOUNDED = Coefficient("slope", np.inf, np.inf, -np.inf, np.inf, (-np.inf, np.inf))
 """The reverse slope of a y that does not vary beyond its noise."""
 
 
@@ -53,7 +30,7 @@ class SlopeFit:
             the slope to quote.
         reverse: y on x through the regression of x on y, corrected alike: too steep if y scatters
             around the line by more than its noise. The truth is between the two.
-        intercept: Of the corrected line.
+        intercept: That of the corrected line.
         reliability: 1 − mean noise variance of x ÷ variance of x.
         r2: Squared correlation of the points.
         scatter: Standard deviation of y around the corrected line beyond the noise of both.
@@ -61,9 +38,9 @@ class SlopeFit:
         level: Coverage of the intervals.
     """
 
-    ols: Slope
-    corrected: Slope
-    reverse: Slope
+    ols: Coefficient
+    corrected: Coefficient
+    reverse: Coefficient
     intercept: float
     reliability: float
     r2: float
@@ -101,7 +78,7 @@ def fit_slope(
         y_variance: Noise variance of y.
         covariance: Covariance of the two noises, e.g. because the same seeds made both.
         n_boot: Bootstrap replicates, points resampled in pairs.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         level: Coverage of the intervals.
 
     Raises:
@@ -189,15 +166,13 @@ def fit_cell_slope(
 
 def _within_correlation(cells: CellTable, x: Response, y: Response) -> float:
     """Correlation of two responses over the seeds of a cell, pooled over cells; 0 if unknown."""
-    pairs = []
-    for response in (x, y):
-        if response == "eta_star":
-            middle = 0.5 * (cells.log_lo + cells.log_hi)
-        else:
-            middle = cells.log_lambda1.copy()
-            if response == "eta_lambda1":
-                middle += 0.5 * (cells.log_lo + cells.log_hi)
-        pairs.append(middle)
+    eta = 0.5 * (cells.log_lo + cells.log_hi)
+    middles = {
+        "eta_star": eta,
+        "lambda1": cells.log_lambda1,
+        "eta_lambda1": cells.log_lambda1 + eta,
+    }
+    pairs = [middles[x], middles[y]]
     both = np.isfinite(pairs[0]) & np.isfinite(pairs[1])
     cell = cells.cell[both]
     count = np.maximum(np.bincount(cell, minlength=len(cells)), 1)
@@ -216,7 +191,7 @@ def _slope(
     covariance: FloatArray,
     pick: IntArray,
     level: float,
-) -> Slope:
+) -> Coefficient:
     """The corrected slope with its influence-function error and its bootstrap over `[B, M]`."""
     value = float(_moments(x[None], y[None], x_variance[None], covariance[None])[0])
     dx, dy = x - x.mean(), y - y.mean()
@@ -225,14 +200,10 @@ def _slope(
     influence = (bessel * dx * (dy - value * dx) + value * x_variance - covariance) / spread
     freedom = len(x) - 2
     error = float(np.sqrt(np.sum(influence**2) / (len(x) * freedom)))
-    half = float(student_quantile(level, np.array([float(freedom)]))[0]) * error
-    replicates = _moments(x[pick], y[pick], x_variance[pick], covariance[pick])
-    tail = 50 * (1 - level)
-    replicates = replicates[~np.isnan(replicates)]
-    low, high = -np.inf, np.inf
-    if len(replicates):
-        low, high = np.percentile(replicates, [tail, 100 - tail])
-    return Slope(value, error, value - half, value + half, (float(low), float(high)))
+    drawn = _moments(x[pick], y[pick], x_variance[pick], covariance[pick])
+    drawn = drawn[~np.isnan(drawn)]
+    found = coefficient("slope", value, error, freedom, drawn, level)
+    return found if found.bootstrap else replace(found, bootstrap=(-np.inf, np.inf))
 
 
 def _moments(
@@ -247,7 +218,7 @@ def _moments(
     return np.asarray(np.divide(product, spread, out=np.full(len(x), np.nan), where=spread > 0))
 
 
-def _inverted(slope: Slope) -> Slope:
+def _inverted(slope: Coefficient) -> Coefficient:
     """1/slope; an interval that contains 0 becomes unbounded."""
 
     def interval(low: float, high: float) -> tuple[float, float]:
@@ -257,4 +228,5 @@ def _inverted(slope: Slope) -> Slope:
         return _UNBOUNDED
     low, high = interval(slope.low, slope.high)
     error = slope.standard_error / slope.value**2
-    return Slope(1 / slope.value, error, low, high, interval(*slope.bootstrap))
+    ends = interval(*slope.bootstrap) if slope.bootstrap else None
+    return Coefficient("slope", 1 / slope.value, error, low, high, ends)

@@ -18,14 +18,16 @@ class Usage:
         cells: Cells given.
         used: Cells fitted.
         below_cutoff: Cells left out because n/L is below the cutoff.
-        right_censored: Cells left out because the median seed trained at the top of the range.
-        untrained: Cells left out because more than half of the seeds trained nowhere, or no seed
-            says anything of the response.
+        right_censored: Cells left out because η* is above the range: the median seed trained at
+            the top of it.
+        untrained: Cells left out because η* is below the range: the median seed trained nowhere,
+            seeds that train nowhere being below all others; or because λ1 of no seed is known.
         contradicted: Right-censored cells that the law puts below the top of their range, outside
             its 95 % prediction interval: evidence that leaving them out bends the law.
         seeds_bracketed: Seeds of all given cells that were bracketed.
         seeds_all_trained: Right-censored seeds.
-        seeds_none_trained: Seeds that trained nowhere in their range.
+        seeds_none_trained: Seeds that trained nowhere in their range; each keeps its place, the
+            lowest, in the median of its cell.
     """
 
     cells: int

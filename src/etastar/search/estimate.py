@@ -1,4 +1,4 @@
-"""From the brackets of several seeds to η* of the network: median, interval, p(η), safe rate."""
+"""From the brackets of several seeds to η* of the network: median, interval, p(η)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,8 @@ from etastar.search.base import SeedResult, Status
 
 LEVEL = 0.95
 """Confidence level of every interval."""
-SAFE = 0.95
-"""Probability of training at the safe learning rate."""
 DRAWS = 10_000
 """Bootstrap replicates: the interval's ends then wander by about 1 % of its width."""
-SCALE_PRIOR = (math.log(0.1), 1.0)
-"""Centre and spread of the normal prior on the log of the logistic scale of log η* over seeds.
-
-Without one the likelihood grows without bound when all seeds share a bracket. The centre is what
-the first measurements on MNIST gave (seeds within 15–25 % of each other); a spread of 1 is a
-factor of e either way, so a handful of seeds outweighs it.
-"""
 
 
 @dataclass(frozen=True)
@@ -34,13 +25,14 @@ class EtaStar:
         median: Median over seeds of the geometric mean of the bracket.
         ci_low: Lower end of its 95 % bootstrap interval over seeds and within brackets.
         ci_high: Upper end.
-        safe: Rate at which p(η), estimated from these seeds, is 0.95 (`safe_rate`).
+        safe: The one-sided 90 % lower bound of the rate where p(η) falls through 0.95; None where
+            it is not known, as brackets of single seeds do not tell it.
     """
 
     median: float | None
     ci_low: float | None
     ci_high: float | None
-    safe: float | None
+    safe: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,8 @@ class SuccessAt:
     ci_high: float
 
 
-def eta_star(results: Sequence[SeedResult], start_lr: float, *, seed: int = 0) -> EtaStar:
-    """Median η* over seeds with its bootstrap interval, and the safe rate.
+def eta_star(results: Sequence[SeedResult], *, seed: int = 0) -> EtaStar:
+    """Median η* over seeds with its bootstrap interval.
 
     A seed whose whole range trains counts as +∞ and one where nothing trains as −∞: they hold
     their place in the order of seeds, and where the median or an end of its interval falls on one,
@@ -79,7 +71,6 @@ def eta_star(results: Sequence[SeedResult], start_lr: float, *, seed: int = 0) -
 
     Args:
         results: One per seed, at least one.
-        start_lr: Lower end of the range searched.
         seed: Of the bootstrap.
 
     Returns:
@@ -99,46 +90,7 @@ def eta_star(results: Sequence[SeedResult], start_lr: float, *, seed: int = 0) -
         ends = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
         ci = (float(np.exp(ends[0])), float(np.exp(ends[1])))
     numbers = [value if 0 < value < math.inf else None for value in (median, *ci)]
-    return EtaStar(numbers[0], numbers[1], numbers[2], safe_rate(results, start_lr))
-
-
-def safe_rate(results: Sequence[SeedResult], start_lr: float, p: float = SAFE) -> float | None:
-    """The learning rate at which a fresh initialisation trains with probability `p`.
-
-    Fits a logistic distribution to log η* over seeds: brackets are interval-censored observations,
-    seeds whose whole range trains right-censored, seeds where nothing trains left-censored. The
-    scale has a weak prior (`SCALE_PRIOR`), since a plain fit degenerates when seeds agree.
-
-    Args:
-        results: One per seed.
-        start_lr: Lower end of the range searched.
-        p: The probability, above 0 and below 1.
-
-    Returns:
-        The rate. None if fewer than two seeds have a bracket (nothing then tells how seeds
-        differ), if more than 1 − p of the seeds train nowhere (then no rate was seen to reach p),
-        or if the rate would lie below the range that was searched.
-    """
-    nowhere = sum(r.status == "none-trained" for r in results)
-    if sum(r.status == "bracketed" for r in results) < 2 or nowhere > (1 - p) * len(results):
-        return None
-    from scipy.optimize import minimize
-
-    lows = np.array([-math.inf if r.lo is None else math.log(r.lo) for r in results])
-    highs = np.array([_log_failed(r, start_lr) for r in results])
-    centre, spread = SCALE_PRIOR
-
-    def minus_log_posterior(theta: np.ndarray) -> float:
-        location, log_scale = theta
-        upper, lower = ((end - location) / math.exp(log_scale) for end in (highs, lows))
-        prior = ((log_scale - centre) / spread) ** 2 / 2
-        return float(prior - np.sum(_log_logistic_mass(lower, upper)))
-
-    middles = [math.log(r.lo * r.hi) / 2 for r in results if r.lo and r.hi]
-    best = minimize(minus_log_posterior, [float(np.median(middles)), centre], method="Nelder-Mead")
-    location, log_scale = best.x
-    rate = float(np.exp(location - math.exp(log_scale) * math.log(p / (1 - p))))
-    return rate if rate >= start_lr else None
+    return EtaStar(numbers[0], numbers[1], numbers[2])
 
 
 def success_curve(
@@ -266,13 +218,6 @@ def _median(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(finite, middle, np.where(np.isfinite(low), high, low)))
 
 
-def _log_failed(result: SeedResult, start_lr: float) -> float:
-    """Upper end of the observation of log η*: `hi`, the range's start if nothing trained, or ∞."""
-    if result.hi is not None:
-        return math.log(result.hi)
-    return math.log(start_lr) if result.lo is None else math.inf
-
-
 def _log_brackets(results: Sequence[SeedResult]) -> tuple[np.ndarray, np.ndarray]:
     """Ends of log η* of each seed; (∞, ∞) where all of the range trains, (−∞, −∞) where none."""
     ends = []
@@ -285,13 +230,3 @@ def _log_brackets(results: Sequence[SeedResult]) -> tuple[np.ndarray, np.ndarray
             ends.append((math.log(result.lo), math.log(result.hi)))
     lows, highs = zip(*ends, strict=True)
     return np.array(lows), np.array(highs)
-
-
-def _log_logistic_mass(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """log(F(upper) − F(lower)) of the standard logistic, stable in both tails."""
-    # F(u) − F(l) = F(u)·F(−l)·(1 − e^{l−u})
-    log_f = -np.logaddexp(0.0, -upper)
-    log_g = -np.logaddexp(0.0, lower)
-    with np.errstate(invalid="ignore"):
-        gap = np.where(np.isinf(lower) | np.isinf(upper), -np.inf, lower - upper)
-    return np.asarray(log_f + log_g + np.log(-np.expm1(gap)))

@@ -15,19 +15,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from etastar.settings import DEFAULTS, Settings
+from etastar.search.search import OF_THE_CURVE
+from etastar.settings import Settings
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a specification changes: results under the old one stay apart."""
 
-NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir"}
+NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir", *OF_THE_CURVE}
 """Settings that do not change what a seed's result is."""
 
 TaskKind = Literal["maximal-lr", "sharpness"]
 
 
 class SharpnessSettings(BaseModel):
-    """How λ1 at initialisation is measured beside η*, for every seed."""
+    """Options of λ1 at initialisation, which is measured beside η* for every seed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -44,7 +45,7 @@ class Cell:
     """One network under one set of conditions, with its seeds.
 
     Attributes:
-        settings: Of the measurement of η*.
+        settings: Settings of the measurement of η*.
         sharpness: How λ1 is measured; None if it is not.
     """
 
@@ -55,25 +56,16 @@ class Cell:
     def seeds(self) -> range:
         """The seeds that the study wants."""
         first = self.settings.first_seed
-        return range(first, first + self.settings.seeds)
+        return range(first, first + (self.settings.seeds or 0))
 
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Every setting, with the defaults of data set and loss filled in."""
-        values = _unsigned_zeros(self.settings.model_dump())
-        known = DEFAULTS.get(self.settings.dataset)
-        if known:
-            if values["threshold"] is None:
-                values["threshold"] = known.threshold
-            if values["batch_size"] is None:
-                values["batch_size"] = known.batch_size
-            if values["epochs"] is None and values["max_steps"] is None:
-                values["epochs"] = float(known.epochs[self.settings.loss])
-        return values
+        return _unsigned_zeros(self.settings.resolved().model_dump())
 
     @cached_property
     def specification(self) -> str:
-        """What the result of a seed of η* is a function of, as canonical JSON."""
+        """All that the result of a seed of η* depends on, as canonical JSON."""
         fields = {k: v for k, v in self.fields.items() if k not in NOT_IDENTITY}
         fields["device"] = self._device_kind
         if not fields["from_step"]:  # from initialisation: as before there were checkpoints
@@ -87,7 +79,7 @@ class Cell:
 
     @cached_property
     def sharpness_specification(self) -> str | None:
-        """The same for λ1: it knows nothing of thresholds, budgets and searches."""
+        """All that λ1 of a seed depends on: no threshold, budget or search is part of it."""
         if self.sharpness is None:
             return None
         settings = self.settings
@@ -112,17 +104,17 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """Enough to tell the cell from others in a log line."""
+        """A short name that tells the cell from others in a log line."""
         return title_of(self.settings)
 
 
 def _unsigned_zeros(values: dict[str, Any]) -> dict[str, Any]:
-    """−0.0 trains as 0.0 does, but is written differently."""
+    """Replace −0.0, which trains as 0.0 does but is written differently, by 0.0."""
     return {k: v + 0.0 if isinstance(v, float) else v for k, v in values.items()}
 
 
 def title_of(settings: Settings) -> str:
-    """`64×4 κ=0.1 mse mnist`."""
+    """Name a cell by its settings, e.g. `64×4 κ=0.1 mse mnist`."""
     s = settings
     return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
 

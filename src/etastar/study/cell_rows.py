@@ -33,6 +33,7 @@ def cell_table(study: Study, store: Store) -> CellTable:
     from etastar.scaling import CellTable
 
     columns = dict(seed_columns(study, store))
+    columns["lambda1"] = columns.pop("lambda1_preconditioned")
     if not columns["seed"]:
         raise ConfigError(
             f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"

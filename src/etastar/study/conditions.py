@@ -7,6 +7,7 @@ numbers, strings, `+ - * / // % **`, comparisons, `in`, `and`, `or`, `not`, and 
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import operator
 import warnings
@@ -21,7 +22,10 @@ LONGEST = 1000
 
 _SIGNS = str.maketrans({"≥": ">=", "≤": "<=", "≠": "!=", "·": "*", "×": "*", "−": "-"})
 
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Not: operator.not_,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -29,8 +33,6 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.Pow: math.pow,  # integers could grow for hours
-}
-_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -78,15 +80,19 @@ class Condition:
                 f"{place}: {text!r} is not a condition ({type(error).__name__}); expected for "
                 'example "width >= 8 * depth".'
             ) from None
-        condition = cls(text, place, tree)
-        try:
-            condition._check(tree, fields)
-        except RecursionError:
-            raise ConfigError(f"{place}: {text!r} is nested too deeply.") from None
-        return condition
+        for node in ast.walk(tree):
+            if isinstance(node, ast.expr) and not _allowed(node):
+                raise ConfigError(
+                    f"{place}: {text!r} uses {type(node).__name__}, which a condition may not; use "
+                    "fields, numbers, strings, arithmetic, comparisons, in, and, or, not."
+                )
+            if isinstance(node, ast.Name) and node.id not in fields:
+                unknown = unknown_name("field", node.id, fields)
+                raise ConfigError(f"{place}: {text!r} names an {unknown}")
+        return cls(text, place, tree)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the condition is true of these fields.
+        """Evaluate the condition for these fields.
 
         Raises:
             ConfigError: It has no truth value there, e.g. it compares a number with a missing one.
@@ -94,7 +100,8 @@ class Condition:
         try:
             result = _value(self._tree, values)
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            where = ", ".join(f"{name} = {values[name]!r}" for name in self.names())
+            names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
+            where = ", ".join(f"{name} = {values[name]!r}" for name in sorted(names))
             raise ConfigError(
                 f"{self.place}: {self.text!r} cannot be evaluated ({error})"
                 f"{where and ' where '}{where}."
@@ -106,68 +113,43 @@ class Condition:
             )
         return result
 
-    def names(self) -> list[str]:
-        """Fields that the condition uses, sorted."""
-        return sorted({node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)})
 
-    def _check(self, node: ast.expr, fields: Collection[str]) -> None:
-        """Refuse whatever `_value` does not evaluate."""
-        match node:
-            case ast.Name():
-                if node.id not in fields:
-                    error = unknown_name("field", node.id, fields)
-                    raise ConfigError(f"{self.place}: {self.text!r} names an {error}")
-                return
-            case ast.Constant(value=bool() | int() | float() | str()):
-                return
-            case ast.BoolOp(values=children):
-                pass
-            case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=child):
-                children = [child]
-            case ast.BinOp(op=op, left=left, right=right) if type(op) in _ARITHMETIC:
-                children = [left, right]
-            case ast.Compare(ops=ops) if all(type(op) in _COMPARISONS for op in ops):
-                children = [node.left, *node.comparators]
-            case ast.List(elts=children) | ast.Tuple(elts=children):
-                pass
-            case _:
-                raise ConfigError(
-                    f"{self.place}: {self.text!r} uses {type(node).__name__}, which a condition "
-                    "may not; use fields, numbers, strings, arithmetic, comparisons, in, and, or, "
-                    "not."
-                )
-        for child in children:
-            self._check(child, fields)
+def _allowed(node: ast.expr) -> bool:
+    """Check that `_value` evaluates a node, whatever stands below it."""
+    match node:
+        case ast.Constant(value=value):
+            return isinstance(value, bool | int | float | str)
+        case ast.UnaryOp(op=op) | ast.BinOp(op=op):
+            return type(op) in _OPERATORS
+        case ast.Compare(ops=ops):
+            return all(type(op) in _OPERATORS for op in ops)
+    return isinstance(node, ast.Name | ast.BoolOp | ast.List | ast.Tuple)
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    """The value of a checked expression."""
+    """The value of an expression whose nodes are all allowed."""
     match node:
-        case ast.Name():
-            return values[node.id]
-        case ast.Constant():
-            return node.value
-        case ast.BoolOp():
-            results = (_truth(_value(child, values)) for child in node.values)
-            return all(results) if isinstance(node.op, ast.And) else any(results)
-        case ast.UnaryOp(op=ast.Not()):
-            return not _truth(_value(node.operand, values))
-        case ast.UnaryOp():
-            operand = _number(_value(node.operand, values))
-            return -operand if isinstance(node.op, ast.USub) else operand
-        case ast.BinOp():
-            left, right = (_number(_value(side, values)) for side in (node.left, node.right))
-            return _ARITHMETIC[type(node.op)](left, right)
-        case ast.Compare():
-            left = _value(node.left, values)
-            for op, side in zip(node.ops, node.comparators, strict=True):
-                right = _value(side, values)
-                if not _COMPARISONS[type(op)](left, right):
-                    return False
-                left = right
-            return True
-        case ast.List() | ast.Tuple():
-            return [_value(child, values) for child in node.elts]
+        case ast.Name(id=name):
+            return values[name]
+        case ast.Constant(value=value):
+            return value
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_value(part, values) for part in parts]
+        case ast.BoolOp(op=ast.And(), values=parts):
+            return all(_truth(_value(part, values)) for part in parts)
+        case ast.BoolOp(values=parts):
+            return any(_truth(_value(part, values)) for part in parts)
+        case ast.UnaryOp(op=op, operand=part):
+            checked = _truth if isinstance(op, ast.Not) else _number
+            return _OPERATORS[type(op)](checked(_value(part, values)))
+        case ast.BinOp(op=op, left=left, right=right):
+            return _OPERATORS[type(op)](*(_number(_value(side, values)) for side in (left, right)))
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            pairs = itertools.pairwise([left, *others])
+            return all(
+                _OPERATORS[type(op)](_value(a, values), _value(b, values))
+                for op, (a, b) in zip(ops, pairs, strict=True)
+            )
     raise TypeError(f"unexpected {type(node).__name__}")
 
 

@@ -1,19 +1,18 @@
-"""How long a task will take: a model for order and time left, and a calibration for `--dry-run`."""
+"""The expected time of a task: a model for order and time left, a calibration for `--dry-run`."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings
 from etastar.study.measuring import load_data
-
-if TYPE_CHECKING:
-    from etastar.problem.trial import Recipe
 
 # Measured on a two-core x86 machine. Only ratios between cells matter: times are corrected by what
 # finished tasks took, or by `calibrate`.
@@ -32,87 +31,72 @@ MATRICES = 3
 """Hessian, Gauss-Newton matrix, and the Hessian without the layers' rates."""
 
 CALIBRATION_SECONDS = 1.0
-"""Of training, for each of the cells that are tried."""
+"""Seconds of training, for each of the cells that are tried."""
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a cost needs to know of a data set."""
+class Cost:
+    """The expected time of a cell, in seconds of one core.
 
-    inputs: int
-    classes: int
+    Attributes:
+        settings: The cell's settings.
+        recipe: The settings with the defaults of the data filled in.
+        weights: Parameters of the network.
+        samples: Training samples.
+    """
+
+    settings: Settings
+    recipe: Recipe
+    weights: int
     samples: int
 
     @classmethod
-    def of(cls, settings: Settings) -> tuple[Sizes, Recipe]:
-        """Sizes and recipe of these settings; reads the data.
+    def of(cls, settings: Settings) -> Cost:
+        """The cost of these settings; reads the data.
 
         Raises:
             ConfigError: The settings do not fit the data.
             DataError: The data cannot be read.
         """
         data = load_data(settings)
-        return cls(data.inputs, data.classes, len(data.y_train)), settings.recipe(data)
+        weights = settings.network().parameter_count(data.inputs, data.classes)
+        return cls(settings, settings.recipe(data), weights, len(data.y_train))
+
+    @property
+    def step(self) -> float:
+        """Time of a step of one replica: per weight and sample three multiply-adds."""
+        batch = self.samples if self.recipe.batch_size == "full" else self.recipe.batch_size
+        return LAYER_SECONDS * (self.settings.depth + 1) + 6 * self.weights * batch * PER_FLOP
+
+    def lr(self, seeds: int) -> float:
+        """Time of the searches of so many seeds."""
+        return self.recipe.criterion.max_steps * BUDGETS_PER_SEED * seeds * self.step
+
+    def sharpness(self, wanted: SharpnessSettings, seeds: int) -> float:
+        """Time of λ1 of so many seeds."""
+        passes = MATRICES * PRODUCTS * PASSES_PER_PRODUCT * seeds
+        flops = 2 * self.weights * min(wanted.samples, self.samples)
+        return passes * (LAYER_SECONDS * (self.settings.depth + 1) + flops * PER_FLOP)
 
 
-def lr_seconds(settings: Settings, recipe: Recipe, sizes: Sizes, seeds: int) -> float:
-    """Seconds of one core that the searches of so many seeds are expected to take."""
-    steps = recipe.criterion.max_steps * BUDGETS_PER_SEED * seeds
-    return steps * step_seconds(settings, recipe, sizes)
-
-
-def step_seconds(settings: Settings, recipe: Recipe, sizes: Sizes) -> float:
-    """Seconds of one core per step of one replica: per weight and sample three multiply-adds."""
-    batch = sizes.samples if recipe.batch_size == "full" else recipe.batch_size
-    weights = _weights(settings, sizes)
-    return LAYER_SECONDS * (settings.depth + 1) + 6 * weights * batch * PER_FLOP
-
-
-def sharpness_seconds(
-    settings: Settings, wanted: SharpnessSettings, sizes: Sizes, seeds: int
-) -> float:
-    """The same for λ1."""
-    passes = MATRICES * PRODUCTS * PASSES_PER_PRODUCT * seeds
-    flops = 2 * _weights(settings, sizes) * min(wanted.samples, sizes.samples)
-    return passes * (LAYER_SECONDS * (settings.depth + 1) + flops * PER_FLOP)
-
-
-def _weights(settings: Settings, sizes: Sizes) -> int:
-    return settings.network().parameter_count(sizes.inputs, sizes.classes)
-
-
-def calibrate(cells: Sequence[tuple[Settings, Recipe, Sizes]]) -> Calibration:
+def calibrate(costs: Iterable[Cost]) -> Callable[[float], float]:
     """Train the cheapest, the middle and the dearest of these for about a second each.
 
-    Args:
-        cells: Settings with the recipe and sizes that `Sizes.of` gave.
-
     Returns:
-        How much longer than the model's a step takes, as a function of its cost.
+        How much longer than expected a step takes, as a function of what is expected.
     """
-    by_cost = sorted(cells, key=lambda cell: step_seconds(*cell))
-    picked = {i: by_cost[i] for i in (0, len(by_cost) // 2, len(by_cost) - 1)}
-    ratios: dict[float, float] = {}
-    for cell in picked.values():
-        modelled = step_seconds(*cell)
-        if modelled not in ratios:
-            ratios[modelled] = _measured(*cell[:2]) / modelled
-    return Calibration(ratios)
+    by_cost = sorted(costs, key=lambda cost: cost.step)
+    picked = (by_cost[0], by_cost[len(by_cost) // 2], by_cost[-1])
+    unlike = {cost.step: cost for cost in picked}
+    return interpolated(
+        {step: _measured(cost.settings, cost.recipe) / step for step, cost in unlike.items()}
+    )
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Measured ÷ modelled time per step, by modelled time."""
-
-    ratios: Mapping[float, float]
-
-    def factor(self, modelled: float) -> float:
-        """Interpolated over the logarithm of the modelled time, constant beyond its ends."""
-        import numpy as np
-
-        known = sorted(self.ratios.items())
-        x, y = zip(*((math.log(a), math.log(b)) for a, b in known), strict=True)
-        return float(np.exp(np.interp(math.log(modelled), x, y)))
+def interpolated(ratios: Mapping[float, float]) -> Callable[[float], float]:
+    """Measured ÷ expected time by expected time, over its logarithm; constant beyond its ends."""
+    known, found = np.log(np.array(sorted(ratios.items())).T)
+    return lambda expected: float(np.exp(np.interp(math.log(expected), known, found)))
 
 
 def _measured(settings: Settings, recipe: Recipe) -> float:
@@ -123,7 +107,6 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     """
     from etastar.api import network_problem
     from etastar.engines import StackEngine, train_all
-    from etastar.problem.trial import Trial
 
     problem = network_problem(settings.network(), load_data(settings), settings)
     most = recipe.criterion.max_steps

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
-from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -28,9 +27,13 @@ SETTINGS = [name for name in Settings.model_fields if name not in NOT_IDENTITY]
 FACTS = ["inputs", "classes"]
 """Columns that the data decide."""
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
-"""What tells networks of a usual study apart: these come first."""
+"""Columns that tell the networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
-SHARPNESS = ["lambda1", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"]
+SHARPNESS = [
+    *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
+]
+"""λ1 at initialisation: of D^½HD^½, of D^½GD^½, of H, and the residual of the first. H is the
+Hessian, G the Gauss-Newton matrix, D the layers' learning-rate ratios (κ on the input layer)."""
 SEED_COLUMNS = [
     *NETWORK,
     *SEED,
@@ -41,7 +44,7 @@ SEED_COLUMNS = [
     "cell",
 ]
 """Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
-`lambda1` are empty where they do not exist; `cell` is the hash of the specification."""
+λ1 are empty where they do not exist; `cell` is the hash of the specification."""
 TEXT = {"status", "hi_outcome", "outcome", "cell", "loss", "dataset", "batch_size"}
 """Columns of strings, as far as a table may have them empty."""
 TRIAL_COLUMNS = [
@@ -64,14 +67,8 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 """
 
 
-def seed_rows(study: Study, store: Store) -> list[dict[str, Any]]:
-    """One mapping per network and seed whose η* is known: see `SEED_COLUMNS`."""
-    columns = seed_columns(study, store)
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def seed_columns(study: Study, store: Store) -> Columns:
-    """The same, column by column."""
+    """One row per network and seed whose η* is known, column by column: see `SEED_COLUMNS`."""
     columns: Columns = {name: [] for name in SEED_COLUMNS}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
@@ -132,7 +129,7 @@ def trial_columns(study: Study, store: Store) -> Columns:
 
 
 def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What all seeds of a cell share, defaults filled in as far as the data decided them."""
+    """The columns that all seeds of a cell share, with the defaults that the data decided."""
     values = {name: cell.fields[name] for name in SETTINGS}
     known = resolved.get(cell.id)
     if known:
@@ -153,6 +150,7 @@ TABLES: dict[str, Callable[[Study, Store], Columns]] = {
     "seeds": seed_columns,
     "trials": trial_columns,
 }
+"""Tables of an export. A new one is a function here and a line."""
 
 
 def write_csv(columns: Columns, path: Path) -> None:
@@ -195,35 +193,3 @@ FORMATS: dict[str, Callable[[Columns, Path], None]] = {
     "parquet": write_parquet,
 }
 """Formats of an export. A new one is a function here and a line."""
-
-
-def export(
-    study: Study, store: Store, path: Path, *, format: str = "csv", table: str = "seeds"
-) -> int:
-    """Write results to a file, as a whole or not at all.
-
-    Args:
-        study: The study.
-        store: Its store.
-        path: The file; replaced if it exists.
-        format: A key of `FORMATS`.
-        table: A key of `TABLES`.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        ConfigError: The format or table is unknown, or the file cannot be written.
-        StoreError: The store cannot be read.
-    """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    if table not in TABLES:
-        raise unknown_name("table", table, TABLES)
-    columns = TABLES[table](study, store)
-    try:
-        with as_a_whole(path) as partial:
-            FORMATS[format](columns, partial)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
-    return len(columns["cell"])

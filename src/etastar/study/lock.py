@@ -10,8 +10,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from etastar.errors import StoreError
@@ -26,83 +26,77 @@ _held: set[Path] = set()
 _guard = threading.Lock()
 
 
-class StoreLock:
-    """An exclusive lock on `STORE.lock`, held until `release` or until the process ends.
+@contextmanager
+def locked(
+    store: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Hold an exclusive lock on `STORE.lock`, until the block or the process ends.
+
+    The lock's file stays, since removing it would race with others.
 
     Args:
         store: The store's file.
-        wait: Wait for another process to finish; otherwise refuse at once.
+        wait: Wait for another process to finish; otherwise raise at once.
         on_wait: Called once, with the holder's description, before waiting.
 
     Raises:
         StoreError: Another process holds it and `wait` is false, or this process holds it already,
             or the file cannot be made.
     """
-
-    def __init__(
-        self, store: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
-    ) -> None:
-        # beside the file itself: a store that is reached through a link is the same store
-        store = store.resolve()
-        self.path = store.with_name(store.name + ".lock")
-        # a POSIX lock does not exclude its own process, so threads are told apart here
+    # beside the file itself: a store that is reached through a link is the same store
+    store = store.resolve()
+    path = store.with_name(store.name + ".lock")
+    # a POSIX lock does not exclude its own process, so threads are told apart here
+    with _guard:
+        if path in _held:
+            raise StoreError(f"{store} is being written by this process already.")
+        _held.add(path)
+    try:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}.") from None
+        try:
+            _acquire(file, store, wait, on_wait)
+            yield
+            os.ftruncate(file, 0)
+        finally:
+            os.close(file)
+    finally:
         with _guard:
-            if self.path in _held:
-                raise StoreError(f"{store} is being written by this process already.")
-            _held.add(self.path)
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            with _guard:
-                _held.discard(self.path)
-            raise StoreError(f"{self.path} cannot be written: {error.strerror}.") from None
-        try:
-            self._acquire(store, wait, on_wait)
-        except BaseException:
-            self._close()
-            raise
+            _held.discard(path)
 
-    def release(self) -> None:
-        """Let others write; the lock's file stays, since removing it would race with them."""
-        if self._file >= 0:
-            os.ftruncate(self._file, 0)
-            self._close()
 
-    def _acquire(self, store: Path, wait: bool, on_wait: Callable[[str], None] | None) -> None:
-        told = False
-        while not self._try():
-            holder = os.pread(self._file, LONGEST_HOLDER, 0).decode(errors="replace").strip()
-            holder = holder or "another process"
-            if not wait:
-                raise StoreError(
-                    f"{store} is being written by {holder}. Wait until it has ended, or give this "
-                    "study another --store."
-                )
-            if on_wait and not told:
-                on_wait(holder)
-                told = True
-            time.sleep(POLL)
-        os.ftruncate(self._file, 0)
-        with suppress(OSError):  # who holds it is for messages: on a full disk the store tells why
-            os.pwrite(self._file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-
-    def _try(self) -> bool:
-        """Take the lock if it is free. A POSIX lock is not inherited by forked children."""
-        import fcntl
-
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError as error:
+def _acquire(file: int, store: Path, wait: bool, on_wait: Callable[[str], None] | None) -> None:
+    """Take the lock, and write into its file who has it."""
+    while not _try(file, store):
+        holder = os.pread(file, LONGEST_HOLDER, 0).decode(errors="replace").strip()
+        holder = holder or "another process"
+        if not wait:
             raise StoreError(
-                f"{self.path} cannot be locked ({error.strerror}): some network file systems know "
-                "no locks. Put the store on another disk with --store."
-            ) from None
-        return True
+                f"{store} is being written by {holder}. Wait until it has ended, or give this "
+                "study another --store."
+            )
+        if on_wait:
+            on_wait(holder)
+            on_wait = None
+        time.sleep(POLL)
+    os.ftruncate(file, 0)
+    with suppress(OSError):  # who holds it is for messages: on a full disk the store tells why
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
-    def _close(self) -> None:
-        os.close(self._file)
-        self._file = -1
-        with _guard:
-            _held.discard(self.path)
+
+def _try(file: int, store: Path) -> bool:
+    """Take the lock if it is free. A POSIX lock is not inherited by forked children."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        raise StoreError(
+            f"{store}.lock cannot be locked ({error.strerror}): some network file systems know no "
+            "locks. Put the store on another disk with --store."
+        ) from None
+    return True

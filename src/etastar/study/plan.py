@@ -1,27 +1,22 @@
-"""What is left to do of a study, in the order in which it is done."""
+"""Tasks that are left of a study, in the order in which they are done."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etastar.errors import ConfigError, EmptyStoreError
 from etastar.study.cell import Cell
-from etastar.study.cost import Sizes, lr_seconds, sharpness_seconds
+from etastar.study.cost import Cost
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
-if TYPE_CHECKING:
-    from etastar.problem.trial import Recipe
-
 
 @dataclass(frozen=True)
 class State:
-    """What a store holds of a study.
+    """Results and failures that a store holds.
 
     Attributes:
         done: Finished seeds, by specification.
@@ -57,72 +52,59 @@ class State:
         return tuple(seed for seed in seeds if seed not in done)
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether everything that a cell asks for is there."""
+        """Tell whether everything that a cell asks for is there."""
         return not any(self.missing(i, cell.seeds) for i in identities(cell))
 
     def error(self, cell: Cell) -> str | None:
-        """Why a cell was given up, if it was."""
+        """The error for which a cell was given up; None if it was not."""
         return next((self.failures[i] for i in identities(cell) if i in self.failures), None)
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A task with its expected cost, in seconds of one core."""
+def costs(study: Study) -> dict[str, Cost]:
+    """The cost of each cell, by its hash; reads all data sets and checks the cells against them.
 
-    task: Task
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the data sets of a study say of each cell, by the cell's hash."""
-
-    cells: Mapping[str, tuple[Recipe, Sizes]]
-
-    @classmethod
-    def of(cls, study: Study) -> Facts:
-        """Read every data set that is needed, once, and check every cell against it.
-
-        Raises:
-            ConfigError: A cell's settings do not fit its data.
-            DataError: A data set cannot be read.
-        """
-        # in the order of the data sets: only two are kept in memory
-        found = {}
-        for cell in sorted(study.cells, key=_data_key):
-            try:
-                sizes, recipe = Sizes.of(cell.settings)
-            except ConfigError as error:
-                raise ConfigError(f"study file {study.path}: cell {cell.title}: {error}") from None
-            found[cell.id] = recipe, sizes
-        return cls(found)
+    Raises:
+        ConfigError: A cell's settings do not fit its data.
+        DataError: A data set cannot be read.
+    """
+    # in the order of the data sets: only two are kept in memory
+    found = {}
+    for cell in sorted(study.cells, key=_data_key):
+        try:
+            found[cell.id] = Cost.of(cell.settings)
+        except ConfigError as error:
+            raise ConfigError(f"study file {study.path}: cell {cell.title}: {error}") from None
+    return found
 
 
-def plan(study: Study, facts: Facts, state: State, *, retry_failed: bool = False) -> list[Planned]:
-    """The tasks that are left: those of the longest cell first, together, so that cells get done.
+def plan(
+    study: Study, known: Mapping[str, Cost], state: State, *, retry_failed: bool = False
+) -> list[tuple[Task, float]]:
+    """List the tasks that are left: those of the longest cell first, so that cells get done.
 
     Args:
         study: The study.
-        facts: Of its cells.
+        known: The costs of its cells.
         state: What the store holds.
         retry_failed: Whether to try again what was given up.
+
+    Returns:
+        Tasks, each with the seconds of one core that it is expected to take.
     """
-    tasks: dict[str, Planned] = {}
+    tasks: dict[str, tuple[Task, float]] = {}
     rank: dict[str, float] = {}
     for cell in study.cells:
-        found = _tasks(cell, *facts.cells[cell.id], state)
-        total = sum(planned.seconds for planned in found)
-        for planned in found:
-            task = planned.task
+        found = _tasks(cell, known[cell.id], state)
+        total = sum(seconds for _, seconds in found)
+        for task, seconds in found:
             rank[task.id] = max(rank.get(task.id, 0.0), total)
             if retry_failed or task.id not in state.failures:
-                other = tasks.setdefault(task.id, planned)
-                seeds = tuple(sorted({*other.task.seeds, *task.seeds}))
-                if seeds != other.task.seeds:  # λ1 that several cells share
-                    seconds = other.seconds * len(seeds) / len(other.task.seeds)
-                    merged = dataclasses.replace(other.task, seeds=seeds)
-                    tasks[task.id] = Planned(merged, seconds)
-    return sorted(tasks.values(), key=lambda p: (-rank[p.task.id], -p.seconds))
+                other, expected = tasks.setdefault(task.id, (task, seconds))
+                seeds = tuple(sorted({*other.seeds, *task.seeds}))
+                if seeds != other.seeds:  # λ1 that several cells share
+                    expected *= len(seeds) / len(other.seeds)
+                    tasks[task.id] = replace(other, seeds=seeds), expected
+    return sorted(tasks.values(), key=lambda found: (-rank[found[0].id], -found[1]))
 
 
 def identities(cell: Cell) -> list[str]:
@@ -130,18 +112,16 @@ def identities(cell: Cell) -> list[str]:
     return [cell.id] + ([cell.sharpness_id] if cell.sharpness_id else [])
 
 
-def _tasks(cell: Cell, recipe: Recipe, sizes: Sizes, state: State) -> list[Planned]:
-    """At most two: η*, and λ1."""
+def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
+    """The tasks of one cell, at most two: η* and λ1."""
     found = []
     if seeds := state.missing(cell.id, cell.seeds):
         task = Task("maximal-lr", cell.id, cell.specification, cell.settings, seeds)
-        seconds = lr_seconds(cell.settings, recipe, sizes, len(seeds))
-        found.append(Planned(task, seconds))
+        found.append((task, cost.lr(len(seeds))))
     wanted, identity, text = cell.sharpness, cell.sharpness_id, cell.sharpness_specification
     if wanted and identity and text and (seeds := state.missing(identity, cell.seeds)):
         task = Task("sharpness", identity, text, cell.settings, seeds, wanted)
-        seconds = sharpness_seconds(cell.settings, wanted, sizes, len(seeds))
-        found.append(Planned(task, seconds))
+        found.append((task, cost.sharpness(wanted, len(seeds))))
     return found
 
 

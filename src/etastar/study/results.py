@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-if TYPE_CHECKING:
-    from etastar.problem.trial import Outcome, Trial
-    from etastar.search.base import SeedResult
+from etastar.problem.trial import Outcome, Trial
+from etastar.search.base import SeedResult
 
 
 class SharpnessRow(NamedTuple):
-    """λ1 at initialisation of one seed, as the store has it; None where it is not finite.
+    """λ1 at initialisation of one seed; None where it is not finite.
 
-    The names are those of the columns, where `lambda1` is what a learning rate meets, hence the
-    preconditioned one; `curvature.initialisations.SeedSharpness` has that as `preconditioned`.
+    The names are those of the exported columns. The store's columns are older: there
+    `lambda1_preconditioned` is called `lambda1`.
     """
 
-    lambda1: float | None
-    """Of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
+    lambda1_preconditioned: float | None
+    """λ1 of `D^½ H D^½`, D the layers' learning-rate ratios: κ on the input layer."""
     lambda1_gauss_newton: float | None
-    """Of `D^½ G D^½`, G the Gauss-Newton matrix."""
+    """λ1 of `D^½ G D^½`, G the Gauss-Newton matrix."""
     lambda1_plain: float | None
-    """Of the Hessian H itself."""
+    """λ1 of the Hessian H itself."""
     residual: float | None
-    """Of `lambda1`: some eigenvalue is at most this far from it."""
+    """Some eigenvalue of `D^½ H D^½` is at most this far from `lambda1_preconditioned`."""
     converged: bool
-    """Whether all three met their tolerance."""
+    """True if all three met their tolerance."""
 
 
 @dataclass(frozen=True)

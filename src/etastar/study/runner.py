@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from etastar.errors import ExecutorError, StoreError
+from etastar.machine import device_named
+from etastar.problem.trial import Outcome, Trial
 from etastar.study.cell import Cell, title_of
+from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
-from etastar.study.plan import Facts, Planned, State, identities, plan
+from etastar.study.plan import State, costs, identities, plan
 from etastar.study.results import LrResult, Results
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
-
-if TYPE_CHECKING:
-    from etastar.problem.trial import Outcome, Trial
 
 ATTEMPTS = 3
 """Failures after which a task is recorded with its error, and the study goes on without it."""
@@ -30,9 +29,10 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is.
+    """The state of a study's run: how far it is, and in the end what it did.
 
     Attributes:
+        store: Where the results are.
         cells: Cells of the study.
         done: Of these, finished; those of earlier runs included.
         failed: Given up.
@@ -40,8 +40,11 @@ class Progress:
         seconds: Since this run began.
         seconds_left: Expected; None before anything is known.
         latest: What happened last, in words; empty for a trial.
+        failures: Once the run has ended, the cells that were given up, with the error.
+        out_of_budget: Whether the budget ended the run before all was done.
     """
 
+    store: Path
     cells: int
     done: int = 0
     failed: int = 0
@@ -49,23 +52,8 @@ class Progress:
     seconds: float = 0.0
     seconds_left: float | None = None
     latest: str = ""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run of a study did.
-
-    Attributes:
-        progress: At its end.
-        failures: Cells that were given up, with the error.
-        out_of_budget: Whether the budget ended it before all was done.
-        store: Where the results are.
-    """
-
-    progress: Progress
-    failures: dict[str, str]
-    out_of_budget: bool
-    store: Path
+    failures: Mapping[str, str] = field(default_factory=dict)
+    out_of_budget: bool = False
 
 
 def run_study(
@@ -78,8 +66,8 @@ def run_study(
     wait_for_store: bool = True,
     on_wait: Callable[[str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-) -> Summary:
-    """Compute what is missing of a study; what is in the store already stays as it is.
+) -> Progress:
+    """Compute what is missing of a study; results that are stored already stay as they are.
 
     Args:
         study: The study.
@@ -88,7 +76,7 @@ def run_study(
             process, one task after another with all cores, if None.
         hours: Start nothing new after so long; the study's own budget if None.
         retry_failed: Try again what was given up in earlier runs.
-        wait_for_store: Wait for another process that is writing the store; otherwise refuse.
+        wait_for_store: Wait for another process that is writing the store; otherwise raise.
         on_wait: Called once before waiting, with who is writing.
         on_progress: Called after every trial of this process and every task.
 
@@ -107,13 +95,13 @@ def run_study(
     # an unsound store is a reason not to read data for minutes first
     check_place(path)
     State.of_file(path)
-    facts = Facts.of(study)
+    known = costs(study)
     executor = executor or InProcess()
     if isinstance(executor, InProcess):
         _check_devices(study)
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
         run = _Run(study, writer, executor, on_progress)
-        return run.all(facts, None if hours is None else hours * 3600, retry_failed)
+        return run.all(known, None if hours is None else hours * 3600, retry_failed)
 
 
 class _Run:
@@ -131,7 +119,8 @@ class _Run:
         self.state = State.of(store)
         self.started = time.perf_counter()
         self.attempts: dict[str, int] = {}
-        self.in_flight: dict[Future[Results], Planned] = {}
+        self.in_flight: dict[Future[Results], Task] = {}
+        self.seconds: dict[str, float] = {}  # expected, by task
         self.spent = self.left = 0.0  # expected costs of what this run has done, and of the rest
         self.cells_of: dict[str, list[Cell]] = {}
         for cell in study.cells:
@@ -139,20 +128,22 @@ class _Run:
                 self.cells_of.setdefault(identity, []).append(cell)
         self.done = {cell.id for cell in study.cells if self.state.is_done(cell)}
         self.failed = {c.id for c in study.cells if self.state.error(c)} - self.done
-        self.progress = Progress(len(study.cells), len(self.done), len(self.failed))
+        self.progress = Progress(store.path, len(study.cells), len(self.done), len(self.failed))
 
-    def all(self, facts: Facts, limit: float | None, retry_failed: bool) -> Summary:
-        """Everything that is missing, until the limit in seconds."""
-        waiting = deque(plan(self.study, facts, self.state, retry_failed=retry_failed))
-        self.left = sum(planned.seconds for planned in waiting)
+    def all(self, known: Mapping[str, Cost], limit: float | None, retry_failed: bool) -> Progress:
+        """Do everything that is missing, until the limit in seconds."""
+        planned = plan(self.study, known, self.state, retry_failed=retry_failed)
+        waiting = deque(task for task, _ in planned)
+        self.seconds = {task.id: seconds for task, seconds in planned}
+        self.left = sum(self.seconds.values())
         slots = getattr(self.executor, "slots", None) or 2 * (os.cpu_count() or 1)
         over = False
         try:
             while waiting or self.in_flight:
                 over = limit is not None and time.perf_counter() - self.started > limit
                 while waiting and not over and len(self.in_flight) < slots:
-                    planned = waiting.popleft()
-                    self.in_flight[self._submit(planned.task)] = planned
+                    task = waiting.popleft()
+                    self.in_flight[self._submit(task)] = task
                 if not self.in_flight:
                     break
                 for future in wait(self.in_flight, return_when=FIRST_COMPLETED).done:
@@ -167,7 +158,7 @@ class _Run:
             for cell in self.study.cells
             if cell.id in self.failed
         }
-        return Summary(self.progress, failures, bool(waiting), self.store.path)
+        return replace(self.progress, failures=failures, out_of_budget=bool(waiting))
 
     def _submit(self, task: Task) -> Future[Results]:
         """Start a task; one in this process reports and stores its trials as they end."""
@@ -189,9 +180,8 @@ class _Run:
 
         return self.executor.submit(partial(run_task, on_outcome=on_outcome), task)
 
-    def _settle(self, future: Future[Results], planned: Planned, waiting: deque[Planned]) -> None:
+    def _settle(self, future: Future[Results], task: Task, waiting: deque[Task]) -> None:
         """Store a result, or count a failure."""
-        task = planned.task
         try:
             results = future.result()
         except StoreError:
@@ -199,35 +189,34 @@ class _Run:
         except (BrokenExecutor, CancelledError) as error:
             raise _gone(error) from error
         except Exception as error:
-            self._fail(planned, f"{type(error).__name__}: {error}", waiting)
+            self._fail(task, f"{type(error).__name__}: {error}", waiting)
             return
         key = self.store.specify(task.id, task.kind, task.specification)
         self.store.add_results(key, results)
         self.state.done.setdefault(task.id, set()).update(results.seeds)
         self.state.failures.pop(task.id, None)
-        self.spent += planned.seconds
+        self.spent += self.seconds[task.id]
         trials = 0
         if isinstance(results, LrResult) and not isinstance(self.executor, InProcess):
             trials = len(results.trials)
-        self._ended(planned, f"{_title(task)}: {results.seconds:.1f} s", trials)
+        self._ended(task, f"{_title(task)}: {results.seconds:.1f} s", trials)
 
-    def _fail(self, planned: Planned, error: str, waiting: deque[Planned]) -> None:
+    def _fail(self, task: Task, error: str, waiting: deque[Task]) -> None:
         """Put a task at the end of the queue, or give it up."""
-        task = planned.task
         attempts = self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         if attempts < ATTEMPTS:
-            waiting.append(planned)
+            waiting.append(task)
             self._report(f"attempt {attempts} of {ATTEMPTS} failed: {_title(task)}: {error}")
             return
         key = self.store.specify(task.id, task.kind, task.specification)
         self.store.add_failure(key, attempts, error)
         self.state.failures[task.id] = error
-        self._ended(planned, f"given up after {attempts} attempts: {_title(task)}: {error}")
+        self._ended(task, f"given up after {attempts} attempts: {_title(task)}: {error}")
 
-    def _ended(self, planned: Planned, latest: str, trials: int = 0) -> None:
-        """A task needs no further attempt: bring the counts of its cells up to date."""
-        self.left -= planned.seconds
-        for cell in self.cells_of[planned.task.id]:
+    def _ended(self, task: Task, latest: str, trials: int = 0) -> None:
+        """Bring the counts of a task's cells up to date: it needs no further attempt."""
+        self.left -= self.seconds[task.id]
+        for cell in self.cells_of[task.id]:
             self.failed.discard(cell.id)
             if self.state.is_done(cell):
                 self.done.add(cell.id)
@@ -251,7 +240,7 @@ class _Run:
 
 
 def _gone(error: BaseException) -> ExecutorError:
-    """No fault of a task, so none is recorded: with its scheduler gone, every task would fail."""
+    """The error for an executor that is gone: no task is to blame, so no failure is recorded."""
     return ExecutorError(
         f"the executor is gone ({type(error).__name__}: {error}). What had ended is stored. Start "
         "it again and run the same command: it goes on from there."
@@ -264,8 +253,6 @@ def _title(task: Task) -> str:
 
 
 def _check_devices(study: Study) -> None:
-    """Refuse a device that this machine lacks before anything is computed."""
-    from etastar.machine import device_named
-
+    """Raise if this machine lacks a device, before anything is computed."""
     for name in sorted({cell.settings.device for cell in study.cells}):
         device_named(name, instead="cpu")

@@ -135,7 +135,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that is not a sound store of a version that is known here.
+    """Raise if a file is not a sound store of a version that is known here.
 
     Raises:
         StoreError: What is wrong with it, and what to do.
@@ -168,7 +168,7 @@ def check(path: Path) -> None:
 
 
 def _check_shape(path: Path) -> None:
-    """Refuse what SQLite itself would take for an empty file, or pad with zeros."""
+    """Raise if SQLite itself would take a file for an empty one, or pad it with zeros."""
     with path.open("rb") as file:
         start = file.read(SMALLEST)
         size = file.seek(0, os.SEEK_END)
@@ -184,14 +184,14 @@ def _check_shape(path: Path) -> None:
 
 
 def _log(path: Path, end: str) -> bool:
-    """Whether SQLite's log with this ending holds something, beside the file or a link's target."""
+    """Check if SQLite's log with this ending holds anything, beside the file or a link's target."""
     path = path.resolve()
     log = path.with_name(path.name + end)
     return log.exists() and log.stat().st_size > 0
 
 
 def _check_identities(path: Path, connection: sqlite3.Connection) -> None:
-    """Every specification must have the hash it had: results would belong to another one."""
+    """Raise if a specification has another hash than it had: its results would be another's."""
     for identity, text in connection.execute("SELECT id, json FROM specification"):
         if not (isinstance(text, str) and text.isascii() and digest(text) == identity):
             raise damaged(path, f"specification {identity} is not what it was")
@@ -277,7 +277,7 @@ def damaged(path: Path, reason: str) -> StoreError:
 
 
 def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
-    """What a failure of SQLite means for the user."""
+    """Translate a failure of SQLite into what it means for the user."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = None if code is None else code & 0xFF
     # our statements are right for a sound schema: an error in one means that it is not sound

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings
@@ -26,7 +28,8 @@ MOST_SEEDS = 10_000
 LONGEST_SHOWN = 80
 """Characters of a value that a message quotes."""
 
-Assignment = dict[str, Any]
+Assignment: TypeAlias = dict[str, tuple[str, Any]]
+"""By field, where in the file its value stands, and the value."""
 
 
 class Budget(BaseModel):
@@ -95,7 +98,7 @@ class Study:
 
     @classmethod
     def from_text(cls, text: str, path: str | Path = "study.toml") -> Study:
-        """The same for the text of a study file.
+        """Read and check the text of a study file.
 
         Args:
             text: TOML.
@@ -112,7 +115,7 @@ class Study:
         try:
             _check_integers(content, ())
             file = _study_file(content)
-            return cls(path, file, tuple(_Expansion(file).cells()))
+            return cls(path, file, tuple(_cells(file)))
         except ConfigError as error:
             raise ConfigError(f"study file {path}: {error}") from None
 
@@ -138,7 +141,7 @@ class Study:
 
 
 def _check_integers(value: Any, place: tuple[str | int, ...]) -> None:
-    """Refuse integers beyond the 64 bits of TOML, which nothing here could use."""
+    """Raise if an integer has more than the 64 bits of TOML: nothing here could use it."""
     if isinstance(value, dict):
         for key, part in value.items():
             _check_integers(part, (*place, key))
@@ -176,14 +179,11 @@ def _complaint(error: ValidationError) -> ConfigError:
     """The first complaint of pydantic about the top level, as one line with its dotted path."""
     first = error.errors()[0]
     *parents, last = first["loc"]
-    place = _dotted([*parents, last])
+    place = _dotted(first["loc"])
     if first["type"] == "extra_forbidden":
-        models: dict[tuple[Any, ...], type[BaseModel]] = {
-            (): StudyFile,
-            ("sharpness",): SharpnessSettings,
-            ("budget",): Budget,
-        }
-        return _unknown_key(place, str(last), models[tuple(parents)].model_fields)
+        tables: dict[str, type[BaseModel]] = {"sharpness": SharpnessSettings, "budget": Budget}
+        model = tables[str(parents[0])] if parents else StudyFile
+        return _unknown_key(place, str(last), model.model_fields)
     return _wrong_value(place, _TABLES.get(first["type"], first["msg"]), first["input"])
 
 
@@ -209,92 +209,77 @@ def _dotted(parts: Sequence[str | int]) -> str:
     return text
 
 
-class _Expansion:
-    """From the tables of a study file to its cells."""
+def _cells(file: StudyFile) -> list[Cell]:
+    """All cells of a file, each specification once.
 
-    def __init__(self, file: StudyFile) -> None:
-        self.file = file
-        self.base = {k: _checked("base", k, v) for k, v in file.base.items()}
-        self.filters = self._conditions(file.filter, "filter")
-
-    def cells(self) -> list[Cell]:
-        """All cells, each specification once.
-
-        Raises:
-            ConfigError: There are none, or too many.
-        """
-        if not self.file.grid and not self.file.cells:
-            raise ConfigError("neither [grid] nor [[cells]]: expected at least one of them.")
-        found: dict[str, Cell] = {}
-        for number, grid in enumerate(self.file.grid):
-            place = "grid" if len(self.file.grid) == 1 else f"grid[{number}]"
-            for cell in self._grid_cells(grid, place):
-                _merge(found, cell, place)
-        for number, values in enumerate(self.file.cells):
-            place = f"cells[{number}]"
-            given = {k: _checked(place, k, v) for k, v in values.items()}
-            for cell in self._kept([self._cell(given, place)], self.filters):
-                _merge(found, cell, place)
-        if not found:
-            raise ConfigError("filter leaves none of the [[cells]].")
-        return list(found.values())
-
-    def _grid_cells(self, grid: Mapping[str, Any], place: str) -> list[Cell]:
-        axes = [
-            list(_axis(f"{place}.{key}", key, values))
-            for key, values in grid.items()
-            if key != "filter"
+    Raises:
+        ConfigError: There are none, or too many, or something is wrong with one.
+    """
+    base = _assignment("base", file.base)
+    if not file.grid and not file.cells:
+        raise ConfigError("neither [grid] nor [[cells]]: expected at least one of them.")
+    filters = _conditions(file.filter, "filter")
+    found: dict[str, Cell] = {}
+    for number, grid in enumerate(file.grid):
+        place = "grid" if len(file.grid) == 1 else f"grid[{number}]"
+        own = filters + _conditions(grid.get("filter", []), f"{place}.filter")
+        cells = [
+            Cell(_settings(base, given, place), file.sharpness) for given in _product(grid, place)
         ]
-        if not axes:
-            raise ConfigError(
-                f"{place} is empty; expected at least one list of values, e.g. width = [32, 64]."
-            )
-        if (count := math.prod(map(len, axes))) > MOST_CELLS:
-            raise ConfigError(f"{place} has {count} cells; expected at most {MOST_CELLS}.")
-        own = grid.get("filter", [])
-        filters = self.filters + self._conditions(
-            [own] if isinstance(own, str) else own, f"{place}.filter"
-        )
-        candidates = []
-        for parts in itertools.product(*axes):
-            given: Assignment = {}
-            for part in parts:
-                if twice := given.keys() & part.keys():
-                    raise ConfigError(f"{place} names {min(twice)} twice.")
-                given |= part
-            candidates.append(self._cell(given, place))
-        kept = list(self._kept(candidates, filters))
+        kept = [cell for cell in cells if all(c.holds(cell.fields) for c in own)]
         if not kept:
-            raise ConfigError(_contradiction(place, candidates, filters))
-        return kept
-
-    def _cell(self, given: Assignment, place: str) -> Cell:
-        """One cell from its own values and the base."""
-        try:
-            settings = Settings.model_validate({**self.base, **given})
-        except ValidationError as error:
-            first = error.errors()[0]
-            # single values were checked on their own: only combinations can be wrong here
-            reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
-            shown = ", ".join(f"{k} = {v!r}" for k, v in given.items()) or "base alone"
-            raise ConfigError(f"{place}, at {shown}: {reason}.") from None
-        return Cell(settings, self.file.sharpness)
-
-    def _conditions(self, texts: Any, place: str) -> list[Condition]:
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise _wrong_value(place, "must be a condition or a list of conditions", texts)
-        return [
-            Condition.parse(text, f"{place}[{number}]", Settings.model_fields)
-            for number, text in enumerate(texts)
-        ]
-
-    def _kept(self, cells: Iterable[Cell], filters: Sequence[Condition]) -> Iterator[Cell]:
-        for cell in cells:
-            if all(condition.holds(cell.fields) for condition in filters):
-                yield cell
+            raise ConfigError(_contradiction(place, cells, own))
+        for cell in kept:
+            _merge(found, cell, place)
+    for number, values in enumerate(file.cells):
+        place = f"cells[{number}]"
+        cell = Cell(_settings(base, _assignment(place, values), place), file.sharpness)
+        if all(condition.holds(cell.fields) for condition in filters):
+            _merge(found, cell, place)
+    if not found:
+        raise ConfigError("filter leaves none of the [[cells]].")
+    return list(found.values())
 
 
-def _axis(place: str, key: str, values: Any) -> Iterator[Assignment]:
+def _conditions(texts: Any, place: str) -> list[Condition]:
+    """Parse the condition or conditions of a `filter`."""
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _wrong_value(place, "must be a condition or a list of conditions", texts)
+    return [
+        Condition.parse(text, f"{place}[{number}]", Settings.model_fields)
+        for number, text in enumerate(texts)
+    ]
+
+
+def _assignment(place: str, values: Mapping[str, Any]) -> Assignment:
+    """The values of `base` or of one of the `cells`."""
+    for key, value in values.items():
+        if key not in Settings.model_fields:
+            raise _unknown_key(f"{place}.{key}", key, Settings.model_fields)
+        if isinstance(value, list):
+            message = "must be one value; lists belong in [grid]"
+            raise _wrong_value(f"{place}.{key}", message, value)
+    return {key: (f"{place}.{key}", value) for key, value in values.items()}
+
+
+def _product(grid: Mapping[str, Any], place: str) -> Iterator[Assignment]:
+    """The Cartesian product of a grid's axes."""
+    axes = [_axis(f"{place}.{key}", key, grid[key]) for key in grid if key != "filter"]
+    if not axes:
+        raise ConfigError(
+            f"{place} is empty; expected at least one list of values, e.g. width = [32, 64]."
+        )
+    if (count := math.prod(map(len, axes))) > MOST_CELLS:
+        raise ConfigError(f"{place} has {count} cells; expected at most {MOST_CELLS}.")
+    names = [name for axis in axes for name in axis[0]]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{place} names {min(twice)} twice.")
+    for parts in itertools.product(*axes):
+        yield {name: value for part in parts for name, value in part.items()}
+
+
+def _axis(place: str, key: str, values: Any) -> list[Assignment]:
     """The assignments of one key of a grid: `width = [...]`, or `"width,depth" = [[..], [..]]`."""
     names = [name.strip() for name in key.split(",")]
     for name in names:
@@ -302,50 +287,51 @@ def _axis(place: str, key: str, values: Any) -> Iterator[Assignment]:
             raise _unknown_key(place, name, Settings.model_fields)
     if len(set(names)) < len(names):
         raise ConfigError(f"{place} names a field twice.")
-    if not isinstance(values, list):
-        values = [values]
+    values = values if isinstance(values, list) else [values]
     if not values:
         raise ConfigError(f"{place} is an empty list; expected at least one value.")
+    found = []
     for number, value in enumerate(values):
-        if len(names) == 1:
-            yield {key.strip(): _checked_value(f"{place}[{number}]", names[0], value)}
-            continue
-        if not isinstance(value, list) or len(value) != len(names):
+        parts = value if len(names) > 1 else [value]
+        if not isinstance(parts, list) or len(parts) != len(names):
             raise _wrong_value(f"{place}[{number}]", f"must be a list of {len(names)}", value)
-        yield {
-            name: _checked_value(f"{place}[{number}]", name, part)
-            for name, part in zip(names, value, strict=True)
-        }
+        found.append({n: (f"{place}[{number}]", v) for n, v in zip(names, parts, strict=True)})
+    return found
 
 
-def _checked(place: str, key: str, value: Any) -> Any:
-    """A value of `base` or `cells`, its key checked too."""
-    if key not in Settings.model_fields:
-        raise _unknown_key(f"{place}.{key}", key, Settings.model_fields)
-    if isinstance(value, list):
-        raise _wrong_value(f"{place}.{key}", "must be one value; lists belong in [grid]", value)
-    return _checked_value(f"{place}.{key}", key, value)
+def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
+    """The settings of one cell, from its own values and the base.
 
-
-def _checked_value(place: str, key: str, value: Any) -> Any:
-    """A value that this field of `Settings` may have, whatever the others are."""
-    from etastar.data import DATASETS
-
+    Raises:
+        ConfigError: Names the place of the value that is wrong, or of a grid whose values do not
+            go together.
+    """
+    both = base | given
     try:
-        Settings.model_validate({key: value})
+        settings = Settings.model_validate({name: value for name, (_, value) in both.items()})
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"]:
-            raise _wrong_value(place, first["msg"], value) from None
-        if first["type"] != "value_error" or "start_lr must be below" not in first["msg"]:
-            raise ConfigError(f"{place}: {first['ctx']['error']}.") from None
-    if key == "dataset" and value not in DATASETS:
-        raise ConfigError(f"{place}: {unknown_name('dataset', value, DATASETS)}")
-    if key == "threshold" and not 0 < value <= 1:
-        raise _wrong_value(place, "must be above 1/classes and at most 1", value)
-    if key == "seeds" and value > MOST_SEEDS:
-        raise _wrong_value(place, f"must be at most {MOST_SEEDS}", value)
-    return value
+            at, value = both[str(first["loc"][0])]
+            raise _wrong_value(at, first["msg"], value) from None
+        reason = str(first["ctx"]["error"])
+        named = Settings.model_fields.keys() & set(re.findall(r"\w+", reason))
+        if len(named) == 1:
+            raise ConfigError(f"{both[named.pop()][0]}: {reason}.") from None
+        shown = ", ".join(f"{name} = {value!r}" for name, (_, value) in given.items())
+        raise ConfigError(f"{place}, at {shown or 'base alone'}: {reason}.") from None
+    try:
+        settings = settings.bracketing()
+    except ConfigError as error:
+        raise ConfigError(f"{both['strategy'][0]}: {error}") from None
+    for name, (at, value) in both.items():
+        if name == "dataset" and value not in DATASETS:
+            raise ConfigError(f"{at}: {unknown_name('dataset', value, DATASETS)}")
+        if name == "threshold" and not 0 < value <= 1:
+            raise _wrong_value(at, "must be above 1/classes and at most 1", value)
+        if name == "seeds" and value > MOST_SEEDS:
+            raise _wrong_value(at, f"must be at most {MOST_SEEDS}", value)
+    return settings
 
 
 def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
@@ -361,11 +347,11 @@ def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
                 "gap."
             )
         update = {"first_seed": first, "seeds": last - first}
-        found[cell.id] = Cell(other.settings.model_copy(update=update), other.sharpness)
+        found[cell.id] = replace(other, settings=other.settings.model_copy(update=update))
 
 
 def _contradiction(place: str, cells: Sequence[Cell], filters: Sequence[Condition]) -> str:
-    """Which conditions leave nothing of a grid."""
+    """The error for a grid of which the filters leave nothing: how much each leaves alone."""
     alone = [
         f"{c.place} {c.text!r} alone leaves {sum(c.holds(cell.fields) for cell in cells)}"
         for c in filters

@@ -11,17 +11,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import TaskKind
-from etastar.study.lock import StoreLock
+from etastar.study.lock import locked
 from etastar.study.results import LambdaResult, LrResult, Results
 from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
 
@@ -50,12 +49,7 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -90,7 +84,7 @@ class Store:
         return dict(self.rows("SELECT id, error FROM failure JOIN specification ON key = cell"))
 
     def resolved(self) -> dict[str, dict[str, Any]]:
-        """What every specification came to: recipe, criterion and provenance."""
+        """The record of every specification on its data: recipe, criterion and provenance."""
         query = "SELECT id, resolved FROM specification WHERE resolved IS NOT NULL"
         with self.decoded():
             return {identity: json.loads(text) for identity, text in self.rows(query)}
@@ -113,7 +107,7 @@ class Store:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a name that no store can have.
+    """Raise if a name is none that a store can have.
 
     Raises:
         ConfigError: Its folder does not exist, or it is a folder, or not a name for a file.
@@ -136,7 +130,7 @@ class StoreWriter(Store):
 
     Args:
         path: The file.
-        wait: Wait for another process that is writing it; otherwise refuse.
+        wait: Wait for another process that is writing it; otherwise raise.
         on_wait: Called once before waiting, with who is writing.
 
     Raises:
@@ -148,14 +142,15 @@ class StoreWriter(Store):
         self, path: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
     ) -> None:
         check_place(path)
-        self._lock = StoreLock(path, wait=wait, on_wait=on_wait)
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(path, wait=wait, on_wait=on_wait))
         self._writing = threading.RLock()
         self._buffer: list[tuple[Any, ...]] = []
         self._flushed = time.monotonic()
         try:
             super().__init__(path)
         except BaseException:
-            self._lock.release()
+            self._lock.close()
             raise
 
     def _connect(self) -> sqlite3.Connection:
@@ -167,7 +162,7 @@ class StoreWriter(Store):
             self.flush()
         finally:
             super().close()
-            self._lock.release()
+            self._lock.close()
 
     def specify(self, identity: str, kind: TaskKind, specification: str) -> int:
         """Record a specification; returns its key."""

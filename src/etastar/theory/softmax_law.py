@@ -209,19 +209,18 @@ def _top(product: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, Te
     """Largest eigenvalue of each operator `[r]` and its vector `[r, P]`: batched Lanczos."""
     import torch
 
-    from etastar.curvature.lanczos import KrylovSpaces
+    from etastar.curvature.lanczos import KrylovSpaces, lanczos
 
-    spaces = KrylovSpaces(start, min(CAPACITY, start.shape[1]))
-    for step in range(1, min(STEPS, start.shape[1]) + 1):
-        if spaces.size == spaces.capacity:
-            values, coordinates, _ = spaces.ritz()
-            kept = spaces.capacity // 2
-            spaces.restart(values[:, -kept:], coordinates[:, :, -kept:])
-        spaces.expand(product(spaces.direction))
-        if step % 2 == 0 or step == start.shape[1]:
-            values, coordinates, estimates = spaces.ritz()
-            if (estimates[:, -1] <= TOL * values[:, -1]).all():
-                break
+    size = start.shape[1]
+    spaces = KrylovSpaces(start, min(CAPACITY, size))
+
+    def ended(step: int) -> bool:
+        if step % 2 and step < size:
+            return False
+        values, _, estimates = spaces.ritz()
+        return bool((estimates[:, -1] <= TOL * values[:, -1]).all())
+
+    lanczos(spaces, product, ended, steps=min(STEPS, size))
     values, coordinates, _ = spaces.ritz()
     top = torch.as_tensor(values[:, -1]).float().clamp(min=0)
     return top, spaces.vectors(coordinates[:, :, -1:])[:, 0]

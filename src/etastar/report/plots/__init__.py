@@ -8,7 +8,6 @@ from etastar.report.plots import (
     lambda1_law,
     predicted,
     residual_map,
-    spent,
     success,
 )
 from etastar.report.plots.base import Drawing, Figure
@@ -20,7 +19,6 @@ FIGURES: dict[str, Figure] = {
     "lambda1-law": Figure("λ₁ against depth × width", lambda1_law.make),
     "eta-lambda1": Figure("η* against λ₁", eta_sharpness.make),
     "prediction": Figure("Predicted against measured", predicted.make),
-    "cost": Figure("What it took", spent.make),
 }
 """By the name of their files, in the order of the page."""
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etastar.report.chart import BoolArray, Chart, FloatArray, IntArray, Points
+from etastar.report.chart import Chart, FloatArray, IntArray, Points
 from etastar.report.draw_matplotlib import draw, save_charts
 from etastar.report.draw_plotly import interactive
 from etastar.report.evidence import Family, Group
 from etastar.report.style import SERIES, SHAPES, for_plain_text, number
-from etastar.scaling import Response
+from etastar.scaling import CellEstimates, Response
 from etastar.study.export import Columns
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _NORMAL_95 = 1.959964
 """Half-width of a 95 % interval of a normal law, in standard deviations."""
-_LAMBDA1 = {"lambda1": "value", "lambda1_low": "low", "lambda1_high": "high"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,74 +102,62 @@ class Figure:
         return save_charts(drawing.charts, Path(stem), caption=for_plain_text(drawing.caption))
 
 
-@dataclass(frozen=True, eq=False)
-class Medians:
-    """Medians of one response over the networks of a group, `[M]`.
+def medians(group: Group, response: Response = "eta_star") -> CellEstimates | None:
+    """Medians of η* or λ1 over the networks of a group; None if it has none."""
+    found = group.estimates(response)
+    return None if isinstance(found, str) else found
 
-    Attributes:
-        width, depth: Of the networks.
-        ids: Hashes of the cells.
-        value: Median over seeds; NaN where the median seed is not determined.
-        low, high: Its 95 % interval, from the spread over seeds and the brackets' width.
-        used: Whether the median is known.
-        bound: Lower bound where the median seed trained at the top of the range, else NaN.
-        seeds, bracketed, all_trained, none_trained: Counts of seeds.
+
+def ends(found: CellEstimates) -> tuple[FloatArray, FloatArray]:
+    """95 % intervals of the medians, from the spread over seeds and the brackets' width, `[M]`."""
+    half = _NORMAL_95 * np.sqrt(found.variance)
+    return np.exp(found.value - half), np.exp(found.value + half)
+
+
+def marks(
+    family: Family,
+    group: Group,
+    found: CellEstimates,
+    which: IntArray,
+    symbol: str,
+    label: str,
+    extra: Sequence[str] = (),
+) -> Points:
+    """The medians of the networks with these indices against n·L.
+
+    Args:
+        family: Decides the colour and shape of the group's κ.
+        group: The group.
+        found: Its medians.
+        which: Indices of networks, `[P]`.
+        symbol: What the pointer calls the median.
+        label: In the legend, after the group's κ.
+        extra: A line for each of these networks that the pointer shows too, `[P]`.
     """
-
-    width: FloatArray
-    depth: FloatArray
-    ids: list[str]
-    value: FloatArray
-    low: FloatArray
-    high: FloatArray
-    used: BoolArray
-    bound: FloatArray
-    seeds: FloatArray
-    bracketed: FloatArray
-    all_trained: FloatArray
-    none_trained: FloatArray
-
-    @property
-    def size(self) -> FloatArray:
-        """n·L."""
-        return self.width * self.depth
-
-    def hover(self, symbol: str, which: IntArray, extra: Sequence[str] = ()) -> list[str]:
-        """What the pointer shows of the networks with these indices; `extra` one line for each."""
-        lines = []
-        for place, i in enumerate(which):
-            value = f"{symbol} {number(self.value[i])}"
-            if np.isfinite(self.low[i]):
-                value += f" [{number(self.low[i])}, {number(self.high[i])}]"
-            if not self.used[i]:
-                value = f"{symbol} above {number(self.bound[i])}"
-            more = f"<br>{extra[place]}" if extra else ""
-            lines.append(
-                f"<b>{self.width[i]:g} × {self.depth[i]:g}</b><br>{value}{more}<br>"
-                f"{self.seeds[i]:.0f} seeds<br>cell {self.ids[i]}"
-            )
-        return lines
-
-
-def medians(group: Group, response: Response = "eta_star") -> Medians | None:
-    """Medians of η* or λ1 of a group; None if it has none."""
-    table, estimates = group.table.value, group.estimates(response).value
-    if table is None or estimates is None:
-        return None
-    half = _NORMAL_95 * np.sqrt(estimates.variance)
-    return Medians(
-        width=table.width,
-        depth=table.depth,
-        ids=[group.cell_id(n, d) for n, d in zip(table.width, table.depth, strict=True)],
-        value=np.exp(estimates.value),
-        low=np.exp(estimates.value - half),
-        high=np.exp(estimates.value + half),
-        used=estimates.used,
-        bound=np.exp(estimates.bound),
-        seeds=np.bincount(table.cell, minlength=len(table)).astype(float),
-        bracketed=estimates.bracketed.astype(float),
-        all_trained=estimates.all_trained.astype(float),
-        none_trained=estimates.none_trained.astype(float),
+    kappa = f"κ = {group.kappa:g}"
+    low, high = ends(found)
+    texts = []
+    for place, i in enumerate(which):
+        if found.used[i]:
+            value = f"{number(np.exp(found.value[i]))} [{number(low[i])}, {number(high[i])}]"
+        else:
+            value = f"above {number(np.exp(found.bound[i]))}"
+        more = f"<br>{extra[place]}" if len(extra) else ""
+        texts.append(
+            f"<b>{found.width[i]:g} × {found.depth[i]:g}</b><br>{kappa}, {symbol} {value}{more}<br>"
+            f"{found.informative[i]:.0f} seeds<br>cell "
+            f"{group.cell_id(found.width[i], found.depth[i])}"
+        )
+    colour, shape = series(family, group)
+    return Points(
+        (found.width * found.depth)[which],
+        np.exp(found.value[which]),
+        colour,
+        f"{kappa}: {label}",
+        shape,
+        y_low=low[which],
+        y_high=high[which],
+        hover=texts,
     )
 
 
@@ -199,33 +186,44 @@ def network_rows(groups: Sequence[Group], *, lambda1: bool = False) -> Columns:
     """
     records = []
     for group in groups:
-        eta, sharp = medians(group), medians(group, "lambda1") if lambda1 else None
-        if eta is None:
+        if (eta := medians(group)) is None:
             continue
-        short = group.budget_share()
-        for i in range(len(eta.width)):
-            record: dict[str, Any] = {
-                "width": int(eta.width[i]),
-                "depth": int(eta.depth[i]),
-                "input_lr_ratio": group.kappa,
-                "loss": group.loss,
-                "dataset": group.rows["dataset"][0],
-                "seeds": int(eta.seeds[i]),
-                "bracketed": int(eta.bracketed[i]),
-                "all_trained": int(eta.all_trained[i]),
-                "none_trained": int(eta.none_trained[i]),
-                "ended_by_budget": plain(short[i]),
-                "eta_star": plain(eta.value[i]),
-                "eta_star_low": plain(eta.low[i]),
-                "eta_star_high": plain(eta.high[i]),
-                "eta_star_above": plain(eta.bound[i]),
-            }
-            if lambda1:
-                for name, field in _LAMBDA1.items():
-                    record[name] = plain(getattr(sharp, field)[i]) if sharp else None
-            record["cell"] = eta.ids[i]
-            records.append(record)
+        sharp = medians(group, "lambda1") if lambda1 else None
+        numbers = {
+            "ended_by_budget": group.budget_share(),
+            "eta_star": np.exp(eta.value),
+            **dict(zip(("eta_star_low", "eta_star_high"), ends(eta), strict=True)),
+            "eta_star_above": np.exp(eta.bound),
+        }
+        if lambda1:
+            unknown = np.full(len(eta.width), np.nan)
+            low, high = ends(sharp) if sharp else (unknown, unknown)
+            numbers |= {"lambda1": np.exp(sharp.value) if sharp else unknown}
+            numbers |= {"lambda1_low": low, "lambda1_high": high}
+        for i, (n, d) in enumerate(zip(eta.width, eta.depth, strict=True)):
+            records.append(
+                {
+                    **identity(group, n, d),
+                    "seeds": int(eta.informative[i]),
+                    "bracketed": int(eta.bracketed[i]),
+                    "all_trained": int(eta.all_trained[i]),
+                    "none_trained": int(eta.none_trained[i]),
+                    **{name: plain(values[i]) for name, values in numbers.items()},
+                    "cell": group.cell_id(n, d),
+                }
+            )
     return columns_of(records)
+
+
+def identity(group: Group, width: float, depth: float) -> dict[str, Any]:
+    """The columns that every figure's rows begin with."""
+    return {
+        "width": int(width),
+        "depth": int(depth),
+        "input_lr_ratio": group.kappa,
+        "loss": group.loss,
+        "dataset": str(group.cells[0].fields["dataset"]),
+    }
 
 
 def columns_of(records: Sequence[dict[str, Any]]) -> Columns:

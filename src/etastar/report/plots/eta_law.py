@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from etastar.report.chart import Line, Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, series
+from etastar.report.plots.base import Drawing, marks, medians, network_rows, per_loss
 from etastar.report.style import count, fixed, interval
 from etastar.scaling import PowerLawFit
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
+    """Draw a family: see the module."""
     charts = per_loss(
         family,
         lambda group: _layers(family, group),
@@ -25,8 +26,8 @@ def make(family: Family) -> Drawing:
     missing = ""
     if lost:
         missing = (
-            f"{count(lost, 'network')} of which more than half of the seeds trained nowhere in "
-            "the range cannot be drawn."
+            f"{count(lost, 'network')} whose median seed trains nowhere cannot be drawn: η* is "
+            "below the range."
         )
     if not charts:
         missing = "No network has a bracketed η*, so there is nothing to draw."
@@ -43,9 +44,9 @@ _CAPTION = (
 )
 
 
-def law_text(fit: PowerLawFit | None, symbol: str = "η*") -> str:
+def law_text(fit: PowerLawFit | str, symbol: str = "η*") -> str:
     """`η* ∝ (nL)^{−0.62} [−0.70, −0.54], R² 0.82`."""
-    if fit is None:
+    if isinstance(fit, str):
         return "no law (too few networks)"
     exponent = fit["product"]
     return (
@@ -62,46 +63,23 @@ def law_line(fit: PowerLawFit, colour: str) -> Line:
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
-    found, fit = medians(group), group.law("product").value
+    found, fit = medians(group), group.law("product")
     if found is None or not (found.used.any() or np.isfinite(found.bound).any()):
         return []
-    colour, shape = series(family, group)
     short = group.budget_share()
     used = np.flatnonzero(found.used)
     # filled ones first: plotly's legend shows the mark of the first
     used = used[np.argsort(short[used] > 0.5, kind="stable")]
-    bounded = np.flatnonzero(np.isfinite(found.bound) & ~found.used)
-    layers: list[Points | Line] = [
-        Points(
-            found.size[used],
-            found.value[used],
-            label=f"κ = {group.kappa:g}: {law_text(fit)}",
-            hollow=short[used] > 0.5,
-            y_low=found.low[used],
-            y_high=found.high[used],
-            hover=found.hover(
-                f"κ = {group.kappa:g}, η*",
-                used,
-                [f"{100 * share:.0f} % of brackets end by the budget" for share in short[used]],
-            ),
-            colour=colour,
-            shape=shape,
-        )
-    ]
-    if len(bounded):
-        layers.append(
-            Points(
-                found.size[bounded],
-                found.bound[bounded],
-                colour,
-                f"κ = {group.kappa:g}: at least this ({count(len(bounded), 'network')})",
-                shape="up",
-                hollow=np.ones(len(bounded), dtype=bool),
-                hover=found.hover(f"κ = {group.kappa:g}, η*", bounded),
-            )
-        )
-    if fit is not None:
-        layers.append(law_line(fit, colour))
+    shares = [f"{100 * share:.0f} % of brackets end by the budget" for share in short[used]]
+    points = marks(family, group, found, used, "η*", law_text(fit), shares)
+    layers: list[Points | Line] = [replace(points, hollow=short[used] > 0.5)]
+    if len(above := np.flatnonzero(np.isfinite(found.bound) & ~found.used)):
+        label = f"at least this ({count(len(above), 'network')})"
+        bounded = marks(family, group, found, above, "η*", label)
+        hollow, bound = np.ones(len(above), dtype=bool), np.exp(found.bound[above])
+        layers.append(replace(bounded, y=bound, y_low=None, y_high=None, shape="up", hollow=hollow))
+    if not isinstance(fit, str):
+        layers.append(law_line(fit, points.colour))
     return layers
 
 

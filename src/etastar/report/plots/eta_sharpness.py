@@ -9,7 +9,15 @@ import numpy as np
 
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, medians, network_rows, per_loss, sentence, series
+from etastar.report.plots.base import (
+    Drawing,
+    ends,
+    marks,
+    medians,
+    network_rows,
+    per_loss,
+    sentence,
+)
 from etastar.report.plots.lambda1_law import NOTHING
 from etastar.report.style import MUTED, count, fixed, interval, number
 from etastar.scaling import SlopeFit
@@ -17,7 +25,7 @@ from etastar.scaling.slope import LEAST_POINTS
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
+    """Draw a family: see the module."""
     if not any(medians(group, "lambda1") for group in family.groups):
         return Drawing([], {}, _CAPTION, NOTHING)
     charts = per_loss(
@@ -30,7 +38,7 @@ def make(family: Family) -> Drawing:
     reasons = [
         f"No slope for {group.name}: {_why(group)}"
         for group in family.groups
-        if group.slope.value is None
+        if isinstance(group.slope, str)
     ]
     return Drawing(charts, network_rows(family.groups, lambda1=True), _CAPTION, " ".join(reasons))
 
@@ -51,51 +59,32 @@ def _why(group: Group) -> str:
     both = int((eta.used & sharp.used).sum())
     if both < LEAST_POINTS:
         return f"{count(both, 'network')} with known η* and λ₁; at least {LEAST_POINTS} are needed."
-    return sentence(group.slope.reason)
+    return sentence(str(group.slope))
 
 
-def slope_text(fit: SlopeFit | None) -> str:
+def slope_text(fit: SlopeFit | str) -> str:
     """`slope −0.62 [−0.70, −0.54], −1 excluded`."""
-    if fit is None:
+    if isinstance(fit, str):
         return "no slope"
-    low, high = slope_interval(fit)
+    low, high = fit.corrected.widest
     verdict = "−1 excluded" if fit.excludes(-1.0) else "−1 not excluded"
     return f"slope {fixed(fit.corrected.value)} {interval(low, high)}, {verdict}"
-
-
-def slope_interval(fit: SlopeFit) -> tuple[float, float]:
-    """The wider of both intervals on each side: what `excludes` judges by."""
-    slope = fit.corrected
-    return min(slope.low, slope.bootstrap[0]), max(slope.high, slope.bootstrap[1])
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     eta, sharp = medians(group), medians(group, "lambda1")
     if eta is None or sharp is None or not (both := eta.used & sharp.used).any():
         return []
-    (colour, shape), fit = series(family, group), group.slope.value
-    layers: list[Points | Line] = [
-        Points(
-            sharp.value[both],
-            eta.value[both],
-            label=f"κ = {group.kappa:g}: {slope_text(fit)}",
-            x_low=sharp.low[both],
-            x_high=sharp.high[both],
-            y_low=eta.low[both],
-            y_high=eta.high[both],
-            hover=eta.hover(
-                f"κ = {group.kappa:g}, η*",
-                np.flatnonzero(both),
-                [f"λ₁ {number(value)}" for value in sharp.value[both]],
-            ),
-            colour=colour,
-            shape=shape,
-        )
-    ]
-    if fit is not None:
-        x = np.array([sharp.value[both].min(), sharp.value[both].max()])
-        y = np.exp(fit.intercept + fit.corrected.value * np.log(x))
-        layers.append(Line(x, y, colour))
+    fit, which = group.slope, np.flatnonzero(both)
+    x = np.exp(sharp.value[which])
+    low, high = (end[which] for end in ends(sharp))
+    shown = [f"λ₁ {number(value)}" for value in x]
+    points = marks(family, group, eta, which, "η*", slope_text(fit), shown)
+    layers: list[Points | Line] = [replace(points, x=x, x_low=low, x_high=high)]
+    if not isinstance(fit, str):
+        span = np.array([x.min(), x.max()])
+        y = np.exp(fit.intercept + fit.corrected.value * np.log(span))
+        layers.append(Line(span, y, points.colour))
     return layers
 
 

@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.report.bounds import Bounds, bounds_of
+from etastar.report.bounds import bounds_of
 from etastar.report.chart import Line, Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import (
-    Drawing,
-    medians,
-    network_rows,
-    per_loss,
-    series,
-)
+from etastar.report.plots.base import Drawing, marks, medians, network_rows, per_loss
 from etastar.report.plots.eta_law import law_line, law_text
 from etastar.report.style import listed, number
+
+if TYPE_CHECKING:
+    from etastar.theory.sharpness_bounds import SharpnessBounds
 
 NOTHING = "The study has not measured λ1 (sharpness = true in the study file measures it)."
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
+    """Draw a family: see the module."""
     if not any(medians(group, "lambda1") for group in family.groups):
         return Drawing([], {}, _CAPTION, NOTHING)
-    bounds = bounds_of(family)
+    values, means, refused = bounds_of(family)
     charts = per_loss(
         family,
-        lambda group: _layers(family, group, bounds),
+        lambda group: _layers(family, group, values),
         x_label="width × depth, n·L",
         y_label="λ₁ at initialisation",
     )
     rows = network_rows(family.groups, lambda1=True)
     for name in _IN_ROWS:
-        rows[name] = [getattr(bounds.values.get(cell), name, None) for cell in rows["cell"]]
-    note = ""
-    if bounds.values:
+        rows[name] = [getattr(values.get(cell), name, None) for cell in rows["cell"]]
+    note = missing = ""
+    if values:
+        inside = sum(b.lower <= means[cell] <= b.upper for cell, b in values.items())
+        labels = [
+            f"the {side} bounds are {' or '.join(said)}"
+            for side in ("lower", "upper")
+            for said in [sorted({getattr(b, f"{side}_label") for b in values.values()})]
+        ]
         note = (
-            f" Here {listed(bounds.labels)}. The measured mean of λ₁ of the Gauss-Newton matrix "
-            f"over seeds lies within for {bounds.inside} of {len(bounds.values)} networks."
+            f" Here {listed(labels)}. The measured mean of λ₁ of the Gauss-Newton matrix "
+            f"over seeds lies within for {inside} of {len(values)} networks."
         )
-    return Drawing(charts, rows, _CAPTION + note, _missing(bounds))
-
-
-def _missing(bounds: Bounds) -> str:
-    if bounds.reason:
-        return f"Drawn without bounds: {bounds.reason}"
-    if len(bounds.values) < bounds.networks:
-        return (
-            f"Bounds are computed for {len(bounds.values)} of {bounds.networks} networks, spread "
+    if refused:
+        missing = f"Drawn without bounds: {refused}"
+    elif len(values) < len(means):
+        missing = (
+            f"Bounds are computed for {len(values)} of {len(means)} networks, spread "
             "evenly over n·L."
         )
-    return ""
+    return Drawing(charts, rows, _CAPTION + note, missing)
 
 
 _IN_ROWS = (
@@ -71,43 +71,24 @@ _CAPTION = (
 )
 
 
-def _layers(family: Family, group: Group, bounds: Bounds) -> Sequence[Points | Line]:
+def _layers(
+    family: Family, group: Group, bounds: Mapping[str, SharpnessBounds]
+) -> Sequence[Points | Line]:
     found = medians(group, "lambda1")
     if found is None or not found.used.any():
         return []
-    fit = group.law("product", "lambda1").value
-    (colour, shape), used = series(family, group), found.used
-    layers: list[Points | Line] = [
-        Points(
-            found.size[used],
-            found.value[used],
-            label=f"κ = {group.kappa:g}: {law_text(fit, 'λ₁')}",
-            y_low=found.low[used],
-            y_high=found.high[used],
-            hover=found.hover(f"κ = {group.kappa:g}, λ₁", np.flatnonzero(used)),
-            colour=colour,
-            shape=shape,
+    fit, used = group.law("product", "lambda1"), np.flatnonzero(found.used)
+    points = marks(family, group, found, used, "λ₁", law_text(fit, "λ₁"))
+    layers: list[Points | Line] = [points]
+    if not isinstance(fit, str):
+        layers.append(law_line(fit, points.colour))
+    ids = [group.cell_id(found.width[i], found.depth[i]) for i in used]
+    known = np.array([identity in bounds for identity in ids])
+    for side in ("lower", "upper") if known.any() else ():
+        values = [(i, getattr(bounds[i], side)) for i in ids if i in bounds]
+        hover = [f"{side} bound {number(value)}<br>cell {i}" for i, value in values]
+        y = np.array([value for _, value in values])
+        layers.append(
+            Points(points.x[known], y, points.colour, shape="dash", hover=hover, size=6.0)
         )
-    ]
-    if fit is not None:
-        layers.append(law_line(fit, colour))
-    for side in ("lower", "upper"):
-        known = np.array([identity in bounds.values for identity in found.ids]) & used
-        if known.any():
-            values = np.array(
-                [getattr(bounds.values[found.ids[i]], side) for i in np.flatnonzero(known)]
-            )
-            layers.append(
-                Points(
-                    found.size[known],
-                    values,
-                    colour,
-                    shape="dash",
-                    hover=[
-                        f"{side} bound {number(value)}<br>cell {found.ids[i]}"
-                        for i, value in zip(np.flatnonzero(known), values, strict=True)
-                    ],
-                    size=6.0,
-                )
-            )
     return layers

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from etastar.report.chart import Chart, Line, Points
-from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group, HeldOutCells
-from etastar.report.plots.base import Drawing, columns_of, sentence, series
+from etastar.report.chart import Chart, FloatArray, Line, Points
+from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group
+from etastar.report.plots.base import Drawing, columns_of, identity, sentence, series
 from etastar.report.style import MUTED, number, percent
+from etastar.scaling import HeldOut
 
 _ROOM = 8.0
 """Bars that reach further than this factor from the points run out of the picture."""
@@ -18,7 +19,7 @@ FORM_NAMES = {"product": "one exponent, a·(nL)^{b}", "separate": "separate expo
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
+    """Draw a family: see the module."""
     charts = [
         chart
         for loss in family.losses
@@ -26,10 +27,10 @@ def make(family: Family) -> Drawing:
         if (chart := _chart(family, loss, form))
     ]
     reasons = [
-        f"No prediction for {group.name} with {FORM_NAMES[form]}: {sentence(found.reason)}"
+        f"No prediction for {group.name} with {FORM_NAMES[form]}: {sentence(found)}"
         for group in family.groups
         for form in LAW_FORMS
-        if (found := group.held_out(form)).value is None
+        if isinstance(found := group.held_out(form), str)
     ]
     return Drawing(charts, columns_of(_rows(family)), _CAPTION, " ".join(reasons))
 
@@ -48,7 +49,7 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
     points = [
         _points(family, group, found)
         for group in family.of_loss(loss)
-        if (found := group.held_out(form).value) is not None
+        if not isinstance(found := group.held_out(form), str)
     ]
     if not points:
         return None
@@ -67,18 +68,17 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
     )
 
 
-def _points(family: Family, group: Group, found: HeldOutCells) -> Points:
-    held = found.summary
+def _points(family: Family, group: Group, found: HeldOut) -> Points:
     colour, shape = series(family, group)
+    columns = _columns(found)
     return Points(
-        found.measured,
-        found.predicted,
+        *columns[2:4],
         label=(
-            f"κ = {group.kappa:g}: off by {percent(held.median_error)}, "
-            f"{percent(held.coverage)} inside, of {held.test}"
+            f"κ = {group.kappa:g}: off by {percent(found.median_error)}, "
+            f"{percent(found.coverage)} inside, of {found.test}"
         ),
-        y_low=found.low,
-        y_high=found.high,
+        y_low=columns[4],
+        y_high=columns[5],
         hover=[
             f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>"
             f"predicted {number(predicted)} [{number(low)}, {number(high)}]<br>"
@@ -90,19 +90,21 @@ def _points(family: Family, group: Group, found: HeldOutCells) -> Points:
     )
 
 
-def _zipped(found: HeldOutCells) -> Sequence[tuple[float, ...]]:
-    columns = found.width, found.depth, found.measured, found.predicted, found.low, found.high
-    return [tuple(map(float, values)) for values in zip(*columns, strict=True)]
+def _columns(found: HeldOut) -> tuple[FloatArray, ...]:
+    """Width, depth, measured and predicted η*, and both ends of the interval, each `[test]`."""
+    centre, half = found.log_predicted, found.half
+    logs = (found.log_measured, centre, centre - half, centre + half)
+    return found.width, found.depth, *map(np.exp, logs)
+
+
+def _zipped(found: HeldOut) -> Sequence[tuple[float, ...]]:
+    return [tuple(map(float, values)) for values in zip(*_columns(found), strict=True)]
 
 
 def _rows(family: Family) -> list[dict[str, Any]]:
     return [
         {
-            "width": int(n),
-            "depth": int(d),
-            "input_lr_ratio": group.kappa,
-            "loss": group.loss,
-            "dataset": group.rows["dataset"][0],
+            **identity(group, n, d),
             "form": form,
             "measured": measured,
             "predicted": predicted,
@@ -113,6 +115,6 @@ def _rows(family: Family) -> list[dict[str, Any]]:
         }
         for group in family.groups
         for form in LAW_FORMS
-        if (found := group.held_out(form).value) is not None
+        if not isinstance(found := group.held_out(form), str)
         for n, d, measured, predicted, low, high in _zipped(found)
     ]

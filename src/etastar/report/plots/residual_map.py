@@ -6,7 +6,7 @@ import numpy as np
 
 from etastar.report.chart import Chart, Heat
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, columns_of, plain, sentence
+from etastar.report.plots.base import Drawing, columns_of, identity, plain, sentence
 from etastar.report.style import fixed, percent
 from etastar.scaling import PowerLawFit, residual_map
 
@@ -15,16 +15,12 @@ _LEAST_LIMIT = 0.1
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
-    fits = [(group, group.law("product").value) for group in family.groups]
-    fitted = [(group, fit) for group, fit in fits if fit is not None]
+    """Draw a family: see the module."""
+    fits = [(group, group.law("product")) for group in family.groups]
+    fitted = [(group, fit) for group, fit in fits if not isinstance(fit, str)]
     limit = max([_LEAST_LIMIT, *(float(np.abs(fit.residual).max()) for _, fit in fitted)])
     charts = [_chart(group, fit, limit) for group, fit in fitted]
-    reasons = [
-        f"{group.name}: {sentence(group.law('product').reason)}"
-        for group, fit in fits
-        if fit is None
-    ]
+    reasons = [f"{group.name}: {sentence(fit)}" for group, fit in fits if isinstance(fit, str)]
     return Drawing(
         charts,
         columns_of([row for group, fit in fitted for row in _rows(group, fit)]),
@@ -42,9 +38,7 @@ _CAPTION = (
 
 
 def _chart(group: Group, fit: PowerLawFit, limit: float) -> Chart:
-    found = residual_map(fit)
-    values = found.log_residual
-    shape = range(values.shape[0]), range(values.shape[1])
+    widths, depths, values, in_noise = residual_map(fit)
 
     def text(i: int, j: int) -> str:
         return _signed(values[i, j]) if np.isfinite(values[i, j]) else ""
@@ -52,20 +46,20 @@ def _chart(group: Group, fit: PowerLawFit, limit: float) -> Chart:
     def hover(i: int, j: int) -> str:
         if not np.isfinite(values[i, j]):
             return ""
-        n, d = found.widths[i], found.depths[j]
+        n, d = widths[i], depths[j]
         return (
-            f"<b>{n:g} × {d:g}</b><br>measured {_signed(values[i, j])} % off the law<br>"
-            f"{fixed(found.in_noise[i, j], 1)} standard deviations of its seed noise<br>"
+            f"<b>{n:g} × {d:g}</b><br>measured {text(i, j)} % off the law<br>"
+            f"{fixed(in_noise[i, j], 1)} standard deviations of its seed noise<br>"
             f"cell {group.cell_id(n, d)}"
         )
 
     heat = Heat(
-        columns=[f"{n:g}" for n in found.widths],
-        rows=[f"{d:g}" for d in found.depths],
+        columns=[f"{n:g}" for n in widths],
+        rows=[f"{d:g}" for d in depths],
         values=values,
         limit=limit,
-        text=[[text(i, j) for j in shape[1]] for i in shape[0]],
-        hover=[[hover(i, j) for j in shape[1]] for i in shape[0]],
+        text=[[text(i, j) for j in range(len(depths))] for i in range(len(widths))],
+        hover=[[hover(i, j) for j in range(len(depths))] for i in range(len(widths))],
         label="ln(measured ÷ law); fields: %",
     )
     return Chart("width n", "depth L", [heat], title=group.name)
@@ -80,11 +74,7 @@ def _rows(group: Group, fit: PowerLawFit) -> list[dict[str, object]]:
     law = np.exp(fit.log_value - fit.residual)
     return [
         {
-            "width": int(n),
-            "depth": int(d),
-            "input_lr_ratio": group.kappa,
-            "loss": group.loss,
-            "dataset": group.rows["dataset"][0],
+            **identity(group, n, d),
             "eta_star": plain(np.exp(fit.log_value[i])),
             "law": plain(law[i]),
             "log_residual": plain(fit.residual[i]),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaincinv
 
 from etastar.problem.trial import OutcomeKind
-from etastar.report.chart import Chart, FloatArray, Points
+from etastar.report.chart import Chart, FloatArray, IntArray, Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, medians
+from etastar.report.plots.base import Drawing, identity, medians
 from etastar.report.style import count, number, ordered_colours, percent
 from etastar.study.export import Columns
 
@@ -20,122 +22,23 @@ MOST = 6
 KINDS: tuple[str, ...] = get_args(OutcomeKind)
 _TAIL = 0.025
 """Of each side of an interval: it covers 95 %."""
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """p(η) of one network; arrays are over its rates, `[R]`.
-
-    The same numbers as `search.estimate.success_curve`, for thousands of networks at once.
-
-    Attributes:
-        cell: Hash.
-        rates: Every rate that some seed tried, ascending.
-        counts: Seeds that were trained there, by outcome in the order of `KINDS`, `[R, 4]`.
-        above: Seeds not tried there whose bracket lies above.
-        below: Seeds not tried there whose bracket lies below.
-    """
-
-    cell: str
-    rates: FloatArray
-    counts: npt.NDArray[np.int64]
-    above: npt.NDArray[np.int64]
-    below: npt.NDArray[np.int64]
-
-    @property
-    def seeds(self) -> npt.NDArray[np.int64]:
-        """Seeds that are counted at each rate."""
-        return np.asarray(self.counts.sum(1) + self.above + self.below)
-
-    @property
-    def good(self) -> npt.NDArray[np.int64]:
-        """Seeds that train there, or are inferred to."""
-        return self.counts[:, 0] + self.above
-
-    @property
-    def p(self) -> FloatArray:
-        """Fraction of the seeds that train."""
-        return np.asarray(self.good / self.seeds)
-
-    def interval(self) -> tuple[FloatArray, FloatArray]:
-        """Exact (Clopper–Pearson) 95 % binomial intervals."""
-        from scipy.special import betaincinv
-
-        good, bad = self.good, self.seeds - self.good
-        low = np.where(good > 0, betaincinv(np.maximum(good, 1), bad + 1, _TAIL), 0.0)
-        high = np.where(bad > 0, betaincinv(good + 1, np.maximum(bad, 1), 1 - _TAIL), 1.0)
-        return low, high
-
-
-def curves(group: Group) -> list[Curve]:
-    """p(η) of every network of a group, in the order of their cells in the trials."""
-    trials = group.trials
-    if not trials["cell"]:
-        return []
-    cells, cell = np.unique(np.array(trials["cell"]), return_inverse=True)
-    order = np.argsort(cell, kind="stable")
-    ends = np.searchsorted(cell[order], np.arange(len(cells) + 1))
-    rates = np.array(trials["lr"], dtype=float)
-    seeds = np.array(trials["seed"], dtype=np.int64)
-    kinds = _codes(trials["outcome"])
-    brackets = _brackets(group.rows)
-    found = []
-    for i, identity in enumerate(cells.tolist()):
-        pick = order[ends[i] : ends[i + 1]]
-        found.append(_curve(identity, rates[pick], seeds[pick], kinds[pick], *brackets[identity]))
-    return found
-
-
-def _codes(outcomes: list[str]) -> npt.NDArray[np.int64]:
-    code = {kind: number for number, kind in enumerate(KINDS)}
-    return np.fromiter((code[kind] for kind in outcomes), dtype=np.int64, count=len(outcomes))
-
-
-def _brackets(
-    rows: Columns,
-) -> dict[str, tuple[npt.NDArray[np.int64], FloatArray, FloatArray]]:
-    """Seeds, and both ends of their brackets, by cell; NaN where there is no end."""
-    places: dict[str, list[int]] = {}
-    for place, identity in enumerate(rows["cell"]):
-        places.setdefault(identity, []).append(place)
-    low, high = (np.array(rows[name], dtype=float) for name in ("eta_lo", "eta_hi"))
-    seeds = np.array(rows["seed"], dtype=np.int64)
-    return {key: (seeds[pick], low[pick], high[pick]) for key, pick in places.items()}
-
-
-def _curve(
-    identity: str,
-    lr: FloatArray,
-    seed: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int64],
-    seeds: npt.NDArray[np.int64],
-    low: FloatArray,
-    high: FloatArray,
-) -> Curve:
-    rates, rate = np.unique(lr, return_inverse=True)
-    counts = np.bincount(rate * len(KINDS) + kind, minlength=len(rates) * len(KINDS))
-    order = np.argsort(seeds)
-    tried = np.zeros((len(rates), len(seeds)), dtype=bool)
-    tried[rate, order[np.searchsorted(seeds[order], seed)]] = True
-    with np.errstate(invalid="ignore"):  # a comparison with NaN is false, as it should be
-        above = ~tried & (rates[:, None] < low)
-        below = ~tried & ~above & (np.isnan(high) | (rates[:, None] > high))
-    return Curve(
-        identity, rates, counts.reshape(len(rates), len(KINDS)), above.sum(1), below.sum(1)
-    )
+Curve: TypeAlias = dict[str, npt.NDArray[Any]]
+"""p(η) of one network, by the names of the columns of the rows, each over its rates `[R]`."""
 
 
 def make(family: Family) -> Drawing:
-    """See the module."""
-    charts, shown, total = [], 0, 0
+    """Draw a family: see the module."""
+    charts: list[Chart] = []
     rows: Columns = {}
+    shown = total = 0
     for group in family.groups:
         found = curves(group)
-        _append(rows, group, found)
+        for name, values in _rows(group, found).items():
+            rows.setdefault(name, []).extend(values)
         chosen = _spread(group, found)
         shown, total = shown + len(chosen), total + len(found)
         if chosen:
-            charts.append(_chart(group, chosen))
+            charts.append(_chart(group, found, chosen))
     missing = ""
     if not charts:
         missing = "No network has a known η* and trials, so there is nothing to draw."
@@ -157,103 +60,143 @@ _CAPTION = (
 )
 
 
-def _spread(group: Group, found: list[Curve]) -> list[tuple[Curve, float, float, float]]:
-    """Up to `MOST` curves with width, depth and η* of their networks, from small to large."""
+def curves(group: Group) -> dict[str, Curve]:
+    """p(η) of every network of a group, by the hash of the cell, in the order of the hashes.
+
+    The same numbers as `search.estimate.success_curve`, for thousands of networks at once: at
+    every rate that some seed tried, ascending, the seeds that were trained there by outcome, those
+    that were not and whose bracket lies above or below, and the fraction that trains with its exact
+    (Clopper-Pearson) 95 % interval.
+    """
+    trials, rows = group.trials, group.rows
+    lr, low, high = (
+        np.array(column, dtype=float) for column in (trials["lr"], rows["eta_lo"], rows["eta_hi"])
+    )
+    tried, seeds = (np.array(table["seed"], dtype=np.int64) for table in (trials, rows))
+    kinds, own = np.array(trials["outcome"]), _places(rows["cell"])
+    found = {}
+    for cell, pick in sorted(_places(trials["cell"]).items()):
+        ends = low[own[cell]], high[own[cell]]
+        found[cell] = _curve(lr[pick], tried[pick], kinds[pick], seeds[own[cell]], *ends)
+    return found
+
+
+def _places(cells: Sequence[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, cell in enumerate(cells):
+        places.setdefault(cell, []).append(place)
+    return places
+
+
+def _curve(
+    lr: FloatArray,
+    seed: IntArray,
+    kind: npt.NDArray[np.str_],
+    seeds: IntArray,
+    low: FloatArray,
+    high: FloatArray,
+) -> Curve:
+    """One curve from the trials `[T]` and the seeds' brackets `[S]`, NaN where there is no end."""
+    rates, rate = np.unique(lr, return_inverse=True)
+    counts = {name: np.bincount(rate[kind == name], minlength=len(rates)) for name in KINDS}
+    order = np.argsort(seeds)
+    tried = np.zeros((len(rates), len(seeds)), dtype=bool)
+    tried[rate, order[np.searchsorted(seeds[order], seed)]] = True
+    with np.errstate(invalid="ignore"):  # a comparison with NaN is false, as it should be
+        above = ~tried & (rates[:, None] < low)
+        below = ~tried & ~above & (np.isnan(high) | (rates[:, None] > high))
+    good = counts["trained"] + above.sum(1)
+    bad = sum(counts.values()) + above.sum(1) + below.sum(1) - good
+    return {
+        "lr": rates,
+        "p": good / (good + bad),
+        "p_low": np.where(good > 0, betaincinv(np.maximum(good, 1), bad + 1, _TAIL), 0.0),
+        "p_high": np.where(bad > 0, betaincinv(good + 1, np.maximum(bad, 1), 1 - _TAIL), 1.0),
+        **counts,
+        "inferred_trained": above.sum(1),
+        "inferred_failed": below.sum(1),
+    }
+
+
+def _spread(group: Group, found: Mapping[str, Curve]) -> list[tuple[str, str, float]]:
+    """Cell, name and η* of up to `MOST` networks that have a curve, from small to large."""
     known = medians(group)
     if known is None:
         return []
-    by_id = {curve.cell: curve for curve in found}
-    order = [
-        i for i in np.lexsort([known.width, known.size]) if known.used[i] and known.ids[i] in by_id
-    ]
+    ids = [group.cell_id(n, d) for n, d in zip(known.width, known.depth, strict=True)]
+    order = np.lexsort([known.width, known.width * known.depth])
+    order = order[[bool(known.used[i]) and ids[i] in found for i in order]]
     if len(order) > MOST:
-        picks = np.linspace(0, len(order) - 1, MOST).round().astype(int)
-        order = [order[i] for i in picks]
-    return [(by_id[known.ids[i]], known.width[i], known.depth[i], known.value[i]) for i in order]
+        order = order[np.linspace(0, len(order) - 1, MOST).round().astype(int)]
+    eta = np.exp(known.value)
+    return [(ids[i], f"{known.width[i]:g} × {known.depth[i]:g}", float(eta[i])) for i in order]
 
 
-def _chart(group: Group, chosen: list[tuple[Curve, float, float, float]]) -> Chart:
-    colours = ordered_colours(len(chosen))
+def _chart(
+    group: Group, found: Mapping[str, Curve], chosen: Sequence[tuple[str, str, float]]
+) -> Chart:
+    raw, normalised, ends, relative = [], [], [], []
+    for (cell, name, eta), colour in zip(chosen, ordered_colours(len(chosen)), strict=True):
+        curve = found[cell]
+        rates, trained = curve["lr"], np.flatnonzero(curve["p"])
+        points = Points(
+            rates,
+            curve["p"],
+            colour,
+            f"{name}, η* = {number(eta)}",
+            hollow=curve["inferred_trained"] + curve["inferred_failed"] > 0,
+            hover=_hover(cell, name, curve),
+            joined=True,
+            size=4.0,
+        )
+        raw.append(points)
+        normalised.append(replace(points, x=rates / eta))
+        # beyond the rate above the last that trains, p is 0 by definition
+        span = np.array([rates[0], rates[min(trained[-1] + 1, len(rates) - 1)]])
+        ends.append(span)
+        relative.append(span / eta)
 
-    def layers(normalised: bool) -> list[Points]:
-        return [
-            Points(
-                curve.rates / eta if normalised else curve.rates,
-                curve.p,
-                colour,
-                f"{width:g} × {depth:g}, η* = {number(eta)}",
-                hollow=curve.above + curve.below > 0,
-                hover=_hover(curve, f"{width:g} × {depth:g}"),
-                joined=True,
-                size=4.0,
-            )
-            for (curve, width, depth, eta), colour in zip(chosen, colours, strict=True)
-        ]
-
-    def chart(x_label: str, normalised: bool, name: str) -> Chart:
+    def chart(x_label: str, name: str, layers: list[Points], ends: list[FloatArray]) -> Chart:
+        low, high = np.transpose(ends)
         return Chart(
             x_label,
             "fraction of seeds that train",
-            layers(normalised),
+            layers,
             title=group.name,
             log_y=False,
-            x_range=_range(chosen, normalised),
+            x_range=(float(low.min() / 1.15), float(high.max() * 1.5)),
             y_range=(-0.04, 1.04),
             name=name,
         )
 
-    raw = chart("learning rate η", False, "η")
-    return replace(chart("η ÷ η* of the network", True, "η ÷ η*"), views=[raw])
+    plain = chart("learning rate η", "η", raw, ends)
+    return replace(chart("η ÷ η* of the network", "η ÷ η*", normalised, relative), views=[plain])
 
 
-def _range(
-    chosen: list[tuple[Curve, float, float, float]], normalised: bool
-) -> tuple[float, float]:
-    """From the lowest rate to somewhat above the last that trains: beyond, p is 0 by definition."""
-    low, high = [], []
-    for curve, _, _, eta in chosen:
-        scale = eta if normalised else 1.0
-        good = np.flatnonzero(curve.good)
-        low.append(curve.rates[0] / scale)
-        high.append(curve.rates[min(good[-1] + 1, len(curve.rates) - 1)] / scale)
-    return min(low) / 1.15, max(high) * 1.5
-
-
-def _hover(curve: Curve, name: str) -> list[str]:
-    low, high = curve.interval()
+def _hover(cell: str, name: str, curve: Curve) -> list[str]:
     texts = []
-    for i, rate in enumerate(curve.rates):
-        causes = [f"{n} {kind}" for n, kind in zip(curve.counts[i], KINDS, strict=True) if n]
-        inferred = int(curve.above[i] + curve.below[i])
+    for i, rate in enumerate(curve["lr"]):
+        causes = [f"{curve[kind][i]} {kind}" for kind in KINDS if curve[kind][i]]
+        inferred = int(curve["inferred_trained"][i] + curve["inferred_failed"][i])
+        seeds = inferred + sum(int(curve[kind][i]) for kind in KINDS)
+        p, low, high = (percent(curve[key][i]) for key in ("p", "p_low", "p_high"))
         texts.append(
-            f"<b>{name}</b>, η = {number(rate)}<br>{percent(curve.p[i])} of {curve.seeds[i]} train "
-            f"[{percent(low[i])}, {percent(high[i])}]<br>{', '.join(causes)}"
+            f"<b>{name}</b>, η = {number(rate)}<br>{p} of {seeds} train [{low}, {high}]<br>"
+            f"{', '.join(causes)}"
             + (f"; {inferred} inferred" if inferred else "")
-            + f"<br>cell {curve.cell}"
+            + f"<br>cell {cell}"
         )
     return texts
 
 
-def _append(rows: Columns, group: Group, found: list[Curve]) -> None:
+def _rows(group: Group, found: Mapping[str, Curve]) -> Columns:
     """The points of all curves, one row each."""
-    names = {identity: network for network, identity in group.ids.items()}
-    for curve in found:
-        low, high = curve.interval()
-        width, depth = names[curve.cell]
-        size = len(curve.rates)
-        for name, values in (
-            ("width", [width] * size),
-            ("depth", [depth] * size),
-            ("input_lr_ratio", [group.kappa] * size),
-            ("loss", [group.loss] * size),
-            ("dataset", [group.rows["dataset"][0]] * size),
-            ("lr", curve.rates.tolist()),
-            ("p", curve.p.tolist()),
-            ("p_low", low.tolist()),
-            ("p_high", high.tolist()),
-            *((kind, curve.counts[:, i].tolist()) for i, kind in enumerate(KINDS)),
-            ("inferred_trained", curve.above.tolist()),
-            ("inferred_failed", curve.below.tolist()),
-            ("cell", [curve.cell] * size),
-        ):
-            rows.setdefault(name, []).extend(values)
+    networks = {cell: network for network, cell in group.ids.items()}
+    columns: Columns = {}
+    for cell, curve in found.items():
+        size = len(curve["lr"])
+        named = {name: [value] * size for name, value in identity(group, *networks[cell]).items()}
+        measured = {name: values.tolist() for name, values in curve.items()}
+        for name, values in {**named, **measured, "cell": [cell] * size}.items():
+            columns.setdefault(name, []).extend(values)
+    return columns

@@ -12,11 +12,13 @@ from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 from etastar.errors import unknown_name
-from etastar.study.executors.base import Executor, ExecutorOptions
+from etastar.study.executors.base import Executor
 from etastar.study.executors.dask_cluster import make_dask
 from etastar.study.executors.in_process import InProcess, make_in_process
 
-Maker: TypeAlias = Callable[[ExecutorOptions], AbstractContextManager[Executor]]
+Maker: TypeAlias = Callable[[int | None, str | None], AbstractContextManager[Executor]]
+"""From `--workers` (processes to start; all cores if None) and `--scheduler` (address of one that
+runs already) to an executor, as a context that closes it."""
 
 EXECUTORS: dict[str, Maker] = {
     "in-process": make_in_process,
@@ -24,7 +26,9 @@ EXECUTORS: dict[str, Maker] = {
 }
 
 
-def make_executor(name: str, options: ExecutorOptions) -> AbstractContextManager[Executor]:
+def make_executor(
+    name: str, workers: int | None = None, scheduler: str | None = None
+) -> AbstractContextManager[Executor]:
     """The executor of that name, as a context that closes it.
 
     Raises:
@@ -32,7 +36,7 @@ def make_executor(name: str, options: ExecutorOptions) -> AbstractContextManager
     """
     if name not in EXECUTORS:
         raise unknown_name("executor", name, EXECUTORS)
-    return EXECUTORS[name](options)
+    return EXECUTORS[name](workers, scheduler)
 
 
-__all__ = ["EXECUTORS", "Executor", "ExecutorOptions", "InProcess", "make_executor"]
+__all__ = ["EXECUTORS", "Executor", "InProcess", "make_executor"]

@@ -1,10 +1,9 @@
-"""What the runner asks of an executor."""
+"""The contract of an executor: what the runner asks of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -21,16 +20,3 @@ class Executor(Protocol):
         Returns:
             Its value, or what it raised.
         """
-
-
-@dataclass(frozen=True)
-class ExecutorOptions:
-    """What the command line may say about an executor.
-
-    Attributes:
-        workers: Processes to start; all cores if None.
-        scheduler: Address of one that runs already.
-    """
-
-    workers: int | None = None
-    scheduler: str | None = None

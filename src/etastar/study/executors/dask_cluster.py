@@ -9,50 +9,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
 from etastar.errors import ConfigError
-from etastar.study.executors.base import ExecutorOptions
+from etastar.study.executors.base import Executor
 
 ALLOWED_FAILURES = 3
 """Deaths of workers that a task may be near to in one attempt, Dask's own default. All tasks
-assigned to a dead worker count as suspects (distributed #5234); the runner's further attempts
-acquit the innocent. With ten, a task that always kills was not given up within five minutes."""
+assigned to a dead worker count as suspects (distributed #5234); those that did not cause it end
+well in a further attempt. With ten, a task that kills was not given up within five minutes."""
 
 CONNECT_SECONDS = 30
 """For a scheduler to answer, and again for its first worker."""
 
 
-class DaskExecutor:
-    """Hands tasks to a Dask client.
-
-    Args:
-        client: Connected, with at least one worker.
-    """
-
-    threads_per_task = 1
-    """A worker thread is a core to Dask; workers start with `OMP_NUM_THREADS=1`."""
-
-    def __init__(self, client: Any) -> None:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        cores = sum(worker["nthreads"] for worker in workers)
-        # twice what can run: no core waits for a task, and few are lost with a scheduler
-        self.slots = 2 * cores
-        self._executor = client.get_executor(pure=False)
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `fn(*args)` on some worker."""
-        future: Future[Any] = self._executor.submit(fn, *args)
-        return future
-
-
 @contextmanager
-def make_dask(options: ExecutorOptions) -> Iterator[DaskExecutor]:
-    """Worker processes on this machine, one core each, or the cluster of `options.scheduler`.
+def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
+    """Worker processes on this machine, one core each, or the cluster of a scheduler.
 
     Raises:
         ConfigError: Dask is not installed, the scheduler does not answer, has no workers, or they
@@ -65,7 +41,7 @@ def make_dask(options: ExecutorOptions) -> Iterator[DaskExecutor]:
         raise ConfigError(
             f"--executor dask needs Dask ({error}): pip install 'etastar[cluster]'."
         ) from None
-    if options.scheduler and options.workers:
+    if scheduler and workers:
         raise ConfigError("--workers is for a cluster of our own; --scheduler names one that runs.")
     with ExitStack() as stack:
         stack.enter_context(
@@ -75,11 +51,11 @@ def make_dask(options: ExecutorOptions) -> Iterator[DaskExecutor]:
         logger = logging.getLogger("distributed.client")
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL + 1)
-        where: Any = options.scheduler
+        where: Any = scheduler
         if where is None:
             where = stack.enter_context(
                 distributed.LocalCluster(
-                    n_workers=options.workers or os.cpu_count() or 1,
+                    n_workers=workers or os.cpu_count() or 1,
                     threads_per_worker=1,
                     dashboard_address=None,
                     memory_limit=0,  # the engine plans its memory; Dask would pause or kill
@@ -91,15 +67,20 @@ def make_dask(options: ExecutorOptions) -> Iterator[DaskExecutor]:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             raise ConfigError(
-                f"--scheduler {options.scheduler}: no scheduler with a worker answered within "
+                f"--scheduler {scheduler}: no scheduler with a worker answered within "
                 f"{CONNECT_SECONDS} s ({type(error).__name__}: {error})."
             ) from None
         _check_versions(client)
-        yield DaskExecutor(client)
+        executor = client.get_executor(pure=False)
+        # twice what can run: no core waits for a task, and few are lost with a scheduler
+        known = client.scheduler_info(n_workers=-1)["workers"].values()
+        executor.slots = 2 * sum(worker["nthreads"] for worker in known)
+        executor.threads_per_task = 1  # a thread is a core to Dask; workers have OMP_NUM_THREADS=1
+        yield executor
 
 
 def _check_versions(client: Any) -> None:
-    """Workers that compute something else would spoil the store silently."""
+    """Raise if a worker has another version: it might compute something else."""
     from etastar import __version__
 
     for worker, version in client.run(_version).items():

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from etastar.errors import ConfigError
-from etastar.study.executors.base import ExecutorOptions
 
 
 class InProcess:
@@ -31,13 +30,13 @@ class InProcess:
 
 
 @contextmanager
-def make_in_process(options: ExecutorOptions) -> Iterator[InProcess]:
+def make_in_process(workers: int | None, scheduler: str | None) -> Iterator[InProcess]:
     """The executor, which needs no closing.
 
     Raises:
         ConfigError: Options were given that are for a cluster.
     """
-    for name, value in (("workers", options.workers), ("scheduler", options.scheduler)):
+    for name, value in (("workers", workers), ("scheduler", scheduler)):
         if value is not None:
             raise ConfigError(f"--{name} needs --executor dask.")
     yield InProcess()

@@ -1,0 +1,115 @@
+"""The picture of a success curve: p(η) with its band and window, and steps to the threshold."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import binomtest
+
+from etastar.report.style import COLOURS, MARKERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from etastar.result import Result
+    from etastar.search.curve_blocks import CurvePoint
+
+CAUSES = {"diverged": "diverged", "dead": "dead", "collapsed": "dead", "slow": "short"}
+"""Failures by cause, and the mark of `style` that each has."""
+BIN = 0.16
+"""Width in log η of the groups of runs that share a dot."""
+SAFE, ADVISED = "#009E73", "#CC79A7"
+"""Colours of the window and of the recommended rate, of Okabe & Ito (2008)."""
+
+
+def curve_figure(found: Result, ax: Axes) -> Axes:
+    """Draw p(η): the fit with its band, the runs in groups, the window, η* and the advised rate.
+
+    Args:
+        found: A result of the strategy `curve`.
+        ax: Where to draw.
+
+    Returns:
+        The Axes.
+    """
+    curve, window, star = found.curve, found.window, found.eta_star
+    assert curve is not None
+    assert window is not None
+    rates = [at.lr for at in curve.band]
+    low, high = [at.low for at in curve.band], [at.high for at in curve.band]
+    ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
+    ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
+    for at in grouped(curve.points):
+        interval = binomtest(at[1], at[2]).proportion_ci(0.95)
+        ax.plot([at[0]] * 2, [interval.low, interval.high], color=COLOURS["trained"], lw=0.8)
+        ax.scatter(at[0], at[1] / at[2], s=5 + 2 * at[2], color=COLOURS["trained"], zorder=3)
+    _failures(curve.points, ax)
+    if window.high:
+        begin = window.low or (rates[0] if rates else window.high)
+        ax.axvspan(begin, window.high, color=SAFE, alpha=0.12, lw=0, label="window, p ≥ 0.95")
+    if star.ci_low and star.ci_high:
+        ax.plot([star.ci_low, star.ci_high], [0.5, 0.5], color="0.15", lw=4, alpha=0.6)
+    if star.median:
+        ax.axvline(star.median, color="0.15", lw=1, ls="--", label=f"η* = {star.median:.3g}")
+    if found.recommended_lr:
+        text = f"recommended: {found.recommended_lr:.3g}"
+        ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6, label=text)
+    ax.set(ylim=(-0.13, 1.05), ylabel="fresh seeds that train")
+    return ax
+
+
+def _failures(points: tuple[CurvePoint, ...], ax: Axes) -> None:
+    """Mark every failed run below the curve, by its cause."""
+    for row, (cause, mark) in enumerate(CAUSES.items()):
+        rates = [at.lr for at in points for _ in range(getattr(at, cause))]
+        if rates:
+            y = [-0.03 - 0.028 * row] * len(rates)
+            marker, colour = MARKERS[mark], COLOURS[mark]
+            if cause == "collapsed":
+                marker, colour = "s", "#56B4E9"
+            ax.scatter(rates, y, s=12, marker=marker, c=colour, lw=0.8, label=cause, zorder=3)
+
+
+def steps_figure(found: Result, ax: Axes) -> Axes:
+    """Draw the steps to the threshold of every run that trained, and their median by rate.
+
+    Args:
+        found: A result of the strategy `curve`.
+        ax: Where to draw.
+
+    Returns:
+        The Axes.
+    """
+    runs = [(t.lr, o.step) for t, o in found.trials.items() if o.kind == "trained"]
+    if runs:
+        rates, steps = np.array(runs).T
+        ax.scatter(rates, steps, s=6, color=COLOURS["trained"], alpha=0.35, lw=0)
+        bins = np.round(np.log(rates) / BIN).astype(int)
+        middles = [(np.median(rates[bins == b]), np.median(steps[bins == b])) for b in set(bins)]
+        ax.plot(*zip(*sorted(middles), strict=True), color="0.15", lw=1.2)
+    if found.recommended_lr:
+        ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6)
+    ax.set(ylabel="steps to the threshold", ylim=(0, None))
+    return ax
+
+
+def grouped(points: tuple[CurvePoint, ...]) -> list[tuple[float, int, int]]:
+    """Put runs at neighbouring rates together.
+
+    Args:
+        points: The runs by rate.
+
+    Returns:
+        Geometric mean rate, runs that trained and all runs of every group, by rate.
+    """
+    groups: dict[int, list[CurvePoint]] = {}
+    for at in points:
+        groups.setdefault(round(math.log(at.lr) / BIN), []).append(at)
+    found = []
+    for some in groups.values():
+        tried = sum(at.tried for at in some)
+        middle = math.exp(sum(at.tried * math.log(at.lr) for at in some) / tried)
+        found.append((middle, sum(at.trained for at in some), tried))
+    return found

@@ -1,0 +1,396 @@
+"""The strategy `curve`: where a fresh initialisation trains, measured with a fresh seed a trial.
+
+Trials are asked in rounds of fixed size. A round depends on the outcomes of whole earlier rounds
+alone, in the order of their trials, so any number of workers and any order of answers give the same
+result, and known outcomes of an interrupted measurement can be told again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from etastar.problem.trial import Outcome, Start, Trial
+from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, enough, lowest_seen, mean_steps
+from etastar.search.curve_blocks import CurveResult
+from etastar.search.curve_counts import Array, Counts, cause_of
+from etastar.search.curve_fit import Fit
+from etastar.search.curve_locate import locate
+from etastar.search.curve_options import CurveOptions
+from etastar.search.curve_placing import (
+    FEW,
+    FIRST,
+    TARGETS,
+    at_slow_edge,
+    at_targets,
+    below,
+    clip,
+    spread,
+)
+from etastar.search.curve_result import result_of
+from etastar.search.lattice import Lattice
+
+LOCATING = 0.125
+"""Part of the budget that a partial run takes."""
+OWN_STREAM = 1_000_000
+"""Seeds of partial runs begin so far above `first_seed`: no whole run has the same."""
+RESCUE = 48
+"""Whole runs that may be spent on finding a safe rate once η* is known."""
+SLOW_RUNS = 64
+"""Whole runs that may be spent on the slow edge once it was crossed."""
+APART = 0.1
+"""Distance in log η that the next attempt keeps from a rate that failed."""
+LOWEST = 0.5
+"""Part of the safe rate down to which whole runs must have been seen to train."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this part of an interval fill it evenly, however many there are."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt to confirm a rate.
+
+    Attributes:
+        point: The rate, as a lattice point.
+        runs: Its trials with outcomes.
+        error: Its one-sided error.
+    """
+
+    point: int
+    runs: tuple[tuple[Trial, Outcome], ...]
+    error: float
+
+    @property
+    def trained(self) -> int:
+        """Runs that reached the threshold."""
+        return sum(outcome.kind == "trained" for _, outcome in self.runs)
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether most of the others were too slow for the budget."""
+        slow = sum(cause_of(outcome) == "slow" for _, outcome in self.runs)
+        return 2 * slow > len(self.runs) - self.trained
+
+    @property
+    def passed(self) -> bool:
+        """Whether enough of them trained."""
+        return self.trained >= enough(len(self.runs))
+
+
+Round: TypeAlias = list[Trial]
+Plan: TypeAlias = Generator[Round, None, None]
+
+
+class Curve:
+    """Measure the success curve of a network, ask by tell.
+
+    Args:
+        options: What to do.
+
+    Raises:
+        ConfigError: An option is out of range.
+
+    Example:
+        >>> curve = Curve(CurveOptions(0.01, 10.0, max_steps=200, eval_every=20))
+        >>> [round(trial.lr, 2) for trial in curve.ask(16)]  # three partial runs come first
+        [0.1, 0.32, 0.96]
+    """
+
+    def __init__(self, options: CurveOptions) -> None:
+        options.check()
+        self.options = options
+        self.lattice = Lattice(options.start_lr, options.end_lr, options.neighbours)
+        self.step = math.log(options.end_lr / options.start_lr) / self.lattice.cells
+        self.located: list[tuple[Trial, Outcome]] = []
+        """Partial runs, in the order asked."""
+        self.whole: list[tuple[int, Trial, Outcome]] = []
+        """Whole runs of the fit with their lattice points, in the order asked."""
+        self.attempts: list[Attempt] = []
+        self.ended_by: str = ""
+        """Why the search for the edge ended; empty while it goes on."""
+        self.begins: float = 0.0
+        """Where partial runs saw the boundary, as a lattice point."""
+        self.learned = False
+        """Whether any partial run learned."""
+        self._told: dict[Trial, Outcome] = {}
+        self._handed: set[Trial] = set()
+        self._next_seed = options.first_seed
+        self._fitted: tuple[int, Fit] | None = None  # of so many whole runs
+        self._turn = 0
+        self._below = 0
+        self._rescue = 0
+        self._plan = self.plan()
+        self._round: Round | None = next(self._plan, None)
+        self._advance()
+
+    # ask and tell
+
+    @property
+    def done(self) -> bool:
+        """Whether the measurement has ended."""
+        return self._round is None
+
+    def ask(self, most: int = 1) -> list[Trial]:
+        """Trials of the current round that were not handed out yet; [] while waiting or done.
+
+        Args:
+            most: At most so many.
+        """
+        waiting = [t for t in self._round or [] if t not in self._told and t not in self._handed]
+        self._handed.update(waiting[:most])
+        return waiting[:most]
+
+    def wanted(self, trial: Trial) -> bool:
+        """Whether the outcome of a trial can still matter.
+
+        Args:
+            trial: One that was asked.
+        """
+        return self._round is not None and trial in self._round and trial not in self._told
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Report an outcome; in any order, also before it is asked; the first one told counts.
+
+        Args:
+            trial: The trial.
+            outcome: What became of it.
+        """
+        self._told.setdefault(trial, outcome)
+        self._advance()
+
+    def forget(self, trial: Trial) -> None:
+        """Give a trial back that was asked and will not be told, so that it is asked again.
+
+        Args:
+            trial: One that was asked.
+        """
+        self._handed.discard(trial)
+
+    def _advance(self) -> None:
+        while self._round is not None and all(trial in self._told for trial in self._round):
+            self._round = next(self._plan, None)
+
+    # the plan
+
+    def plan(self) -> Plan:
+        """Locate the boundary, measure the edge, then confirm a rate."""
+        yield from self._locate()
+        yield from self._measure()
+        if self.options.slow_edge:
+            yield from self._measure_slow_edge()
+        for error in ERRORS if self.options.confirm else ():
+            yield from self._floor()
+            point = self.choice()
+            if point is None or not self._affordable(self.options.confirm):
+                return
+            trials = [self._fresh(point, to_end=True) for _ in range(self.options.confirm)]
+            yield trials
+            runs = tuple((trial, self._told[trial]) for trial in trials)
+            attempt = Attempt(point, runs, error)
+            self.attempts.append(attempt)
+            if attempt.passed:
+                return
+            self.whole += [(point, *run) for run in runs]
+            yield from self._measure()
+
+    def _locate(self) -> Plan:
+        """Partial runs, as `curve_locate.locate` asks for them."""
+        options, cells = self.options, self.lattice.cells
+        middle = options.guess or math.sqrt(options.start_lr * options.end_lr)
+        guess = clip(math.log(middle / options.start_lr) / self.step, cells)
+        steps = max(1, math.ceil(LOCATING * options.max_steps))
+        search = locate(guess, cells, self.step)
+        points = next(search)
+        while True:
+            if not self._affordable(len(points) * steps / options.max_steps):
+                self.ended_by = "budgets"
+                return
+            first = options.first_seed + OWN_STREAM + len(self.located)
+            trials = [
+                Trial(Start(first + k, first + k), self.lattice.rate(i), steps)
+                for k, i in enumerate(points)
+            ]
+            yield trials
+            self.located += [(trial, self._told[trial]) for trial in trials]
+            told = {i: self._told[trial] for i, trial in zip(points, trials, strict=True)}
+            try:
+                points = search.send(told)
+            except StopIteration as end:
+                self.begins, self.learned = end.value
+                return
+
+    def _measure(self) -> Plan:
+        """Rounds of whole runs until the interval is narrow, a safe rate known, or a cap met."""
+        if self.ended_by in ("precision", "nowhere"):
+            self.ended_by = ""
+        while not self.ended_by:
+            fit = self.fit()
+            if fit.nowhere_half():
+                self.ended_by = "nowhere"
+            elif not fit.enough() or fit.reach() > math.log1p(self.options.precision):
+                yield from self._run(self._place(fit))
+            elif fit.safe_is_open() and self._rescue < RESCUE:
+                size = self.options.round_size
+                self._rescue += size
+                half = size - size // 2
+                self._below += size // 2
+                inside = below(fit, size // 2, self._below)
+                yield from self._run(sorted([*at_targets(fit, [0.97] * half), *inside]))
+            else:
+                self.ended_by = "precision"
+
+    def _measure_slow_edge(self) -> Plan:
+        """Rounds at the slow edge, until where it ends is known to twice the precision's factor."""
+        goal = 2 * math.log1p(2 * self.options.precision) / self.step
+        rounds = 0
+        while self.ended_by == "precision" and rounds * self.options.round_size < SLOW_RUNS:
+            fit = self.fit()
+            slow = fit.slow
+            lowest = int(np.flatnonzero(fit.counts.tried)[0])
+            if slow.lower is None or slow.upper is None:
+                if fit.safe() < 0 or (lowest == 0 and fit.counts.tried[0] > 1):
+                    return
+            elif slow.upper - slow.lower <= goal:
+                return
+            else:
+                rounds += 1
+            yield from self._run(at_slow_edge(fit, self.options.round_size))
+
+    def _floor(self) -> Plan:
+        """A round inside the window, where too few whole runs were placed for the cost of rates."""
+        if self.ended_by != "precision" or not self.options.counts_steps:
+            return
+        fit = self.fit()
+        safe, few = min(fit.safe(), self.lattice.cells), min(FEW, self.options.round_size)
+        if safe < 0:
+            return
+        low = max(safe + math.log(LOWEST) / self.step, fit.slow.upper or 0.0)
+        seen = lowest_seen(fit.counts, safe)
+        if seen is None or (seen > low and fit.slow.upper is None) or self.choice() is None:
+            yield from self._run(spread(min(low, safe), safe, few, self.lattice.cells))
+
+    def _run(self, points: Sequence[int]) -> Plan:
+        """A round of whole runs, cut by the cap; not begun where the budgets could run out."""
+        points = points[: max(0, self.options.trials - len(self.whole))]
+        if not points:
+            self.ended_by = "trials"
+        elif not self._affordable(len(points)):
+            self.ended_by = "budgets"
+        else:
+            trials = [self._fresh(i) for i in points]
+            yield trials
+            self.whole += [(i, t, self._told[t]) for i, t in zip(points, trials, strict=True)]
+
+    def _fresh(self, point: int, *, to_end: bool = False) -> Trial:
+        seed = self._next_seed
+        self._next_seed += 1
+        return Trial(Start(seed, seed), self.lattice.rate(point), to_end=to_end)
+
+    def _place(self, fit: Fit) -> list[int]:
+        """Lattice points of the next round of the search for the edge."""
+        size, cells, done = self.options.round_size, self.lattice.cells, len(self.whole)
+        if not done:
+            first, last = (self.begins + distance / self.step for distance in FIRST)
+            return spread(
+                first if self.learned else 0, last if self.learned else cells, size, cells
+            )
+        if not fit.counts.trained.any():
+            top = self.begins if self.learned else cells
+            return sorted(clip((done + k) * GOLDEN % 1 * top, cells) for k in range(size))
+        few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
+        inside = below(fit, max(few, 0), self._below)
+        self._below += len(inside)
+        targets = [TARGETS[(self._turn + k) % len(TARGETS)] for k in range(size - len(inside))]
+        self._turn += len(targets)
+        return sorted([*inside, *at_targets(fit, targets)])
+
+    # what is known
+
+    def fit(self) -> Fit:
+        """The fit to all whole runs but those of a confirmation that passed."""
+        if self._fitted is None or self._fitted[0] != len(self.whole):
+            counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
+            self._fitted = len(self.whole), Fit.to(counts, self.step)
+        return self._fitted[1]
+
+    def window(self, fit: Fit) -> Window | None:
+        """Where a rate may be chosen; None where no safe rate or no lower end is known.
+
+        Args:
+            fit: To all whole runs.
+        """
+        high = min(fit.safe(), float(self.lattice.cells))
+        low = fit.slow.upper
+        for attempt in self.attempts:
+            if attempt.passed:
+                continue
+            if attempt.too_slow:
+                low = max(low or 0.0, attempt.point + APART / self.step)
+            else:
+                high = min(high, attempt.point - APART / self.step)
+        if high < 0:
+            return None
+        if low is None:
+            seen = lowest_seen(fit.counts, high)
+            low = None if seen is None else float(seen)
+        return None if low is None or low > high else Window(low, high)
+
+    def choice(self) -> int | None:
+        """The recommended rate as a lattice point; None where there is none."""
+        fit = self.fit()
+        if self.ended_by == "nowhere":
+            return None
+        window = self.window(fit)
+        if not self.options.counts_steps:
+            high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high
+            point = math.floor(high + math.log(BLIND) / self.step) if high >= 0 else -1
+            return point if point >= 0 else None
+        if window is None:
+            return None
+        points: Array = np.arange(math.ceil(window.low - 1e-9), math.floor(window.high + 1e-9) + 1)
+        if not len(points):
+            return None
+        p = fit.posterior.mean(points) * fit.slow.fine(points)
+        cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
+        return cheapest(points, cost, window, self.options.eval_every)
+
+    # costs
+
+    def taken(self, trial: Trial, outcome: Outcome) -> int:
+        """Optimizer steps that a run really took.
+
+        Args:
+            trial: The trial.
+            outcome: Its outcome.
+        """
+        if outcome.given_up is not None:
+            return outcome.given_up
+        if trial.to_end and outcome.kind == "trained":
+            return self.options.max_steps
+        return outcome.step
+
+    def runs(self) -> list[tuple[Trial, Outcome]]:
+        """Every run of whole rounds, partial and confirming ones included, in the order asked."""
+        passed = [run for attempt in self.attempts if attempt.passed for run in attempt.runs]
+        return [*self.located, *((trial, outcome) for _, trial, outcome in self.whole), *passed]
+
+    def spent(self) -> int:
+        """Optimizer steps taken so far, partial and confirming runs included."""
+        return sum(self.taken(trial, outcome) for trial, outcome in self.runs())
+
+    def _affordable(self, budgets: float) -> bool:
+        """Whether so many more whole budgets stay within the cap."""
+        cap = self.options.budgets
+        return cap is None or self.spent() / self.options.max_steps + budgets <= cap + 1e-9
+
+    def result(self, seconds: float | None = None) -> CurveResult:
+        """The answer so far: see `curve_result.CurveResult`.
+
+        Args:
+            seconds: Wall time to report.
+        """
+        return result_of(self, seconds)

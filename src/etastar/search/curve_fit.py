@@ -1,0 +1,144 @@
+"""What the whole runs so far say: the fit of both edges, and whether that is enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from etastar.search.choosing import lower_bound
+from etastar.search.curve_counts import Array, Counts, SlowEdge, slow_edge
+from etastar.search.curve_model import Posterior, shapes
+
+FEWEST, FEWEST_EACH = 24, 6
+"""Whole runs before the interval is believed, and of each outcome near the edge (design §3)."""
+SAFE, SAFE_ERROR = 0.95, 0.1
+"""p at the safe rate, and the one-sided error of its lower bound."""
+
+PEAK_RADIUS = 0.2
+"""Runs so near in log η count together for the highest p."""
+EXPLORED = 1.5
+"""To say that p is nowhere 1/2: least span in log η of the rates tried, unless the range or the
+slow edge ends it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The fit to whole runs.
+
+    Attributes:
+        step: Distance of lattice points in log η.
+        counts: The runs.
+        slow: The slow edge among them.
+        posterior: Of the fast edge.
+    """
+
+    step: float
+    counts: Counts
+    slow: SlowEdge
+    posterior: Posterior
+
+    @classmethod
+    def to(cls, counts: Counts, step: float) -> Fit:
+        """Fit both edges.
+
+        Slow failures that the slow edge explains are left out of the fast edge's fit, which would
+        otherwise take them for lapses.
+
+        Args:
+            counts: Whole runs.
+            step: Distance of lattice points in log η.
+        """
+        cells = len(counts.trained) - 1
+        slow, top = SlowEdge(), _middle(counts.trained)
+        for _ in range(3):  # what is left out may move η_50, and that what is left out
+            slow = slow_edge(counts, step, top)
+            failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.last)
+            posterior = Posterior(step, cells, counts.trained, failed)
+            higher = float(posterior.quantile(0.5, 0.5))
+            if higher <= top or not counts.slow.any():
+                break
+            top = higher
+        return cls(step, counts, slow, posterior)
+
+    @property
+    def cells(self) -> int:
+        """Number of lattice cells."""
+        return len(self.counts.trained) - 1
+
+    def eta_50(self) -> Array:
+        """Median and 95 % interval of η_50 as lattice points: low, middle, high."""
+        return self.posterior.quantile(0.5, np.array([0.025, 0.5, 0.975]))
+
+    def safe(self) -> float:
+        """The one-sided 90 % lower bound of η_95, a lattice point; −∞ where there is none."""
+        return float(self.posterior.quantile(SAFE, SAFE_ERROR))
+
+    def reach(self) -> float:
+        """How far the interval of η_50 reaches to its wider side, in log η, inside the range."""
+        low, middle, high = np.clip(self.eta_50(), 0, self.cells)
+        return float(max(high - middle, middle - low)) * self.step
+
+    def enough(self) -> bool:
+        """Whether the interval rests on enough runs near the edge."""
+        if self.counts.tried.sum() < FEWEST:
+            return False
+        low, middle, high = self.eta_50()
+        if middle >= self.cells or middle <= 0:
+            return True
+        width = math.exp(
+            float(self.posterior.shape_mass @ np.log(shapes().width[self.posterior.kept]))
+        )
+        near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * width
+        trained, failed = self.counts.trained[near].sum(), self.counts.failed[near].sum()
+        one_sided = high >= self.cells or low <= 0
+        return bool(min(trained, failed) >= FEWEST_EACH or (one_sided and near.any()))
+
+    def safe_is_open(self) -> bool:
+        """Whether there is no safe rate though it is not yet unlikely that there is one."""
+        nowhere = self.posterior.distribution(SAFE)[2]
+        return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
+
+    def peak(self) -> tuple[int, int, int] | None:
+        """Where p was seen to be highest: the neighbourhood with the highest lower bound of p.
+
+        Returns:
+            A lattice point, and the trained and tried runs about it; None without a run.
+        """
+        best: tuple[float, int, int, int] | None = None
+        radius = round(PEAK_RADIUS / self.step)
+        for i in map(int, np.flatnonzero(self.counts.tried)):
+            near = slice(max(0, i - radius), i + radius + 1)
+            trained = int(self.counts.trained[near].sum())
+            tried = int(self.counts.tried[near].sum())
+            found = (lower_bound(trained, tried, 0.025), i, trained, tried)
+            best = max(best, found) if best else found
+        return None if best is None else best[1:]
+
+    def nowhere_half(self) -> bool:
+        """Whether p is below 1/2 everywhere.
+
+        Above the slow edge p falls: were it one half at some rate, more than half of the runs below
+        that rate would train. So no group of the lowest rates may train clearly more often than
+        not, all runs together must have an upper bound below 1/2, and the rates must have been
+        explored downwards.
+        """
+        tried, trained = self.counts.tried, self.counts.trained
+        if not trained.any():
+            return bool(tried.sum() >= FEWEST)
+        points = np.flatnonzero(tried)
+        low_enough = points[0] == 0 or (points[-1] - points[0]) * self.step >= EXPLORED
+        points = points[points > self.slow.last]
+        if not len(points) or not (low_enough or self.slow.last >= 0):
+            return False
+        k, n = np.cumsum(trained[points]), np.cumsum(tried[points])
+        if n[-1] < 2 * FEWEST or (k > n / 2 + np.sqrt(n) / 2).any():
+            return False
+        return 1 - lower_bound(int(n[-1] - k[-1]), int(n[-1]), 0.02) < 0.5
+
+
+def _middle(trained: Array) -> float:
+    """The lattice point above which half of the trained runs lie; 0 without one."""
+    total = np.cumsum(trained)
+    return float(np.searchsorted(total, total[-1] / 2) + 1) if total[-1] else 0.0

@@ -1,0 +1,114 @@
+"""Where the trials of a round are placed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from etastar.search.choosing import lowest_seen
+from etastar.search.curve_fit import SAFE, Fit
+
+TARGETS = (0.65, 0.35, 0.92, 0.5, 0.65, 0.35, 0.97, 0.25)
+"""Values of p at which trials are placed in turn: most about the edge, for η_50 and its width; two
+of eight on its shoulder, for η_95."""
+FIRST = (-0.8, 0.3)
+"""Distances in log η from the located boundary over which the first round is spread: where training
+begins well it does not always end well."""
+BELOW = (0.75, 0.5, 0.33)
+"""Parts of η_95 at which a few trials are placed in turn, for the cost and the window's floor."""
+FEW = 6
+"""How many trials that is."""
+DEEPER = 4.0
+"""Factor over which a round looks for the slow edge further down."""
+DOWN, UP = 1.0, 0.7
+"""How far in log η a round may go beyond the rates that were tried."""
+
+
+def spread(low: float, high: float, number: int, cells: int) -> list[int]:
+    """Lattice points evenly between two ends.
+
+    Args:
+        low: Lower end, a lattice point.
+        high: Upper end.
+        number: How many.
+        cells: Number of lattice cells.
+    """
+    return [clip(x, cells) for x in np.linspace(low, high, number)]
+
+
+def clip(point: float, cells: int) -> int:
+    """The nearest point of the lattice.
+
+    Args:
+        point: Not whole.
+        cells: Number of lattice cells.
+    """
+    return min(max(round(float(point)), 0), cells)
+
+
+def at_targets(fit: Fit, targets: Sequence[float]) -> list[int]:
+    """Lattice points where p is as given, spread over what is not known of them.
+
+    The k-th of n trials at one value of p lies at the (k + ½)/n quantile of the posterior of the
+    rate at which p has that value: far apart while the edge is unknown, together when it is known.
+
+    Args:
+        fit: To all earlier rounds.
+        targets: Values of p.
+    """
+    tried = np.flatnonzero(fit.counts.tried)
+    low, high = tried[0] - DOWN / fit.step, tried[-1] + UP / fit.step
+    if fit.slow.low is not None:  # below the slow edge nothing can be learned of the fast one
+        low = max(low, min(fit.slow.low, float(fit.eta_50()[1])))
+    points: list[int] = []
+    for target in sorted(set(targets)):
+        number = targets.count(target)
+        parts = (np.arange(number) + 0.5) / number
+        nowhere = fit.posterior.distribution(target)[2]
+        if nowhere > 0.999:  # then all that can be told is how high p becomes
+            points += [clip(x, fit.cells) for x in below(fit, number)]
+            continue
+        at = fit.posterior.quantile(target, nowhere + (1 - nowhere) * parts)
+        points += [clip(x, fit.cells) for x in np.clip(at, low, high)]
+    return sorted(points)
+
+
+def below(fit: Fit, number: int, first: int = 0) -> list[int]:
+    """Lattice points of the few trials inside the window, below η_95.
+
+    Args:
+        fit: To all earlier rounds.
+        number: How many.
+        first: How many were placed before.
+    """
+    nowhere = fit.posterior.distribution(SAFE)[2]
+    eta_95 = float(fit.posterior.quantile(SAFE, nowhere + (1 - nowhere) / 2))
+    if not math.isfinite(eta_95):
+        eta_95 = float(fit.posterior.quantile(0.5, 0.1))
+    parts = [BELOW[(first + k) % len(BELOW)] for k in range(number)]
+    floor = 0.0 if fit.slow.upper is None else min(fit.slow.upper, eta_95)
+    return sorted(clip(max(eta_95 + math.log(part) / fit.step, floor), fit.cells) for part in parts)
+
+
+def at_slow_edge(fit: Fit, number: int) -> list[int]:
+    """Lattice points about the slow edge: half where it lies, half where it ends.
+
+    Where no run was too slow yet, the next rates downwards, over a factor of `DEEPER`.
+
+    Args:
+        fit: To all earlier rounds.
+        number: How many.
+    """
+    slow, top = fit.slow, fit.safe()
+    if slow.low is None or slow.lower is None or slow.upper is None:
+        tried = int(np.flatnonzero(fit.counts.tried)[0])
+        seen = lowest_seen(fit.counts, top)
+        high = min(top, tried if seen is None else seen)
+        low = high - math.log(DEEPER) / fit.step
+        return spread(low, high, number, fit.cells)
+    parts = number // 2
+    edge = np.linspace(slow.edge - slow.width, slow.edge + slow.width, parts + 2)[1:-1]
+    end = np.linspace(slow.lower, slow.upper, number - parts + 2)[1:-1]
+    return sorted(clip(x, fit.cells) for x in [*edge, *end])

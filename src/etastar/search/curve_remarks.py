@@ -1,0 +1,233 @@
+"""What is unusual about a measured curve, and what is missing from it, each in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from etastar.search.choosing import enough
+from etastar.search.curve_fit import SAFE, Fit
+
+if TYPE_CHECKING:
+    from etastar.search.curve import Curve
+
+BIN, REACH, FEWEST = 0.08, 1.2, 4
+"""Where p is compared: bins of this width in log η, groups of neighbouring bins of at most this
+reach, and the fewest runs of a group."""
+RISE = 1e-4
+"""Fisher's exact p-value below which p is said to rise with η: hundreds of overlapping pairs of
+clusters are compared."""
+FAR, SURPRISE = 0.02, 1e-3
+"""An island lies where the fit has p below `FAR`; so improbable must its trained runs be there."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something a reader must know.
+
+    Attributes:
+        code: Stable name: `above-range`, `below-range`, `nowhere-half`, `no-safe-rate`, `cap`,
+            `island`, `two-windows`, `no-width`, `no-steps`, `floor-seen`, `not-confirmed`,
+            `only-order`.
+        text: A sentence.
+    """
+
+    code: str
+    text: str
+
+
+def remarks(curve: Curve, fit: Fit) -> Iterator[Remark]:
+    """Say what is unusual or missing.
+
+    Args:
+        curve: The strategy.
+        fit: To all its whole runs.
+    """
+    if not curve.whole:
+        yield Remark("cap", "The cap on budgets left no room for a whole run.")
+        return
+    yield from _range(curve, fit)
+    yield from _cap(curve, fit)
+    yield from _shape(curve, fit)
+    yield from _choice(curve, fit)
+    if curve.options.only_order:
+        yield Remark(
+            "only-order",
+            "Only the order of the data varied: p is the probability over orders, for these "
+            "initial weights.",
+        )
+
+
+def _range(curve: Curve, fit: Fit) -> Iterator[Remark]:
+    options, middle = curve.options, float(fit.eta_50()[1])
+    if curve.ended_by == "nowhere" or fit.nowhere_half():
+        yield Remark(
+            "nowhere-half",
+            "No rate was found at which half of the runs train. Lower the threshold, or raise the "
+            "budget.",
+        )
+    elif middle >= curve.lattice.cells:
+        yield Remark(
+            "above-range",
+            f"More than half of the runs train even at the highest rate, {options.end_lr:g}: η* "
+            "lies above the range. Raise end_lr.",
+        )
+    elif middle <= 0:
+        yield Remark(
+            "below-range",
+            f"Less than half of the runs train even at the lowest rate, {options.start_lr:g}: η* "
+            "lies below the range, if anywhere. Lower start_lr.",
+        )
+
+
+def _cap(curve: Curve, fit: Fit) -> Iterator[Remark]:
+    if curve.ended_by not in ("trials", "budgets"):
+        return
+    goal, reach, runs = math.log1p(curve.options.precision), fit.reach(), len(curve.whole)
+    needed = max(runs + 1, math.ceil(runs * (reach / goal) ** 2))
+    name = "cap of trials" if curve.ended_by == "trials" else "cap on budgets"
+    if reach <= goal:
+        yield Remark("cap", f"The {name} ended the search before a safe rate was settled.")
+        return
+    budgets = curve.spent() / curve.options.max_steps * needed / max(runs, 1)
+    yield Remark(
+        "cap",
+        f"The {name} ended the search after {runs} whole trials: the interval of η* reaches a "
+        f"factor {math.exp(reach):.2f} to a side, not {1 + curve.options.precision:.2f}. That "
+        f"would need about {needed} whole trials, {budgets:.0f} budgets.",
+    )
+
+
+def _shape(curve: Curve, fit: Fit) -> Iterator[Remark]:
+    rate, found, far = curve.lattice.rate, rise(fit), island(fit)
+    if far is not None:
+        yield Remark(
+            "island",
+            f"Runs train at {rate(far):.3g}, far above η*, more often than a falling curve allows: "
+            "an island. It does not count.",
+        )
+    elif found is not None:
+        low, high = found
+        yield Remark(
+            "two-windows",
+            f"p rises with the rate: fewer runs train at {rate(low):.3g} than at {rate(high):.3g}. "
+            "There are two windows; η* is that of the upper one, and the curve was fitted as one "
+            "falling edge.",
+        )
+    if fit.counts.trained.any() and not fit.safe() >= 0:
+        nowhere, peak = fit.posterior.distribution(SAFE)[2], fit.peak()
+        seen = f"; the most were {peak[1]} of {peak[2]} about {rate(peak[0]):.3g}" if peak else ""
+        yield Remark(
+            "no-safe-rate",
+            f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
+            f"none is {nowhere:.2f}.",
+        )
+    elif fit.slow.upper is not None and fit.slow.upper > fit.safe():
+        yield Remark(
+            "no-width",
+            "The window has no width: runs become too slow for the budget where they have not yet "
+            "become stable. Raise the budget.",
+        )
+
+
+def _choice(curve: Curve, fit: Fit) -> Iterator[Remark]:
+    options = curve.options
+    point = curve.attempts[-1].point if curve.attempts else curve.choice()
+    if point is None:
+        return
+    if not options.counts_steps:
+        yield Remark(
+            "no-steps",
+            "Nothing is known of steps to the threshold: the recommended rate is 0.8 of the lower "
+            "bound of η_95.",
+        )
+    elif fit.slow.upper is None and not options.slow_edge:
+        yield Remark(
+            "floor-seen",
+            "The slow edge was not looked for: rates below the lowest that was seen to train were "
+            "not considered.",
+        )
+    if not options.confirm:
+        return
+    if not curve.attempts:
+        yield Remark("not-confirmed", "The cap left no room to confirm the recommended rate.")
+    elif not curve.attempts[-1].passed:
+        tried = len(curve.attempts[-1].runs)
+        yield Remark(
+            "not-confirmed",
+            f"No rate was confirmed: none of {len(curve.attempts)} attempts had "
+            f"{enough(tried)} of {tried} runs train.",
+        )
+
+
+def rise(fit: Fit) -> tuple[int, int] | None:
+    """The clearest pair of rates of which the higher trains more often, fast failures only.
+
+    Args:
+        fit: To all whole runs.
+
+    Returns:
+        Lattice points, the lower rate first; None where p is not known to rise.
+    """
+    points = np.flatnonzero(fit.counts.tried)
+    points = points[points > fit.slow.last]
+    bins = np.round(points * fit.step / BIN).astype(int)
+    at, first = np.unique(bins, return_index=True)
+    trained = np.add.reduceat(fit.counts.trained[points], first).astype(int) if len(at) else at
+    tried = np.add.reduceat(fit.counts.tried[points], first).astype(int) if len(at) else at
+    groups = [
+        (i, j, int(trained[i:j].sum()), int(tried[i:j].sum()))
+        for i in range(len(at))
+        for j in range(i + 1, len(at) + 1)
+        if (at[j - 1] - at[i]) * BIN <= REACH and tried[i:j].sum() >= FEWEST
+    ]
+    best, found = RISE, None
+    for low, end, k, n in groups:
+        for begin, high, more, of in groups:
+            if begin != end or more * n <= 2 * k * of:
+                continue
+            chance = fisher(more, of, k, n)
+            if chance < best:
+                best, found = chance, ((at[low] + at[end - 1]) / 2, (at[begin] + at[high - 1]) / 2)
+    if found is None:
+        return None
+    return round(found[0] * BIN / fit.step), round(found[1] * BIN / fit.step)
+
+
+def fisher(more: int, of_more: int, fewer: int, of_fewer: int) -> float:
+    """Fisher's exact one-sided p-value: so many more successes in the first of two groups.
+
+    Args:
+        more: Successes of the first group.
+        of_more: Its size.
+        fewer: Successes of the second.
+        of_fewer: Its size.
+    """
+    total, size = more + fewer, of_more + of_fewer
+    ways = (
+        math.comb(of_more, k) * math.comb(of_fewer, total - k)
+        for k in range(more, min(total, of_more) + 1)
+    )
+    return sum(ways) / math.comb(size, total)
+
+
+def island(fit: Fit) -> int | None:
+    """The lattice point, far above η*, around which runs train against all expectation.
+
+    Args:
+        fit: To all whole runs.
+    """
+    points = np.flatnonzero(fit.counts.tried)
+    points = points[points > fit.eta_50()[2]]
+    p = fit.posterior.mean(points)
+    far = points[p < FAR]
+    trained, expected = fit.counts.trained[far], (fit.counts.tried[far] * p[p < FAR]).sum()
+    number = int(trained.sum())
+    below = sum(math.exp(-expected) * expected**k / math.factorial(k) for k in range(number))
+    if number < 2 or 1 - below > SURPRISE:
+        return None
+    return int(round(float((far * trained).sum() / trained.sum())))

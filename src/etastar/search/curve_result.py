@@ -1,0 +1,187 @@
+"""The answer of the strategy `curve`, computed from outcomes alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from etastar.search.choosing import exact_interval, lower_bound
+from etastar.search.curve_blocks import (
+    AttemptBlock,
+    BandPoint,
+    CurveBlock,
+    CurveCost,
+    CurveEtaStar,
+    CurvePoint,
+    CurveResult,
+    LocatedRun,
+    Peak,
+    Recommended,
+    WindowBlock,
+)
+from etastar.search.curve_counts import CAUSES, Counts, SlowEdge
+from etastar.search.curve_fit import SAFE, Fit
+from etastar.search.curve_model import Posterior
+from etastar.search.curve_remarks import remarks
+
+if TYPE_CHECKING:
+    from etastar.search.curve import Curve
+
+CONFIDENCE = 0.95
+"""Of a confirmation: its attempts' errors add up to the rest."""
+BAND_POINTS = 41
+"""Rates of the band, over all that were tried."""
+
+
+def result_of(curve: Curve, seconds: float | None = None) -> CurveResult:
+    """Compute the answer from the outcomes of whole rounds.
+
+    Args:
+        curve: The strategy, done or not.
+        seconds: Wall time to report.
+    """
+    fit = curve.fit()
+    eta = _eta_star(curve, fit)
+    high = _rate(curve, float(fit.posterior.quantile(SAFE, 0.5)))
+    seen = eta.median is not None or fit.counts.trained.any()
+    points = tuple(_points(curve))
+    block = CurveBlock(
+        eta_50=eta.median,
+        eta_95=high if seen else None,
+        eta_95_low=eta.safe,
+        p_max=_peak(curve, fit),
+        points=points,
+        band=tuple(_band(curve, fit)) if fit.counts.tried.any() else (),
+    )
+    window = _window(curve, fit, block.eta_95)
+    located = tuple(
+        LocatedRun(t.lr, o.step, o.kind, o.first_loss, _finite(o.last_loss))
+        for t, o in curve.located
+    )
+    steps = curve.spent()
+    trials = len(curve.runs()) - len(curve.located)
+    cost = CurveCost(trials, steps, seconds, steps / curve.options.max_steps)
+    advice = _recommended(curve)
+    return CurveResult(
+        eta, block, window, advice, located, cost, curve.ended_by, tuple(remarks(curve, fit))
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _rate(curve: Curve, point: float) -> float | None:
+    """The rate of a lattice point that need not be whole; None outside of the range."""
+    if not 0 <= point <= curve.lattice.cells:
+        return None
+    return float(curve.options.start_lr * math.exp(point * curve.step))
+
+
+def _eta_star(curve: Curve, fit: Fit) -> CurveEtaStar:
+    if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
+        return CurveEtaStar(None, None, None, None, None)
+    low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
+    return CurveEtaStar(middle, low, high, _rate(curve, fit.safe()), set_by(fit))
+
+
+def set_by(fit: Fit) -> Literal["budget", "stability"] | None:
+    """What ends η*: `budget` if slow runs do.
+
+    The fit is made again as if the slow runs above the slow edge had trained, which is the most
+    that a longer budget could do; where η_50 then lies beyond its interval, slow runs end it.
+
+    Args:
+        fit: To all whole runs.
+    """
+    counts, above = fit.counts, np.arange(fit.cells + 1) > fit.slow.last
+    slow = counts.slow * above
+    if not (counts.failed * above).any() or not counts.trained.any():
+        return None
+    if not slow.any():
+        return "stability"
+    failed = (counts.failed - counts.slow) * 1.0
+    longer = Posterior(fit.step, fit.cells, counts.trained + slow, failed)
+    return "budget" if float(longer.quantile(0.5, 0.5)) > fit.eta_50()[2] else "stability"
+
+
+def _points(curve: Curve) -> list[CurvePoint]:
+    passed = [(a.point, o) for a in curve.attempts if a.passed for _, o in a.runs]
+    runs = [*((i, outcome) for i, _, outcome in curve.whole), *passed]
+    counts = Counts.of(curve.lattice.cells, runs)
+    points = []
+    for i in map(int, np.flatnonzero(counts.tried)):
+        trained, tried = int(counts.trained[i]), int(counts.tried[i])
+        causes = {cause: int(counts.failures[row, i]) for row, cause in enumerate(CAUSES)}
+        low, high = exact_interval(trained, tried)
+        steps = float(np.median(counts.steps[i])) if trained else None
+        points.append(
+            CurvePoint(
+                lr=curve.lattice.rate(i),
+                tried=tried,
+                trained=trained,
+                **causes,
+                p=trained / tried,
+                ci_low=low,
+                ci_high=high,
+                median_steps=steps,
+            )
+        )
+    return points
+
+
+def _peak(curve: Curve, fit: Fit) -> Peak | None:
+    found = fit.peak()
+    if found is None:
+        return None
+    i, trained, tried = found
+    return Peak(curve.lattice.rate(i), trained / tried, *exact_interval(trained, tried))
+
+
+def _band(curve: Curve, fit: Fit) -> list[BandPoint]:
+    tried = np.flatnonzero(fit.counts.tried)
+    points = np.unique(np.round(np.linspace(tried[0], tried[-1], BAND_POINTS)))
+    fine = fit.slow.fine(points)
+    columns = (column * fine for column in fit.posterior.band(points))
+    return [
+        BandPoint(curve.lattice.rate(int(i)), float(p), float(low), float(high))
+        for i, p, low, high in zip(points, *columns, strict=True)
+    ]
+
+
+def _window(curve: Curve, fit: Fit, high: float | None) -> WindowBlock:
+    if not curve.options.slow_edge:
+        return WindowBlock(None, high, "not looked for")
+    slow: SlowEdge = fit.slow
+    low = None if slow.low is None else _rate(curve, slow.low)
+    if low is not None:
+        return WindowBlock(low, high, "found")
+    reached = fit.counts.tried.any() and np.flatnonzero(fit.counts.tried)[0] == 0
+    return WindowBlock(None, high, "below the range" if reached else "not looked for")
+
+
+def _recommended(curve: Curve) -> Recommended | None:
+    attempts = tuple(
+        AttemptBlock(curve.lattice.rate(a.point), len(a.runs), a.trained) for a in curve.attempts
+    )
+    if attempts and curve.attempts[-1].passed:
+        last = curve.attempts[-1]
+        steps = [o.step for _, o in last.runs if o.kind == "trained"]
+        return Recommended(
+            lr=attempts[-1].lr,
+            tried=attempts[-1].tried,
+            trained=last.trained,
+            held=sum(outcome.held is True for _, outcome in last.runs),
+            p_low=lower_bound(last.trained, len(last.runs), last.error),
+            confidence=CONFIDENCE,
+            median_steps=float(np.median(steps)),
+            attempts=attempts,
+        )
+    if attempts:
+        return Recommended(None, 0, None, None, None, None, None, attempts)
+    point = curve.choice()
+    if point is None:
+        return None
+    return Recommended(curve.lattice.rate(point), 0, None, None, None, None, None, ())
