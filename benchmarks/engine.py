@@ -7,6 +7,11 @@ They take turns, round after round, and the best round of each counts: on a shar
 ratios within one run mean anything. The *ceiling* is the time of the matrix products alone
 (forward, input gradients but the first layer's, weight gradients) as `torch.bmm` at the same
 shapes, all replicas in one call, PyTorch's own threads.
+
+The stack is timed as `measure` runs it, from drawing the networks to their outcomes. A measurement
+trains a few initialisations at many rates each, and the stack keeps what it draws. So more than 32
+replicas, as a GPU takes, are 8 seeds at many rates; otherwise what is timed would be the drawing of
+hundreds of networks on the CPU. Up to 32 replicas have a seed each.
 """
 
 from __future__ import annotations
@@ -22,11 +27,14 @@ import torch
 from torch import nn
 
 from etastar.data import Dataset
-from etastar.engines.stack import Engine, train_all
+from etastar.engines import StackEngine, train_all
 from etastar.problem.networks import MLP
+from etastar.problem.problem import Problem, of_network
 from etastar.problem.trial import Criterion, Recipe, Trial
 
 BATCH, SAMPLES, CLASSES, STEPS = 128, 20_000, 10, 192
+SEEDS, MOST_SEEDS = 8, 32
+"""Seeds of many replicas; replicas up to which each is a seed of its own."""
 
 
 def main() -> None:
@@ -94,13 +102,16 @@ def compare(network: MLP, data: Dataset, args: argparse.Namespace) -> dict[str, 
     """Best time per replica-step of the four, taking turns."""
     criterion = Criterion(threshold=1.0, max_steps=STEPS, eval_every=STEPS)
     recipe = Recipe(loss="cross-entropy", batch_size=BATCH, criterion=criterion)
-    engine = Engine(network, data, recipe, device=args.device, slots=args.slots)
-    replicas = engine.slots * engine.threads
+    problem = of_network(network, data, recipe, device=args.device)
+    engine = StackEngine(args.threads, slots=args.slots)
+    plan = engine.plan(problem)
+    replicas = plan.slots * plan.threads
+    there = data.to(device=torch.device(args.device))
     ways = {
-        "stack": stack(engine),
-        "vmap": vmapped(network, engine.data, replicas, args.device),
+        "stack": stack(engine, problem, replicas),
+        "vmap": vmapped(network, there, replicas, args.device),
         "ceiling": ceiling(network, data.inputs, replicas, args.device),
-        "loop": loop(network, engine.data, args.device),
+        "loop": loop(network, there, args.device),
     }
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(args.rounds):
@@ -125,16 +136,23 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def stack(engine: Engine) -> Callable[[], int]:
+def stack(engine: StackEngine, problem: Problem, replicas: int) -> Callable[[], int]:
     """The engine as `measure` runs it, from drawing the networks to their outcomes."""
-    replicas = engine.slots * engine.threads
+    trials = trials_of(replicas)
 
     def run() -> int:
         before = engine.steps_taken
-        train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
+        train_all(engine, problem, trials)
         return engine.steps_taken - before
 
     return run
+
+
+def trials_of(replicas: int) -> list[Trial]:
+    """One seed each; of more than `MOST_SEEDS`, `SEEDS` seeds at rates up to a tenth apart."""
+    seeds = replicas if replicas <= MOST_SEEDS else SEEDS
+    rates = [0.01 * (1 + 0.1 * i / replicas) for i in range(replicas)]
+    return [Trial.of(i % seeds, rates[i // seeds]) for i in range(replicas)]
 
 
 def vmapped(network: MLP, data: Dataset, replicas: int, device: str) -> Callable[[], int]:

@@ -83,10 +83,8 @@ def verdicts(record: dict[str, Any]) -> list[str]:
         "| safe_lr, new seed |",
         "|---|---|---|---|---|---|",
     ]
-    for engine in ("loop", "vmap", "stack"):
+    for engine in sorted({c["eta_star"]["engine"] for c in record["cells"]}):
         cells = {"cells": [c for c in record["cells"] if c["eta_star"]["engine"] == engine]}
-        if not cells["cells"]:
-            continue
         above = runs(cells, "etastar", "hi", False)
         failed = sum(run["outcome"] != "trained" for _, run in above)
         rows.append(

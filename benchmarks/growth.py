@@ -25,8 +25,9 @@ import torch
 from engine import machine, settings_of, synthetic
 
 import etastar
-from etastar.engines.stack import Engine, train_all
+from etastar.engines import StackEngine, train_all
 from etastar.problem.networks import MLP
+from etastar.problem.problem import of_network
 from etastar.problem.trial import Criterion, Recipe, Trial
 
 STEPS = 100
@@ -85,8 +86,9 @@ def train(replicas: int, width: int, depth: int, inputs: int) -> int:
     data = synthetic(inputs)
     criterion = Criterion(threshold=1.0, max_steps=STEPS, eval_every=STEPS)
     recipe = Recipe(loss="cross-entropy", batch_size=128, criterion=criterion)
-    engine = Engine(MLP(width=width, depth=depth), data, recipe)
-    train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
+    problem = of_network(MLP(width=width, depth=depth), data, recipe)
+    engine = StackEngine()
+    train_all(engine, problem, [Trial.of(seed, 0.01) for seed in range(replicas)])
     return engine.steps_taken
 
 

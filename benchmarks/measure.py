@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from engine import machine, settings_of
 
-from etastar.api import Progress, measure
+from etastar.api import measure
 from etastar.data import Dataset, load
 from etastar.engines.reference import train_one
 from etastar.problem.networks import MLP
 from etastar.problem.trial import Trial
+from etastar.run import Progress
 from etastar.search import Bisection, Lattice
 from etastar.settings import Settings
 

@@ -15,8 +15,9 @@ import sys
 
 from engine import machine, synthetic
 
-from etastar.engines.stack import Engine, train_all
+from etastar.engines import StackEngine, train_all
 from etastar.problem.networks import MLP
+from etastar.problem.problem import of_network
 from etastar.problem.trial import Criterion, Recipe, Trial
 
 
@@ -52,11 +53,13 @@ def peak(replicas: int, width: int) -> dict[str, float]:
     criterion = Criterion(threshold=1.0, max_steps=2, eval_every=2)
     recipe = Recipe(loss="cross-entropy", criterion=criterion)
     data = synthetic(784)
-    engine = Engine(network, data, recipe)
-    train_all(engine, [Trial.of(seed, 0.01) for seed in range(replicas)])
+    problem = of_network(network, data, recipe)
+    engine = StackEngine()
+    plan = engine.plan(problem)
+    train_all(engine, problem, [Trial.of(seed, 0.01) for seed in range(replicas)])
     return {
         "replicas": replicas,
-        "slots": engine.slots * engine.threads,
+        "slots": plan.slots * plan.threads,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "weights_mib": 4 * network.parameter_count(784, data.classes) * replicas / 2**20,
     }

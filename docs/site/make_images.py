@@ -20,12 +20,13 @@ import torch
 from scipy.stats import binomtest
 
 import etastar
+from etastar.engines import StackEngine, train_all
+from etastar.engines.reference import accuracy_of, train_one
+from etastar.problem.problem import Problem, of_network
+from etastar.problem.trial import Trial
 from etastar.report.style import COLOURS, MARKERS, STYLE
 from etastar.search import Lattice
 from etastar.settings import Settings
-from etastar.engines.stack import Engine, train_all
-from etastar.engines.reference import accuracy_of, train_one
-from etastar.problem.trial import Recipe, Trial
 
 IMAGES = Path(__file__).parents[1] / "images"
 NETWORK = etastar.MLP(width=64, depth=4)
@@ -35,8 +36,9 @@ FRESH = range(1000, 1100)
 """Seeds that no search of this script has seen."""
 
 
-def recipe(**options: Any) -> Recipe:
-    return Settings.checked(dataset="digits", width=64, depth=4, **options).recipe(DATA)
+def problem(**options: Any) -> Problem:
+    """The problem of the network on the data, with these options."""
+    return of_network(NETWORK, DATA, Settings.checked(dataset="digits", **options).recipe(DATA))
 
 
 def pictures() -> None:
@@ -48,7 +50,7 @@ def pictures() -> None:
         _map(found)
 
 
-def _trials(found: etastar.Measurement) -> None:
+def _trials(found: etastar.Result) -> None:
     seed = next(s for s, r in found.seeds.items() if r.hi_outcome == "diverged")
     bracket = found.seeds[seed]
     assert bracket.lo is not None and bracket.hi is not None
@@ -60,7 +62,8 @@ def _trials(found: etastar.Measurement) -> None:
         (3 * bracket.hi, "3 η*"),
     ]
     fig, (left, right) = plt.subplots(1, 2, figsize=(7.6, 3.0), layout="constrained")
-    how = recipe()
+    how = problem().recipe
+    assert how is not None
     for place, (rate, name) in enumerate(rates):
         steps, losses, evaluated, reached = [], [], [], []
 
@@ -88,7 +91,7 @@ def _trials(found: etastar.Measurement) -> None:
     fig.savefig(IMAGES / "concepts-trials.png", dpi=150)
 
 
-def _map(found: etastar.Measurement) -> None:
+def _map(found: etastar.Result) -> None:
     """All rates of the lattice between a third of η* and four times η*."""
     lattice = Lattice(found.search["start_lr"], found.search["end_lr"], found.search["resolution"])
     middle = found.eta_star.median
@@ -96,12 +99,12 @@ def _map(found: etastar.Measurement) -> None:
     every = [lattice.rate(i) for i in range(lattice.cells + 1)]
     rates = [rate for rate in every if middle / 2.5 < rate < 3 * middle]
     trials = [Trial.of(seed, rate) for seed in range(MAP_SEEDS) for rate in rates]
-    outcomes = train_all(Engine(NETWORK, DATA, recipe()), trials)
+    outcomes = train_all(StackEngine(), problem(), trials)
     fig, (top, bottom) = plt.subplots(
         2, 1, figsize=(7.6, 5.2), sharex=True, layout="constrained", height_ratios=[1, 2]
     )
     others = FRESH[:60]
-    fresh = train_all(Engine(NETWORK, DATA, recipe()), [Trial.of(s, r) for s in others for r in rates])
+    fresh = train_all(StackEngine(), problem(), [Trial.of(s, r) for s in others for r in rates])
     good = [sum(fresh[Trial.of(s, r)].kind == "trained" for s in others) for r in rates]
     ends = [binomtest(count, len(others)).proportion_ci() for count in good]
     top.fill_between(rates, [e.low for e in ends], [e.high for e in ends], color="#0072B2", alpha=0.2, lw=0)
@@ -148,7 +151,7 @@ def numbers() -> None:
         assert middle is not None and safe is not None
         rates = [safe, 0.8 * middle, middle, 1.2 * middle, 1.5 * middle]
         trials = [Trial.of(seed, rate) for seed in FRESH for rate in rates]
-        outcomes = train_all(Engine(NETWORK, DATA, recipe(**options)), trials)
+        outcomes = train_all(StackEngine(), problem(**options), trials)
         shares = [
             f"{sum(outcomes[Trial.of(s, r)].kind == 'trained' for s in FRESH)} %" for r in rates
         ]

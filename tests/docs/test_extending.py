@@ -58,7 +58,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_kind_of_extension_is_shown_with_its_test() -> None:
     assert PAGE.count("```") == 2 * len(BLOCKS)
     rooms = {path.split("/")[1] for path in TESTS}
-    assert rooms == {"data", "networks", "search", "study", "report"}
+    assert rooms == {"data", "problem", "engines", "search", "study", "report"}
 
 
 @pytest.mark.slow
