@@ -63,9 +63,7 @@ def test_files_may_be_compressed_or_not(tmp_path, compressed):
 def test_truncated_gzip(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(idx(pixels(50, 28, 28)))[:-100])
-    with pytest.raises(
-        DataError, match=r"idx3-ubyte.gz is damaged or cut short.*Fetch the file"
-    ):
+    with pytest.raises(DataError, match=r"idx3-ubyte.gz is damaged or cut short.*Fetch the file"):
         read_idx(path, 3)
 
 

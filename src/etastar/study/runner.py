@@ -19,7 +19,7 @@ from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State, costs, identities, plan
-from etastar.study.results import LrResult, Results
+from etastar.study.results import Results
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
 
@@ -196,9 +196,7 @@ class _Run:
         self.state.done.setdefault(task.id, set()).update(results.seeds)
         self.state.failures.pop(task.id, None)
         self.spent += self.seconds[task.id]
-        trials = 0
-        if isinstance(results, LrResult) and not isinstance(self.executor, InProcess):
-            trials = len(results.trials)
+        trials = 0 if isinstance(self.executor, InProcess) else len(results.trials)
         self._ended(task, f"{_title(task)}: {results.seconds:.1f} s", trials)
 
     def _fail(self, task: Task, error: str, waiting: deque[Task]) -> None:
