@@ -59,9 +59,13 @@ class Published:
             folder: Where those lie.
             split: The rule that separates training from validation.
         """
+        x_train, y_train, x_val, y_val = arrays
         return RawData(
             self.name,
-            *arrays,
+            x_train,
+            y_train,
+            x_val,
+            y_val,
             classes=10,
             source=self.source,
             read_from=str(folder),

@@ -21,7 +21,7 @@ from etastar.problem.trial import Outcome, Trial
 from etastar.study.cell import TaskKind
 from etastar.study.lock import locked
 from etastar.study.results import Results, SharpnessRow
-from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
+from etastar.study.schema import connect_reader, connect_writer, rollback, translated
 
 FLUSH_EVERY = 1.0
 """Seconds of trials that a sudden death may cost; committing each alone would slow short ones."""
@@ -74,7 +74,7 @@ class Store:
         Raises:
             StoreError: On leaving, in place of a `TypeError`, `ValueError` or `KeyError`.
         """
-        return decoded(self.path)
+        return translated(self.path, decoding=True)
 
     def seeds_done(self) -> dict[str, set[int]]:
         """Finished seeds of every specification, by its hash."""
