@@ -98,6 +98,14 @@ class Cell:
         return self.sharpness_specification and digest(self.sharpness_specification)
 
     @property
+    def asked(self) -> list[tuple[TaskKind, str, str]]:
+        """Kind, hash and text of every specification that the cell asks for."""
+        found: list[tuple[TaskKind, str, str]] = [("maximal-lr", self.id, self.specification)]
+        if self.sharpness_id and self.sharpness_specification:
+            found.append(("sharpness", self.sharpness_id, self.sharpness_specification))
+        return found
+
+    @property
     def _device_kind(self) -> str:
         """`cuda` for `cuda:1`: which of several is no part of a result, rounding by kind is."""
         return self.settings.device.split(":")[0]
