@@ -15,7 +15,7 @@ from etastar.curvature.graphs import KINDS
 from etastar.errors import ConfigError, unknown_name
 from etastar.machine import use_threads
 from etastar.problem.losses import LOSSES
-from etastar.theory.dense import eigvalsh
+from etastar.theory.dense import largest
 from etastar.theory.fluctuations import fluctuations_of
 from etastar.theory.kernel import (
     checked_inputs,
@@ -24,7 +24,13 @@ from etastar.theory.kernel import (
     kernel,
     layer_kernels,
 )
-from etastar.theory.moments import block_bound, lower_bound, trace_bound
+from etastar.theory.lower import (
+    gradient_bound,
+    layers_bound,
+    softmax_output_bound,
+    softmax_sample_bound,
+)
+from etastar.theory.moments import block_bound, softmax_trace_bound, trace_bound
 from etastar.theory.mse_law import contrast_bound, mse_law
 from etastar.theory.softmax_law import softmax_law
 
@@ -119,18 +125,22 @@ def sharpness_bounds(
     net, x = checked_mlp(network), checked_inputs(x)
     _check(classes, loss, kind)
     total = kernel(net, x)
-    top = _top(total / len(x))
-    fluctuations = fluctuations_of(net, x[_evenly(len(x))], seed)
+    top = largest(total / len(x))
+    fluctuations = fluctuations_of(net, x[_evenly(len(x))], classes, seed)
     mse = loss == "mse"
     if mse:
-        law = mse_law(fluctuations, classes, seed)
-        lower, below, scale = float(total.mean()), lower_bound(net, x), 1.0
+        law = mse_law(fluctuations, seed)
+        lower, scale = float(total.mean()), 1.0
+        below = max(gradient_bound(net, x), layers_bound(net, x))
     else:
-        law = softmax_law(net, x, fluctuations, top, classes, seed)
-        lower, below = contrast_bound(net, x, total, classes, seed), None
+        law = softmax_law(net, x, fluctuations, top, seed)
+        lower = contrast_bound(net, x, total, classes, seed)
+        below = max(softmax_sample_bound(net, x, classes), softmax_output_bound(net, x, classes))
         scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
     trace = scale * trace_bound(net, x, classes)
     block = min(trace, scale * _finite_block_bound(net, x, classes))
+    if not mse:
+        block = min(block, softmax_trace_bound(net, x, classes))
     estimate = top * law.above
     exact = kind == "gauss-newton"
     return SharpnessBounds(
@@ -173,13 +183,3 @@ def _finite_block_bound(net: Any, x: Any, classes: int) -> float:
     except OverflowError:
         return math.inf
     return bound if math.isfinite(bound) else math.inf
-
-
-def _top(matrix: _Array) -> float:
-    """Largest eigenvalue of a symmetric matrix."""
-    if len(matrix) <= SAMPLES:
-        return float(eigvalsh(matrix)[-1])
-    from scipy.sparse.linalg import eigsh
-
-    start = np.ones(len(matrix))
-    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])

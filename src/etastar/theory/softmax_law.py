@@ -3,7 +3,7 @@
 With `S_i = diag(p_i) − p_i p_iᵀ` the non-zero spectrum of G is at large width that of
 `A = Bᵀ (K ⊗ 1) B / m`, where `B_i = diag(√p_i) − p_i √p_iᵀ` is a root of `S_i` and the logits
 behind p are a Gaussian process: no network is drawn. A has C·m rows and is never written out.
-Derivation: `docs/theory.md`, §6.
+Derivation: `docs/theory.md`, §8.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TOL = 1e-2
 
 
 def softmax_law(
-    net: MLP, x: _Array, fluctuations: Fluctuations, top: float, classes: int, seed: int
+    net: MLP, x: _Array, fluctuations: Fluctuations, top: float, seed: int
 ) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
@@ -62,7 +62,6 @@ def softmax_law(
         x: `[m, d]`.
         fluctuations: At this width, of some of the samples.
         top: λ1(K/m) of all samples.
-        classes: C.
         seed: Of the draws.
 
     Returns:
@@ -73,8 +72,9 @@ def softmax_law(
 
     if top <= 0:
         return Law(0.0, 0.0, 0.0)
-    draws = LOGIT_DRAWS
-    psi, signal = (torch.as_tensor(a).float() for a in chains(fluctuations, classes, draws, seed))
+    draws, classes = LOGIT_DRAWS, fluctuations.classes
+    drawn = chains(fluctuations, draws, seed)
+    psi, signal = (torch.as_tensor(a).float() for a in (drawn.psi, drawn.signal[:, -1]))
     rng = np.random.default_rng([seed, 1])
     count = -(-len(x) // BLOCK)
     limits, medians, above = (torch.empty(draws) for _ in range(3))
