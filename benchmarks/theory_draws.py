@@ -1,6 +1,6 @@
-"""λ1 of the Gauss-Newton matrix of many drawn networks, for all κ and v of a width and depth at once.
+"""λ1 of the Gauss-Newton matrix of many drawn networks, for all κ and v of a size at once.
 
-    python benchmarks/theory_draws.py --data mnist --out FILE.npz [--cells 64x4,128x8] [--loss both]
+    python benchmarks/theory_draws.py --data mnist --out FILE.npz [--cells 64x4,128x8]
 
 A network drawn at v = 1 serves every κ and v: its tangent kernel is a weighted sum of the same
 terms. λ1 comes from `STEPS` Lanczos steps in float32, all κ, v and losses in one batch. Every width
@@ -24,7 +24,7 @@ KAPPAS, VARIANCES = (0.0, 0.1, 1.0), (0.3, 1.0, 2.0)
 
 
 def inputs(name: str, samples: int) -> tuple[torch.Tensor, int]:
-    """The first samples of a data set, `[m, d]`, and its classes; `normal`: d = 784, unequal norms."""
+    """First samples `[m, d]`, and the classes; `normal` has d = 784 and unequal norms."""
     if name == "normal":
         rng = np.random.default_rng(5)
         x = rng.normal(size=(samples, 784)) * rng.uniform(0.5, 1.5, size=(samples, 1))
@@ -34,7 +34,13 @@ def inputs(name: str, samples: int) -> tuple[torch.Tensor, int]:
 
 
 def lambda1(
-    x: torch.Tensor, n: int, depth: int, classes: int, draws: int, seed: int, losses: list[str],
+    x: torch.Tensor,
+    n: int,
+    depth: int,
+    classes: int,
+    draws: int,
+    seed: int,
+    losses: list[str],
     steps: int,
 ) -> torch.Tensor:
     """λ1(G), `[losses · κ · v, draws]`; networks with biases, trained and initially zero."""
@@ -53,7 +59,9 @@ def lambda1(
     out = normal(draws, n, classes) * n**-0.5
     f = h @ out
     grid = list(itertools.product(losses, KAPPAS, VARIANCES))
-    kappas, vs = (torch.tensor([c[i] for c in grid], device=x.device)[:, None, None, None] for i in (1, 2))
+    kappas, vs = (
+        torch.tensor([c[i] for c in grid], device=x.device)[:, None, None, None] for i in (1, 2)
+    )
     soft = torch.tensor([c[0] != "mse" for c in grid], device=x.device)[:, None, None, None]
     p = (vs.sqrt() * f).softmax(-1)
     roots = p.sqrt()
@@ -124,7 +132,9 @@ def main() -> None:
         done[cell] = torch.cat(parts, 1).reshape(len(losses), 3, 3, -1).numpy()
         np.savez(args.out, **done)
         medians = np.median(done[cell][0, :, 1], axis=-1).round(3).tolist()
-        print(cell, f"{time.perf_counter() - started:.1f} s, medians at v = 1:", medians, flush=True)
+        print(
+            cell, f"{time.perf_counter() - started:.1f} s, medians at v = 1:", medians, flush=True
+        )
 
 
 if __name__ == "__main__":

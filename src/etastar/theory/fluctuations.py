@@ -61,6 +61,7 @@ class Fluctuations:
     Attributes:
         values: Eigenvalues of K/m, `[m]`, ascending.
         shares: Share of each of the L + 1 layers in λ1, summing to 1.
+        levels: Share of each layer in the other eigenvalues, `[L + 1, m − 1]`, in units of λ1.
         layers: One entry per hidden layer.
         width: n.
         classes: C.
@@ -68,6 +69,7 @@ class Fluctuations:
 
     values: _Array
     shares: _Array
+    levels: _Array
     layers: tuple[LayerUnits, ...]
     width: int
     classes: int
@@ -77,20 +79,29 @@ class Fluctuations:
         """λ1(K/m)."""
         return float(self.values[-1])
 
-    def inverse_gaps(self, level: _Array) -> _Array:
-        """`1/(level − λ_j/λ1)` for the other eigenvalues, `[..., m − 1]`, at most `1/GAP`."""
-        others = self.values[:-1] / (self.top or 1.0)
-        return np.asarray(1 / np.maximum(np.asarray(level)[..., None] - others, GAP))
+    def inverse_gaps(self, level: _Array, factors: _Array) -> _Array:
+        """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/GAP`.
+
+        Args:
+            level: λ1 of each draw, `[S]`, in units of `top`.
+            factors: What each layer's share is multiplied with, `[S, L + 1]`.
+        """
+        return np.asarray(1 / np.maximum(level[:, None] - factors @ self.levels, GAP))
+
+    @property
+    def _plain_gaps(self) -> _Array:
+        gaps: _Array = self.inverse_gaps(np.ones(1), np.ones((1, len(self.levels))))[0]
+        return gaps
 
     @property
     def other(self) -> float:
         """Second-order shift of λ1 by the other eigenvectors, per other output, if n is large."""
-        return float(sum(layer.other @ self.inverse_gaps(np.ones(())) for layer in self.layers))
+        return float(sum(layer.other @ self._plain_gaps for layer in self.layers))
 
     @property
     def own(self) -> float:
         """The same for the output itself. Both in units of `top`."""
-        gaps = self.inverse_gaps(np.ones(()))
+        gaps = self._plain_gaps
         return float(sum((u.gradient + 2 * u.crossed + u.signal) @ gaps for u in self.layers))
 
 
@@ -108,8 +119,9 @@ def fluctuations_of(net: MLP, x: _Array, classes: int, seed: int) -> Fluctuation
     """
     kernels = layer_kernels(net, x)
     values, vectors = eigh(kernels.total / len(x))
-    shares = np.array([vectors[:, -1] @ term @ vectors[:, -1] for term in kernels.terms])
-    shares /= shares.sum() if values[-1] > 0 else 1.0
+    parts = np.array([np.sum(vectors * (term @ vectors), axis=0) for term in kernels.terms])
+    parts /= parts[:, -1].sum() if values[-1] > 0 else 1.0
+    shares = parts[:, -1]
     rng = np.random.default_rng(seed)
     below, layers = np.zeros_like(kernels.total), []
     fan_in = [x.shape[1]] + [net.width] * net.depth
@@ -121,7 +133,7 @@ def fluctuations_of(net: MLP, x: _Array, classes: int, seed: int) -> Fluctuation
         lower = float(shares[: layer + 1].sum())
         drawn = _draw(kernels, layer, below, vectors, lower, net.width, classes, rng)
         layers.append(drawn)
-    return Fluctuations(values, shares, tuple(layers), net.width, classes)
+    return Fluctuations(values, shares, parts[:, :-1], tuple(layers), net.width, classes)
 
 
 def _draw(
@@ -138,8 +150,8 @@ def _draw(
 
     With z its pre-activations on the samples, `g_k` the gradient of output k in its activation, and
     P (`below`) the kernel of all parameters up to here in its pre-activation, a unit contributes
-    `X_kk' = Σ_ij a_i g_k(i) 1[z_i>0] · P_ij · 1[z_j>0] g_k'(j) a_j` to the C × C matrix, a the first
-    of the `vectors`. `lower` is the share in λ1 that is made of these; the rest comes through
+    `X_kk' = Σ_ij a_i g_k(i) 1[z_i>0] · P_ij · 1[z_j>0] g_k'(j) a_j` to the C × C matrix, a the
+    first of the `vectors`. `lower` is the share in λ1 that is made of these; the rest comes through
     `relu(z_i) relu(z_j)`. Those parts of X that lead from a to other samples are the couplings.
     """
     first, others = vectors[:, -1], vectors[:, :-1]
@@ -184,16 +196,16 @@ class Chains:
     psi: _Array
     """`φ_{<l} R_l R_lᵀ` of each of the L + 1 layers, `[S, L + 1, C, C]`."""
     above: _Array
-    """`R_{l+1} R_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: the gradients that come down to it."""
+    """`R_{l+1} R_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: gradients from above."""
     signal: _Array
-    """`φ_{<l}` of each of the L + 1 layers, `[S, L + 1]`: the relative squared norm of its input."""
+    """`φ_{<l}` of each of the L + 1 layers, `[S, L + 1]`: its input's squared norm."""
 
 
 def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
     """Add up n of the drawn units in every layer, and multiply the layers.
 
-    `R_l = R_{l+1} X_l^½`, `R_{L+1} = 1`, with `X_l` the mean over n units of their C × C matrices, and
-    `φ_l` the mean over the same units of their squared signals.
+    `R_l = R_{l+1} X_l^½`, `R_{L+1} = 1`, with `X_l` the mean over n units of their C × C
+    matrices, and `φ_l` the mean over the same units of their squared signals.
 
     Args:
         fluctuations: Of each layer.

@@ -60,7 +60,9 @@ def kernel_below(net: MLP, x: _Array) -> _Array:
         below = overlap[layer - 2]
         matrix += half * 2.0 ** (layer - depth) * below * _slope(below, ceiling)
     if net.biases and depth == 1:
-        matrix += half * kappa * _slope(first, np.outer(norms, norms)) * (np.outer(norms, norms) > 0)
+        matrix += (
+            half * kappa * _slope(first, np.outer(norms, norms)) * (np.outer(norms, norms) > 0)
+        )
     diagonal = expected_gradient_norm(net, x)
     if depth > 1 and first.min() < 0:
         diagonal -= half * kappa * (norms**2 * (1 - 2.0 ** (1 - depth)) + net.biases * (norms > 0))

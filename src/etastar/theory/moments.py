@@ -73,8 +73,8 @@ def softmax_trace_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float
     """Above `E tr G`, hence above E λ1(G), for cross-entropy (Proposition 4).
 
     `(1/m) Σ_i {(1−1/C)(nq+β) + (v/2) Σ_{l≤L} κ_l (N_{l−1}+β) [1 − 1/C + (C/2) η_l]}` with
-    `η_l = (1 + 2/n)^(L+1−l) − 1`: tr S is below 1 − 1/C, and the logits share the output weights with
-    the gradients in a part η of them only.
+    `η_l = (1 + 2/n)^(L+1−l) − 1`: tr S is below 1 − 1/C, and the logits share the output weights
+    with the gradients in a part η of them only.
     """
     n, depth, half = net.width, net.depth, net.output_variance / 2
     q, rest = float((x**2).mean()), 1 - 1 / classes

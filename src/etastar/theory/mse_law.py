@@ -49,7 +49,7 @@ class Law:
 
 
 def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
-    """MSE: the largest eigenvalue of the C × C matrix on the kernel's first eigenvector, shifted."""
+    """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
     drawn = chains(fluctuations, DRAWS, seed)
     values, vectors = eigh(np.einsum("slij,l->sij", drawn.psi, fluctuations.shares))
     values = values.clip(0)
@@ -67,27 +67,28 @@ def _shift(fluctuations: Fluctuations, drawn: Chains, level: _Array, vectors: _A
     What the layers above have amplified in the direction of the first eigenvector is amplified in
     the gradients' couplings too; the signal's couplings grow with the terms above only.
     """
-    gaps = fluctuations.inverse_gaps(level)
     terms = np.einsum("slij,si,sj->sl", drawn.psi, vectors, vectors)
     above = np.einsum("slij,si,sj->sl", drawn.above, vectors, vectors)
     traces = np.einsum("slii->sl", drawn.above)
+    others = (np.einsum("slii->sl", drawn.psi) - terms) / max(fluctuations.classes - 1, 1)
+    same, cross = (fluctuations.inverse_gaps(level, factors) for factors in (terms, others))
     shift = np.zeros_like(level)
     for layer, unit in enumerate(fluctuations.layers):
         weights = fluctuations.shares[layer + 1 :]
         later = terms[:, layer + 1 :] @ weights / (weights.sum() or 1.0)
         term, own = drawn.signal[:, layer] * terms[:, layer], above[:, layer]
-        shift += term * (traces[:, layer] - own) * (gaps @ unit.other)
-        shift += term * own * (gaps @ unit.gradient)
-        shift += 2 * np.sqrt(term * own) * later * (gaps @ unit.crossed)
-        shift += later**2 * (gaps @ unit.signal)
+        shift += term * (traces[:, layer] - own) * (cross @ unit.other)
+        shift += term * own * (same @ unit.gradient)
+        shift += 2 * np.sqrt(term * own) * later * (same @ unit.crossed)
+        shift += later**2 * (same @ unit.signal)
     return shift
 
 
 def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) -> float:
     """Cross-entropy, from below at large width: `λ1(√s K √s)/m`, a contrast over outputs.
 
-    `s_i = E tr(S_i)/(C−1)` is the mean of `aᵀS_i a` over unit vectors a ⟂ 1: the constant vector over
-    outputs lies in the null space of every S.
+    `s_i = E tr(S_i)/(C−1)` is the mean of `aᵀS_i a` over unit vectors a ⟂ 1: the constant vector
+    over outputs lies in the null space of every S.
     """
     q = np.sum(x**2, axis=1) / x.shape[1]
     grid = np.linspace(q.min(), q.max(), NORMS)

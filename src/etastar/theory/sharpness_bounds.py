@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etastar.curvature.graphs import KINDS
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import unknown_name
 from etastar.machine import use_threads
-from etastar.problem.losses import LOSSES
 from etastar.theory.dense import largest
 from etastar.theory.fluctuations import fluctuations_of
 from etastar.theory.kernel import (
@@ -24,15 +22,10 @@ from etastar.theory.kernel import (
     kernel,
     layer_kernels,
 )
-from etastar.theory.lower import (
-    gradient_bound,
-    layers_bound,
-    softmax_output_bound,
-    softmax_sample_bound,
-)
 from etastar.theory.moments import block_bound, softmax_trace_bound, trace_bound
 from etastar.theory.mse_law import contrast_bound, mse_law
 from etastar.theory.softmax_law import softmax_law
+from etastar.theory.theorem import Label, check_classes, finite, proved_lower
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -42,8 +35,6 @@ if TYPE_CHECKING:
     from etastar.problem.networks import Network
 
     _Array: TypeAlias = NDArray[np.float64]
-
-Label = Literal["proved", "asymptotic"]
 
 SAMPLES = 250
 """Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""
@@ -123,7 +114,9 @@ def sharpness_bounds(
         True
     """
     net, x = checked_mlp(network), checked_inputs(x)
-    _check(classes, loss, kind)
+    check_classes(classes, loss)
+    if kind not in KINDS:
+        raise unknown_name("kind of curvature", str(kind), KINDS)
     total = kernel(net, x)
     top = largest(total / len(x))
     fluctuations = fluctuations_of(net, x[_evenly(len(x))], classes, seed)
@@ -131,22 +124,20 @@ def sharpness_bounds(
     if mse:
         law = mse_law(fluctuations, seed)
         lower, scale = float(total.mean()), 1.0
-        below = max(gradient_bound(net, x), layers_bound(net, x))
     else:
         law = softmax_law(net, x, fluctuations, top, seed)
         lower = contrast_bound(net, x, total, classes, seed)
-        below = max(softmax_sample_bound(net, x, classes), softmax_output_bound(net, x, classes))
         scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
     trace = scale * trace_bound(net, x, classes)
-    block = min(trace, scale * _finite_block_bound(net, x, classes))
+    block = min(trace, scale * finite(lambda: block_bound(net, x, classes)))
     if not mse:
-        block = min(block, softmax_trace_bound(net, x, classes))
+        block = min(block, finite(lambda: softmax_trace_bound(net, x, classes)))
     estimate = top * law.above
     exact = kind == "gauss-newton"
     return SharpnessBounds(
         lower=lower,
         lower_label="proved" if exact and mse and net.depth == 1 else "asymptotic",
-        lower_proved=below if exact else None,
+        lower_proved=proved_lower(net, x, classes, loss) if exact else None,
         upper=min(estimate, block),
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
@@ -156,30 +147,6 @@ def sharpness_bounds(
     )
 
 
-def _check(classes: int, loss: str, kind: str) -> None:
-    """Refuse what does not fit, with the reason."""
-    if loss not in LOSSES:
-        raise unknown_name("loss", str(loss), LOSSES)
-    if kind not in KINDS:
-        raise unknown_name("kind of curvature", str(kind), KINDS)
-    least = 1 if loss == "mse" else 2
-    if classes < least:
-        raise ConfigError(
-            f"classes must be at least {least} for {loss}; got {classes}. It is the number of the "
-            "network's outputs."
-        )
-
-
 def _evenly(samples: int) -> NDArray[np.int_]:
     """At most `SAMPLES` of the indices below `samples`, evenly spaced."""
     return np.unique(np.linspace(0, samples - 1, min(samples, SAMPLES)).round().astype(int))
-
-
-def _finite_block_bound(net: Any, x: Any, classes: int) -> float:
-    """`block_bound`, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            bound = block_bound(net, x, classes)
-    except OverflowError:
-        return math.inf
-    return bound if math.isfinite(bound) else math.inf

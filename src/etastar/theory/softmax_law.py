@@ -48,9 +48,7 @@ TOL = 1e-2
 """Relative residual: the error of λ1 is of the order of its square."""
 
 
-def softmax_law(
-    net: MLP, x: _Array, fluctuations: Fluctuations, top: float, seed: int
-) -> Law:
+def softmax_law(net: MLP, x: _Array, fluctuations: Fluctuations, top: float, seed: int) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
     More than `BLOCK` samples are dealt into blocks, and the draws among these. G is the mean of the
