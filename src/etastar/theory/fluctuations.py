@@ -32,7 +32,7 @@ UNITS = 1024
 COUPLED = 3
 """Outputs of a unit, and pairs of them, that couplings to other eigenvectors are averaged over."""
 GAP = 0.05
-"""Least gap, in units of λ1(K/m), that a coupling is divided by."""
+"""Least gap, as a part of λ1, that a coupling is divided by."""
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,15 @@ class Fluctuations:
         return float(self.values[-1])
 
     def inverse_gaps(self, level: _Array, factors: _Array) -> _Array:
-        """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/GAP`.
+        """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/(GAP·level)`.
 
         Args:
             level: λ1 of each draw, `[S]`, in units of `top`.
             factors: What each layer's share is multiplied with, `[S, L + 1]`.
         """
-        return np.asarray(1 / np.maximum(level[:, None] - factors @ self.levels, GAP))
-
-    @property
-    def _plain_gaps(self) -> _Array:
-        gaps: _Array = self.inverse_gaps(np.ones(1), np.ones((1, len(self.levels))))[0]
-        return gaps
-
-    @property
-    def other(self) -> float:
-        """Second-order shift of λ1 by the other eigenvectors, per other output, if n is large."""
-        return float(sum(layer.other @ self._plain_gaps for layer in self.layers))
-
-    @property
-    def own(self) -> float:
-        """The same for the output itself. Both in units of `top`."""
-        gaps = self._plain_gaps
-        return float(sum((u.gradient + 2 * u.crossed + u.signal) @ gaps for u in self.layers))
+        return np.asarray(
+            1 / np.maximum(level[:, None] - factors @ self.levels, GAP * level[:, None])
+        )
 
 
 def fluctuations_of(net: MLP, x: _Array, classes: int, seed: int) -> Fluctuations:
@@ -199,6 +185,13 @@ class Chains:
     """`R_{l+1} R_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: gradients from above."""
     signal: _Array
     """`φ_{<l}` of each of the L + 1 layers, `[S, L + 1]`: its input's squared norm."""
+
+    def bent(self, rows: NDArray[np.int_], squares: _Array) -> Chains:
+        """These draws between the roots of as many C × C matrices, `squares`."""
+        root = _root(squares)[:, None]
+        turned = root.swapaxes(-1, -2)
+        psi, above = (turned @ part[rows] @ root for part in (self.psi, self.above))
+        return Chains(psi, above, self.signal[rows])
 
 
 def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:

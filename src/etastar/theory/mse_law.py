@@ -51,9 +51,7 @@ class Law:
 def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
     """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
     drawn = chains(fluctuations, DRAWS, seed)
-    values, vectors = eigh(np.einsum("slij,l->sij", drawn.psi, fluctuations.shares))
-    values = values.clip(0)
-    shift = _shift(fluctuations, drawn, values[:, -1], vectors[:, :, -1])
+    values, shift = split(fluctuations, drawn)
     top = fluctuations.top
     others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)
     powers = np.sum(values**SCHATTEN, axis=1) + fluctuations.classes * np.sum(others**SCHATTEN)
@@ -61,12 +59,16 @@ def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
     return Law(1.0, float(np.median(values[:, -1] + shift)), float(norms.mean()))
 
 
-def _shift(fluctuations: Fluctuations, drawn: Chains, level: _Array, vectors: _Array) -> _Array:
-    """Second-order shift of each draw's λ1 by the kernel's other eigenvectors, `[S]`.
+def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[_Array, _Array]:
+    """Eigenvalues of the C × C matrices, `[S, C]`, ascending, and the shift of the last, `[S]`.
 
-    What the layers above have amplified in the direction of the first eigenvector is amplified in
+    The shift is of second order in the couplings to the kernel's other eigenvectors. What the
+    layers above have amplified in the direction of the matrix's first eigenvector is amplified in
     the gradients' couplings too; the signal's couplings grow with the terms above only.
     """
+    values, directions = eigh(np.einsum("slij,l->sij", drawn.psi, fluctuations.shares))
+    values, vectors = values.clip(0), directions[:, :, -1]
+    level = np.maximum(values[:, -1], np.finfo(float).tiny)
     terms = np.einsum("slij,si,sj->sl", drawn.psi, vectors, vectors)
     above = np.einsum("slij,si,sj->sl", drawn.above, vectors, vectors)
     traces = np.einsum("slii->sl", drawn.above)
@@ -81,7 +83,7 @@ def _shift(fluctuations: Fluctuations, drawn: Chains, level: _Array, vectors: _A
         shift += term * own * (same @ unit.gradient)
         shift += 2 * np.sqrt(term * own) * later * (same @ unit.crossed)
         shift += later**2 * (same @ unit.signal)
-    return shift
+    return values, shift
 
 
 def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) -> float:

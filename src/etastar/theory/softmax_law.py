@@ -17,7 +17,7 @@ import numpy as np
 from etastar.theory.dense import eigh
 from etastar.theory.fluctuations import chains
 from etastar.theory.kernel import layer_kernels
-from etastar.theory.mse_law import Law
+from etastar.theory.mse_law import Law, split
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -85,7 +85,8 @@ def softmax_law(net: MLP, x: _Array, fluctuations: Fluctuations, top: float, see
             spectrum = (bend.squares(block.kernel) / limit**2).clamp(min=1)
             bend = bend.scaled(signal[rows])
             values, _ = _top(partial(bend, middle=block.matrices(psi[rows])), vectors)
-            medians[rows] = values + bend.shift(fluctuations)
+            _, shift = split(fluctuations, drawn.bent(rows, bend.mean()))
+            medians[rows] = values + torch.as_tensor(shift).float()
             above[rows] = medians[rows] * spectrum ** (1 / 3) * (block.top / top)
     return Law(float(limits.quantile(0.5)), float(medians.quantile(0.5)), float(above.mean()))
 
@@ -185,15 +186,12 @@ class _Bend:
             found.append((kernel.square() * traces).sum())
         return torch.stack(found)
 
-    def shift(self, fluctuations: Fluctuations) -> Tensor:
-        """Second-order shift by coupling to other eigenvectors, `[r]`: see `Fluctuations.other`."""
+    def mean(self) -> _Array:
+        """`diag(p) − ppᵀ`, the mean over samples, `[r, C, C]`."""
         import torch
 
         mean = torch.diag_embed(self.p.mean(2)) - self.p @ self.p.transpose(1, 2) / self.p.shape[2]
-        first = torch.linalg.eigvalsh(mean)[:, -1]
-        others = mean.diagonal(dim1=1, dim2=2).sum(1) - first
-        shift: Tensor = others * fluctuations.other + first * fluctuations.own
-        return shift
+        return np.asarray(mean.double().numpy())
 
 
 def _chunks(rows: NDArray[np.int_], size: int) -> Iterator[NDArray[np.int_]]:
