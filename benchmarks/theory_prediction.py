@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--draws", type=Path, required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--cells", help="as 64x4,128x8; all by default")
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--softmax", default="0.1:1", help="κ:v of the cross-entropy cells")
     args = parser.parse_args()
@@ -36,7 +37,7 @@ def main() -> None:
     drawn = np.load(args.draws)
     rows = json.loads(args.json.read_text("utf-8")) if args.json.exists() else []
     known = {tuple(row[k] for k in KEYS) for row in rows}
-    for cell in drawn.files:
+    for cell in args.cells.split(",") if args.cells else drawn.files:
         n, depth = map(int, cell.split("x"))
         for loss, values in zip(("mse", "cross-entropy"), drawn[cell], strict=False):
             for i, kappa in enumerate(KAPPAS):

@@ -1,7 +1,7 @@
 """How far the tangent kernel of a network of finite width strays from its limit.
 
 The limit leaves the C outputs alike, so λ1 is C-fold degenerate; at width n the C × C matrix
-`(1/m) Σ_ij a_i a_j K(x_i, x_j)` on the kernel's first eigenvector a is a random one, and λ1 follows
+`(1/m) Σ_ij e_i e_j K(x_i, x_j)` on the kernel's first eigenvector e is a random one, and λ1 follows
 its largest eigenvalue. Every hidden layer enters it as a sum over its n units. Single units of the
 limiting network (a Gaussian process on the inputs) are drawn here, seeded, and n of them are added
 up at a time. Nothing is fitted, and no network is drawn. Derivation: `docs/theory.md`, §8.
@@ -136,9 +136,9 @@ def _draw(
 
     With z its pre-activations on the samples, `g_k` the gradient of output k in its activation, and
     P (`below`) the kernel of all parameters up to here in its pre-activation, a unit contributes
-    `X_kk' = Σ_ij a_i g_k(i) 1[z_i>0] · P_ij · 1[z_j>0] g_k'(j) a_j` to the C × C matrix, a the
+    `X_kk' = Σ_ij e_i g_k(i) 1[z_i>0] · P_ij · 1[z_j>0] g_k'(j) e_j` to the C × C matrix, e the
     first of the `vectors`. `lower` is the share in λ1 that is made of these; the rest comes through
-    `relu(z_i) relu(z_j)`. Those parts of X that lead from a to other samples are the couplings.
+    `relu(z_i) relu(z_j)`. Those parts of X that lead from e to other samples are the couplings.
     """
     first, others = vectors[:, -1], vectors[:, :-1]
     half = _gaussian(kernels.forward[layer], (UNITS // 2,), rng)
@@ -180,9 +180,9 @@ class Chains:
     """Draws of what each layer's share of the C × C matrix is multiplied with; S draws."""
 
     psi: _Array
-    """`φ_{<l} R_l R_lᵀ` of each of the L + 1 layers, `[S, L + 1, C, C]`."""
+    """`φ_{<l} Q_l Q_lᵀ` of each of the L + 1 layers, `[S, L + 1, C, C]`."""
     above: _Array
-    """`R_{l+1} R_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: gradients from above."""
+    """`Q_{l+1} Q_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: gradients from above."""
     signal: _Array
     """`φ_{<l}` of each of the L + 1 layers, `[S, L + 1]`: its input's squared norm."""
 
@@ -197,7 +197,7 @@ class Chains:
 def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
     """Add up n of the drawn units in every layer, and multiply the layers.
 
-    `R_l = R_{l+1} X_l^½`, `R_{L+1} = 1`, with `X_l` the mean over n units of their C × C
+    `Q_l = Q_{l+1} X_l^½`, `Q_{L+1} = 1`, with `X_l` the mean over n units of their C × C
     matrices, and `φ_l` the mean over the same units of their squared signals.
 
     Args:
