@@ -95,6 +95,8 @@ class Sharpness:
         """As strict JSON: None, never NaN."""
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
+        for bounds in (record["bounds"], record["gauss_newton"]["bounds"]):
+            record["theorem"] = bounds.pop("theorem")
         record["seeds"] = [
             {
                 "seed": seed,
@@ -302,6 +304,7 @@ def _bounds(
     bounds = asdict(found)
     if count > MOST_SAMPLES:
         bounds |= UNPROVED  # of the loss over a part of the samples nothing follows for all
+        bounds["theorem"] = [e | {"label": "asymptotic"} for e in bounds["theorem"]]
     return bounds, None
 
 

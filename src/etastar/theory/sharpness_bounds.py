@@ -13,19 +13,11 @@ import numpy as np
 from etastar.curvature.graphs import KINDS
 from etastar.errors import unknown_name
 from etastar.machine import use_threads
-from etastar.theory.dense import largest
 from etastar.theory.fluctuations import fluctuations_of
-from etastar.theory.kernel import (
-    checked_inputs,
-    checked_mlp,
-    expected_gradient_norm,
-    kernel,
-    layer_kernels,
-)
-from etastar.theory.moments import block_bound, softmax_trace_bound, trace_bound
-from etastar.theory.mse_law import contrast_bound, mse_law
+from etastar.theory.kernel import checked_inputs, checked_mlp
+from etastar.theory.mse_law import mse_law
 from etastar.theory.softmax_law import softmax_law
-from etastar.theory.theorem import Label, check_classes, finite, proved_lower
+from etastar.theory.theorem import Entry, Label, check_classes, theorem_entries
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -38,15 +30,6 @@ if TYPE_CHECKING:
 
 SAMPLES = 250
 """Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""
-
-__all__ = [
-    "Label",
-    "SharpnessBounds",
-    "expected_gradient_norm",
-    "kernel",
-    "layer_kernels",
-    "sharpness_bounds",
-]
 
 
 @dataclass(frozen=True)
@@ -77,6 +60,8 @@ class SharpnessBounds:
     """Predicted median λ1 over initialisations, with the correction for finite width."""
     kernel_infinite_width: float
     """The same without the correction. For MSE, λ1(K/m)."""
+    theorem: tuple[Entry, ...]
+    """Every bound on the mean of λ1 of the preconditioned G, whatever `kind` is."""
 
 
 @use_threads(1)
@@ -117,33 +102,32 @@ def sharpness_bounds(
     check_classes(classes, loss)
     if kind not in KINDS:
         raise unknown_name("kind of curvature", str(kind), KINDS)
-    total = kernel(net, x)
-    top = largest(total / len(x))
+    entries = theorem_entries(net, x, classes, loss)
     fluctuations = fluctuations_of(net, x[_evenly(len(x))], classes, seed)
-    mse = loss == "mse"
-    if mse:
+    named = {(e.name, e.side): e.value for e in entries}
+    if loss == "mse":
+        top, lower = named["kernel", "upper"], named["constant vector", "lower"]
         law = mse_law(fluctuations, seed)
-        lower, scale = float(total.mean()), 1.0
     else:
+        top, lower = 2 * named["kernel", "upper"], named["contrast", "lower"]
         law = softmax_law(net, x, fluctuations, top, seed)
-        lower = contrast_bound(net, x, total, classes, seed)
-        scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
-    trace = scale * trace_bound(net, x, classes)
-    block = min(trace, scale * finite(lambda: block_bound(net, x, classes)))
-    if not mse:
-        block = min(block, finite(lambda: softmax_trace_bound(net, x, classes)))
-    estimate = top * law.above
+    proved = {
+        side: [e.value for e in entries if (e.side, e.label) == (side, "proved")]
+        for side in ("lower", "upper")
+    }
+    block, estimate = min(proved["upper"]), top * law.above
     exact = kind == "gauss-newton"
     return SharpnessBounds(
         lower=lower,
-        lower_label="proved" if exact and mse and net.depth == 1 else "asymptotic",
-        lower_proved=proved_lower(net, x, classes, loss) if exact else None,
+        lower_label="proved" if exact and loss == "mse" and net.depth == 1 else "asymptotic",
+        lower_proved=max(proved["lower"]) if exact else None,
         upper=min(estimate, block),
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
-        upper_trace=trace if exact else None,
+        upper_trace=named["trace", "upper"] if exact else None,
         kernel_prediction=top * law.median,
         kernel_infinite_width=top * law.limit,
+        theorem=tuple(entries),
     )
 
 

@@ -91,14 +91,7 @@ def check_classes(classes: int, loss: str) -> None:
         )
 
 
-def proved_lower(net: MLP, x: NDArray[np.float64], classes: int, loss: str) -> float:
-    """The greatest of the lower bounds that are proved at this width."""
-    if loss == "mse":
-        return max(gradient_bound(net, x), layers_bound(net, x))
-    return max(softmax_sample_bound(net, x, classes), softmax_output_bound(net, x, classes))
-
-
-def finite(bound: Callable[[], float]) -> float:
+def _finite(bound: Callable[[], float]) -> float:
     """The bound, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
@@ -127,7 +120,7 @@ def _mse(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]:
         ("kernel", "lower", "asymptotic", largest(total) / len(x)),
         ("kernel", "upper", "asymptotic", largest(total) / len(x)),
         ("gradient", "upper", "asymptotic", float(expected_gradient_norm(net, x).mean())),
-        ("blocks", "upper", "proved", finite(lambda: block_bound(net, x, classes))),
+        ("blocks", "upper", "proved", _finite(lambda: block_bound(net, x, classes))),
         ("trace", "upper", "proved", trace_bound(net, x, classes)),
         ("product", "upper", "proved", classes * product),
     ]
@@ -135,7 +128,7 @@ def _mse(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]:
 
 def _cross_entropy(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]:
     total = kernel(net, x)
-    softmax = finite(lambda: softmax_trace_bound(net, x, classes))
+    softmax = _finite(lambda: softmax_trace_bound(net, x, classes))
     uppers = [row for row in _mse(net, x, classes) if row[1] == "upper"]
     return [
         ("sample", "lower", "proved", softmax_sample_bound(net, x, classes)),
@@ -159,8 +152,5 @@ def depth_bound(net: MLP, x: NDArray[np.float64], classes: int | None = None) ->
     bound *= max(0.0, v * layers / 8 + min(0.0, 1 - v / 2))
     if classes is None:
         return bound
-    return (
-        bound
-        / classes
-        * math.exp(-min(700.0, float(np.logaddexp.reduce(v * q)) - math.log(len(q))))
-    )
+    mean = float(np.logaddexp.reduce(v * q)) - math.log(len(q))  # log of the mean of e^(vq)
+    return bound / classes * math.exp(-min(700.0, mean))
