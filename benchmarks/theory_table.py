@@ -110,8 +110,9 @@ def bounds_table(rows: list[dict[str, Any]]) -> str:
     names = [(e["name"], e["side"], e["label"]) for e in rows[0]["theorem"]]
     body = []
     for index, (name, side, label) in enumerate(names):
-        ratios = [r["mean"] / r["theorem"][index]["value"] for r in rows]
-        body.append([side, name, label, *(f"{ratio:.3g}" for ratio in ratios)])
+        pairs = [(r["mean"], r["theorem"][index]["value"]) for r in rows]
+        ratios = [f"{mean / bound:.3g}" if bound else "∞" for mean, bound in pairs]
+        body.append([side, f"`{name}`", label, *ratios])
     head = ["side", "bound", "label", *(f"{r['width']}×{r['depth']}" for r in rows)]
     measured = ["", "measured mean ÷ nL", "", *(f"{per_nl(r):.3g}" for r in rows)]
     return markdown(head, [*body, measured])
