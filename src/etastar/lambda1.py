@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 """Of the JSON form; raised whenever a key changes its meaning or goes away."""
 
 WIDE = 16
-"""Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
+"""Width over depth from which the estimates were checked (`docs/theory.md`, §8)."""
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many, and samples of the
 bounds: `curvature.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""

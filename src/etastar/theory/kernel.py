@@ -1,6 +1,6 @@
 """The infinite-width tangent kernel of an `MLP` at initialisation, layer by layer.
 
-Statements and proofs: `docs/theory.md`, §2 and §3. Everything here is float64 and follows from the
+Statements and proofs: `docs/theory.md`, §2 and §5. Everything here is float64 and follows from the
 inputs and the hyperparameters alone; no network is drawn.
 """
 

@@ -73,7 +73,7 @@ def sharpness_bounds(
     Everything is of the preconditioned λ1 (the input layer at `network.input_lr_ratio`) of the loss
     as `etastar.problem.losses` normalises it. All statements are about the Gauss-Newton matrix G;
     for `kind="hessian"` they are the same numbers, none of them proved: the rest term H − G was
-    measured at 8–41 % of G in norm, raising λ1 by 0–27 % (`docs/theory.md`, §7).
+    measured at 4–42 % of G in norm, raising λ1 by 0–29 % (`docs/theory.md`, §6).
 
     Args:
         network: A plain `MLP`.
