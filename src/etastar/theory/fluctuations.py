@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import eigh
+from etastar.theory.dense import Array, eigh
 from etastar.theory.kernel import layer_kernels
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from numpy.typing import NDArray
 
     from etastar.problem.networks import MLP
     from etastar.theory.kernel import LayerKernels
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 UNITS = 1024
 """Units drawn per layer: the averages over one unit have standard errors of about 3 %."""
@@ -42,15 +39,15 @@ class LayerUnits:
     The couplings are means of squares by eigenvector, `[m − 1]`, over the n units, in units of λ1.
     """
 
-    units: _Array
+    units: Array
     """`[UNITS, C² + 1]`: a unit's C × C matrix, mean 1; and its squared signal, mean 1."""
-    other: _Array
+    other: Array
     """Coupling of an output to another output: through the gradients alone."""
-    gradient: _Array
+    gradient: Array
     """Coupling of an output to itself: square of the gradients' part."""
-    crossed: _Array
+    crossed: Array
     """The same: product of the gradients' and the signal's part."""
-    signal: _Array
+    signal: Array
     """The same: square of the signal's part."""
 
 
@@ -67,9 +64,9 @@ class Fluctuations:
         classes: C.
     """
 
-    values: _Array
-    shares: _Array
-    levels: _Array
+    values: Array
+    shares: Array
+    levels: Array
     layers: tuple[LayerUnits, ...]
     width: int
     classes: int
@@ -79,7 +76,7 @@ class Fluctuations:
         """λ1(K/m)."""
         return float(self.values[-1])
 
-    def inverse_gaps(self, level: _Array, factors: _Array) -> _Array:
+    def inverse_gaps(self, level: Array, factors: Array) -> Array:
         """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/(GAP·level)`.
 
         Args:
@@ -91,7 +88,7 @@ class Fluctuations:
         )
 
 
-def fluctuations_of(net: MLP, x: _Array, classes: int, seed: int) -> Fluctuations:
+def fluctuations_of(net: MLP, x: Array, classes: int, seed: int) -> Fluctuations:
     """Draw single units of every hidden layer on these inputs.
 
     Args:
@@ -125,8 +122,8 @@ def fluctuations_of(net: MLP, x: _Array, classes: int, seed: int) -> Fluctuation
 def _draw(
     kernels: LayerKernels,
     layer: int,
-    below: _Array,
-    vectors: _Array,
+    below: Array,
+    vectors: Array,
     lower: float,
     n: int,
     classes: int,
@@ -160,7 +157,7 @@ def _draw(
     identity = np.broadcast_to(np.eye(classes), matrices.shape)
     matrices = identity + (matrices - matrices.mean(0)) / mean if scale else identity
     squares = norms / norms.mean() if norms.mean() > 0 else np.ones_like(norms)
-    found: dict[str, list[_Array]] = {"other": [], "gradient": [], "crossed": []}
+    found: dict[str, list[Array]] = {"other": [], "gradient": [], "crossed": []}
     for j in range(COUPLED):
         for k in range(COUPLED):
             coupling = scale * gradients[:, k] * images[:, j]
@@ -179,14 +176,14 @@ def _draw(
 class Chains:
     """Draws of what each layer's share of the C × C matrix is multiplied with; S draws."""
 
-    psi: _Array
+    psi: Array
     """`φ_{<l} Q_l Q_lᵀ` of each of the L + 1 layers, `[S, L + 1, C, C]`."""
-    above: _Array
+    above: Array
     """`Q_{l+1} Q_{l+1}ᵀ` of each hidden layer, `[S, L, C, C]`: gradients from above."""
-    signal: _Array
+    signal: Array
     """`φ_{<l}` of each of the L + 1 layers, `[S, L + 1]`: its input's squared norm."""
 
-    def bent(self, rows: NDArray[np.int_], squares: _Array) -> Chains:
+    def bent(self, rows: NDArray[np.int_], squares: Array) -> Chains:
         """These draws between the roots of as many C × C matrices, `squares`."""
         root = _root(squares)[:, None]
         turned = root.swapaxes(-1, -2)
@@ -226,12 +223,12 @@ def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
     return Chains(psi * signal[..., None, None], np.stack(above[::-1], axis=1), signal)
 
 
-def _gaussian(covariance: _Array, shape: tuple[int, ...], rng: np.random.Generator) -> _Array:
+def _gaussian(covariance: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Draws of a centred Gaussian vector, `[*shape, m]`."""
     return rng.normal(size=(*shape, len(covariance))) @ _root(covariance).T
 
 
-def _root(matrix: _Array) -> _Array:
+def _root(matrix: Array) -> Array:
     """Square roots of positive semi-definite matrices, `[..., m, m]`."""
     values, vectors = eigh((matrix + matrix.swapaxes(-1, -2)) / 2)
     return np.asarray(vectors * np.sqrt(values.clip(0))[..., None, :])

@@ -10,29 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import largest
+from etastar.theory.dense import Array, largest
 from etastar.theory.kernel import expected_gradient_norm, hidden_kernels
 from etastar.theory.moments import overlaps
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 POWER_STEPS = 50
 """Products of a test vector with the matrix: the bound holds for the vector of any step."""
 
 
-def gradient_bound(net: MLP, x: _Array) -> float:
-    """`max_i T(x_i) / m`, below E λ1(G) for MSE: one sample and one output (Theorem A)."""
-    return float(expected_gradient_norm(net, x).max()) / len(x)
-
-
-def layers_bound(net: MLP, x: _Array) -> float:
+def layers_bound(net: MLP, x: Array) -> float:
     """`uᵀMu/m` below E λ1(G) for MSE, with every layer and every pair of samples (Theorem C).
 
     M bounds the expected kernel of one output from below against any vector u without negative
@@ -42,7 +32,7 @@ def layers_bound(net: MLP, x: _Array) -> float:
     return largest(matrix) / len(x) if net.depth == 1 else _against(matrix)
 
 
-def kernel_below(net: MLP, x: _Array) -> _Array:
+def kernel_below(net: MLP, x: Array) -> Array:
     """The matrix M of `layers_bound`, `[m, m]`.
 
     Output layer: `ω_L`. Layer l from 2 to L: `(v/2) 2^(l−L) ω_{l−1} a0(ω_{l−1}/A)`. Layer 1:
@@ -52,17 +42,16 @@ def kernel_below(net: MLP, x: _Array) -> _Array:
     n, depth, half, kappa = net.width, net.depth, net.output_variance / 2, net.input_lr_ratio
     first = x @ x.T
     norms = np.sqrt(np.diag(first))
-    ceiling = n * np.outer(norms, norms) / x.shape[1]
+    squares = np.outer(norms, norms)
+    ceiling = n * squares / x.shape[1]
     overlap = signals_below(net, x)
-    input_layer = half * kappa * 2.0 ** (1 - depth) * first * _slope(first, np.outer(norms, norms))
+    input_layer = half * kappa * 2.0 ** (1 - depth) * first * _slope(first, squares)
     matrix = overlap[-1] + float(net.biases) + input_layer
     for layer in range(2, depth + 1):
         below = overlap[layer - 2]
         matrix += half * 2.0 ** (layer - depth) * below * _slope(below, ceiling)
     if net.biases and depth == 1:
-        matrix += (
-            half * kappa * _slope(first, np.outer(norms, norms)) * (np.outer(norms, norms) > 0)
-        )
+        matrix += half * kappa * _slope(first, squares) * (squares > 0)
     diagonal = expected_gradient_norm(net, x)
     if depth > 1 and first.min() < 0:
         diagonal -= half * kappa * (norms**2 * (1 - 2.0 ** (1 - depth)) + net.biases * (norms > 0))
@@ -70,7 +59,7 @@ def kernel_below(net: MLP, x: _Array) -> _Array:
     return matrix
 
 
-def signals_below(net: MLP, x: _Array) -> list[_Array]:
+def signals_below(net: MLP, x: Array) -> list[Array]:
     """`ω_1 ... ω_L`, each `[m, m]`: below `E h_l(x)·h_l(x')`, exact for l = 1 and for x = x'.
 
     `ω_l = A_l a1(min(1, ω_{l−1}/A_l))` with `A_l` below `E ‖h_{l−1}(x)‖‖h_{l−1}(x')‖` (Lemma 3).
@@ -90,7 +79,7 @@ def signals_below(net: MLP, x: _Array) -> list[_Array]:
     return signals
 
 
-def softmax_sample_bound(net: MLP, x: _Array, classes: int) -> float:
+def softmax_sample_bound(net: MLP, x: Array, classes: int) -> float:
     """Below E λ1(G) for cross-entropy: all layers on the one best sample (Theorem E).
 
     `max_i {nq e^(−vqγ_L) + β e^(−vq) + (v/2) Σ_l κ_l N_{l−1} (1−η_l) exp(−vq γ_{l−1} ψ_{L+1−l} /
@@ -110,7 +99,7 @@ def softmax_sample_bound(net: MLP, x: _Array, classes: int) -> float:
     return float(total.max()) / (len(x) * classes)
 
 
-def softmax_output_bound(net: MLP, x: _Array, classes: int) -> float:
+def softmax_output_bound(net: MLP, x: Array, classes: int) -> float:
     """Below E λ1(G) for cross-entropy: the output layer on all samples at once (Theorem F).
 
     `uᵀMu/m` with `C·M_ij = ω_L exp(−(v/2) nγ_L √(q_i q_j)(q_i + q_j)/ω_L) + β e^(−v(q_i + q_j)/2)`.
@@ -135,7 +124,7 @@ def norm_ratio(n: int) -> float:
     return 2 / math.sqrt(n) * total
 
 
-def _against(matrix: _Array) -> float:
+def _against(matrix: Array) -> float:
     """`uᵀMu/m` for the u ≥ 0 that power iteration leads to, or the best single sample."""
     m = len(matrix)
     u = np.full(m, m**-0.5)
@@ -148,7 +137,7 @@ def _against(matrix: _Array) -> float:
     return max(float(u @ matrix @ u), float(np.diag(matrix).max())) / m
 
 
-def _slope(products: _Array, scale: _Array | float) -> _Array:
+def _slope(products: Array, scale: Array | float) -> Array:
     """`a0` of the products over their scale, at most 1; ½ where the scale is zero."""
     scales = np.broadcast_to(scale, products.shape)
     rho = np.divide(products, scales, out=np.zeros_like(products), where=scales > 0)

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etastar.theory.dense import Array
 from etastar.theory.kernel import expected_gradient_norm
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP
 
 
-def trace_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
+def trace_bound(net: MLP, x: Array, classes: int) -> float:
     """`E tr G = (C/m) Σ_i E‖∂f_k(x_i)/∂θ‖²`: above E λ1(G) for MSE, exactly E tr G."""
     return classes * float(expected_gradient_norm(net, x).mean())
 
 
-def block_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
+def block_bound(net: MLP, x: Array, classes: int) -> float:
     """`(1/m) Σ_i √(E‖K(x_i, x_i)‖_F²)`: above E λ1(G) for MSE, about √C below the trace bound.
 
     Because λ1 is subadditive over samples, and at most the Frobenius norm of each sample's C × C
@@ -31,7 +30,7 @@ def block_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
     return float(np.sqrt(block_second_moment(net, x, classes)).mean())
 
 
-def block_second_moment(net: MLP, x: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+def block_second_moment(net: MLP, x: Array, classes: int) -> Array:
     """`E‖K(x, x)‖_F²` of the C × C tangent kernel of one input, at finite width, `[m]`.
 
     Exact without biases; with biases an upper bound that is exact but for the chance, at most
@@ -69,7 +68,7 @@ def block_second_moment(net: MLP, x: NDArray[np.float64], classes: int) -> NDArr
     return np.asarray(total)
 
 
-def softmax_trace_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
+def softmax_trace_bound(net: MLP, x: Array, classes: int) -> float:
     """Above `E tr G`, hence above E λ1(G), for cross-entropy (Proposition 4).
 
     `(1/m) Σ_i {(1−1/C)(nq+β) + (v/2) Σ_{l≤L} κ_l (N_{l−1}+β) [1 − 1/C + (C/2) η_l]}` with

@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import eigh, largest
+from etastar.theory.dense import Array, eigh, largest
 from etastar.theory.fluctuations import chains
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP
     from etastar.theory.fluctuations import Chains, Fluctuations
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""
@@ -59,7 +54,7 @@ def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
     return Law(1.0, float(np.median(values[:, -1] + shift)), float(norms.mean()))
 
 
-def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[_Array, _Array]:
+def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[Array, Array]:
     """Eigenvalues of the C × C matrices, `[S, C]`, ascending, and the shift of the last, `[S]`.
 
     The shift is of second order in the couplings to the kernel's other eigenvectors. What the
@@ -86,7 +81,7 @@ def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[_Array, _Array]:
     return values, shift
 
 
-def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) -> float:
+def contrast_bound(net: MLP, x: Array, total: Array, classes: int, seed: int) -> float:
     """Cross-entropy, from below at large width: `λ1(√s K √s)/m`, a contrast over outputs.
 
     `s_i = E tr(S_i)/(C−1)` is the mean of `aᵀS_i a` over unit vectors a ⟂ 1: the constant vector
@@ -101,7 +96,7 @@ def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) 
     return largest(roots[:, None] * total * roots) / len(x)
 
 
-def _softmax(logits: _Array) -> _Array:
+def _softmax(logits: Array) -> Array:
     """Over the last axis."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(weights / weights.sum(-1, keepdims=True))

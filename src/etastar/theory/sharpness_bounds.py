@@ -20,13 +20,10 @@ from etastar.theory.softmax_law import softmax_law
 from etastar.theory.theorem import Entry, Label, check_classes, theorem_entries
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from numpy.typing import NDArray
 
     from etastar.problem.networks import Network
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 SAMPLES = 250
 """Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""

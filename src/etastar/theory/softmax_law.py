@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import eigh
+from etastar.theory.dense import Array, eigh
 from etastar.theory.fluctuations import chains
 from etastar.theory.kernel import layer_kernels
 from etastar.theory.mse_law import Law, split
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from numpy.typing import NDArray
     from torch import Tensor
 
     from etastar.problem.networks import MLP
     from etastar.theory.fluctuations import Fluctuations
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 LOGIT_DRAWS = 256
 """Draws, each with logits on all samples of a block: the median has a standard error of 3 %."""
@@ -48,7 +45,7 @@ TOL = 1e-2
 """Relative residual: the error of λ1 is of the order of its square."""
 
 
-def softmax_law(net: MLP, x: _Array, fluctuations: Fluctuations, top: float, seed: int) -> Law:
+def softmax_law(net: MLP, x: Array, fluctuations: Fluctuations, top: float, seed: int) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
     More than `BLOCK` samples are dealt into blocks, and the draws among these. G is the mean of the
@@ -94,7 +91,7 @@ def softmax_law(net: MLP, x: _Array, fluctuations: Fluctuations, top: float, see
 class _Block:
     """The kernel of one block of samples, divided by its own m·λ1(K/m)."""
 
-    def __init__(self, net: MLP, x: _Array) -> None:
+    def __init__(self, net: MLP, x: Array) -> None:
         import torch
 
         self.samples = len(x)
@@ -110,7 +107,7 @@ class _Block:
         shares = shares if shares.sum() > NOTHING * unit else mean
         variance, roots = eigh(net.output_variance * kernels.forward[-1])
 
-        def tensor(array: _Array) -> Tensor:
+        def tensor(array: Array) -> Tensor:
             return torch.as_tensor(array, dtype=torch.float32)
 
         self.kernel, self._rest = tensor(total / unit), tensor(rest / unit)
@@ -186,7 +183,7 @@ class _Bend:
             found.append((kernel.square() * traces).sum())
         return torch.stack(found)
 
-    def mean(self) -> _Array:
+    def mean(self) -> Array:
         """`diag(p) − ppᵀ`, the mean over samples, `[r, C, C]`."""
         import torch
 

@@ -14,20 +14,13 @@ import numpy as np
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.problem.losses import LOSSES
-from etastar.theory.dense import largest
+from etastar.theory.dense import Array, largest
 from etastar.theory.kernel import checked_inputs, checked_mlp, expected_gradient_norm, kernel
-from etastar.theory.lower import (
-    gradient_bound,
-    layers_bound,
-    softmax_output_bound,
-    softmax_sample_bound,
-)
+from etastar.theory.lower import layers_bound, softmax_output_bound, softmax_sample_bound
 from etastar.theory.moments import block_bound, softmax_trace_bound, trace_bound
 from etastar.theory.mse_law import contrast_bound
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP, Network
 
 Side = Literal["lower", "upper"]
@@ -104,29 +97,29 @@ def _finite(bound: Callable[[], float]) -> float:
 _Row = tuple[str, Side, Label, float]
 
 
-def _mse(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]:
+def _mse(net: MLP, x: Array, classes: int) -> list[_Row]:
     q, half = (x**2).mean(1), net.output_variance / 2
     size = net.width * net.depth
     input_layer = half * net.input_lr_ratio * x.shape[1]
     biases = net.biases * (1 + half * (net.depth - 1 + net.input_lr_ratio))
     product = float(q.mean()) * (max(1, half) * size + input_layer) + biases
-    total = kernel(net, x)
+    total, norms = kernel(net, x), expected_gradient_norm(net, x)
     return [
         ("product", "lower", "proved", float(q.max()) * min(1, half) * size / len(x)),
-        ("gradient", "lower", "proved", gradient_bound(net, x)),
+        ("gradient", "lower", "proved", float(norms.max()) / len(x)),
         ("layers", "lower", "proved", layers_bound(net, x)),
         ("depth", "lower", "asymptotic", depth_bound(net, x)),
         ("constant vector", "lower", "asymptotic", float(total.mean())),
         ("kernel", "lower", "asymptotic", largest(total) / len(x)),
         ("kernel", "upper", "asymptotic", largest(total) / len(x)),
-        ("gradient", "upper", "asymptotic", float(expected_gradient_norm(net, x).mean())),
+        ("gradient", "upper", "asymptotic", float(norms.mean())),
         ("blocks", "upper", "proved", _finite(lambda: block_bound(net, x, classes))),
         ("trace", "upper", "proved", trace_bound(net, x, classes)),
         ("product", "upper", "proved", classes * product),
     ]
 
 
-def _cross_entropy(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]:
+def _cross_entropy(net: MLP, x: Array, classes: int) -> list[_Row]:
     total = kernel(net, x)
     softmax = _finite(lambda: softmax_trace_bound(net, x, classes))
     uppers = [row for row in _mse(net, x, classes) if row[1] == "upper"]
@@ -140,7 +133,7 @@ def _cross_entropy(net: MLP, x: NDArray[np.float64], classes: int) -> list[_Row]
     ]
 
 
-def depth_bound(net: MLP, x: NDArray[np.float64], classes: int | None = None) -> float:
+def depth_bound(net: MLP, x: Array, classes: int | None = None) -> float:
     """Below lim λ1/n · n, in n·L: `n (mean √q)² max(0, vL'/8 + min(0, 1 − v/2))` (Theorem D).
 
     L' = L where no two inputs have a negative product, else L − 1. With `classes`, for
