@@ -96,7 +96,11 @@ class Sharpness:
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
         for bounds in (record["bounds"], record["gauss_newton"]["bounds"]):
-            record["theorem"] = bounds.pop("theorem")
+            entries = bounds.pop("theorem")
+        record["theorem"] = entries and [
+            {key: None if value == math.inf else value for key, value in entry.items()}
+            for entry in entries
+        ]
         record["seeds"] = [
             {
                 "seed": seed,
