@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 """The version of the JSON form; it rises whenever a key changes its meaning or goes away."""
 
 WIDE = 16
-"""Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
+"""Width over depth from which the estimates were checked (`docs/theory.md`, §8)."""
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many, and samples of the
 bounds: `curvature.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
@@ -112,6 +112,12 @@ class Sharpness:
         """The result as strict JSON: None, never NaN."""
         record = {"schema_version": SCHEMA_VERSION, **_with_old_names(asdict(self))}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
+        for bounds in (record["bounds"], record["gauss_newton"]["bounds"]):
+            entries = bounds.pop("theorem")
+        record["theorem"] = entries and [
+            {key: None if value == math.inf else value for key, value in entry.items()}
+            for entry in entries
+        ]
         record["seeds"] = [
             {
                 "seed": seed,
@@ -329,8 +335,11 @@ def _bounds(
         found = sharpness_bounds(network, x, data.classes, loss=loss, kind="gauss-newton")
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
-    # from the loss over a part of the samples nothing follows for all
-    return asdict(found) | (UNPROVED if some else {}), None
+    bounds = asdict(found)
+    if some:  # from the loss over a part of the samples nothing follows for all
+        bounds |= UNPROVED
+        bounds["theorem"] = [entry | {"label": "asymptotic"} for entry in bounds["theorem"]]
+    return bounds, None
 
 
 def _eta_star(

@@ -88,6 +88,9 @@ def test_keys_and_order_of_the_bounds(
     expected = {"lower", "upper", "upper_proved", "kernel_prediction", "kernel_infinite_width"}
     assert expected <= set(bounds)
     assert bounds["lower"] < bounds["kernel_prediction"] < bounds["upper"]
+    theorem: list[dict[str, float]] = record["theorem"]  # type: ignore[assignment]
+    assert {"name", "side", "label", "value", "per_nl"} == set(theorem[0])
+    assert {e["side"] for e in theorem} == {"lower", "upper"}
     if kind == "gauss-newton":
         assert bounds["lower"] < median["median"] < bounds["upper_proved"]
     else:
@@ -362,8 +365,11 @@ def test_a_network_without_curvature_has_no_reference_rates(
 @pytest.mark.slow
 def test_moments_beyond_float64_leave_the_trace_bound(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--width 2 --depth 700 --seeds 1 --samples 5 --max-iter 2 --loss mse"
-    bounds = record_of([*options.split(), "--kind", "gauss-newton"], capsys)["bounds"]
-    assert bounds["upper_proved"] == bounds["upper_trace"]  # type: ignore[index]
+    record = record_of([*options.split(), "--kind", "gauss-newton"], capsys)
+    bounds: dict[str, float] = record["bounds"]  # type: ignore[assignment]
+    assert bounds["upper_proved"] == bounds["upper_trace"]
+    theorem: list[dict[str, object]] = record["theorem"]  # type: ignore[assignment]
+    assert [e["value"] for e in theorem if e["name"] == "blocks"] == [None]
 
 
 def test_a_network_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
