@@ -27,8 +27,8 @@ from etastar.errors import EtaStarError, ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import copied, equal, nbytes
 from etastar.problem.order import DataOrder
-from etastar.problem.preserve import generators_of, seed_generator, untouched
-from etastar.problem.streams import Stream, exclusive, mixed
+from etastar.problem.preserve import generators_of, untouched
+from etastar.problem.streams import LOCK, Stream, mixed, seed_generator
 
 SHARE = 0.25
 """Of the free memory that batches read from a loader may fill."""
@@ -171,7 +171,7 @@ class LoaderBatches(Batches):
         key = (seed, epoch)
         kept = self._found(key)
         if kept is None:
-            with exclusive():  # one thread reads, the others find what it kept
+            with LOCK:  # one thread reads, the others find what it kept
                 kept = self._found(key)
                 if kept is None and not self.streaming:
                     kept = self._keep(key)

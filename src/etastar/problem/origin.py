@@ -89,14 +89,6 @@ class OneReplica(nn.Module):
         """Return outputs `[B, C]` for inputs `[B, d]`."""
         return self.network.apply([p[None] for p in self.parameters()], x)[0]
 
-    def is_dead(self, x: torch.Tensor) -> bool:
-        """Tell whether some hidden ReLU layer is zero on every row of `x` `[N, d]`."""
-        active = getattr(self.network, "active_layers", None)
-        if active is None:
-            return False
-        with torch.no_grad():
-            return not bool(active([p[None] for p in self.parameters()], x).all())
-
 
 class GivenOrigin(Origin):
     """A user's models, one per seed, drawn once; every trial trains a copy.
