@@ -268,7 +268,7 @@ class Stack:
 
     @property
     def _patience(self) -> int:
-        """Steps of silence that momentum adds before a replica may be called dead.
+        """Return the steps of silence that momentum adds before a replica may be called dead.
 
         None for plain SGD, where silence is absorbing. Momentum still moves the weights of a silent
         replica; after this many steps what is left of it is below the rounding of float32.
@@ -278,7 +278,7 @@ class Stack:
 
 
 def batch_size(recipe: Recipe, samples: int) -> int:
-    """Samples per step: the recipe's, or all of them if it says so or there are no more."""
+    """Return the samples per step: the recipe's, or all if it says so or has no fewer."""
     if recipe.batch_size == "full":
         return samples
     return min(recipe.batch_size, samples)

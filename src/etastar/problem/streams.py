@@ -61,7 +61,7 @@ def _of(generator: Any) -> tuple[Callable[..., Any], ...]:
 def the_global_ones() -> list[Any]:
     """Return the generators that belong to the process, CUDA's only once it is initialised."""
     on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    own = [random._inst, np.random.mtrand._rand, torch.default_generator]  # type: ignore[attr-defined]
+    own = [random._inst, np.random.mtrand._rand, torch.default_generator]
     return [*own, *(torch.cuda.default_generators if on_gpus else ())]
 
 
