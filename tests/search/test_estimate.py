@@ -100,6 +100,6 @@ def test_coverage_of_the_interval_is_what_is_said() -> None:
     for _ in range(400):
         logs = rng.normal(0, 0.2, size=8)
         cell = 1.05 ** np.floor(logs / math.log(1.05))
-        found = eta_star([at(float(lo)) for lo in cell], 1e-3)
+        found = eta_star([at(float(lo)) for lo in cell])
         covered += found.ci_low <= 1.0 <= found.ci_high
     assert covered >= 360

@@ -17,7 +17,8 @@ from scipy.stats import binomtest, logistic
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Outcome, Trial
-from etastar.search import Bisection, Lattice, SearchQueue, Section, SeedResult, Strategy, bracket
+from etastar.search import Bisection, Lattice, Section, SeedResult, Strategy, bracket
+from etastar.search.queue import SearchQueue
 from etastar.search.estimate import EtaStar, eta_star, safe_rate, success_curve
 
 Landscape = Callable[[int], Outcome]
@@ -325,7 +326,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
     drawn.sort()
     # the k-th of 10,000 with k = ⌈10,000 p⌉; (1 − 0.95)/2 is a little above 0.025 in binary
     expected = [drawn[250], drawn[9749]]
-    found = eta_star(results, 1e-3, seed=seed)
+    found = eta_star(results, seed=seed)
     middle = median([(low + high) / 2 for low, high in ends])
     wanted = [math.exp(v) if math.isfinite(v) else None for v in (middle, *expected)]
     assert [found.median, found.ci_low, found.ci_high] == [
@@ -333,7 +334,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
     ]
     if seed == 0:
         assert eta_star(results) == found
-    assert found.safe == safe_rate(results, 1e-3)
+    assert found.safe == safe_rate(results)
 
 
 @pytest.mark.parametrize("p", [0.95, 0.8])
@@ -375,10 +376,10 @@ def test_the_safe_rate_against_a_scan_of_the_posterior(results: list[SeedResult]
 
 def test_when_nothing_determines_a_safe_rate() -> None:
     pair = [at(1.0), at(1.2)]
-    assert safe_rate(pair, 1e-3) is not None
-    assert safe_rate(pair[:1], 1e-3) is None
-    assert safe_rate([*pair[:1], ALL, ALL], 1e-3) is None
-    assert safe_rate([*pair, NONE], 1e-3) is None  # a third of the seeds trains nowhere
+    assert safe_rate(pair) is not None
+    assert safe_rate(pair[:1]) is None
+    assert safe_rate([*pair[:1], ALL, ALL]) is None
+    assert safe_rate([*pair, NONE]) is None  # a third of the seeds trains nowhere
     assert safe_rate([*pair, NONE], 1e-3, 0.6) is not None
     assert safe_rate([*pair, *pair, *pair, NONE, NONE], 1e-3, 0.75) is not None
     assert safe_rate([*pair, *pair, at(1.1), NONE, NONE], 1e-3, 0.75) is None
