@@ -157,7 +157,7 @@ def test_json_is_strict_and_complete() -> None:
         "output_variance",
         "biases",
     }
-    assert set(record["cost"]) == {"trials", "steps", "seconds"}
+    assert set(record["cost"]) == {"trials", "steps", "seconds", "budgets"}
     tried = {(trial["seed"], trial["lr"]) for trial in record["trials"]}
     for seed in record["seeds"]:
         assert {(seed["seed"], seed["lo"]), (seed["seed"], seed["hi"])} <= tried
@@ -264,7 +264,7 @@ def test_every_entry_answers_alike() -> None:
     assert etastar.Measurement is etastar.MaximalLR is etastar.Result
     assert found["measure"].to_dict().keys() == found["maximal_lr"].to_dict().keys()
     for result in found.values():
-        names = "lr bracket interval safe_lr seeds success trials history notes cost settings"
+        names = "lr bracket interval seeds success trials history notes cost settings"
         assert all(getattr(result, name) is not None for name in names.split())
         assert result.warnings == result.notes
         assert result.cost.steps == result.cost["steps"] == dict(result.cost)["steps"]

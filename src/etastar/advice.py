@@ -14,8 +14,7 @@ from etastar.search.base import SeedResult
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
-    from etastar.search.curve_blocks import CurveResult
-    from etastar.search.curve_remarks import Remark
+    from etastar.search.curve_blocks import CurveResult, Remark
 
 MOST_NAMED = 5
 """Seeds that a note names."""

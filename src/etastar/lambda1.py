@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 """The version of the JSON form; it rises whenever a key changes its meaning or goes away."""
 
 WIDE = 16
-"""Width over depth from which the estimates were checked (`docs/theory.md`, §6)."""
+"""Width over depth from which the estimates were checked (`docs/theory.md`, §8)."""
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many, and samples of the
 bounds: `curvature.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
@@ -40,8 +40,6 @@ UNPROVED = {
 }
 """These take the place of bounds where the proofs do not hold."""
 
-DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
-"""Options that say how a named data set is loaded."""
 SEARCH_OPTIONS = {
     *("optimizer", "momentum", "batch_size", "threshold", "epochs", "max_steps", "eval_every"),
     *("criterion", "resolution", "start_lr", "end_lr", "strategy", *OF_THE_CURVE),
@@ -114,6 +112,12 @@ class Sharpness:
         """The result as strict JSON: None, never NaN."""
         record = {"schema_version": SCHEMA_VERSION, **_with_old_names(asdict(self))}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
+        for bounds in (record["bounds"], record["gauss_newton"]["bounds"]):
+            entries = bounds.pop("theorem")
+        record["theorem"] = entries and [
+            {key: None if value == math.inf else value for key, value in entry.items()}
+            for entry in entries
+        ]
         record["seeds"] = [
             {
                 "seed": seed,
@@ -171,7 +175,7 @@ def measure_sharpness(
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
     settings = checked_settings(network, dataset, options)
-    _check_in_use(options, isinstance(dataset, str), with_eta_star)
+    _check_in_use(options, with_eta_star)
     network = network or settings.network()
     device = device_named(settings.device)
     if isinstance(dataset, str):
@@ -244,23 +248,17 @@ def measure_sharpness(
     )
 
 
-def _check_in_use(options: Mapping[str, Any], named: bool, with_eta_star: bool) -> None:
+def _check_in_use(options: Mapping[str, Any], with_eta_star: bool) -> None:
     """Raise if an option would have no effect.
 
     Args:
         options: As they were given.
-        named: Whether the data set was given by its name.
         with_eta_star: Whether η* is measured too.
     """
     given = {name for name, value in options.items() if value is not None}
     if options.get("from_step") or "from_lr" in given:
         names = ", ".join(sorted(given & {"from_step", "from_lr"}))
         raise ConfigError(f"{names}: λ1 is measured at initialisation; leave it out.")
-    if unused := set() if named else given & DATA_OPTIONS:
-        raise ConfigError(
-            f"{', '.join(sorted(unused))}: the data set was given as an object; load it with "
-            "etastar.load(name, ...) and this option, or give samples."
-        )
     if unused := set() if with_eta_star else given & SEARCH_OPTIONS:
         raise ConfigError(
             f"{', '.join(sorted(unused))}: only the search for η* uses this; give `with_eta_star`, "
@@ -337,8 +335,11 @@ def _bounds(
         found = sharpness_bounds(network, x, data.classes, loss=loss, kind="gauss-newton")
     except EtaStarError as error:
         return dict.fromkeys(SharpnessBounds.__dataclass_fields__), str(error)
-    # from the loss over a part of the samples nothing follows for all
-    return asdict(found) | (UNPROVED if some else {}), None
+    bounds = asdict(found)
+    if some:  # from the loss over a part of the samples nothing follows for all
+        bounds |= UNPROVED
+        bounds["theorem"] = [entry | {"label": "asymptotic"} for entry in bounds["theorem"]]
+    return bounds, None
 
 
 def _eta_star(

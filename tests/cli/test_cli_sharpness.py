@@ -88,6 +88,9 @@ def test_keys_and_order_of_the_bounds(
     expected = {"lower", "upper", "upper_proved", "kernel_prediction", "kernel_infinite_width"}
     assert expected <= set(bounds)
     assert bounds["lower"] < bounds["kernel_prediction"] < bounds["upper"]
+    theorem: list[dict[str, float]] = record["theorem"]  # type: ignore[assignment]
+    assert {"name", "side", "label", "value", "per_nl"} == set(theorem[0])
+    assert {e["side"] for e in theorem} == {"lower", "upper"}
     if kind == "gauss-newton":
         assert bounds["lower"] < median["median"] < bounds["upper_proved"]
     else:
@@ -251,7 +254,7 @@ OF_THE_SEARCH = {
 def test_an_option_of_the_search_alone_is_refused_without_it(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give with_eta_star"):
+    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give `with_eta_star`"):
         etastar.lambda1.measure_sharpness(**{name: OF_THE_SEARCH[name]})
     option = "--" + name.replace("_", "-")
     assert main(["sharpness", option, str(OF_THE_SEARCH[name])]) == 2
@@ -264,7 +267,7 @@ def test_an_option_of_the_search_alone_is_refused_without_it(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 10}, "train_size: the data set was given as an object.* or give samples"),
+        ({"train_size": 10}, "train_size: the data set was given as an object; set this on it"),
         ({"val_size": 10}, "val_size: the data set was given as an object"),
         ({"data_dir": "x"}, "data_dir: the data set was given as an object"),
         ({"width": 3}, "width: the network was given as an object; set this on it"),
@@ -287,7 +290,7 @@ def test_advice_names_arguments_in_python_and_options_on_the_command_line(
     found = etastar.lambda1.measure_sharpness(
         width=5, depth=2, seeds=1, train_size=40, max_iter=1, tol=1e-6
     )
-    assert any("Raise max_iter or tol." in note for note in found.warnings)
+    assert any("Raise `max_iter` or `tol`." in note for note in found.warnings)
     arguments = ["--width", "5", "--depth", "2", "--seeds", "1", "--train-size", "40"]
     assert main(["sharpness", *arguments, "--max-iter", "1", "--tol", "1e-6"]) == 0
     assert "Raise --max-iter or --tol." in " ".join(capsys.readouterr().out.split())
@@ -362,8 +365,11 @@ def test_a_network_without_curvature_has_no_reference_rates(
 @pytest.mark.slow
 def test_moments_beyond_float64_leave_the_trace_bound(capsys: pytest.CaptureFixture[str]) -> None:
     options = "--width 2 --depth 700 --seeds 1 --samples 5 --max-iter 2 --loss mse"
-    bounds = record_of([*options.split(), "--kind", "gauss-newton"], capsys)["bounds"]
-    assert bounds["upper_proved"] == bounds["upper_trace"]  # type: ignore[index]
+    record = record_of([*options.split(), "--kind", "gauss-newton"], capsys)
+    bounds: dict[str, float] = record["bounds"]  # type: ignore[assignment]
+    assert bounds["upper_proved"] == bounds["upper_trace"]
+    theorem: list[dict[str, object]] = record["theorem"]  # type: ignore[assignment]
+    assert [e["value"] for e in theorem if e["name"] == "blocks"] == [None]
 
 
 def test_a_network_that_no_memory_holds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from etastar.curvature import stack_sharpness
 from etastar.data import load
 from etastar.problem.networks import MLP
 from etastar.theory import sharpness_bounds
-from etastar.theory.fluctuations import Fluctuations, _wishart_root, chains, fluctuations_of
+from etastar.theory.fluctuations import Fluctuations, chains, fluctuations_of
 from etastar.theory.kernel import kernel
 from etastar.theory.softmax_law import softmax_law
 
@@ -101,43 +101,38 @@ def test_many_samples_are_thinned_for_the_fluctuations_only():
     assert ratio == pytest.approx(part.kernel_prediction / part.kernel_infinite_width, rel=0.1)
 
 
-def test_one_input_has_the_fluctuations_of_a_product_of_wisharts():
-    # one sample: ν = n/2, half the units are active: 1/n; ‖h‖⁴: 5/n; together: 1/n
-    net, n = MLP(width=64, depth=2, biases=False), 64
-    noise = fluctuations_of(net, np.ones((1, 5)), 0).noise
-    for layer in noise:
-        assert layer.splitting * n == pytest.approx(2, rel=0.25)
-        assert layer.trace * n == pytest.approx(1, rel=0.1)
-        assert layer.forward * n == pytest.approx(5, rel=0.25)
-        assert layer.joint * n == pytest.approx(1, rel=0.25)
-        assert layer.other == layer.own == 0
-
-
-@pytest.mark.parametrize("freedom", [2.0, 2.6, 7.0, 40.5])
-def test_wishart_has_its_mean_and_variance(freedom):
-    draws, size = 20_000, 4
-    root = _wishart_root(1 / freedom, draws, size, np.random.default_rng(0))
-    matrices = root @ root.transpose(0, 2, 1)
-    errors = np.abs(matrices.mean(0) - np.eye(size)) / (matrices.std(0) / math.sqrt(draws))
-    assert errors.max() < 4.5
-    assert matrices[:, 0, 1].var() == pytest.approx(1 / freedom, rel=0.1)
-    assert matrices[:, 0, 0].var() == pytest.approx(2 / freedom, rel=0.1)
+def test_one_input_has_the_fluctuations_of_a_wishart_matrix():
+    # one sample: ν = n/2 off the diagonal, half the units are active: 1/n more on it; ‖h‖⁴: 5/n;
+    # the squared signal and the trace together: 1/n
+    n = 64
+    part = fluctuations_of(MLP(width=n, depth=1, biases=False), np.ones((1, 5)), 3, 0)
+    drawn = chains(part, 8000, 0)
+    matrices, signal = drawn.psi[:, 0], drawn.signal[:, 1]
+    assert matrices[:, 0, 1].var() * n == pytest.approx(2, rel=0.25)
+    assert matrices[:, 0, 0].var() * n == pytest.approx(5, rel=0.25)
+    assert signal.var() * n == pytest.approx(5, rel=0.25)
+    joint = np.cov(np.trace(matrices, axis1=1, axis2=2) / 3, signal)[0, 1]
+    assert joint * n == pytest.approx(1, rel=0.5)
+    assert all(len(u.other) == len(u.signal) == 0 for u in part.layers)
 
 
 def test_chains_have_mean_one(digits):
-    part = fluctuations_of(MLP(width=256, depth=3), digits[0][:40].double().numpy(), 0)
-    psi, signal = chains(part, 3, 4000, 0)
-    np.testing.assert_allclose(psi.mean(0), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=0.03)
-    assert signal.mean() == pytest.approx(1, abs=0.03)
+    part = fluctuations_of(MLP(width=256, depth=3), digits[0][:40].double().numpy(), 3, 0)
+    drawn = chains(part, 4000, 0)
+    expected = np.broadcast_to(np.eye(3), (4, 3, 3))
+    np.testing.assert_allclose(drawn.psi.mean(0), expected, atol=0.03)
+    assert drawn.above.shape == (4000, 3, 3, 3)
+    np.testing.assert_allclose(drawn.above[:, -1], np.broadcast_to(np.eye(3), (4000, 3, 3)))
+    assert drawn.signal[:, -1].mean() == pytest.approx(1, abs=0.03)
 
 
 def test_zero_logits_bend_the_kernel_by_one_over_the_classes():
     # v = 0: logits are 0, S = ½(1 0; 0 1) − ¼, of eigenvalues ½ and 0, and K is the last layer's
     net = MLP(width=10**6, depth=2, output_variance=0.0)
     x = np.random.default_rng(0).normal(size=(20, 6))
-    part: Fluctuations = fluctuations_of(net, x, 0)
-    assert softmax_law(net, x, part, part.top, 2, 0).limit == pytest.approx(0.5)
-    assert softmax_law(net, x, part, part.top, 4, 0).limit == pytest.approx(0.25)
+    for classes, limit in ((2, 0.5), (4, 0.25)):
+        part: Fluctuations = fluctuations_of(net, x, classes, 0)
+        assert softmax_law(net, x, part, part.top, 0).limit == pytest.approx(limit)
     bounds = sharpness_bounds(net, x, 2, loss="cross-entropy", kind="gauss-newton")
     assert bounds.kernel_infinite_width <= bounds.upper_proved
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from made_files import cifar_archive, cifar_batches, idx, write_idx_set
 
 from etastar.data import DATASETS, load
+from etastar.data.download import PUBLISHED
 from etastar.data.raw import pixel_statistics
 from etastar.errors import ConfigError, DataError
 
@@ -188,10 +188,8 @@ class TestFolders:
     @pytest.mark.parametrize("by", ["argument", "environment"])
     @pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10"])
     def test_an_empty_folder_is_never_filled(self, tmp_path, monkeypatch, server, by, name):
-        module = importlib.import_module(f"etastar.data.{name.replace('-', '_')}")
-        monkeypatch.setattr(
-            module, "PUBLISHED", replace(module.PUBLISHED, mirrors=(server.url, server.url))
-        )
+        mirrored = replace(PUBLISHED[name], mirrors=(server.url, server.url))
+        monkeypatch.setitem(PUBLISHED, name, mirrored)
         empty = tmp_path / "empty"
         empty.mkdir()
         if by == "environment":
@@ -200,7 +198,7 @@ class TestFolders:
             load(name, data_dir=empty if by == "argument" else None)
         message = str(caught.value)
         assert f"no files of {name} in {empty / name} or {empty}" in message
-        assert next(iter(module.PUBLISHED.files)) in message
+        assert next(iter(PUBLISHED[name].files)) in message
         assert server.asked == []
         assert not (tmp_path / "cache").exists()
 

@@ -179,7 +179,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"resolution": -0.1}, "resolution must be a positive number"),
     "no epochs": ({"epochs": 0}, "epochs must be a positive number"),
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),
-    "no seeds": ({"seeds": 0}, "seeds must be at least 1; got 0"),
+    "no seeds": ({"seeds": 0}, "seeds must be at least 1, got 0"),
     "same seeds": ({"seeds": [1, 1]}, "distinct whole numbers"),
     "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try device='cpu'"),
     "no device": ({"device": "cuda:99"}, "cannot be used: .*Try device='cpu'"),

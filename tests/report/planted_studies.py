@@ -10,7 +10,7 @@ from etastar.problem.trial import Outcome, Trial
 from etastar.search import Lattice
 from etastar.search.base import bracket
 from etastar.study.measuring import _facts, load_data
-from etastar.study.results import LambdaResult, LrResult, SharpnessRow
+from etastar.study.results import Results, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
 
@@ -106,11 +106,11 @@ def _plant_cell(store, cell, eta, seed_sd, lambda1, rng):
             sharp[seed] = SharpnessRow(value, 0.9 * value, 1.1 * value, 1e-4, True)
     machine = {"etastar": "planted", "device": "cpu"}
     key = store.specify(cell.id, "maximal-lr", cell.specification)
-    store.add_results(key, LrResult(seeds, trials, resolved, 1.5, machine))
+    store.add_results(key, Results(seeds, resolved, 1.5, machine, trials))
     if cell.sharpness_id and lambda1 is not None:
         facts = {"samples": 10, **_facts(data)}
         key = store.specify(cell.sharpness_id, "sharpness", cell.sharpness_specification)
-        store.add_results(key, LambdaResult(sharp, facts, 0.5, machine))
+        store.add_results(key, Results(sharp, facts, 0.5, machine))
 
 
 def _outcome(trained, budget):

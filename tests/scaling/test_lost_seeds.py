@@ -56,7 +56,7 @@ def test_the_median_of_a_cell_is_that_of_a_measurement(seed):
         rows.append(row | {"eta_lo": lo, "eta_hi": hi})
         results.append(SeedResult(row["status"], lo, hi, None, ()))
     found = estimate_cells(CellTable.from_rows(rows))
-    expected = eta_star(results, 1e-9).median
+    expected = eta_star(results).median
     assert found.used[0] == (expected is not None)
     if expected is not None:
         assert found.value[0] == pytest.approx(math.log(expected))

@@ -332,7 +332,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
         None if v is None else pytest.approx(v, rel=1e-9) for v in wanted
     ]
     if seed == 0:
-        assert eta_star(results, 1e-3) == found
+        assert eta_star(results) == found
     assert found.safe == safe_rate(results, 1e-3)
 
 
@@ -422,5 +422,5 @@ def test_the_success_curve_seed_by_seed(seed: int, seeds: int) -> None:
 
 
 def test_no_number_is_zero_or_infinite() -> None:
-    assert eta_star([NONE, NONE], 1e-3) == EtaStar(None, None, None, None)
-    assert eta_star([ALL, ALL], 1e-3) == EtaStar(None, None, None, None)
+    assert eta_star([NONE, NONE]) == EtaStar(None, None, None, None)
+    assert eta_star([ALL, ALL]) == EtaStar(None, None, None, None)

@@ -14,7 +14,7 @@ from etastar.search.base import SeedResult
 from etastar.study.cell import Cell
 from etastar.study.export import FORMATS, TABLES, seed_columns
 from etastar.study.measuring import Task
-from etastar.study.results import LambdaResult, LrResult, SharpnessRow
+from etastar.study.results import Results, SharpnessRow
 from etastar.study.specification import Study
 from etastar.study.store import Store, StoreWriter
 
@@ -59,13 +59,13 @@ RESOLVED: dict[str, Any] = {
 """What the tables read of a resolved specification."""
 
 
-def made_lr(cell: Cell, seeds: range | None = None, scale: float = 1.0) -> LrResult:
+def made_lr(cell: Cell, seeds: range | None = None, scale: float = 1.0) -> Results:
     """A result as a search gives it, without a search: brackets near 2/sqrt(n·L)."""
     seeds = seeds or cell.seeds
     lo = scale * 2 / math.sqrt(cell.fields["width"] * cell.fields["depth"])
     rates = [lo * 1.1**i for i in range(-3, 3)]
     outcomes = {r: Outcome("trained" if r <= lo else "short", 4, 0.1 + 0.2, False) for r in rates}
-    return LrResult(
+    return Results(
         seeds={s: SeedResult("bracketed", lo, lo * 1.1, "short", ()) for s in seeds},
         trials={Trial.of(s, r): o for s in seeds for r, o in outcomes.items()},
         resolved=RESOLVED,
@@ -74,12 +74,12 @@ def made_lr(cell: Cell, seeds: range | None = None, scale: float = 1.0) -> LrRes
     )
 
 
-def made_sharpness(cell: Cell) -> LambdaResult:
+def made_sharpness(cell: Cell) -> Results:
     """λ1 = 1/3, and one seed of which a matrix was not finite."""
     values = {
         s: SharpnessRow(1 / 3, 0.25, None if s == 0 else 1e300, 1e-9, s != 0) for s in cell.seeds
     }
-    return LambdaResult(values, {**RESOLVED, "samples": 7}, 0.5, {"made": True})
+    return Results(values, {**RESOLVED, "samples": 7}, 0.5, {"made": True})
 
 
 def fill(study: Study, path: Path, *, sharpness: bool = True) -> None:

@@ -125,6 +125,25 @@ def test_a_scheduler_that_is_killed_ends_the_run_and_condemns_no_cell(
     assert content(study.default_store) == reference
 
 
+def test_two_clusters_on_one_machine_do_not_clash(cluster: Any) -> None:
+    with make_executor("dask", workers=1) as other:  # a port in use would be a warning, an error
+        assert other.submit(sum, [1, 2]).result() == 3
+        assert cluster.submit(sum, [3, 4]).result() == 7
+
+
+def test_a_cluster_that_cannot_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**options: Any) -> None:
+        raise RuntimeError("Cluster failed to start: [Errno 24] Too many open files")
+
+    monkeypatch.setattr("distributed.LocalCluster", failing)
+    with (
+        pytest.raises(ConfigError, match=r"--executor dask: no cluster .*Too many open") as caught,
+        make_executor("dask", workers=1),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
 def test_what_cannot_be_had_is_told(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,7 +204,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         Study.from_file(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b'title = "\xe9"')
-    with pytest.raises(ConfigError, match=r"latin\.toml is not UTF-8"):
+    with pytest.raises(ConfigError, match=r"latin\.toml cannot be read: it is not UTF-8"):
         Study.from_file(tmp_path / "latin.toml")
 
 

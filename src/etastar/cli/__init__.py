@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EtaStarError as error:
         from etastar.cli.options import in_shell
 
-        print(f"etastar: {in_shell(str(error))}", file=sys.stderr)
+        # a study file has keys, not options
+        told = str(error).replace("`", "") if arguments[0] == "study" else in_shell(str(error))
+        print(f"etastar: {told}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError, nearest
+from etastar.settings import Settings
 from etastar.validation import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -21,23 +22,26 @@ Model = TypeVar("Model", bound=BaseModel)
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
+MORE = ("max_iter", "with_eta_star")
+"""Options of `sharpness` beside the settings."""
 _OPTION = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
 def in_shell(text: str) -> str:
-    """Write the options that a message names in backticks as a command line has them.
+    """Write the options that a message names as a command line has them.
 
     Args:
-        text: E.g. "Raise `end_lr`."
+        text: E.g. "Raise `end_lr`."; names with an underscore need no backticks.
 
     Returns:
         E.g. "Raise --end-lr."
     """
-    return _OPTION.sub(_flag, text)
+    known = "|".join(name for name in (*Settings.model_fields, *MORE) if "_" in name)
+    return re.sub(rf"(?<![\w.-])({known})\b", lambda m: _flag(m), _OPTION.sub(_flag, text))
 
 
 def _flag(found: re.Match[str]) -> str:
-    value = (found[2] or "").strip("'\"")
+    value = ((found.re.groups > 1 and found[2]) or "").strip("'\"")
     return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"
 
 

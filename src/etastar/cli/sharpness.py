@@ -179,6 +179,15 @@ def _print_bounds(found: Sharpness, console: Console) -> None:
     console.print()
     console.print("preconditioned λ1(G), from the data alone and as measured:")
     console.print(table)
+    fields = found.conventions["network"]
+    size = fields["width"] * fields["depth"]
+    shown = "–" if measured["mean"] is None else number(measured["mean"] / size)
+    console.print(f"theorem, as multiples of n·L = {size:,} (measured mean: {shown}):")
+    theorem = Table(box=None, pad_edge=False, show_header=False)
+    for entry in bounds["theorem"]:
+        side = {"lower": "mean, above", "upper": "mean, below"}[entry["side"]]
+        theorem.add_row(f"  {side}", number(entry["per_nl"]), f"{entry['name']}: {entry['label']}")
+    console.print(theorem)
     used, samples = found.conventions["bounds_samples"], found.conventions["samples"]
     if used < samples:
         console.print(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from inspect import getdoc, signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
@@ -28,78 +30,7 @@ from etastar.study.specification import Study
 from etastar.study.store import Store
 from etastar.validation import OneOf
 
-
-class _Options(BaseModel):
-    """Options that all of the commands have: a study, and its store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    study: str = Field(description="The study file, *.toml.")
-    store: str | None = Field(
-        None, description="The store; studies may share one. [default: STUDY.sqlite beside it]"
-    )
-
-    def opened(self) -> tuple[Study, Path]:
-        """The study, checked, and the path of its store."""
-        study = Study.from_file(self.study)
-        return study, Path(self.store) if self.store else study.default_store
-
-
-class RunOptions(_Options):
-    """Options of `study run`."""
-
-    resume: bool = Field(
-        True, description="Go on from what the store holds; --no-resume refuses a used store."
-    )
-    dry_run: bool = Field(False, description="Print the cells and a time estimate; run nothing.")
-    hours: float | None = Field(
-        None, gt=0.0, allow_inf_nan=False, description="Start nothing new after so many hours."
-    )
-    retry_failed: bool = Field(False, description="Try again what was given up in earlier runs.")
-    wait: bool = Field(
-        True, description="Wait for another process that is writing the store; else refuse."
-    )
-    executor: Annotated[str | None, OneOf("executor", EXECUTORS)] = Field(
-        None, description="Where cells run. [default: in-process; dask with the options below]"
-    )
-    workers: int | None = Field(None, ge=1, description="Dask worker processes to start here.")
-    scheduler: str | None = Field(None, description="Address of a Dask scheduler that runs.")
-
-
-class StatusOptions(_Options):
-    """Options of `study status`."""
-
-    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
-
-
-class FitOptions(_Options):
-    """Options of `study fit`."""
-
-    response: Response = Field(
-        "eta_star", description="What the law is of: η*, λ1, or their product."
-    )
-    cutoff: float | None = Field(
-        None, ge=0.0, allow_inf_nan=False, description="Use only cells with n/L at least this."
-    )
-    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
-
-
-class ReportOptions(_Options):
-    """Options of `study report`."""
-
-    output: str | None = Field(None, description="The page. [default: STUDY.html beside the study]")
-
-
-class ExportOptions(_Options):
-    """Options of `study export`."""
-
-    format: Literal["csv", "parquet"] = Field("csv", description="Format of the file.")
-    table: Literal["seeds", "trials"] = Field(
-        "seeds", description="One row per network and seed, or one per trial."
-    )
-    output: str | None = Field(
-        None, description="The file; - is standard output. [default: STUDY.FORMAT beside it]"
-    )
+JsonName: TypeAlias = Annotated[str | None, Field(alias="json")]
 
 
 def run(arguments: list[str]) -> int:
@@ -113,42 +44,68 @@ def run(arguments: list[str]) -> int:
     if arguments[0] not in ACTIONS:
         raise unknown_name("command", arguments[0], ACTIONS)
     model, purpose, action = ACTIONS[arguments[0]]
-    options = parse(
-        model,
-        arguments[1:],
-        prog=f"etastar study {arguments[0]}",
-        description=purpose[0].upper() + purpose[1:] + ".",
-        positional=("study",),
-    )
-    return action(options)
+    prog = f"etastar study {arguments[0]}"
+    options = parse(model, arguments[1:], prog=prog, description=purpose, positional=("study",))
+    return action(**options.model_dump())
 
 
-def _run(options: RunOptions) -> int:
-    study, store = options.opened()
-    if options.dry_run:
-        return _dry_run(study, store)
-    if not options.resume and store.exists() and store.stat().st_size:
+def _opened(study: str, store: str | None) -> tuple[Study, Path]:
+    """Return the study, checked, and the path of its store."""
+    found = Study.from_file(study)
+    return found, Path(store) if store else found.default_store
+
+
+def _run(
+    study: str,
+    store: str | None = None,
+    *,
+    resume: bool = True,
+    dry_run: bool = False,
+    hours: Annotated[float | None, Field(gt=0.0, allow_inf_nan=False)] = None,
+    retry_failed: bool = False,
+    wait: bool = True,
+    executor: Annotated[str | None, OneOf("executor", EXECUTORS)] = None,
+    workers: Annotated[int | None, Field(ge=1)] = None,
+    scheduler: str | None = None,
+) -> int:
+    """Compute what the store does not hold yet.
+
+    Args:
+        study: The study file, *.toml.
+        store: The store; studies may share one. [default: STUDY.sqlite beside it]
+        resume: Go on from what the store holds; --no-resume refuses a used store.
+        dry_run: Print the cells and a time estimate; run nothing.
+        hours: Start nothing new after so many hours.
+        retry_failed: Try again what was given up in earlier runs.
+        wait: Wait for another process that is writing the store; else refuse.
+        executor: Where cells run. [default: in-process; dask with the options below]
+        workers: Dask worker processes to start here.
+        scheduler: Address of a Dask scheduler that runs.
+    """
+    what, path = _opened(study, store)
+    if dry_run:
+        return _dry_run(what, path)
+    if not resume and path.exists() and path.stat().st_size:
         raise ConfigError(
-            f"--no-resume: {store} holds results already, and results are never overwritten. Give "
+            f"--no-resume: {path} holds results already, and results are never overwritten. Give "
             "--store another name, or move the file away."
         )
-    name = options.executor or ("dask" if options.workers or options.scheduler else "in-process")
-    made = make_executor(name, options.workers, options.scheduler)
-    with made as executor, _Display(study) as display:
+    name = executor or ("dask" if workers or scheduler else "in-process")
+    with make_executor(name, workers, scheduler) as made, _Display(what) as display:
         try:
             done = run_study(
-                study,
-                store,
-                executor=executor,
-                hours=options.hours,
-                retry_failed=options.retry_failed,
-                wait_for_store=options.wait,
-                on_wait=lambda who: display.line(f"waiting: {store} is being written by {who}"),
+                what,
+                path,
+                executor=made,
+                hours=hours,
+                retry_failed=retry_failed,
+                wait_for_store=wait,
+                on_wait=lambda who: display.line(f"waiting: {path} is being written by {who}"),
                 on_progress=display.update,
             )
         except KeyboardInterrupt:
             display.close()
-            again = f"The same command goes on from there ({store})."
+            again = f"The same command goes on from there ({path})."
             print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
             return INTERRUPTED
     return _print_summary(done)
@@ -192,26 +149,31 @@ def _dry_run(study: Study, store: Path) -> int:
     return 0
 
 
-def _status(options: StatusOptions) -> int:
-    study, path = options.opened()
-    check_output(options.json_file)
+def _status(study: str, store: str | None = None, *, json_file: JsonName = None) -> int:
+    """Say what is done, missing and failed.
+
+    Args:
+        study: The study file, *.toml.
+        store: The store; studies may share one. [default: STUDY.sqlite beside it]
+        json_file: Write it as JSON; - is stdout.
+    """
+    what, path = _opened(study, store)
+    check_output(json_file)
     state = State.of_file(path)
-    done = [cell for cell in study.cells if state.is_done(cell)]
-    failed = {c.title: state.error(c) for c in study.cells if state.error(c) and c not in done}
-    missing = {
-        (i, s) for c in study.cells for i in identities(c) for s in state.missing(i, c.seeds)
-    }
+    done = [cell for cell in what.cells if state.is_done(cell)]
+    failed = {c.title: state.error(c) for c in what.cells if state.error(c) and c not in done}
+    missing = {(i, s) for c in what.cells for i in identities(c) for s in state.missing(i, c.seeds)}
     record = {
-        "study": str(study.path),
+        "study": str(what.path),
         "store": str(path),
-        "cells": len(study.cells),
+        "cells": len(what.cells),
         "done": len(done),
         "failed": failed,
         "seeds_missing": len(missing),
     }
-    if options.json_file:
-        return _write_json(record, options.json_file)
-    print(f"{study.file.title or study.name}: {len(done)} of {len(study.cells)} cells done")
+    if json_file:
+        return _write_json(record, json_file)
+    print(f"{what.file.title or what.name}: {len(done)} of {len(what.cells)} cells done")
     print(f"results missing (η* and λ1, by seed): {len(missing)}")
     print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)"))
     for title, error in failed.items():
@@ -219,58 +181,105 @@ def _status(options: StatusOptions) -> int:
     return 0
 
 
-def _fit(options: FitOptions) -> int:
+def _fit(
+    study: str,
+    store: str | None = None,
+    *,
+    response: Response = "eta_star",
+    cutoff: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False)] = None,
+    json_file: JsonName = None,
+) -> int:
+    """Fit the laws and compare their forms.
+
+    Args:
+        study: The study file, *.toml.
+        store: The store; studies may share one. [default: STUDY.sqlite beside it]
+        response: What the law is of: η*, λ1, or their product.
+        cutoff: Use only cells with n/L at least this.
+        json_file: Write it as JSON; - is stdout.
+    """
     from etastar.cli.fit import fit_records, print_laws
 
-    check_output(options.json_file)
-    study, path = options.opened()
-    with Store(path) as store:
-        cells = cell_table(study, store)
-    groups = fit_records(cells, options.response, options.cutoff)
-    if options.json_file:
-        return _write_json({"study": str(study.path), "groups": groups}, options.json_file)
+    check_output(json_file)
+    what, path = _opened(study, store)
+    with Store(path) as opened:
+        cells = cell_table(what, opened)
+    groups = fit_records(cells, response, cutoff)
+    if json_file:
+        return _write_json({"study": str(what.path), "groups": groups}, json_file)
     print_laws(groups)
     return 0
 
 
-def _report(options: ReportOptions) -> int:
+def _report(study: str, store: str | None = None, *, output: str | None = None) -> int:
+    """Write the page and its figures.
+
+    Args:
+        study: The study file, *.toml.
+        store: The store; studies may share one. [default: STUDY.sqlite beside it]
+        output: The page. [default: STUDY.html beside the study]
+    """
     from etastar.report import write_report
 
-    study, path = options.opened()
-    output = _output(options.output, study.path.with_suffix(".html"))
-    if output == "-" or is_stream(Path(output)):
+    what, path = _opened(study, store)
+    name = _output(output, what.path.with_suffix(".html"))
+    if name == "-" or is_stream(Path(name)):
         raise ConfigError(
-            f"--output {output}: the page has figures beside it; give the name of a file."
+            f"--output {name}: the page has figures beside it; give the name of a file."
         )
-    with Store(path) as store:
-        for file in write_report(study, store, Path(output)):
+    with Store(path) as opened:
+        for file in write_report(what, opened, Path(name)):
             print(file)
     return 0
 
 
-def _export(options: ExportOptions) -> int:
+def _export(
+    study: str,
+    store: str | None = None,
+    *,
+    format: Literal["csv", "parquet"] = "csv",
+    table: Literal["seeds", "trials"] = "seeds",
+    output: str | None = None,
+) -> int:
+    """Write the results as CSV or Parquet.
 
-    study, path = options.opened()
-    output = _output(options.output, study.path.with_suffix(f".{options.format}"))
-    with Store(path) as store:
-        columns = TABLES[options.table](study, store)
-    write_results([(output, partial(FORMATS[options.format], columns))])
-    if output != "-":
-        print(f"{output}: {len(columns['cell'])} rows")
+    Args:
+        study: The study file, *.toml.
+        store: The store; studies may share one. [default: STUDY.sqlite beside it]
+        format: Format of the file.
+        table: One row per network and seed, or one per trial.
+        output: The file; - is standard output. [default: STUDY.FORMAT beside it]
+    """
+    what, path = _opened(study, store)
+    name = _output(output, what.path.with_suffix(f".{format}"))
+    with Store(path) as opened:
+        columns = TABLES[table](what, opened)
+    write_results([(name, partial(FORMATS[format], columns))])
+    if name != "-":
+        print(f"{name}: {len(columns['cell'])} rows")
     return 0
 
 
-ACTIONS: dict[str, tuple[type[Any], str, Callable[[Any], int]]] = {
-    "run": (RunOptions, "compute what the store does not hold yet", _run),
-    "status": (StatusOptions, "say what is done, missing and failed", _status),
-    "fit": (FitOptions, "fit the laws and compare their forms", _fit),
-    "report": (ReportOptions, "write the page and its figures", _report),
-    "export": (ExportOptions, "write the results as CSV or Parquet", _export),
-}
+def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable[..., int]]:
+    """Read a command's options and purpose from the parameters and docstring of its function."""
+    purpose, _, told = (getdoc(action) or "").partition("\n")
+    texts = dict(re.findall(r"^    (\w+): (.*)", told, re.M))
+    fields: dict[str, Any] = {
+        name: (kind, Field(signature(action).parameters[name].default, description=texts.get(name)))
+        for name, kind in get_type_hints(action, include_extras=True).items()
+        if name != "return"
+    }
+    fields["study"] = (str, Field(description=texts.get("study")))
+    strict = ConfigDict(frozen=True, extra="forbid", strict=True)
+    return create_model(action.__name__, __config__=strict, **fields), purpose, action
+
+
+ACTIONS = {a.__name__[1:]: _command(a) for a in (_run, _status, _fit, _report, _export)}
+"""By name: a command's options, its purpose, and what it does."""
 
 
 def _output(given: str | None, default: Path) -> str:
-    """The name of the file to write, once it is known that it can be written."""
+    """Return the name of the file to write, once it is known that it can be written."""
     name = str(default) if given is None else given
     check_output(name)
     return name

@@ -7,16 +7,16 @@ the split fixed, and a record of where every number came from (`Dataset.provenan
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from etastar.data.cifar10 import load_cifar10
 from etastar.data.dataset import Dataset
 from etastar.data.digits import load_digits
-from etastar.data.fashion_mnist import load_fashion_mnist
 from etastar.data.files import explicit_folder
 from etastar.data.gaussians import load_gaussians
-from etastar.data.mnist import load_mnist
+from etastar.data.grey_images import load_grey_images
 from etastar.data.raw import RawData, check_size
 from etastar.errors import unknown_name
 
@@ -25,8 +25,8 @@ Loader: TypeAlias = Callable[[Path | None, bool], RawData]
 
 DATASETS: dict[str, Loader] = {
     "digits": load_digits,
-    "mnist": load_mnist,
-    "fashion-mnist": load_fashion_mnist,
+    "mnist": partial(load_grey_images, "mnist"),
+    "fashion-mnist": partial(load_grey_images, "fashion-mnist"),
     "cifar10": load_cifar10,
     "gaussians": load_gaussians,
 }

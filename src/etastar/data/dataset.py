@@ -216,7 +216,7 @@ def _inputs(values: Any, name: str) -> torch.Tensor:
 
 
 def _labels(values: Any, name: str, samples: int) -> torch.Tensor:
-    """Labels `[N]` in int64, one per sample and not negative."""
+    """Return labels `[N]` in int64, one per sample."""
     import torch
 
     tensor = _tensor(values, name)
@@ -234,34 +234,36 @@ def _labels(values: Any, name: str, samples: int) -> torch.Tensor:
         raise DataError(
             f"{name} holds {len(tensor)} labels for {samples} samples; expected one per sample."
         )
-    tensor = tensor.to(torch.int64)
-    if tensor.min() < 0:
-        row = int(tensor.argmin())
-        raise DataError(
-            f"{name} holds the label {int(tensor[row])} (sample {row}); expected class indices "
-            "that count from 0."
-        )
-    return tensor
+    return tensor.to(torch.int64)
 
 
 def _class_count(labels: dict[str, torch.Tensor], classes: int | None) -> int:
-    """Number of classes, at least two and above every label."""
-    highest = max(int(values.max()) for values in labels.values())
+    """Return the number of classes, at least two and above every label."""
     if classes is None:
-        classes = highest + 1
+        classes = 1 + max(int(values.max()) for values in labels.values())
     if classes < 2:
         raise DataError(
             f"the labels name {classes} class; expected at least 2, since there is nothing to "
             "learn otherwise."
         )
     for name, values in labels.items():
-        row = int(values.argmax())
-        if int(values[row]) >= classes:
-            raise DataError(
-                f"{name} holds the label {int(values[row])} (sample {row}); expected labels in "
-                f"0..{classes - 1} for {classes} classes."
-            )
+        check_labels(values.cpu().numpy(), classes, name)
     return classes
+
+
+def check_labels(labels: NDArray[Any], classes: int, name: object) -> None:
+    """Raise if a label is not in `0 .. classes - 1`.
+
+    Raises:
+        DataError: Names the first of them, and its file.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise DataError(
+            f"{name} holds the label {labels[wrong[0]]} at position {wrong[0]} ({len(wrong)} of "
+            f"{len(labels)} labels are out of range); expected labels in 0..{classes - 1}, "
+            "counted from 0."
+        )
 
 
 def _statistics(x: torch.Tensor) -> tuple[float, float]:

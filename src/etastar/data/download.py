@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tomllib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,9 @@ _TIMEOUT = (10, 60)
 _CHUNK = 1 << 16
 """Bytes per write; pooch's own 1 kB costs a flush for each of 170,000 pieces of CIFAR-10."""
 
+_HEADERS = {"Accept-Encoding": "identity"}
+"""A server that compresses on the way would have requests undo the file's own gzip."""
+
 _log = logging.getLogger("etastar.data")
 
 
@@ -38,7 +43,7 @@ class Published:
     source: str
     """Whose data it is, and its home page."""
     licence: str
-    mirrors: tuple[str, ...]
+    mirrors: Sequence[str]
     """Addresses that a file's name is appended to, tried in this order."""
     files: dict[str, str]
     """SHA-256 by file name."""
@@ -46,7 +51,7 @@ class Published:
     def raw_data(
         self, arrays: Sequence[NDArray[Any]], files: dict[str, str], folder: Path, split: str
     ) -> RawData:
-        """Ten classes of images, with what is known of the published files.
+        """Return ten classes of images, with what is known of the published files.
 
         Args:
             arrays: Training images, training labels, validation images, validation labels.
@@ -56,11 +61,11 @@ class Published:
         """
         x_train, y_train, x_val, y_val = arrays
         return RawData(
-            name=self.name,
-            x_train=x_train,
-            y_train=y_train,
-            x_val=x_val,
-            y_val=y_val,
+            self.name,
+            x_train,
+            y_train,
+            x_val,
+            y_val,
             classes=10,
             source=self.source,
             read_from=str(folder),
@@ -69,6 +74,15 @@ class Published:
             files=files,
             checksums_match=files == self.files,
         )
+
+
+PUBLISHED = {
+    name: Published(name, **entry)
+    for name, entry in tomllib.loads(
+        (resources.files("etastar.data") / "published.toml").read_text(encoding="utf-8")
+    ).items()
+}
+"""The image sets of `published.toml`."""
 
 
 def cache_folder() -> Path:
@@ -107,29 +121,27 @@ def fetch(published: Published, progress: bool = False) -> list[Path]:
 
 
 def _fetch_file(published: Published, filename: str, folder: Path, progress: bool) -> Path:
-    """One published file, from the cache or from the first mirror that has the right one."""
+    """Return one published file, from the cache or from the first mirror that has the right one."""
+    path, sha256 = folder / filename, published.files[filename]
+    if path.is_file() and sha256_of(path) == sha256:
+        return path
     import pooch
 
-    sha256 = published.files[filename]
     failures = []
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.WARNING)  # our own log says the same, in the application's hands
     try:
-        for mirror in published.mirrors:
-            url = mirror + filename
+        for url in (mirror + filename for mirror in published.mirrors):
+            _log.info("downloading %s", url)
+            title = f"{published.name}: {filename}"
             try:
-                return Path(
-                    pooch.retrieve(
-                        url,
-                        known_hash=f"sha256:{sha256}",
-                        fname=filename,
-                        path=folder,
-                        downloader=_checked_downloader(published.name, sha256, progress),
+                with _bar(title) if progress else nullcontext(False) as bar:
+                    transfer = pooch.HTTPDownloader(
+                        progressbar=bar, chunk_size=_CHUNK, timeout=_TIMEOUT, headers=_HEADERS
                     )
-                )
-            except DataError as error:
-                failures.append(f"{url}: {error}")
+                    pooch.retrieve(url, f"sha256:{sha256}", filename, folder, downloader=transfer)
+                return path
             except (OSError, ValueError) as error:  # every error of requests is one of these
                 failures.append(f"{url}: {type(error).__name__}: {_root(error)}")
     finally:
@@ -149,29 +161,6 @@ def _root(error: BaseException) -> str:
         error = inner
     reason = getattr(error, "strerror", None) or str(error)
     return " ".join(reason.split())
-
-
-def _checked_downloader(dataset: str, sha256: str, progress: bool) -> Callable[..., None]:
-    """A downloader for pooch that checks what it got, so that an error can say what that was."""
-    import pooch
-
-    def download(url: str, output_file: str, manager: Any) -> None:
-        _log.info("downloading %s", url)
-        title = f"{dataset}: {url.rsplit('/', 1)[-1]}"
-        with _bar(title) if progress else nullcontext(False) as bar:
-            transfer = pooch.HTTPDownloader(
-                progressbar=bar,
-                chunk_size=_CHUNK,
-                timeout=_TIMEOUT,
-                # a server that compresses on the way would have requests undo the file's own gzip
-                headers={"Accept-Encoding": "identity"},
-            )
-            transfer(url, output_file, manager)
-        got = sha256_of(Path(output_file))
-        if got != sha256:
-            raise DataError(f"wrong content, sha256 {got} instead of {sha256}")
-
-    return download
 
 
 @contextmanager

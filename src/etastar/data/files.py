@@ -147,15 +147,10 @@ def gunzip(stored: bytes, name: str) -> bytes:
         return stored
     try:
         return gzip.decompress(stored)
-    except EOFError as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{name} is cut short: expected a whole gzip file, got {len(stored)} bytes that end "
-            "inside the compressed data. Fetch the file again."
-        ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{name} is damaged: expected a valid gzip file, got one that does not decompress "
-            f"({error}). Fetch the file again."
+            f"{name} is damaged or cut short: expected a whole gzip file, got {len(stored)} bytes "
+            f"that do not decompress ({error}). Fetch the file again."
         ) from error
 
 

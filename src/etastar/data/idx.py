@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from etastar.data.dataset import check_labels
 from etastar.data.files import read_file
 from etastar.errors import DataError
 
@@ -113,20 +113,6 @@ def read_split(
             f"{arrays[2].shape[1:]}; expected the same shape."
         )
     return arrays, {path.name: sha256 for path, (_, sha256) in zip(paths, read, strict=True)}
-
-
-def check_labels(labels: NDArray[Any], classes: int, name: object) -> None:
-    """Raise if a label is not in `0 .. classes - 1`.
-
-    Raises:
-        DataError: Names the first of them, and its file.
-    """
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise DataError(
-            f"{name} holds the label {labels[wrong[0]]} at position {wrong[0]} ({len(wrong)} of "
-            f"{len(labels)} labels are out of range); expected labels in 0..{classes - 1}."
-        )
 
 
 def _kind(dimensions: int) -> str:

@@ -32,7 +32,7 @@ class Points:
     Attributes:
         x: Abscissas.
         y: Ordinates.
-        colour: Of all of them, `#rrggbb`.
+        colour: Colour of all of them, `#rrggbb`.
         label: In the legend; not listed there if empty.
         shape: A name in `style.SHAPES`, or `up`, `down`, `dash`.
         hollow: Points drawn as outlines; None for none.
@@ -40,7 +40,7 @@ class Points:
         x_low, x_high: Ends of horizontal intervals.
         hover: What the pointer shows, one text per point; lines apart by `<br>`.
         joined: Whether a thin line runs through them.
-        size: Of the marks, in points.
+        size: Size of the marks, in points.
     """
 
     x: FloatArray
@@ -81,7 +81,7 @@ class Heat:
         limit: Where the colours end, on both sides.
         text: Printed in the fields, `[W][D]`.
         hover: What the pointer shows, `[W][D]`.
-        label: Of the colours.
+        label: What the colours mean.
     """
 
     columns: Sequence[str]
@@ -101,8 +101,8 @@ class Chart:
     """One panel of a figure.
 
     Attributes:
-        x_label: Of the horizontal axis.
-        y_label: Of the vertical axis.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
         layers: Drawn in this order; legends are in it too.
         title: Above the panel; empty for none.
         log_x: Whether the horizontal axis is logarithmic.
@@ -142,7 +142,7 @@ class Chart:
 
     @property
     def is_map(self) -> bool:
-        """Whether the axes are lists of categories."""
+        """Say whether the axes are lists of categories."""
         return any(isinstance(layer, Heat) for layer in self.layers)
 
     def extent(self, axis: str) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _PIXELS = 1.5
-"""Of a mark, per point of its size on paper."""
+"""Pixels of a mark per point of its size on paper."""
 _PLOT = 330
 _LEGEND_LINE = 21
 """Pixels of height: of the plot, and of a line of the legend."""

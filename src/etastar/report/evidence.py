@@ -55,7 +55,7 @@ class Group:
     """All networks under one set of conditions.
 
     Attributes:
-        cells: Of the study, measured or not.
+        cells: Its cells in the study, measured or not.
         rows: Columns of `study.export.SEED_COLUMNS`, only those of these cells.
         trials: Columns of `study.export.TRIAL_COLUMNS`, likewise.
         seconds: Wall-clock seconds of all finished tasks, by the hash of their specification.
@@ -120,7 +120,7 @@ class Group:
             "seeds": self.measured,
             "trials": sum(self.rows["trials"]),
             "steps": sum(self.rows["steps"]),
-            "seconds": sum(self.seconds[i] for i in ids if i in self.seconds),
+            "seconds": sum((s for i, s in self.seconds.items() if i in ids), 0.0),
         }
 
     @property
@@ -209,7 +209,7 @@ class Family:
     Attributes:
         groups: At least one.
         settings: What they share: every setting but width, depth, κ and loss.
-        apart: Of these, what tells the family from the study's others; empty if it is alone.
+        apart: Those of the settings that tell it from the study's other families, if there are any.
     """
 
     groups: tuple[Group, ...]

@@ -19,7 +19,7 @@ def link(columns: Columns, name: str, what: str = "row") -> str:
 
     Args:
         columns: The table.
-        name: Of the file, without its ending.
+        name: Name of the file, without its ending.
         what: What a row is, for the link's text.
     """
     buffer = io.StringIO()

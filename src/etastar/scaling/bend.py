@@ -1,4 +1,4 @@
-"""Whether the cells bend away from a law, and how far off that puts an extrapolation.
+"""The test for cells that bend away from a law, and how far off that puts an extrapolation.
 
 A power law is straight in (log n, log L). What it misses is taken as independent between networks
 (τ²), which is fair between the fitted networks and false beyond them: a law that bends is wrong in
@@ -34,7 +34,7 @@ class Bend:
             terms; empty if the cells determine none.
         f_statistic: Share of the residuals that the terms explain, against their noise; about 1
             if the form is right. NaN if the cells determine none.
-        p_value: Of the F statistic if the form is right: small, the law bends.
+        p_value: That of the F statistic if the form is right: small, the law bends.
     """
 
     centre: tuple[float, float]
@@ -45,7 +45,7 @@ class Bend:
 
     @property
     def known(self) -> bool:
-        """Whether the cells can show a bend at all."""
+        """Say whether the cells can show a bend at all."""
         return len(self.beta) > 0
 
     def shift(self, x: FloatArray, width: FloatArray, depth: FloatArray) -> FloatArray:

@@ -42,7 +42,7 @@ class Coefficient:
         return min(self.low, low), max(self.high, high)
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` is outside both intervals."""
+        """Say whether `value` is outside both intervals."""
         low, high = self.widest
         return not low <= value <= high
 

@@ -156,14 +156,14 @@ def compare_forms(
     """Fit every form to the same cells and judge it by cells it has not seen.
 
     Args:
-        cells: Of one group.
+        cells: The cells of one group.
         forms: Names in `FORMS`; those that the cells do not determine are skipped, with the reason.
         response: What is fitted.
         fraction: The extrapolation is fitted to cells with n·L up to this share of the largest.
         cutoff: Use only cells with n/L at least this.
         level: Nominal coverage of the prediction intervals.
         n_boot: Bootstrap replicates of each fit.
-        seed: Of the bootstrap and of the folds.
+        seed: Seed of the bootstrap and of the folds.
 
     Returns:
         One row per form that could be fitted, in the order asked for.
@@ -200,7 +200,7 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     Args:
         fit: Any; only its cells and its form are used.
         level: Nominal coverage of the prediction intervals.
-        seed: Of the folds, if there are more than 100 cells.
+        seed: Seed of the folds, if there are more than 100 cells.
     """
     form, count = get_form(fit.form), len(fit.log_value)
     folds = np.arange(count)

@@ -73,7 +73,7 @@ class Domain:
         return tuple(said)
 
     def contains(self, width: float, depth: float) -> bool:
-        """Whether (log n, log L) is in the convex hull, its boundary included."""
+        """Say whether (log n, log L) is in the convex hull, its boundary included."""
         corners = np.log(np.array(self.corners))
         point = np.array([np.log(width), np.log(depth)])
         if len(corners) == 1:

@@ -237,7 +237,7 @@ def resample_medians(
 
     Args:
         seeds: Those of the response, sorted by cell.
-        estimates: Of the same cells.
+        estimates: Those of the same cells.
         n_boot: Number of replicates B.
         rng: The generator drawn from.
 

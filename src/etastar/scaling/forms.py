@@ -48,7 +48,7 @@ class Form:
         return np.zeros(len(width)) if self.offset is None else self.offset(width, depth)
 
     def check(self, width: FloatArray, depth: FloatArray, labels: Labels) -> None:
-        """Refuse networks that do not determine every exponent.
+        """Raise if the networks do not determine every exponent.
 
         Raises:
             ConfigError: Naming the axis that does not vary, or the axes that vary only together.
@@ -72,7 +72,7 @@ class Form:
 
 
 def is_defined(x: FloatArray) -> bool:
-    """Whether the rows of a design `[M, p]`, first column ones, determine every coefficient."""
+    """Check that a design `[M, p]`, first column ones, determines every coefficient."""
     if x.shape[1] == 1:
         return len(x) > 0
     if len(x) < x.shape[1]:

@@ -82,7 +82,7 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
     """Fit every group of a study.
 
     Args:
-        cells: Of any number of groups.
+        cells: The cells of any number of groups.
         form: Name in `FORMS`.
         **options: The others of `fit_power_law`.
 

@@ -11,7 +11,7 @@ import numpy as np
 from etastar.scaling.cells import BoolArray, FloatArray
 
 _HALVINGS = 60
-"""Of the interval of τ²: more than the 53 binary digits of float64."""
+"""How often the interval of τ² is halved: more than the 53 binary digits of float64."""
 
 
 def fit_random_effects(

@@ -40,7 +40,7 @@ class PowerLawFit:
         labels: The group it holds for: loss, κ, dataset, ....
         level: Nominal coverage of the coefficients' intervals.
         coefficients: `log_prefactor` first.
-        covariance: Of the coefficients, `[p, p]`.
+        covariance: That of the coefficients, `[p, p]`.
         tau2: τ², variance of the lack of fit between cells, beyond seed noise.
         freedom: M − p.
         r2: 1 − residual ÷ total sum of squares, every cell alike.
@@ -237,12 +237,12 @@ def fit_power_law(
     the law.
 
     Args:
-        cells: Of one group: one loss, κ, dataset, ....
+        cells: The cells of one group: one loss, κ, dataset, ....
         form: Name in `FORMS`.
         response: `"eta_star"`, `"lambda1"` or `"eta_lambda1"` (their product, seed by seed).
         cutoff: Fit only cells with n/L at least this.
         n_boot: Bootstrap replicates; 0 for none.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
         level: Coverage of the intervals.
 
     Returns:
@@ -325,7 +325,7 @@ def _fit_replicates(x: FloatArray, drawn: FloatArray, weight: FloatArray) -> Flo
             mine = pattern == k
             values = np.where(known, drawn[mine], 0.0)
             fitted[mine] = values @ linear_map(x, weight * known).T
-    return fitted[~np.isnan(fitted[:, 0])]
+    return np.asarray(fitted[~np.isnan(fitted[:, 0])])
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:

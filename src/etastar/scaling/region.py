@@ -126,14 +126,14 @@ def find_region(
     movement within what the law misses anyway is not called one.
 
     Args:
-        cells: Of one group.
+        cells: The cells of one group.
         form: A law with at least one exponent.
         response: What is fitted.
         level: 1 − the chance of a false rejection at each cutoff. The tests are nested, so the
             chance of any is more: 11 % of 300 planted studies with 12 cutoffs, at 0.95. Such a
             region is too small, not wrong.
         n_boot: Bootstrap replicates of each fit.
-        seed: Of the bootstraps and of the draws.
+        seed: Seed of the bootstraps and of the draws.
 
     Returns:
         The region, with the law at every cutoff.
@@ -218,7 +218,7 @@ def find_regions(
     """Find the region of every group, so that regions can be laid side by side over κ.
 
     Args:
-        cells: Of any number of groups.
+        cells: The cells of any number of groups.
         **options: Those of `find_region`.
 
     Returns:

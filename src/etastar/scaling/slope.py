@@ -49,7 +49,7 @@ class SlopeFit:
     level: float
 
     def excludes(self, slope: float = -1.0) -> bool:
-        """Whether both intervals of the corrected slope exclude this one."""
+        """Say whether both intervals of the corrected slope exclude this one."""
         return self.corrected.excludes(slope)
 
 

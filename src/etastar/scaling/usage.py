@@ -46,7 +46,7 @@ def tally(cells: CellTable, estimates: CellEstimates, beyond: BoolArray) -> Usag
 
     Args:
         cells: All cells given.
-        estimates: Of them.
+        estimates: Their estimates.
         beyond: Cells below the cutoff on n/L, `[M]`.
     """
     censored = np.isfinite(estimates.bound)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from etastar.problem.trial import Outcome, Start, Trial
-from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, enough, lowest_seen, mean_steps
+from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, lowest_seen, mean_steps
 from etastar.search.curve_blocks import CurveResult
-from etastar.search.curve_counts import Array, Counts, cause_of
+from etastar.search.curve_counts import Array, Counts
 from etastar.search.curve_fit import Fit
 from etastar.search.curve_locate import locate
 from etastar.search.curve_options import CurveOptions
@@ -32,6 +31,7 @@ from etastar.search.curve_placing import (
     spread,
 )
 from etastar.search.curve_result import result_of
+from etastar.search.curve_state import Attempt, CurveState
 from etastar.search.lattice import Lattice
 
 LOCATING = 0.125
@@ -50,42 +50,11 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this part of an interval fill it evenly, however many there are."""
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """An attempt to confirm a rate.
-
-    Attributes:
-        point: The rate, as a lattice point.
-        runs: Its trials with outcomes.
-        error: Its one-sided error.
-    """
-
-    point: int
-    runs: tuple[tuple[Trial, Outcome], ...]
-    error: float
-
-    @property
-    def trained(self) -> int:
-        """Runs that reached the threshold."""
-        return sum(outcome.kind == "trained" for _, outcome in self.runs)
-
-    @property
-    def too_slow(self) -> bool:
-        """Whether most of the others were too slow for the budget."""
-        slow = sum(cause_of(outcome) == "slow" for _, outcome in self.runs)
-        return 2 * slow > len(self.runs) - self.trained
-
-    @property
-    def passed(self) -> bool:
-        """Whether enough of them trained."""
-        return self.trained >= enough(len(self.runs))
-
-
 Round: TypeAlias = list[Trial]
 Plan: TypeAlias = Generator[Round, None, None]
 
 
-class Curve:
+class Curve(CurveState):
     """Measure the success curve of a network, ask by tell.
 
     Args:

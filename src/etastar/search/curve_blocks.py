@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from etastar.search.curve_remarks import Remark
-
 
 @dataclass(frozen=True)
 class CurveEtaStar:
@@ -200,6 +198,21 @@ class CurveCost:
     steps: int
     seconds: float | None
     budgets: float
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something a reader must know.
+
+    Attributes:
+        code: Stable name: `above-range`, `below-range`, `nowhere-half`, `no-safe-rate`, `cap`,
+            `island`, `two-windows`, `no-width`, `no-steps`, `floor-seen`, `not-confirmed`,
+            `only-order`.
+        text: A sentence.
+    """
+
+    code: str
+    text: str
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from etastar.search.choosing import enough
+from etastar.search.curve_blocks import Remark
 from etastar.search.curve_fit import SAFE, Fit
-
-if TYPE_CHECKING:
-    from etastar.search.curve import Curve
+from etastar.search.curve_state import CurveState
 
 BIN, REACH, FEWEST = 0.08, 1.2, 4
 """Where p is compared: bins of this width in log η, groups of neighbouring bins of at most this
@@ -25,22 +22,7 @@ FAR, SURPRISE = 0.02, 1e-3
 """An island lies where the fit has p below `FAR`; so improbable must its trained runs be there."""
 
 
-@dataclass(frozen=True)
-class Remark:
-    """Something a reader must know.
-
-    Attributes:
-        code: Stable name: `above-range`, `below-range`, `nowhere-half`, `no-safe-rate`, `cap`,
-            `island`, `two-windows`, `no-width`, `no-steps`, `floor-seen`, `not-confirmed`,
-            `only-order`.
-        text: A sentence.
-    """
-
-    code: str
-    text: str
-
-
-def remarks(curve: Curve, fit: Fit) -> Iterator[Remark]:
+def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     """Say what is unusual or missing.
 
     Args:
@@ -62,7 +44,7 @@ def remarks(curve: Curve, fit: Fit) -> Iterator[Remark]:
         )
 
 
-def _range(curve: Curve, fit: Fit) -> Iterator[Remark]:
+def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options, middle = curve.options, float(fit.eta_50()[1])
     if curve.ended_by == "nowhere" or fit.nowhere_half():
         yield Remark(
@@ -84,7 +66,7 @@ def _range(curve: Curve, fit: Fit) -> Iterator[Remark]:
         )
 
 
-def _cap(curve: Curve, fit: Fit) -> Iterator[Remark]:
+def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     if curve.ended_by not in ("trials", "budgets"):
         return
     goal, reach, runs = math.log1p(curve.options.precision), fit.reach(), len(curve.whole)
@@ -102,7 +84,7 @@ def _cap(curve: Curve, fit: Fit) -> Iterator[Remark]:
     )
 
 
-def _shape(curve: Curve, fit: Fit) -> Iterator[Remark]:
+def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     rate, found, far = curve.lattice.rate, rise(fit), island(fit)
     if far is not None:
         yield Remark(
@@ -134,7 +116,7 @@ def _shape(curve: Curve, fit: Fit) -> Iterator[Remark]:
         )
 
 
-def _choice(curve: Curve, fit: Fit) -> Iterator[Remark]:
+def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options = curve.options
     point = curve.attempts[-1].point if curve.attempts else curve.choice()
     if point is None:

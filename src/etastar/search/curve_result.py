@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -25,9 +25,7 @@ from etastar.search.curve_counts import CAUSES, Counts, SlowEdge
 from etastar.search.curve_fit import SAFE, Fit
 from etastar.search.curve_model import Posterior
 from etastar.search.curve_remarks import remarks
-
-if TYPE_CHECKING:
-    from etastar.search.curve import Curve
+from etastar.search.curve_state import CurveState
 
 CONFIDENCE = 0.95
 """Of a confirmation: its attempts' errors add up to the rest."""
@@ -35,7 +33,7 @@ BAND_POINTS = 41
 """Rates of the band, over all that were tried."""
 
 
-def result_of(curve: Curve, seconds: float | None = None) -> CurveResult:
+def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     """Compute the answer from the outcomes of whole rounds.
 
     Args:
@@ -73,14 +71,14 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _rate(curve: Curve, point: float) -> float | None:
+def _rate(curve: CurveState, point: float) -> float | None:
     """The rate of a lattice point that need not be whole; None outside of the range."""
     if not 0 <= point <= curve.lattice.cells:
         return None
     return float(curve.options.start_lr * math.exp(point * curve.step))
 
 
-def _eta_star(curve: Curve, fit: Fit) -> CurveEtaStar:
+def _eta_star(curve: CurveState, fit: Fit) -> CurveEtaStar:
     if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
         return CurveEtaStar(None, None, None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
@@ -107,7 +105,7 @@ def set_by(fit: Fit) -> Literal["budget", "stability"] | None:
     return "budget" if float(longer.quantile(0.5, 0.5)) > fit.eta_50()[2] else "stability"
 
 
-def _points(curve: Curve) -> list[CurvePoint]:
+def _points(curve: CurveState) -> list[CurvePoint]:
     passed = [(a.point, o) for a in curve.attempts if a.passed for _, o in a.runs]
     runs = [*((i, outcome) for i, _, outcome in curve.whole), *passed]
     counts = Counts.of(curve.lattice.cells, runs)
@@ -132,7 +130,7 @@ def _points(curve: Curve) -> list[CurvePoint]:
     return points
 
 
-def _peak(curve: Curve, fit: Fit) -> Peak | None:
+def _peak(curve: CurveState, fit: Fit) -> Peak | None:
     found = fit.peak()
     if found is None:
         return None
@@ -140,7 +138,7 @@ def _peak(curve: Curve, fit: Fit) -> Peak | None:
     return Peak(curve.lattice.rate(i), trained / tried, *exact_interval(trained, tried))
 
 
-def _band(curve: Curve, fit: Fit) -> list[BandPoint]:
+def _band(curve: CurveState, fit: Fit) -> list[BandPoint]:
     tried = np.flatnonzero(fit.counts.tried)
     points = np.unique(np.round(np.linspace(tried[0], tried[-1], BAND_POINTS)))
     fine = fit.slow.fine(points)
@@ -151,7 +149,7 @@ def _band(curve: Curve, fit: Fit) -> list[BandPoint]:
     ]
 
 
-def _window(curve: Curve, fit: Fit, high: float | None) -> WindowBlock:
+def _window(curve: CurveState, fit: Fit, high: float | None) -> WindowBlock:
     if not curve.options.slow_edge:
         return WindowBlock(None, high, "not looked for")
     slow: SlowEdge = fit.slow
@@ -162,7 +160,7 @@ def _window(curve: Curve, fit: Fit, high: float | None) -> WindowBlock:
     return WindowBlock(None, high, "below the range" if reached else "not looked for")
 
 
-def _recommended(curve: Curve) -> Recommended | None:
+def _recommended(curve: CurveState) -> Recommended | None:
     attempts = tuple(
         AttemptBlock(curve.lattice.rate(a.point), len(a.runs), a.trained) for a in curve.attempts
     )

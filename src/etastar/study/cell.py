@@ -55,13 +55,13 @@ class Cell:
     @property
     def seeds(self) -> range:
         """The seeds that the study wants."""
-        first = self.settings.first_seed
-        return range(first, first + (self.settings.seeds or 0))
+        settings = self.settings.bracketing()
+        return range(settings.first_seed, settings.first_seed + (settings.seeds or 0))
 
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Every setting, with the defaults of data set and loss filled in."""
-        return _unsigned_zeros(self.settings.resolved().model_dump())
+        return _unsigned_zeros(self.settings.bracketing().resolved().model_dump())
 
     @cached_property
     def specification(self) -> str:
@@ -96,6 +96,14 @@ class Cell:
     def sharpness_id(self) -> str | None:
         """Hash of `sharpness_specification`."""
         return self.sharpness_specification and digest(self.sharpness_specification)
+
+    @property
+    def asked(self) -> list[tuple[TaskKind, str, str]]:
+        """Kind, hash and text of every specification that the cell asks for."""
+        found: list[tuple[TaskKind, str, str]] = [("maximal-lr", self.id, self.specification)]
+        if self.sharpness_id and self.sharpness_specification:
+            found.append(("sharpness", self.sharpness_id, self.sharpness_specification))
+        return found
 
     @property
     def _device_kind(self) -> str:

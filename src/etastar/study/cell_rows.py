@@ -43,6 +43,4 @@ def cell_table(study: Study, store: Store) -> CellTable:
         # an unset budget has no number: as a label it is a word
         if any(value is None or isinstance(value, bool) for value in columns[name]):
             columns[name] = [str(value) for value in columns[name]]
-    if all(value is None for value in columns["lambda1"]):
-        del columns["lambda1"]
     return CellTable.from_columns(columns, group_by=labels)

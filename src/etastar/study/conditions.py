@@ -1,156 +1,123 @@
 """Filters of a study: `width >= 8 * depth`, over the fields of a cell.
 
-A condition is parsed with Python's grammar and evaluated by walking the tree: names of fields,
-numbers, strings, `+ - * / // % **`, comparisons, `in`, `and`, `or`, `not`, and nothing else.
+A condition is parsed with Python's grammar, checked against the nodes that it may have, and
+evaluated by Python: names of fields, numbers, strings, `+ - * / // % **`, comparisons, `in`, `and`,
+`or`, `not`, and nothing else.
 """
 
 from __future__ import annotations
 
 import ast
-import itertools
 import math
-import operator
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from etastar.errors import ConfigError, unknown_name
 
 LONGEST = 1000
 """Characters of a condition; longer ones could exhaust the parser's stack."""
 
+Holds: TypeAlias = Callable[[Mapping[str, Any]], bool]
+"""Evaluates a condition for the fields of a cell."""
+
 _SIGNS = str.maketrans({"≥": ">=", "≤": "<=", "≠": "!=", "·": "*", "×": "*", "−": "-"})
 
-_OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
-    ast.Not: operator.not_,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: math.pow,  # integers could grow for hours
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.In: lambda item, items: item in items,
-    ast.NotIn: lambda item, items: item not in items,
-}
+_ALLOWED = (
+    *(ast.Expression, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
+    *(ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.boolop, ast.Not, ast.UAdd, ast.USub),
+    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.Compare, ast.In),
+    *(ast.NotIn, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE),
+)
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A parsed condition.
+def parse_condition(text: str, place: str, fields: Collection[str]) -> Holds:
+    """Parse a condition.
 
-    Attributes:
-        text: As it was written.
-        place: Where it was written, e.g. `filter[0]`.
+    Args:
+        text: E.g. `width >= 8 * depth and loss == "mse"`; `≥ ≤ ≠ · ×` are read too.
+        place: Where it was written, e.g. `filter[0]`, for messages.
+        fields: Names that may be used.
+
+    Returns:
+        Tells whether the condition holds for some values of the fields. Raises a `ConfigError` if
+        it has no truth value there, e.g. if it compares a number with a missing one.
+
+    Raises:
+        ConfigError: It is not a condition over these fields; the message names the place.
     """
+    if len(text) > LONGEST:
+        raise ConfigError(f"{place}: {len(text)} characters; expected at most {LONGEST}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `1or 2` is told below, if it is wrong
+            tree = ast.parse(text.translate(_SIGNS).strip(), mode="eval")
+            names = _check(tree, f"{place}: {text!r}", fields)
+            code = compile(_guarded(tree), place, "eval")
+    except ConfigError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"{place}: {text!r} is not a condition ({type(error).__name__}); expected for "
+            'example "width >= 8 * depth".'
+        ) from None
 
-    text: str
-    place: str
-    _tree: ast.expr
-
-    @classmethod
-    def parse(cls, text: str, place: str, fields: Collection[str]) -> Condition:
-        """Parse a condition.
-
-        Args:
-            text: E.g. `width >= 8 * depth and loss == "mse"`; `≥ ≤ ≠ · ×` are read too.
-            place: Where it was written, for messages.
-            fields: Names that may be used.
-
-        Raises:
-            ConfigError: It is not a condition over these fields; the message names the place.
-        """
-        if len(text) > LONGEST:
-            raise ConfigError(f"{place}: {len(text)} characters; expected at most {LONGEST}.")
+    def holds(values: Mapping[str, Any]) -> bool:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # `1or 2` is told below, if it is wrong
-                tree = ast.parse(text.translate(_SIGNS).strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ConfigError(
-                f"{place}: {text!r} is not a condition ({type(error).__name__}); expected for "
-                'example "width >= 8 * depth".'
-            ) from None
-        for node in ast.walk(tree):
-            if isinstance(node, ast.expr) and not _allowed(node):
-                raise ConfigError(
-                    f"{place}: {text!r} uses {type(node).__name__}, which a condition may not; use "
-                    "fields, numbers, strings, arithmetic, comparisons, in, and, or, not."
-                )
-            if isinstance(node, ast.Name) and node.id not in fields:
-                unknown = unknown_name("field", node.id, fields)
-                raise ConfigError(f"{place}: {text!r} names an {unknown}")
-        return cls(text, place, tree)
-
-    def holds(self, values: Mapping[str, Any]) -> bool:
-        """Evaluate the condition for these fields.
-
-        Raises:
-            ConfigError: It has no truth value there, e.g. it compares a number with a missing one.
-        """
-        try:
-            result = _value(self._tree, values)
+            result = eval(code, _GUARDS | {"__builtins__": {}}, values)
         except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
-            where = ", ".join(f"{name} = {values[name]!r}" for name in sorted(names))
+            where = ", ".join(f"{name} = {values[name]!r}" for name in names)
             raise ConfigError(
-                f"{self.place}: {self.text!r} cannot be evaluated ({error})"
-                f"{where and ' where '}{where}."
+                f"{place}: {text!r} cannot be evaluated ({error}){where and ' where '}{where}."
             ) from None
         if not isinstance(result, bool):
             raise ConfigError(
-                f"{self.place}: {self.text!r} gives {result!r}; expected a comparison, which is "
-                "true or false."
+                f"{place}: {text!r} gives {result!r}; expected a comparison, which is true or "
+                "false."
             )
         return result
 
-
-def _allowed(node: ast.expr) -> bool:
-    """Check that `_value` evaluates a node, whatever stands below it."""
-    match node:
-        case ast.Constant(value=value):
-            return isinstance(value, bool | int | float | str)
-        case ast.UnaryOp(op=op) | ast.BinOp(op=op):
-            return type(op) in _OPERATORS
-        case ast.Compare(ops=ops):
-            return all(type(op) in _OPERATORS for op in ops)
-    return isinstance(node, ast.Name | ast.BoolOp | ast.List | ast.Tuple)
+    return holds
 
 
-def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    """The value of an expression whose nodes are all allowed."""
-    match node:
-        case ast.Name(id=name):
-            return values[name]
-        case ast.Constant(value=value):
-            return value
-        case ast.List(elts=parts) | ast.Tuple(elts=parts):
-            return [_value(part, values) for part in parts]
-        case ast.BoolOp(op=ast.And(), values=parts):
-            return all(_truth(_value(part, values)) for part in parts)
-        case ast.BoolOp(values=parts):
-            return any(_truth(_value(part, values)) for part in parts)
-        case ast.UnaryOp(op=op, operand=part):
-            checked = _truth if isinstance(op, ast.Not) else _number
-            return _OPERATORS[type(op)](checked(_value(part, values)))
-        case ast.BinOp(op=op, left=left, right=right):
-            return _OPERATORS[type(op)](*(_number(_value(side, values)) for side in (left, right)))
-        case ast.Compare(left=left, ops=ops, comparators=others):
-            pairs = itertools.pairwise([left, *others])
-            return all(
-                _OPERATORS[type(op)](_value(a, values), _value(b, values))
-                for op, (a, b) in zip(ops, pairs, strict=True)
+def _check(tree: ast.Expression, condition: str, fields: Collection[str]) -> list[str]:
+    """Return the names in a tree; raise if there is anything in it that a condition may not use."""
+    names = set()
+    for node in ast.walk(tree):
+        constant = getattr(node, "value", 0)
+        if not isinstance(node, _ALLOWED) or not isinstance(constant, bool | int | float | str):
+            raise ConfigError(
+                f"{condition} uses {type(node).__name__}, which a condition may not; use "
+                "fields, numbers, strings, arithmetic, comparisons, in, and, or, not."
             )
-    raise TypeError(f"unexpected {type(node).__name__}")
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+            if node.id not in fields:
+                raise ConfigError(f"{condition} names an {unknown_name('field', node.id, fields)}")
+    return sorted(names)
+
+
+def _guarded(tree: ast.Expression) -> ast.Expression:
+    """Let every operand be checked: Python multiplies a string, and takes 64 for true."""
+    for node in [*ast.walk(tree)]:
+        match node:
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                power = _call("_power", left, right)
+                node.left, node.op, node.right = power, ast.Mult(), ast.Constant(1)
+            case ast.BinOp(left=left, right=right):
+                node.left, node.right = _call("_number", left), _call("_number", right)
+            case ast.BoolOp(values=parts):
+                node.values = [_call("_truth", part) for part in parts]
+            case ast.UnaryOp(op=op, operand=part):
+                # of `- - - x` only x: each call would take from the compiler's stack
+                if not (isinstance(part, ast.UnaryOp) and type(part.op) is type(op)):
+                    guard = "_truth" if isinstance(op, ast.Not) else "_number"
+                    node.operand = _call(guard, part)
+    return ast.fix_missing_locations(tree)
+
+
+def _call(function: str, *operands: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(function, ast.Load()), list(operands), [])
 
 
 def _truth(value: Any) -> bool:
@@ -160,7 +127,13 @@ def _truth(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """`value` if arithmetic is meant for it: a string times a number would be legal Python."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is not a number")
     return value
+
+
+def _power(base: Any, exponent: Any) -> float:
+    return math.pow(_number(base), _number(exponent))  # integers could grow for hours
+
+
+_GUARDS: dict[str, Any] = {"_truth": _truth, "_number": _number, "_power": _power}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
@@ -54,12 +54,11 @@ TRIAL_COLUMNS = [
 """Columns of the table of trials: those that the searches used, of finished seeds."""
 
 _SEED_QUERY = """
-SELECT seed, status, eta_lo, eta_hi, hi_outcome, re_entries, trials, steps FROM seed
-WHERE cell = ? AND seed >= ? AND seed < ? ORDER BY seed
-"""
-_SHARPNESS_QUERY = """
-SELECT seed, lambda1, lambda1_gauss_newton, lambda1_plain, residual, converged FROM sharpness
-WHERE cell = ? AND seed >= ? AND seed < ?
+SELECT s.seed, status, eta_lo, eta_hi, hi_outcome, re_entries, trials, steps,
+    lambda1 AS lambda1_preconditioned, lambda1_gauss_newton, lambda1_plain,
+    residual AS lambda1_residual, converged AS lambda1_converged
+FROM seed s LEFT JOIN sharpness l ON l.cell = ? AND l.seed = s.seed
+WHERE s.cell = ? AND s.seed >= ? AND s.seed < ? ORDER BY s.seed
 """
 _TRIAL_QUERY = """
 SELECT t.seed, lr, outcome, step, accuracy, slow FROM trial t JOIN seed s USING (cell, seed)
@@ -68,46 +67,28 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 
 
 def seed_columns(study: Study, store: Store) -> Columns:
-    """One row per network and seed whose η* is known, column by column: see `SEED_COLUMNS`."""
+    """Return one row per network and seed whose η* is known: see `SEED_COLUMNS`."""
     columns: Columns = {name: [] for name in SEED_COLUMNS}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
         for cell in study.cells:
-            if cell.id in keys:
-                for values in _cell_seeds(cell, store, keys, resolved):
-                    for name, column in columns.items():
-                        column.append(values.get(name))
+            if cell.id not in keys:
+                continue
+            facts = _cell_values(cell, resolved)
+            where = (keys.get(cell.sharpness_id or ""), keys[cell.id], *_span(cell))
+            for row in store.records(_SEED_QUERY, where):
+                lo, hi, converged = (row[k] for k in ("eta_lo", "eta_hi", "lambda1_converged"))
+                row["eta"] = math.sqrt(lo * hi) if lo and hi else None
+                row["re_entries"] = len(json.loads(row["re_entries"]))
+                row["lambda1_converged"] = None if converged is None else bool(converged)
+                row |= facts
+                for name, column in columns.items():
+                    column.append(row.get(name))
     return columns
 
 
-def _cell_seeds(
-    cell: Cell, store: Store, keys: Mapping[str, int], resolved: Mapping[str, Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """The rows of one cell."""
-    span = (cell.seeds.start, cell.seeds.stop)
-    sharpness: dict[int, dict[str, Any]] = {}
-    if cell.sharpness_id and cell.sharpness_id in keys:
-        for seed, *numbers, converged in store.rows(
-            _SHARPNESS_QUERY, (keys[cell.sharpness_id], *span)
-        ):
-            found = dict(zip(SHARPNESS, numbers, strict=True))
-            sharpness[seed] = found | {"lambda1_converged": bool(converged)}
-    facts = _cell_values(cell, resolved)
-    for seed, status, lo, hi, why, re_entries, trials, steps in store.rows(
-        _SEED_QUERY, (keys[cell.id], *span)
-    ):
-        yield facts | {
-            "seed": seed,
-            "status": status,
-            "eta_lo": lo,
-            "eta_hi": hi,
-            "eta": math.sqrt(lo * hi) if lo and hi else None,
-            "hi_outcome": why,
-            "re_entries": len(json.loads(re_entries)),
-            "trials": trials,
-            "steps": steps,
-            **sharpness.get(seed, {}),
-        }
+def _span(cell: Cell) -> tuple[int, int]:
+    return cell.seeds.start, cell.seeds.stop
 
 
 def trial_columns(study: Study, store: Store) -> Columns:
@@ -118,8 +99,7 @@ def trial_columns(study: Study, store: Store) -> Columns:
     for cell in study.cells:
         if cell.id not in keys:
             continue
-        span = (cell.seeds.start, cell.seeds.stop)
-        found = store.rows(_TRIAL_QUERY, (keys[cell.id], *span))
+        found = store.rows(_TRIAL_QUERY, (keys[cell.id], *_span(cell)))
         for name, values in zip(own, zip(*found, strict=True), strict=False):
             columns[name].extend(map(bool, values) if name == "slow" else values)
         columns["cell"].extend([cell.id] * len(found))

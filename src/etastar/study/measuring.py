@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings, TaskKind
-from etastar.study.results import LambdaResult, LrResult, Results, SharpnessRow
+from etastar.study.results import Results, SharpnessRow
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -57,7 +57,7 @@ def run_task(task: Task, on_outcome: OnOutcome | None = None) -> Results:
     return measure_lr(task, on_outcome)
 
 
-def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
+def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
     """Measure η* as `etastar.measure` does, but able to go on from known outcomes."""
     from etastar.api import measured
 
@@ -71,7 +71,7 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
         on_outcome=on_outcome,
     )
     assert found.recipe is not None
-    return LrResult(
+    return Results(
         seeds=found.seeds,
         trials=found.trials,
         resolved={"recipe": found.recipe.model_dump(), **_facts(data)},
@@ -80,7 +80,7 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> LrResult:
     )
 
 
-def measure_sharpness(task: Task) -> LambdaResult:
+def measure_sharpness(task: Task) -> Results:
     """λ1 of the Hessian and of the Gauss-Newton matrix at initialisation, for every seed."""
     import torch
 
@@ -117,7 +117,7 @@ def measure_sharpness(task: Task) -> LambdaResult:
         )
         for seed in task.seeds
     }
-    return LambdaResult(
+    return Results(
         seeds=found,
         resolved={"samples": count, **_facts(data)},
         seconds=round(time.perf_counter() - started, 3),

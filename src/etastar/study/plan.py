@@ -108,20 +108,19 @@ def plan(
 
 
 def identities(cell: Cell) -> list[str]:
-    """Hashes of all specifications that a cell asks for."""
-    return [cell.id] + ([cell.sharpness_id] if cell.sharpness_id else [])
+    """Return the hashes of all specifications that a cell asks for."""
+    return [identity for _, identity, _ in cell.asked]
 
 
 def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
-    """The tasks of one cell, at most two: η* and λ1."""
+    """Return the tasks of one cell, at most two: η* and λ1."""
     found = []
-    if seeds := state.missing(cell.id, cell.seeds):
-        task = Task("maximal-lr", cell.id, cell.specification, cell.settings, seeds)
-        found.append((task, cost.lr(len(seeds))))
-    wanted, identity, text = cell.sharpness, cell.sharpness_id, cell.sharpness_specification
-    if wanted and identity and text and (seeds := state.missing(identity, cell.seeds)):
-        task = Task("sharpness", identity, text, cell.settings, seeds, wanted)
-        found.append((task, cost.sharpness(wanted, len(seeds))))
+    for kind, identity, text in cell.asked:
+        if seeds := state.missing(identity, cell.seeds):
+            wanted = cell.sharpness if kind == "sharpness" else None
+            task = Task(kind, identity, text, cell.settings, seeds, wanted)
+            seconds = cost.sharpness(wanted, len(seeds)) if wanted else cost.lr(len(seeds))
+            found.append((task, seconds))
     return found
 
 

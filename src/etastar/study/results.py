@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
@@ -30,32 +30,19 @@ class SharpnessRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LrResult:
-    """Brackets of η*.
+class Results:
+    """What a task found.
 
     Attributes:
-        seeds: By seed.
-        trials: Every trial that the searches used.
+        seeds: By seed: the bracket of η*, or λ1.
         resolved: What the specification came to: recipe, classes, provenance of the data.
         seconds: Wall-clock time.
         environment: Versions, device, threads.
+        trials: Every trial that the searches for η* used.
     """
 
-    seeds: Mapping[int, SeedResult]
-    trials: Mapping[Trial, Outcome]
+    seeds: Mapping[int, SeedResult] | Mapping[int, SharpnessRow]
     resolved: Mapping[str, Any]
     seconds: float
     environment: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class LambdaResult:
-    """λ1 at initialisation; attributes as in `LrResult`."""
-
-    seeds: Mapping[int, SharpnessRow]
-    resolved: Mapping[str, Any]
-    seconds: float
-    environment: Mapping[str, Any]
-
-
-Results: TypeAlias = LrResult | LambdaResult
+    trials: Mapping[Trial, Outcome] = field(default_factory=dict)

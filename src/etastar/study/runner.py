@@ -19,7 +19,7 @@ from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State, costs, identities, plan
-from etastar.study.results import LrResult, Results
+from etastar.study.results import Results
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
 
@@ -104,31 +104,30 @@ def run_study(
         return run.all(known, None if hours is None else hours * 3600, retry_failed)
 
 
+@dataclass
 class _Run:
     """One run: tasks waiting, tasks in flight, attempts, counts."""
 
-    def __init__(
-        self,
-        study: Study,
-        store: StoreWriter,
-        executor: Executor,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.study, self.store, self.executor = study, store, executor
-        self.on_progress = on_progress
-        self.state = State.of(store)
+    study: Study
+    store: StoreWriter
+    executor: Executor
+    on_progress: Callable[[Progress], None] | None
+
+    def __post_init__(self) -> None:
+        self.state = State.of(self.store)
         self.started = time.perf_counter()
         self.attempts: dict[str, int] = {}
         self.in_flight: dict[Future[Results], Task] = {}
         self.seconds: dict[str, float] = {}  # expected, by task
         self.spent = self.left = 0.0  # expected costs of what this run has done, and of the rest
         self.cells_of: dict[str, list[Cell]] = {}
-        for cell in study.cells:
+        cells = self.study.cells
+        for cell in cells:
             for identity in identities(cell):
                 self.cells_of.setdefault(identity, []).append(cell)
-        self.done = {cell.id for cell in study.cells if self.state.is_done(cell)}
-        self.failed = {c.id for c in study.cells if self.state.error(c)} - self.done
-        self.progress = Progress(store.path, len(study.cells), len(self.done), len(self.failed))
+        self.done = {cell.id for cell in cells if self.state.is_done(cell)}
+        self.failed = {c.id for c in cells if self.state.error(c)} - self.done
+        self.progress = Progress(self.store.path, len(cells), len(self.done), len(self.failed))
 
     def all(self, known: Mapping[str, Cost], limit: float | None, retry_failed: bool) -> Progress:
         """Do everything that is missing, until the limit in seconds."""
@@ -167,18 +166,19 @@ class _Run:
         if threads and task.settings.threads is None:
             settings = task.settings.model_copy(update={"threads": threads})
             task = replace(task, settings=settings)
-        if not isinstance(self.executor, InProcess):
-            try:
-                return self.executor.submit(run_task, task)
-            except Exception as error:
-                raise _gone(error) from error
-        key = self.store.specify(task.id, task.kind, task.specification)
+        function = run_task
+        if isinstance(self.executor, InProcess):
+            key = self.store.specify(task.id, task.kind, task.specification)
 
-        def on_outcome(trial: Trial, outcome: Outcome) -> None:
-            self.store.add_trial(key, trial, outcome)
-            self._report("", trials=1)
+            def on_outcome(trial: Trial, outcome: Outcome) -> None:
+                self.store.add_trial(key, trial, outcome)
+                self._report("", trials=1)
 
-        return self.executor.submit(partial(run_task, on_outcome=on_outcome), task)
+            function = partial(run_task, on_outcome=on_outcome)
+        try:
+            return self.executor.submit(function, task)
+        except Exception as error:
+            raise _gone(error) from error
 
     def _settle(self, future: Future[Results], task: Task, waiting: deque[Task]) -> None:
         """Store a result, or count a failure."""
@@ -196,9 +196,7 @@ class _Run:
         self.state.done.setdefault(task.id, set()).update(results.seeds)
         self.state.failures.pop(task.id, None)
         self.spent += self.seconds[task.id]
-        trials = 0
-        if isinstance(results, LrResult) and not isinstance(self.executor, InProcess):
-            trials = len(results.trials)
+        trials = 0 if isinstance(self.executor, InProcess) else len(results.trials)
         self._ended(task, f"{_title(task)}: {results.seconds:.1f} s", trials)
 
     def _fail(self, task: Task, error: str, waiting: deque[Task]) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from etastar.errors import EmptyStoreError, StoreError
@@ -25,62 +27,7 @@ SMALLEST = 512
 SCHEMA_VERSION = 1
 """Raised whenever a table changes; a store of a newer version is refused."""
 
-TABLES = """
-CREATE TABLE specification (
-    key INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,             -- hash of json
-    kind TEXT NOT NULL,                  -- maximal-lr or sharpness
-    json TEXT NOT NULL,                  -- canonical
-    resolved TEXT                        -- what it came to on the data: recipe, provenance; JSON
-);
-CREATE TABLE seed (
-    cell INTEGER NOT NULL REFERENCES specification (key),
-    seed INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    eta_lo REAL,
-    eta_hi REAL,
-    hi_outcome TEXT,
-    re_entries TEXT NOT NULL,            -- JSON list of rates
-    trials INTEGER NOT NULL,
-    steps INTEGER NOT NULL,
-    PRIMARY KEY (cell, seed)
-) WITHOUT ROWID;
-CREATE TABLE trial (                     -- of finished seeds those that the search used
-    cell INTEGER NOT NULL REFERENCES specification (key),  -- and of others all that have ended
-    seed INTEGER NOT NULL,
-    lr REAL NOT NULL,
-    outcome TEXT NOT NULL,
-    step INTEGER NOT NULL,
-    accuracy REAL,
-    slow INTEGER NOT NULL,
-    PRIMARY KEY (cell, seed, lr)
-) WITHOUT ROWID;
-CREATE TABLE sharpness (
-    cell INTEGER NOT NULL REFERENCES specification (key),
-    seed INTEGER NOT NULL,
-    lambda1 REAL,                        -- Hessian, preconditioned by the layers' rates
-    lambda1_gauss_newton REAL,           -- Gauss-Newton matrix, preconditioned
-    lambda1_plain REAL,                  -- Hessian
-    residual REAL,                       -- of lambda1
-    converged INTEGER NOT NULL,          -- whether all three did
-    PRIMARY KEY (cell, seed)
-) WITHOUT ROWID;
-CREATE TABLE failure (
-    cell INTEGER PRIMARY KEY REFERENCES specification (key),
-    attempts INTEGER NOT NULL,
-    error TEXT NOT NULL,
-    time TEXT NOT NULL
-);
-CREATE TABLE work (                      -- one row per task that ended
-    number INTEGER PRIMARY KEY,
-    cell INTEGER NOT NULL REFERENCES specification (key),
-    seeds TEXT NOT NULL,                 -- JSON list
-    ended TEXT NOT NULL,
-    seconds REAL NOT NULL,
-    environment TEXT NOT NULL            -- JSON
-);
-CREATE TABLE note (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
+TABLES = (resources.files("etastar.study") / "schema.sql").read_text(encoding="utf-8")
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
@@ -109,7 +56,7 @@ def _prepare(connection: sqlite3.Connection, journal: str) -> None:
     connection.execute(f"PRAGMA journal_mode={journal}").fetchone()
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+    if _pragma(connection, "user_version") == 0:
         _create(connection)
     connection.execute(
         "INSERT OR REPLACE INTO note VALUES ('sqlite_version', ?)", (sqlite3.sqlite_version,)
@@ -128,7 +75,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     check(path)
     with translated(path):
         connection = _connect_read_only(path)
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+        if _pragma(connection, "user_version") == 0:
             connection.close()
             raise EmptyStoreError(f"{path} is empty: nothing has been computed yet.")
     return connection
@@ -142,10 +89,9 @@ def check(path: Path) -> None:
     """
     with translated(path):
         _check_shape(path)
-        connection = _connect_read_only(path)
-        try:
-            application = connection.execute("PRAGMA application_id").fetchone()[0]
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        with closing(_connect_read_only(path)) as connection:
+            application = _pragma(connection, "application_id")
+            version = _pragma(connection, "user_version")
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if application != APPLICATION_ID and not (application == version == tables == 0):
                 raise StoreError(
@@ -158,13 +104,11 @@ def check(path: Path) -> None:
                     f"known here is {SCHEMA_VERSION}. Upgrade etastar, or give --store another "
                     "name."
                 )
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            verdict = _pragma(connection, "quick_check(1)")
             if verdict != "ok":
                 raise damaged(path, verdict)
             if version:
                 _check_identities(path, connection)
-        finally:
-            connection.close()
 
 
 def _check_shape(path: Path) -> None:
@@ -215,16 +159,15 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _pragma(connection: sqlite3.Connection, name: str) -> Any:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
 def _create(connection: sqlite3.Connection) -> None:
     """All tables in one transaction, so that there is never half a store."""
-    connection.execute("BEGIN IMMEDIATE")
+    marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={SCHEMA_VERSION};"
     try:
-        for statement in TABLES.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        connection.execute("COMMIT")
+        connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {marks} COMMIT;")
     except BaseException:
         rollback(connection)
         raise
@@ -237,35 +180,27 @@ def rollback(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as `StoreError`s that name the file and say what to do.
+def translated(path: Path, *, decoding: bool = False) -> Iterator[None]:
+    """Raise SQLite's errors as `StoreError`s that name the file and say what to do.
+
+    Args:
+        path: The store.
+        decoding: Whether the code also makes something of the values that were read; then a
+            `TypeError`, `ValueError` or `KeyError` comes from a value that was never written.
 
     Raises:
-        StoreError: In place of a `sqlite3.Error`.
+        StoreError: In place of these errors.
     """
     try:
         yield
     except sqlite3.Error as error:
         raise _meaning(path, error) from error
-    except UnicodeDecodeError as error:  # SQLite quotes what it cannot read
-        raise damaged(path, str(error)) from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-@contextmanager
-def decoded(path: Path) -> Iterator[None]:
-    """`translated`, around code that also makes something of the values that were read.
-
-    Raises:
-        StoreError: In place of a `sqlite3.Error`, or of the `TypeError`, `ValueError` or
-            `KeyError` that a value brings about which was never written.
-    """
-    try:
-        with translated(path):
-            yield
     except (TypeError, ValueError, KeyError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}") from error
+        if decoding or isinstance(error, UnicodeDecodeError):  # SQLite quotes what it cannot read
+            raise damaged(path, f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def damaged(path: Path, reason: str) -> StoreError:

@@ -18,7 +18,7 @@ from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings
-from etastar.study.conditions import Condition
+from etastar.study.conditions import Holds, parse_condition
 
 MOST_CELLS = 100_000
 """Cells beyond which a study is taken for a mistake."""
@@ -90,10 +90,9 @@ class Study:
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
-        except OSError as error:
-            raise ConfigError(f"study file {path} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"study file {path} is not UTF-8 text: {error}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or f"it is not UTF-8 text: {error}"
+            raise ConfigError(f"study file {path} cannot be read: {reason}.") from None
         return cls.from_text(text, path)
 
     @classmethod
@@ -167,30 +166,23 @@ def _study_file(content: Mapping[str, Any]) -> StudyFile:
         raise _complaint(error) from None
 
 
-_TABLES = {
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-    "list_type": "must be a list",
-}
-"""TOML's words for pydantic's types of error."""
-
-
 def _complaint(error: ValidationError) -> ConfigError:
-    """The first complaint of pydantic about the top level, as one line with its dotted path."""
+    """Write the first complaint of pydantic about the top level as one line with its place."""
     first = error.errors()[0]
     *parents, last = first["loc"]
     place = _dotted(first["loc"])
     if first["type"] == "extra_forbidden":
         tables: dict[str, type[BaseModel]] = {"sharpness": SharpnessSettings, "budget": Budget}
-        model = tables[str(parents[0])] if parents else StudyFile
-        return _unknown_key(place, str(last), model.model_fields)
-    return _wrong_value(place, _TABLES.get(first["type"], first["msg"]), first["input"])
+        return _unknown_key(place, str(last), tables[str(parents[0])] if parents else StudyFile)
+    # TOML's words for two of pydantic's
+    kinds = {"dict_type": "table", "model_type": "table", "list_type": "list"}
+    kind = kinds.get(first["type"])
+    return _wrong_value(place, f"must be a {kind}" if kind else first["msg"], first["input"])
 
 
-def _unknown_key(place: str, key: str, known: Iterable[str]) -> ConfigError:
-    options = list(known)
-    near = nearest(key, options)
-    hint = f"Known: {', '.join(options)}." if near is None else f"did you mean {near!r}?"
+def _unknown_key(place: str, key: str, model: type[BaseModel] = Settings) -> ConfigError:
+    near = nearest(key, model.model_fields)
+    hint = f"did you mean {near!r}?" if near else f"Known: {', '.join(model.model_fields)}."
     return ConfigError(f"unknown key {place}; {hint}")
 
 
@@ -220,43 +212,52 @@ def _cells(file: StudyFile) -> list[Cell]:
         raise ConfigError("neither [grid] nor [[cells]]: expected at least one of them.")
     filters = _conditions(file.filter, "filter")
     found: dict[str, Cell] = {}
-    for number, grid in enumerate(file.grid):
-        place = "grid" if len(file.grid) == 1 else f"grid[{number}]"
-        own = filters + _conditions(grid.get("filter", []), f"{place}.filter")
-        cells = [
-            Cell(_settings(base, given, place), file.sharpness) for given in _product(grid, place)
-        ]
-        kept = [cell for cell in cells if all(c.holds(cell.fields) for c in own)]
-        if not kept:
-            raise ConfigError(_contradiction(place, cells, own))
+
+    def add(
+        place: str, given: Iterable[Assignment], own: Mapping[str, Holds]
+    ) -> tuple[list[Cell], list[Cell]]:
+        """Add those cells that meet the conditions; return all, and those."""
+        cells = [Cell(_settings(base, one, place), file.sharpness) for one in given]
+        kept = [cell for cell in cells if all(holds(cell.fields) for holds in own.values())]
         for cell in kept:
             _merge(found, cell, place)
+        return cells, kept
+
+    for number, grid in enumerate(file.grid):
+        place = "grid" if len(file.grid) == 1 else f"grid[{number}]"
+        own = filters | _conditions(grid.get("filter", []), f"{place}.filter")
+        cells, kept = add(place, _product(grid, place), own)
+        if not kept:
+            left = {at: sum(holds(c.fields) for c in cells) for at, holds in own.items()}
+            alone = "; ".join(f"{at} alone leaves {some}" for at, some in left.items())
+            raise ConfigError(
+                f"{place}: the filters leave none of its {len(cells)} cells: {alone}."
+            )
     for number, values in enumerate(file.cells):
         place = f"cells[{number}]"
-        cell = Cell(_settings(base, _assignment(place, values), place), file.sharpness)
-        if all(condition.holds(cell.fields) for condition in filters):
-            _merge(found, cell, place)
+        add(place, [_assignment(place, values)], filters)
     if not found:
         raise ConfigError("filter leaves none of the [[cells]].")
     return list(found.values())
 
 
-def _conditions(texts: Any, place: str) -> list[Condition]:
-    """Parse the condition or conditions of a `filter`."""
+def _conditions(texts: Any, place: str) -> dict[str, Holds]:
+    """Parse the condition or conditions of a `filter`; each by its place and text."""
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _wrong_value(place, "must be a condition or a list of conditions", texts)
-    return [
-        Condition.parse(text, f"{place}[{number}]", Settings.model_fields)
-        for number, text in enumerate(texts)
-    ]
+    places = [f"{place}[{number}]" for number in range(len(texts))]
+    return {
+        f"{at} {text!r}": parse_condition(text, at, Settings.model_fields)
+        for at, text in zip(places, texts, strict=True)
+    }
 
 
 def _assignment(place: str, values: Mapping[str, Any]) -> Assignment:
-    """The values of `base` or of one of the `cells`."""
+    """Return the values of `base` or of one of the `cells`."""
     for key, value in values.items():
         if key not in Settings.model_fields:
-            raise _unknown_key(f"{place}.{key}", key, Settings.model_fields)
+            raise _unknown_key(f"{place}.{key}", key)
         if isinstance(value, list):
             message = "must be one value; lists belong in [grid]"
             raise _wrong_value(f"{place}.{key}", message, value)
@@ -284,7 +285,7 @@ def _axis(place: str, key: str, values: Any) -> list[Assignment]:
     names = [name.strip() for name in key.split(",")]
     for name in names:
         if name not in Settings.model_fields:
-            raise _unknown_key(place, name, Settings.model_fields)
+            raise _unknown_key(place, name)
     if len(set(names)) < len(names):
         raise ConfigError(f"{place} names a field twice.")
     values = values if isinstance(values, list) else [values]
@@ -348,12 +349,3 @@ def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
             )
         update = {"first_seed": first, "seeds": last - first}
         found[cell.id] = replace(other, settings=other.settings.model_copy(update=update))
-
-
-def _contradiction(place: str, cells: Sequence[Cell], filters: Sequence[Condition]) -> str:
-    """The error for a grid of which the filters leave nothing: how much each leaves alone."""
-    alone = [
-        f"{c.place} {c.text!r} alone leaves {sum(c.holds(cell.fields) for cell in cells)}"
-        for c in filters
-    ]
-    return f"{place}: the filters leave none of its {len(cells)} cells: {'; '.join(alone)}."

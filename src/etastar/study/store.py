@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,10 @@ from typing import Any, Self
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Outcome, Trial
-from etastar.search.base import SeedResult
 from etastar.study.cell import TaskKind
 from etastar.study.lock import locked
-from etastar.study.results import LambdaResult, LrResult, Results
-from etastar.study.schema import connect_reader, connect_writer, decoded, rollback, translated
+from etastar.study.results import Results, SharpnessRow
+from etastar.study.schema import connect_reader, connect_writer, rollback, translated
 
 FLUSH_EVERY = 1.0
 """Seconds of trials that a sudden death may cost; committing each alone would slow short ones."""
@@ -61,13 +60,21 @@ class Store:
         with translated(self.path):
             return self._connection.execute(query, values).fetchall()
 
+    def records(self, query: str, values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a query as mappings from the names of its columns: see `rows`."""
+        with translated(self.path):
+            cursor = self._connection.execute(query, values)
+            names = [column[0] for column in cursor.description]
+            found = cursor.fetchall()
+        return (dict(zip(names, row, strict=True)) for row in found)
+
     def decoded(self) -> AbstractContextManager[None]:
-        """A context for code that makes something of rows: what fails there is damage.
+        """Give a context for code that makes something of rows: what fails there is damage.
 
         Raises:
             StoreError: On leaving, in place of a `TypeError`, `ValueError` or `KeyError`.
         """
-        return decoded(self.path)
+        return translated(self.path, decoding=True)
 
     def seeds_done(self) -> dict[str, set[int]]:
         """Finished seeds of every specification, by its hash."""
@@ -188,7 +195,7 @@ class StoreWriter(Store):
             self._flushed = time.monotonic()
             if self._buffer:
                 with self._transaction() as connection:
-                    _insert_trials(connection, self._buffer)
+                    connection.executemany(_ADD_TRIAL, self._buffer)
                 self._buffer = []
 
     def add_results(self, key: int, results: Results) -> None:
@@ -196,24 +203,19 @@ class StoreWriter(Store):
 
         A seed that is there already stays as it is.
         """
-        insert = _INSERT[type(results)]
+        resolved, environment = json.dumps(results.resolved), json.dumps(results.environment)
+        work = (key, json.dumps(list(results.seeds)), _now(), results.seconds, environment)
         with self._transaction() as connection:
-            insert(connection, key, results)
+            _insert(connection, key, results)
             connection.execute(
                 "UPDATE specification SET resolved = ? WHERE key = ? AND resolved IS NULL",
-                (json.dumps(results.resolved), key),
+                (resolved, key),
             )
             connection.execute("DELETE FROM failure WHERE cell = ?", (key,))
             connection.execute(
                 "INSERT INTO work (cell, seeds, ended, seconds, environment) "
                 "VALUES (?, ?, ?, ?, ?)",
-                (
-                    key,
-                    json.dumps(list(results.seeds)),
-                    _now(),
-                    results.seconds,
-                    json.dumps(results.environment),
-                ),
+                work,
             )
         # the finished search has said which of its trials it used
         self._buffer = [row for row in self._buffer if row[0] != key]
@@ -238,56 +240,33 @@ class StoreWriter(Store):
                 raise
 
 
-def _insert_lr(connection: sqlite3.Connection, key: int, results: LrResult) -> None:
-    """Brackets, and the trials behind them in place of those of the unfinished search."""
+def _insert(connection: sqlite3.Connection, key: int, results: Results) -> None:
+    """Insert what is not there: λ1, or brackets, with their trials in place of the unfinished."""
     there = {s for (s,) in connection.execute("SELECT seed FROM seed WHERE cell = ?", (key,))}
-    fresh = {s: bracket for s, bracket in results.seeds.items() if s not in there}
-    connection.executemany(
-        "DELETE FROM trial WHERE cell = ? AND seed = ?", [(key, seed) for seed in fresh]
-    )
-    used = [(t, o) for t, o in results.trials.items() if t.seed in fresh]
-    _insert_trials(connection, [_trial_row(key, trial, outcome) for trial, outcome in used])
-    count = dict.fromkeys(fresh, 0)
-    steps = dict.fromkeys(fresh, 0)
-    for trial, outcome in used:
-        count[trial.seed] += 1
-        steps[trial.seed] += outcome.step
-    connection.executemany(
-        "INSERT INTO seed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (key, seed, *_bracket_columns(bracket), count[seed], steps[seed])
-            for seed, bracket in fresh.items()
-        ],
-    )
+    trials: dict[int, list[tuple[Any, ...]]] = {seed: [] for seed in results.seeds}
+    for trial, outcome in results.trials.items():
+        trials[trial.seed].append(_trial_row(key, trial, outcome))
+    for seed, found in results.seeds.items():
+        if isinstance(found, SharpnessRow):
+            connection.execute(_ADD_SHARPNESS, (key, seed, *found))
+        elif seed not in there:
+            connection.execute("DELETE FROM trial WHERE cell = ? AND seed = ?", (key, seed))
+            connection.executemany(_ADD_TRIAL, trials[seed])
+            bracket = (found.status, found.lo, found.hi, found.hi_outcome)
+            more = (json.dumps(list(found.re_entries)), len(trials[seed]))
+            steps = sum(row[_STEP] for row in trials[seed])
+            connection.execute(_ADD_SEED, (key, seed, *bracket, *more, steps))
 
 
-def _insert_lambda(connection: sqlite3.Connection, key: int, results: LambdaResult) -> None:
-    connection.executemany(
-        "INSERT INTO sharpness VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        [(key, seed, *values) for seed, values in results.seeds.items()],
-    )
+_ADD_SEED = "INSERT INTO seed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_TRIAL = "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_ADD_SHARPNESS = "INSERT INTO sharpness VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_STEP = 4
+"""Where a trial's row has its number of steps."""
 
 
-_INSERT: dict[type, Callable[[sqlite3.Connection, int, Any], None]] = {
-    LrResult: _insert_lr,
-    LambdaResult: _insert_lambda,
-}
-
-
-def _insert_trials(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
-    connection.executemany(
-        "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", rows
-    )
-
-
-def _trial_row(key: int, trial: Trial, outcome: Outcome) -> tuple[Any, ...]:
-    result = (outcome.kind, outcome.step, outcome.metric, int(outcome.slow))
-    return (key, trial.seed, trial.lr, *result)
-
-
-def _bracket_columns(bracket: SeedResult) -> tuple[Any, ...]:
-    re_entries = json.dumps(list(bracket.re_entries))
-    return bracket.status, bracket.lo, bracket.hi, bracket.hi_outcome, re_entries
+def _trial_row(key: int, trial: Trial, o: Outcome) -> tuple[Any, ...]:
+    return key, trial.seed, trial.lr, o.kind, o.step, o.metric, int(o.slow)
 
 
 def _now() -> str:

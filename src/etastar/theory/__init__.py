@@ -4,5 +4,12 @@ from __future__ import annotations
 
 from etastar.theory.kernel import expected_gradient_norm
 from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
+from etastar.theory.theorem import Entry, theorem_entries
 
-__all__ = ["SharpnessBounds", "expected_gradient_norm", "sharpness_bounds"]
+__all__ = [
+    "Entry",
+    "SharpnessBounds",
+    "expected_gradient_norm",
+    "sharpness_bounds",
+    "theorem_entries",
+]

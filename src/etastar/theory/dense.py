@@ -6,17 +6,21 @@ process, two of them took 40 ms to 2 s for a matrix of 250 rows that one does in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etastar.machine import use_threads
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+Array: TypeAlias = NDArray[np.float64]
 
 
-def eigh(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+DENSE = 250
+"""Rows up to which all eigenvalues are computed."""
+
+
+def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues `[..., m]`, ascending, and eigenvectors in columns, `[..., m, m]`."""
     import torch
 
@@ -25,10 +29,11 @@ def eigh(matrix: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
     return np.asarray(values.numpy()), np.asarray(vectors.numpy())
 
 
-def eigvalsh(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Eigenvalues `[..., m]`, ascending."""
-    import torch
+def largest(matrix: Array) -> float:
+    """Largest eigenvalue of a symmetric matrix, by Lanczos if it has more than `DENSE` rows."""
+    if len(matrix) <= DENSE:
+        return float(eigh(matrix)[0][-1])
+    from scipy.sparse.linalg import eigsh
 
-    with use_threads(1):
-        values = torch.linalg.eigvalsh(torch.from_numpy(np.ascontiguousarray(matrix)))
-    return np.asarray(values.numpy())
+    start = np.ones(len(matrix))
+    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])

@@ -1,6 +1,6 @@
 """The infinite-width tangent kernel of an `MLP` at initialisation, layer by layer.
 
-Statements and proofs: `docs/theory.md`, §2 and §3. Everything here is float64 and follows from the
+Statements and proofs: `docs/theory.md`, §2 and §5. Everything here is float64 and follows from the
 inputs and the hyperparameters alone; no network is drawn.
 """
 
@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etastar.errors import ConfigError, CurvatureError
+from etastar.theory.dense import Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import TypeAlias
-
-    from numpy.typing import NDArray
 
     from etastar.problem.networks import MLP, Network
-
-    _Pair: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 MAX_SAMPLES = 5000
 """Samples beyond which m × m matrices are refused: at 5000 a handful of them take 1 GB."""
@@ -36,22 +32,20 @@ class LayerKernels:
     pre-activation of layer l, in the limit of infinite width:
     """
 
-    forward: tuple[NDArray[np.float64], ...]
+    forward: tuple[Array, ...]
     """`q_0 ... q_L`, each `[m, m]`: `h_l(x)·h_l(x') / width` (for l = 0: `x·x' / d`)."""
-    slopes: tuple[NDArray[np.float64], ...]
+    slopes: tuple[Array, ...]
     """`a_1 ... a_L`, each `[m, m]`: twice the chance that a unit of layer l is active on both."""
-    backward: tuple[NDArray[np.float64], ...]
-    """`b_1 ... b_{L+1}`, each `[m, m]`: `g_l(x)·g_l(x')`; the last is 1 everywhere."""
-    terms: tuple[NDArray[np.float64], ...]
+    terms: tuple[Array, ...]
     """The share of each of the L + 1 layers in the kernel, ratio and bias included, `[m, m]`."""
 
     @property
-    def total(self) -> NDArray[np.float64]:
+    def total(self) -> Array:
         """The tangent kernel K, `[m, m]`: the sum of the terms."""
         return np.asarray(np.sum(self.terms, axis=0))
 
 
-def kernel(network: Network, x: Any) -> NDArray[np.float64]:
+def kernel(network: Network, x: Any) -> Array:
     """The infinite-width tangent kernel of one output, with the network's learning-rate ratios.
 
     `K(x, x') = Σ_l κ_l · [∂f(x)/∂θ_l]·[∂f(x')/∂θ_l]` in the limit of infinite width, but with the
@@ -83,7 +77,7 @@ def kernel(network: Network, x: Any) -> NDArray[np.float64]:
     return np.asarray(total)
 
 
-def hidden_kernels(first: NDArray[np.float64], depth: int) -> Iterator[_Pair]:
+def hidden_kernels(first: Array, depth: int) -> Iterator[tuple[Array, Array]]:
     """`(q_l, a_l)` of the hidden layers l = 1 ... L, from `q_0`: see `layer_kernels`."""
     q = first
     scales = np.sqrt(np.outer(np.diag(q), np.diag(q)))  # the same in every layer
@@ -111,20 +105,18 @@ def layer_kernels(network: Network, x: Any) -> LayerKernels:
     hidden = list(hidden_kernels(forward[0], depth))
     forward += [q for q, _ in hidden]
     slopes = [slope for _, slope in hidden]
-    backward = [np.ones_like(forward[0]), net.output_variance / 2 * slopes[-1]]
-    backward += slopes[-2::-1]
-    for layer in range(2, depth + 1):
-        backward[layer] = backward[layer] * backward[layer - 1]
-    backward = backward[::-1]  # b_1 ... b_{L+1}
     fan_in = [x.shape[1]] + [net.width] * depth
-    terms = [
-        ratio * b * (width * q + net.biases)
-        for ratio, b, width, q in zip(net.layer_ratios(), backward, fan_in, forward, strict=True)
-    ]
-    return LayerKernels(tuple(forward), tuple(slopes), tuple(backward), tuple(terms))
+    backward, terms = np.ones_like(forward[0]), []
+    for layer in reversed(range(depth + 1)):
+        own = fan_in[layer] * forward[layer] + net.biases
+        terms.append(net.layer_ratios()[layer] * backward * own)
+        if layer:
+            factor = net.output_variance / 2 if layer == depth else 1.0
+            backward = factor * slopes[layer - 1] * backward
+    return LayerKernels(tuple(forward), tuple(slopes), tuple(terms[::-1]))
 
 
-def expected_gradient_norm(network: Network, x: Any) -> NDArray[np.float64]:
+def expected_gradient_norm(network: Network, x: Any) -> Array:
     """`E ‖∂f_k(x)/∂θ‖²_κ` over initialisations, of one output k: exact at any width.
 
     `q·[n + (v/2)(n(L−1) + κd)] + [1 + (v/2) Σ_l κ_l (1 − 2⁻ⁿ)^(l−1)]` with `q = ‖x‖²/d`; the second
@@ -175,7 +167,7 @@ def checked_mlp(network: Network) -> MLP:
     return network
 
 
-def checked_inputs(x: Any) -> NDArray[np.float64]:
+def checked_inputs(x: Any) -> Array:
     """The inputs as float64 `[m, d]` on the CPU, if it is a matrix of finite numbers.
 
     Raises:

@@ -1,29 +1,27 @@
-"""Bounds on the expected λ1 of the Gauss-Newton matrix that hold at every width and depth.
+"""Bounds from above on E λ1(G) that hold at every width and depth.
 
-Proofs: `docs/theory.md`, Propositions 2 to 4. MSE normalised as in `etastar.problem.losses`.
+Proofs: `docs/theory.md`, §3. MSE normalised as in `etastar.problem.losses`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.kernel import expected_gradient_norm, hidden_kernels, kernel
+from etastar.theory.dense import Array
+from etastar.theory.kernel import expected_gradient_norm
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP
 
 
-def trace_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
+def trace_bound(net: MLP, x: Array, classes: int) -> float:
     """`E tr G = (C/m) Σ_i E‖∂f_k(x_i)/∂θ‖²`: above E λ1(G) for MSE, exactly E tr G."""
     return classes * float(expected_gradient_norm(net, x).mean())
 
 
-def block_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
+def block_bound(net: MLP, x: Array, classes: int) -> float:
     """`(1/m) Σ_i √(E‖K(x_i, x_i)‖_F²)`: above E λ1(G) for MSE, about √C below the trace bound.
 
     Because λ1 is subadditive over samples, and at most the Frobenius norm of each sample's C × C
@@ -32,7 +30,7 @@ def block_bound(net: MLP, x: NDArray[np.float64], classes: int) -> float:
     return float(np.sqrt(block_second_moment(net, x, classes)).mean())
 
 
-def block_second_moment(net: MLP, x: NDArray[np.float64], classes: int) -> NDArray[np.float64]:
+def block_second_moment(net: MLP, x: Array, classes: int) -> Array:
     """`E‖K(x, x)‖_F²` of the C × C tangent kernel of one input, at finite width, `[m]`.
 
     Exact without biases; with biases an upper bound that is exact but for the chance, at most
@@ -55,8 +53,7 @@ def block_second_moment(net: MLP, x: NDArray[np.float64], classes: int) -> NDArr
     norms = [q * x.shape[1]] + [q * n] * depth  # E N_0 ... E N_L
     grams = _chain(half**2 * classes, half**2 * classes**2, n, depth)  # of layers L ... 1
     squares = [s for s, _ in reversed([_step(*g, n) for g in grams])] + [float(classes)]
-    masked = _chain(n / 2, n**2 / 4 + n / 4, n, depth)
-    overlap = [4 / n**2 * t for _, t in masked]  # ψ_p for p = 1 ... L shared layers
+    overlap = overlaps(n, depth)  # for p = 1 ... L shared layers
     growth = 1 + 5 / n
     total = np.zeros_like(q)
     for low in range(depth + 1):
@@ -71,44 +68,26 @@ def block_second_moment(net: MLP, x: NDArray[np.float64], classes: int) -> NDArr
     return np.asarray(total)
 
 
-def lower_bound(net: MLP, x: NDArray[np.float64]) -> float:
-    """A bound below E λ1(G) for MSE that holds at every width and depth (Proposition 4).
+def softmax_trace_bound(net: MLP, x: Array, classes: int) -> float:
+    """Above `E tr G`, hence above E λ1(G), for cross-entropy (Proposition 4).
 
-    The constant test vector on the two layers nearest the output, whose kernels are convex in the
-    correlation. At depth 1 that is everything, and the bound is the infinite-width value.
+    `(1/m) Σ_i {(1−1/C)(nq+β) + (v/2) Σ_{l≤L} κ_l (N_{l−1}+β) [1 − 1/C + (C/2) η_l]}` with
+    `η_l = (1 + 2/n)^(L+1−l) − 1`: tr S is below 1 − 1/C, and the logits share the output weights
+    with the gradients in a part η of them only.
     """
-    if net.depth == 1:
-        return constant_vector(net, x)
-    n, first = net.width, x @ x.T / x.shape[1]
-    ceiling = n * float(np.sqrt(np.diag(first)).mean()) ** 2
-    q, _ = next(hidden_kernels(first, 1))
-    overlap = n * float(q.mean())  # (1/m²) Σ_ij E h_1·h_1'
-    for layer in range(2, net.depth + 1):
-        below = overlap
-        floor = ceiling * _norm_ratio(n) ** (2 * (layer - 1))
-        overlap = below if below >= floor else floor * _a1(below / floor)
-    slope = 1 - math.acos(min(1.0, below / ceiling)) / math.pi if ceiling else 0.0
-    return overlap + net.output_variance / 2 * slope * below + float(net.biases)
+    n, depth, half = net.width, net.depth, net.output_variance / 2
+    q, rest = float((x**2).mean()), 1 - 1 / classes
+    total = rest * (n * q + net.biases)
+    for layer, ratio in enumerate(net.layer_ratios()[:depth], start=1):
+        fan_in = n if layer > 1 else x.shape[1]
+        shared = classes / 2 * ((1 + 2 / n) ** (depth + 1 - layer) - 1)
+        total += half * ratio * (fan_in * q + net.biases) * (rest + shared)
+    return total
 
 
-def constant_vector(net: MLP, x: NDArray[np.float64]) -> float:
-    """`(1/m²) Σ_ij K(x_i, x_j)`: what a constant test vector gives at infinite width."""
-    return float(kernel(net, x).mean())
-
-
-def _a1(rho: float) -> float:
-    """`(√(1−ρ²) + ρ(π − arccos ρ))/π`."""
-    return (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / math.pi
-
-
-def _norm_ratio(n: int) -> float:
-    """`E ‖h_l‖/‖h_{l-1}‖`: `√(2/n) E χ_k` with k active units, binomial(n, ½)."""
-    total = 0.0
-    for k in range(1, n + 1):
-        chi = math.lgamma((k + 1) / 2) - math.lgamma(k / 2)
-        count = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        total += math.exp(count - n * math.log(2) + chi)
-    return 2 / math.sqrt(n) * total
+def overlaps(n: int, depth: int) -> list[float]:
+    """`ψ_p = (4/n²) E (tr PᵀP)²`, p = 1 ... L, P a product of p masks and the matrices between."""
+    return [4 / n**2 * t for _, t in _chain(n / 2, n**2 / 4 + n / 4, n, depth)]
 
 
 def _step(s: float, t: float, n: int) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The predicted law of λ1(G) at initialisation, in units of λ1(K/m); for MSE, and a lower bound.
 
-Derivation: `docs/theory.md`, §6. Random C × C matrices (`fluctuations.chains`) take the place of
+Derivation: `docs/theory.md`, §8. Random C × C matrices (`fluctuations.chains`) take the place of
 the identity that the outputs see at infinite width. Cross-entropy: `softmax_law.py`.
 """
 
@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import eigvalsh
+from etastar.theory.dense import Array, eigh, largest
 from etastar.theory.fluctuations import chains
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from numpy.typing import NDArray
-
     from etastar.problem.networks import MLP
-    from etastar.theory.fluctuations import Fluctuations
+    from etastar.theory.fluctuations import Chains, Fluctuations
 
-    _Array: TypeAlias = NDArray[np.float64]
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""
@@ -48,41 +43,60 @@ class Law:
     """Mean Schatten norm at this width, which is above the mean of λ1."""
 
 
-def mse_law(fluctuations: Fluctuations, classes: int, seed: int) -> Law:
-    """MSE: the largest eigenvalue of the C × C matrix on the kernel's first eigenvector.
-
-    The coupling to the other eigenvectors is added, not multiplied: in the direction of a large
-    eigenvalue of the C × C matrix, the coupling's square and the gap grow alike.
-    """
-    psi, _ = chains(fluctuations, classes, DRAWS, seed)
-    values = eigvalsh(np.einsum("slij,l->sij", psi, fluctuations.shares)).clip(0)
-    shift = (classes - 1) * fluctuations.other + fluctuations.own
+def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
+    """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
+    drawn = chains(fluctuations, DRAWS, seed)
+    values, shift = split(fluctuations, drawn)
     top = fluctuations.top
     others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)
-    powers = np.sum(values**SCHATTEN, axis=1) + classes * np.sum(others**SCHATTEN)
-    norms = powers ** (1 / SCHATTEN)
-    return Law(1.0, float(np.median(values[:, -1])) + shift, float(norms.mean()) + shift)
+    powers = np.sum(values**SCHATTEN, axis=1) + fluctuations.classes * np.sum(others**SCHATTEN)
+    norms = powers ** (1 / SCHATTEN) + shift
+    return Law(1.0, float(np.median(values[:, -1] + shift)), float(norms.mean()))
 
 
-def contrast_bound(net: MLP, x: _Array, total: _Array, classes: int, seed: int) -> float:
-    """Cross-entropy, from below at large width: constant over samples, a contrast over outputs.
+def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[Array, Array]:
+    """Eigenvalues of the C × C matrices, `[S, C]`, ascending, and the shift of the last, `[S]`.
 
-    `Σ_i (K1)_i² s_i / (m·1ᵀK1)` with `s_i = E tr(S_i)/(C−1)`, the mean of `aᵀS_i a` over unit
-    vectors a ⟂ 1: the constant vector over outputs lies in the null space of every S.
+    The shift is of second order in the couplings to the kernel's other eigenvectors. What the
+    layers above have amplified in the direction of the matrix's first eigenvector is amplified in
+    the gradients' couplings too; the signal's couplings grow with the terms above only.
     """
-    rows = total.sum(1)
-    weight = float(rows.sum()) * len(x)
-    if weight <= 0:
-        return 0.0
+    values, directions = eigh(np.einsum("slij,l->sij", drawn.psi, fluctuations.shares))
+    values, vectors = values.clip(0), directions[:, :, -1]
+    level = np.maximum(values[:, -1], np.finfo(float).tiny)
+    terms = np.einsum("slij,si,sj->sl", drawn.psi, vectors, vectors)
+    above = np.einsum("slij,si,sj->sl", drawn.above, vectors, vectors)
+    traces = np.einsum("slii->sl", drawn.above)
+    others = (np.einsum("slii->sl", drawn.psi) - terms) / max(fluctuations.classes - 1, 1)
+    same, cross = (fluctuations.inverse_gaps(level, factors) for factors in (terms, others))
+    shift = np.zeros_like(level)
+    for layer, unit in enumerate(fluctuations.layers):
+        weights = fluctuations.shares[layer + 1 :]
+        later = terms[:, layer + 1 :] @ weights / (weights.sum() or 1.0)
+        term, own = drawn.signal[:, layer] * terms[:, layer], above[:, layer]
+        shift += term * (traces[:, layer] - own) * (cross @ unit.other)
+        shift += term * own * (same @ unit.gradient)
+        shift += 2 * np.sqrt(term * own) * later * (same @ unit.crossed)
+        shift += later**2 * (same @ unit.signal)
+    return values, shift
+
+
+def contrast_bound(net: MLP, x: Array, total: Array, classes: int, seed: int) -> float:
+    """Cross-entropy, from below at large width: `λ1(√s K √s)/m`, a contrast over outputs.
+
+    `s_i = E tr(S_i)/(C−1)` is the mean of `aᵀS_i a` over unit vectors a ⟂ 1: the constant vector
+    over outputs lies in the null space of every S.
+    """
     q = np.sum(x**2, axis=1) / x.shape[1]
     grid = np.linspace(q.min(), q.max(), NORMS)
     normal = np.random.default_rng([seed, 2]).normal(size=(CONTRAST_DRAWS, classes))
     p = _softmax(np.sqrt(net.output_variance * grid)[:, None, None] * normal)
-    traces = 1 - np.sum(p**2, axis=-1).mean(-1)
-    return float(rows**2 @ np.interp(q, grid, traces)) / weight / (classes - 1)
+    traces = (1 - np.sum(p**2, axis=-1).mean(-1)) / (classes - 1)
+    roots = np.sqrt(np.interp(q, grid, traces))
+    return largest(roots[:, None] * total * roots) / len(x)
 
 
-def _softmax(logits: _Array) -> _Array:
+def _softmax(logits: Array) -> Array:
     """Over the last axis."""
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     return np.asarray(weights / weights.sum(-1, keepdims=True))

@@ -5,51 +5,28 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from etastar.curvature.graphs import KINDS
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import unknown_name
 from etastar.machine import use_threads
-from etastar.problem.losses import LOSSES
-from etastar.theory.dense import eigvalsh
 from etastar.theory.fluctuations import fluctuations_of
-from etastar.theory.kernel import (
-    checked_inputs,
-    checked_mlp,
-    expected_gradient_norm,
-    kernel,
-    layer_kernels,
-)
-from etastar.theory.moments import block_bound, lower_bound, trace_bound
-from etastar.theory.mse_law import contrast_bound, mse_law
+from etastar.theory.kernel import checked_inputs, checked_mlp
+from etastar.theory.mse_law import mse_law
 from etastar.theory.softmax_law import softmax_law
+from etastar.theory.theorem import Entry, Label, check_classes, theorem_entries
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from numpy.typing import NDArray
 
     from etastar.problem.networks import Network
 
-    _Array: TypeAlias = NDArray[np.float64]
-
-Label = Literal["proved", "asymptotic"]
 
 SAMPLES = 250
 """Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""
-
-__all__ = [
-    "Label",
-    "SharpnessBounds",
-    "expected_gradient_norm",
-    "kernel",
-    "layer_kernels",
-    "sharpness_bounds",
-]
 
 
 @dataclass(frozen=True)
@@ -80,6 +57,8 @@ class SharpnessBounds:
     """Predicted median λ1 over initialisations, with the correction for finite width."""
     kernel_infinite_width: float
     """The same without the correction. For MSE, λ1(K/m)."""
+    theorem: tuple[Entry, ...]
+    """Every bound on the mean of λ1 of the preconditioned G, whatever `kind` is."""
 
 
 @use_threads(1)
@@ -91,7 +70,7 @@ def sharpness_bounds(
     Everything is of the preconditioned λ1 (the input layer at `network.input_lr_ratio`) of the loss
     as `etastar.problem.losses` normalises it. All statements are about the Gauss-Newton matrix G;
     for `kind="hessian"` they are the same numbers, none of them proved: the rest term H − G was
-    measured at 8–41 % of G in norm, raising λ1 by 0–27 % (`docs/theory.md`, §7).
+    measured at 4–42 % of G in norm, raising λ1 by 0–29 % (`docs/theory.md`, §6).
 
     Args:
         network: A plain `MLP`.
@@ -117,69 +96,38 @@ def sharpness_bounds(
         True
     """
     net, x = checked_mlp(network), checked_inputs(x)
-    _check(classes, loss, kind)
-    total = kernel(net, x)
-    top = _top(total / len(x))
-    fluctuations = fluctuations_of(net, x[_evenly(len(x))], seed)
-    mse = loss == "mse"
-    if mse:
-        law = mse_law(fluctuations, classes, seed)
-        lower, below, scale = float(total.mean()), lower_bound(net, x), 1.0
+    check_classes(classes, loss)
+    if kind not in KINDS:
+        raise unknown_name("kind of curvature", str(kind), KINDS)
+    entries = theorem_entries(net, x, classes, loss)
+    fluctuations = fluctuations_of(net, x[_evenly(len(x))], classes, seed)
+    named = {(e.name, e.side): e.value for e in entries}
+    if loss == "mse":
+        top, lower = named["kernel", "upper"], named["constant vector", "lower"]
+        law = mse_law(fluctuations, seed)
     else:
-        law = softmax_law(net, x, fluctuations, top, classes, seed)
-        lower, below = contrast_bound(net, x, total, classes, seed), None
-        scale = 0.5  # λ1(diag(p) − ppᵀ) ≤ ½
-    trace = scale * trace_bound(net, x, classes)
-    block = min(trace, scale * _finite_block_bound(net, x, classes))
-    estimate = top * law.above
+        top, lower = 2 * named["kernel", "upper"], named["contrast", "lower"]
+        law = softmax_law(net, x, fluctuations, top, seed)
+    proved = {
+        side: [e.value for e in entries if (e.side, e.label) == (side, "proved")]
+        for side in ("lower", "upper")
+    }
+    block, estimate = min(proved["upper"]), top * law.above
     exact = kind == "gauss-newton"
     return SharpnessBounds(
         lower=lower,
-        lower_label="proved" if exact and mse and net.depth == 1 else "asymptotic",
-        lower_proved=below if exact else None,
+        lower_label="proved" if exact and loss == "mse" and net.depth == 1 else "asymptotic",
+        lower_proved=max(proved["lower"]) if exact else None,
         upper=min(estimate, block),
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
-        upper_trace=trace if exact else None,
+        upper_trace=named["trace", "upper"] if exact else None,
         kernel_prediction=top * law.median,
         kernel_infinite_width=top * law.limit,
+        theorem=tuple(entries),
     )
-
-
-def _check(classes: int, loss: str, kind: str) -> None:
-    """Refuse what does not fit, with the reason."""
-    if loss not in LOSSES:
-        raise unknown_name("loss", str(loss), LOSSES)
-    if kind not in KINDS:
-        raise unknown_name("kind of curvature", str(kind), KINDS)
-    least = 1 if loss == "mse" else 2
-    if classes < least:
-        raise ConfigError(
-            f"classes must be at least {least} for {loss}; got {classes}. It is the number of the "
-            "network's outputs."
-        )
 
 
 def _evenly(samples: int) -> NDArray[np.int_]:
     """At most `SAMPLES` of the indices below `samples`, evenly spaced."""
     return np.unique(np.linspace(0, samples - 1, min(samples, SAMPLES)).round().astype(int))
-
-
-def _finite_block_bound(net: Any, x: Any, classes: int) -> float:
-    """`block_bound`, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            bound = block_bound(net, x, classes)
-    except OverflowError:
-        return math.inf
-    return bound if math.isfinite(bound) else math.inf
-
-
-def _top(matrix: _Array) -> float:
-    """Largest eigenvalue of a symmetric matrix."""
-    if len(matrix) <= SAMPLES:
-        return float(eigvalsh(matrix)[-1])
-    from scipy.sparse.linalg import eigsh
-
-    start = np.ones(len(matrix))
-    return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])

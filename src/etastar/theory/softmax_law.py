@@ -3,7 +3,7 @@
 With `S_i = diag(p_i) − p_i p_iᵀ` the non-zero spectrum of G is at large width that of
 `A = Bᵀ (K ⊗ 1) B / m`, where `B_i = diag(√p_i) − p_i √p_iᵀ` is a root of `S_i` and the logits
 behind p are a Gaussian process: no network is drawn. A has C·m rows and is never written out.
-Derivation: `docs/theory.md`, §6.
+Derivation: `docs/theory.md`, §8.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from etastar.theory.dense import eigh
+from etastar.theory.dense import Array, eigh
 from etastar.theory.fluctuations import chains
 from etastar.theory.kernel import layer_kernels
-from etastar.theory.mse_law import Law
+from etastar.theory.mse_law import Law, split
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from numpy.typing import NDArray
     from torch import Tensor
 
     from etastar.problem.networks import MLP
     from etastar.theory.fluctuations import Fluctuations
 
-    _Array: TypeAlias = NDArray[np.float64]
 
-LOGIT_DRAWS = 128
-"""Draws, each with logits on all samples of a block: the median has a standard error of 4 %."""
+LOGIT_DRAWS = 256
+"""Draws, each with logits on all samples of a block: the median has a standard error of 3 %."""
 BLOCK = 1000
 """Samples of a block: a draw's products cost `C·BLOCK²`, and its λ1 takes about ten of them."""
 NOTHING = 1e-9
@@ -48,9 +45,7 @@ TOL = 1e-2
 """Relative residual: the error of λ1 is of the order of its square."""
 
 
-def softmax_law(
-    net: MLP, x: _Array, fluctuations: Fluctuations, top: float, classes: int, seed: int
-) -> Law:
+def softmax_law(net: MLP, x: Array, fluctuations: Fluctuations, top: float, seed: int) -> Law:
     """Cross-entropy: logits are a Gaussian process at initialisation, and bend the kernel.
 
     More than `BLOCK` samples are dealt into blocks, and the draws among these. G is the mean of the
@@ -62,7 +57,6 @@ def softmax_law(
         x: `[m, d]`.
         fluctuations: At this width, of some of the samples.
         top: λ1(K/m) of all samples.
-        classes: C.
         seed: Of the draws.
 
     Returns:
@@ -73,8 +67,9 @@ def softmax_law(
 
     if top <= 0:
         return Law(0.0, 0.0, 0.0)
-    draws = LOGIT_DRAWS
-    psi, signal = (torch.as_tensor(a).float() for a in chains(fluctuations, classes, draws, seed))
+    draws, classes = LOGIT_DRAWS, fluctuations.classes
+    drawn = chains(fluctuations, draws, seed)
+    psi, signal = (torch.as_tensor(a).float() for a in (drawn.psi, drawn.signal[:, -1]))
     rng = np.random.default_rng([seed, 1])
     count = -(-len(x) // BLOCK)
     limits, medians, above = (torch.empty(draws) for _ in range(3))
@@ -87,7 +82,8 @@ def softmax_law(
             spectrum = (bend.squares(block.kernel) / limit**2).clamp(min=1)
             bend = bend.scaled(signal[rows])
             values, _ = _top(partial(bend, middle=block.matrices(psi[rows])), vectors)
-            medians[rows] = values + bend.shift(fluctuations)
+            _, shift = split(fluctuations, drawn.bent(rows, bend.mean()))
+            medians[rows] = values + torch.as_tensor(shift).float()
             above[rows] = medians[rows] * spectrum ** (1 / 3) * (block.top / top)
     return Law(float(limits.quantile(0.5)), float(medians.quantile(0.5)), float(above.mean()))
 
@@ -95,7 +91,7 @@ def softmax_law(
 class _Block:
     """The kernel of one block of samples, divided by its own m·λ1(K/m)."""
 
-    def __init__(self, net: MLP, x: _Array) -> None:
+    def __init__(self, net: MLP, x: Array) -> None:
         import torch
 
         self.samples = len(x)
@@ -111,7 +107,7 @@ class _Block:
         shares = shares if shares.sum() > NOTHING * unit else mean
         variance, roots = eigh(net.output_variance * kernels.forward[-1])
 
-        def tensor(array: _Array) -> Tensor:
+        def tensor(array: Array) -> Tensor:
             return torch.as_tensor(array, dtype=torch.float32)
 
         self.kernel, self._rest = tensor(total / unit), tensor(rest / unit)
@@ -187,15 +183,12 @@ class _Bend:
             found.append((kernel.square() * traces).sum())
         return torch.stack(found)
 
-    def shift(self, fluctuations: Fluctuations) -> Tensor:
-        """Second-order shift by coupling to other eigenvectors, `[r]`: see `Fluctuations.other`."""
+    def mean(self) -> Array:
+        """`diag(p) − ppᵀ`, the mean over samples, `[r, C, C]`."""
         import torch
 
         mean = torch.diag_embed(self.p.mean(2)) - self.p @ self.p.transpose(1, 2) / self.p.shape[2]
-        first = torch.linalg.eigvalsh(mean)[:, -1]
-        others = mean.diagonal(dim1=1, dim2=2).sum(1) - first
-        shift: Tensor = others * fluctuations.other + first * fluctuations.own
-        return shift
+        return np.asarray(mean.double().numpy())
 
 
 def _chunks(rows: NDArray[np.int_], size: int) -> Iterator[NDArray[np.int_]]:

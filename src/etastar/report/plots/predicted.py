@@ -70,15 +70,16 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
 
 def _points(family: Family, group: Group, found: HeldOut) -> Points:
     colour, shape = series(family, group)
-    columns = _columns(found)
+    _, _, measured, predicted, low, high = _columns(found)
     return Points(
-        *columns[2:4],
+        measured,
+        predicted,
         label=(
             f"κ = {group.kappa:g}: off by {percent(found.median_error)}, "
             f"{percent(found.coverage)} inside, of {found.test}"
         ),
-        y_low=columns[4],
-        y_high=columns[5],
+        y_low=low,
+        y_high=high,
         hover=[
             f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>"
             f"predicted {number(predicted)} [{number(low)}, {number(high)}]<br>"

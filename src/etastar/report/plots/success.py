@@ -21,7 +21,7 @@ MOST = 6
 """Networks in a panel: more curves cannot be told apart."""
 KINDS: tuple[str, ...] = get_args(OutcomeKind)
 _TAIL = 0.025
-"""Of each side of an interval: it covers 95 %."""
+"""Probability on each side of an interval, which covers 95 %."""
 Curve: TypeAlias = dict[str, npt.NDArray[Any]]
 """p(η) of one network, by the names of the columns of the rows, each over its rates `[R]`."""
 

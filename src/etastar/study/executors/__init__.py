@@ -12,9 +12,8 @@ from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 from etastar.errors import unknown_name
-from etastar.study.executors.base import Executor
 from etastar.study.executors.dask_cluster import make_dask
-from etastar.study.executors.in_process import InProcess, make_in_process
+from etastar.study.executors.in_process import Executor, InProcess, make_in_process
 
 Maker: TypeAlias = Callable[[int | None, str | None], AbstractContextManager[Executor]]
 """From `--workers` (processes to start; all cores if None) and `--scheduler` (address of one that
@@ -29,7 +28,7 @@ EXECUTORS: dict[str, Maker] = {
 def make_executor(
     name: str, workers: int | None = None, scheduler: str | None = None
 ) -> AbstractContextManager[Executor]:
-    """The executor of that name, as a context that closes it.
+    """Give the executor of that name, as a context that closes it.
 
     Raises:
         ConfigError: The name is not in `EXECUTORS`; on entering, it cannot be had.

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from etastar.errors import ConfigError
-from etastar.study.executors.base import Executor
+from etastar.study.executors.in_process import Executor
 
 ALLOWED_FAILURES = 3
 """Deaths of workers that a task may be near to in one attempt, Dask's own default. All tasks
@@ -28,11 +28,11 @@ CONNECT_SECONDS = 30
 
 @contextmanager
 def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
-    """Worker processes on this machine, one core each, or the cluster of a scheduler.
+    """Start worker processes on this machine, one core each, or join the cluster of a scheduler.
 
     Raises:
-        ConfigError: Dask is not installed, the scheduler does not answer, has no workers, or they
-            have another version of etastar.
+        ConfigError: Dask is not installed, the cluster cannot start, the scheduler does not answer,
+            has no workers, or they have another version of etastar.
     """
     try:
         dask: Any = import_module("dask")
@@ -51,25 +51,24 @@ def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
         logger = logging.getLogger("distributed.client")
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.CRITICAL + 1)
-        where: Any = scheduler
-        if where is None:
-            where = stack.enter_context(
+        try:
+            where = scheduler or stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=workers or os.cpu_count() or 1,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # the usual port may be another's
                     memory_limit=0,  # the engine plans its memory; Dask would pause or kill
                     silence_logs=logging.CRITICAL,
                 )
             )
-        try:
             client = stack.enter_context(distributed.Client(where, timeout=CONNECT_SECONDS))
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ConfigError(
-                f"--scheduler {scheduler}: no scheduler with a worker answered within "
-                f"{CONNECT_SECONDS} s ({type(error).__name__}: {error})."
-            ) from None
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            what = f"--scheduler {scheduler}: no scheduler with a worker answered within"
+            if not scheduler:
+                what = "--executor dask: no cluster could be started on this machine within"
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{what} {CONNECT_SECONDS} s ({reason}).") from None
         _check_versions(client)
         executor = client.get_executor(pure=False)
         # twice what can run: no core waits for a task, and few are lost with a scheduler
@@ -92,7 +91,7 @@ def _check_versions(client: Any) -> None:
 
 
 def _version() -> str | None:
-    """Runs on a worker."""
+    """Return the version that a worker has; runs there."""
     try:
         from etastar import __version__
     except ImportError:

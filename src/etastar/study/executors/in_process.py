@@ -1,13 +1,28 @@
-"""The default: tasks run here, one after another, each with all cores."""
+"""The contract of an executor, and the default: tasks run here, one after another, on all cores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from etastar.errors import ConfigError
+
+
+class Executor(Protocol):
+    """The part of `concurrent.futures.Executor` that a study uses."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `fn(*args)` somewhere, some time; possibly more than once.
+
+        Args:
+            fn: Importable by name wherever it is to run.
+            *args: What it is called with; sent there by pickle.
+
+        Returns:
+            Its value, or what it raised.
+        """
 
 
 class InProcess:
@@ -31,7 +46,7 @@ class InProcess:
 
 @contextmanager
 def make_in_process(workers: int | None, scheduler: str | None) -> Iterator[InProcess]:
-    """The executor, which needs no closing.
+    """Give the executor, which needs no closing.
 
     Raises:
         ConfigError: Options were given that are for a cluster.
