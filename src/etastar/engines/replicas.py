@@ -337,6 +337,8 @@ class Stack:
             outcome = decided.get(row)
             if since is None or (outcome and outcome.kind == "trained"):
                 continue
+            if self.form.deaths == "given up" and self.trials[row].steps is not None:
+                continue  # a partial run goes to its end, as in the loop
             if outcome:
                 silence, needed = outcome.step - since, CHECK_DEAD_AFTER
             elif self.steps[row] == self._limit(row):
