@@ -244,6 +244,8 @@ class Stack:
             outcome, since = decided.get(row), run.silent_since
             if since is None or (outcome and outcome.kind == "trained"):
                 continue
+            if self.form.deaths == "given up" and run.trial.steps is not None:
+                continue  # a partial run goes to its end, as in the loop
             needed = self._patience + (CHECK_DEAD_AFTER << run.alive)
             if outcome:
                 needed = CHECK_DEAD_AFTER
