@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from landscapes import DIVERGED, OUTCOMES, SHORT, TRAINED, lattice, slow
-from scipy.stats import binomtest, logistic
+from scipy.stats import binomtest
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Outcome, Trial
 from etastar.search import Bisection, Lattice, Section, SeedResult, Strategy, bracket
+from etastar.search.estimate import EtaStar, eta_star, success_curve
 from etastar.search.queue import SearchQueue
-from etastar.search.estimate import EtaStar, eta_star, safe_rate, success_curve
 
 Landscape = Callable[[int], Outcome]
 
@@ -334,55 +334,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
     ]
     if seed == 0:
         assert eta_star(results) == found
-    assert found.safe == safe_rate(results)
-
-
-@pytest.mark.parametrize("p", [0.95, 0.8])
-@pytest.mark.parametrize(
-    "results",
-    [
-        [at(1.0), at(1.2, 1.3), at(0.7), at(1.5)],
-        [at(1.0), at(1.2, 1.3), ALL, at(0.7)],
-        [at(1.0, 1.01)] * 3,
-        [at(1.0), at(4.0), *[at(1.5)] * 19, NONE],
-    ],
-    ids=len,
-)
-def test_the_safe_rate_against_a_scan_of_the_posterior(results: list[SeedResult], p: float) -> None:
-    start = 0.05
-    location = np.linspace(math.log(0.3), math.log(6.0), 601)[:, None]
-    log_scale = np.linspace(math.log(0.002), math.log(2.0), 601)
-    score = -(((log_scale - math.log(0.1)) / 1.0) ** 2) / 2 + 0 * location
-    for r in results:
-        low = -math.inf if r.lo is None else math.log(r.lo)
-        high = math.log(start) if r.lo is None else math.inf if r.hi is None else math.log(r.hi)
-        scale = np.exp(log_scale)
-        upper = logistic.cdf((high - location) / scale)
-        lower = logistic.cdf((low - location) / scale)
-        tails = logistic.sf((low - location) / scale) - logistic.sf((high - location) / scale)
-        mass = np.where(lower > 0.5, tails, upper - lower)
-        score = score + np.log(np.maximum(mass, 1e-300))
-    i, j = np.unravel_index(np.argmax(score), score.shape)
-    scale = math.exp(log_scale[j])
-    expected = math.exp(location[i, 0] - scale * math.log(p / (1 - p)))
-    found = safe_rate(results, start, p)
-    assert found == pytest.approx(expected, rel=0.02)
-    if p == 0.95:
-        assert found == safe_rate(results, start)
-    assert safe_rate(results, found * 0.999, p) is not None
-    if NONE not in results:  # what trains nowhere is known to be below the start
-        assert safe_rate(results, found * 1.001, p) is None
-
-
-def test_when_nothing_determines_a_safe_rate() -> None:
-    pair = [at(1.0), at(1.2)]
-    assert safe_rate(pair) is not None
-    assert safe_rate(pair[:1]) is None
-    assert safe_rate([*pair[:1], ALL, ALL]) is None
-    assert safe_rate([*pair, NONE]) is None  # a third of the seeds trains nowhere
-    assert safe_rate([*pair, NONE], 1e-3, 0.6) is not None
-    assert safe_rate([*pair, *pair, *pair, NONE, NONE], 1e-3, 0.75) is not None
-    assert safe_rate([*pair, *pair, at(1.1), NONE, NONE], 1e-3, 0.75) is None
+    assert found.safe is None
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))
