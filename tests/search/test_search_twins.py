@@ -16,7 +16,7 @@ from landscapes import DIVERGED, OUTCOMES, SHORT, TRAINED, lattice, slow
 from scipy.stats import binomtest
 
 from etastar.errors import ConfigError
-from etastar.problem.trial import Outcome, Trial
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search import Bisection, Lattice, Section, SeedResult, Strategy, bracket
 from etastar.search.estimate import EtaStar, eta_star, success_curve
 from etastar.search.queue import SearchQueue
@@ -228,18 +228,18 @@ def test_nonsense_is_refused_word_by_word() -> None:
 # the queue
 
 
-def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
-    queue = SearchQueue({seed: Section(lattice()) for seed in (5, 6, 7)}, width=7)
+def test_the_queue_hands_out_one_per_seed_and_then_up_to_what_is_useful() -> None:
+    queue = SearchQueue({Start(seed, seed): Section(lattice()) for seed in (5, 6, 7)})
     rates = Section(lattice()).ask(3)
     assert queue.take(2) == [Trial.of(5, rates[0]), Trial.of(6, rates[0])]
-    assert queue.take(9) == [
+    assert queue.take(9, 7) == [
         Trial.of(7, rates[0]),
         Trial.of(5, rates[1]),
         Trial.of(6, rates[1]),
         Trial.of(7, rates[1]),
         Trial.of(5, rates[2]),
     ]
-    assert queue.take(9) == []
+    assert queue.take(9, 7) == []
     assert (queue.ended, queue.done) == (0, 0)
     said: list[tuple[Trial, Outcome]] = []
     queue.on_outcome = lambda trial, outcome: said.append((trial, outcome))
@@ -250,7 +250,7 @@ def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
     assert not queue.wanted(Trial.of(5, rates[2]))
     assert queue.wanted(Trial.of(6, rates[1]))
     # four run: two each of seeds 6 and 7
-    assert queue.take(9) == [
+    assert queue.take(9, 7) == [
         Trial.of(6, rates[2]),
         Trial.of(7, rates[2]),
         Trial.of(6, Section(lattice()).ask(4)[3]),
@@ -262,12 +262,11 @@ def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
         Trial.of(6, rates[0]): DIVERGED,
         Trial.of(6, rates[1]): TRAINED,
     }
-    assert next(iter(queue.outcomes())).seed == 5
+    assert next(iter(queue.outcomes())).start.order == 5
 
 
 def test_a_queue_without_speculation_runs_one_trial_per_seed() -> None:
-    queue = SearchQueue({seed: Section(lattice()) for seed in range(3)})
-    assert queue.width == 1
+    queue = SearchQueue({Start(seed, seed): Section(lattice()) for seed in range(3)})
     assert len(queue.take(10)) == 3
     assert queue.take(10) == []
     assert queue.take(0) == []
