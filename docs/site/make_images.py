@@ -137,8 +137,9 @@ def _map(found: etastar.Result) -> None:
 
 
 def numbers() -> None:
-    """What fresh seeds do at and around the two rates that a measurement of 8 seeds gives."""
-    print("| training | η* | safe | set by | share of 100 fresh seeds that train at safe | 0.8 η* | η* | 1.2 η* | 1.5 η* |")
+    """What fresh seeds do at and around the rates that a measurement gives."""
+    names = ("recommended", "safe", "η* ÷ 2", "η*", "1.2 η*", "1.5 η*")
+    print("| training | η* | safe | recommended | set by | " + " | ".join(names) + " |")
     for name, options in (
         ("SGD", {}),
         ("SGD, half the budget", {"epochs": 20.0}),
@@ -146,16 +147,19 @@ def numbers() -> None:
         ("SGD, `hold`", {"criterion": "hold"}),
         ("momentum 0.9", {"momentum": 0.9}),
     ):
-        found = etastar.measure(NETWORK, DATA, seeds=8, **options)
-        middle, safe = found.eta_star.median, found.eta_star.safe
-        assert middle is not None and safe is not None
-        rates = [safe, 0.8 * middle, middle, 1.2 * middle, 1.5 * middle]
-        trials = [Trial.of(seed, rate) for seed in FRESH for rate in rates]
+        found = etastar.measure(NETWORK, DATA, **options)
+        middle, safe, advised = found.lr, found.safe_lr, found.recommended_lr
+        assert middle is not None
+        rates = [advised, safe, middle / 2, middle, 1.2 * middle, 1.5 * middle]
+        known = dict.fromkeys(rate for rate in rates if rate is not None)
+        trials = [Trial.of(seed, rate) for seed in FRESH for rate in known]
         outcomes = train_all(StackEngine(), problem(**options), trials)
         shares = [
-            f"{sum(outcomes[Trial.of(s, r)].kind == 'trained' for s in FRESH)} %" for r in rates
+            f"{sum(outcomes[Trial.of(s, r)].kind == 'trained' for s in FRESH)} %" if r else "–"
+            for r in rates
         ]
-        print(f"| {name} | {middle:.3g} | {safe:.3g} | {found.set_by} | " + " | ".join(shares) + " |", flush=True)
+        told = [f"{rate:.3g}" if rate else "–" for rate in (middle, safe, advised)]
+        print(f"| {name} | " + " | ".join([*told, str(found.set_by), *shares]) + " |", flush=True)
 
 
 if __name__ == "__main__":
