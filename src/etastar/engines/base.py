@@ -30,11 +30,20 @@ class Queue(ABC):
 
     @abstractmethod
     def put(self, trial: Trial, outcome: Outcome) -> None:
-        """Take the outcome of a trial that has ended."""
+        """Take the outcome of a trial that has ended.
+
+        Args:
+            trial: As `take` returned it.
+            outcome: Its own.
+        """
 
     @abstractmethod
     def wanted(self, trial: Trial) -> bool:
-        """Tell whether a running trial's outcome still matters; if not, it is given up."""
+        """Tell whether a running trial's outcome still matters; if not, it is given up.
+
+        Args:
+            trial: As `take` returned it.
+        """
 
 
 class Engine(ABC):
