@@ -339,9 +339,10 @@ def check_cells(study: Study, content: dict[str, Any]) -> None:
             for value in values if isinstance(values, list) else [values]:
                 for name, part in zip(names, value if len(names) > 1 else [value], strict=True):
                     written[name].append(part)
+    defaults = Settings().bracketing().model_dump()
     for cell in study.cells:
         for name, value in cell.settings.model_dump().items():
-            default = Settings.model_fields[name].default
+            default = defaults[name]
             merged = name in ("seeds", "first_seed")  # of cells that are the same otherwise
             # a whole number stands for the float nearest to it
             known = written[name] + [float(v) for v in written[name] if type(v) is int]
