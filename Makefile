@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types docs wheel oldest clean
+.PHONY: demo test lint types size docs wheel oldest clean
 
 # torch goes first and pinned: a later resolver must find it in place rather than choose another build.
 .venv/.core: pyproject.toml constraints.txt
@@ -32,6 +32,9 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/mypy
+
+size:
+	@$(PYTHON) .ci/size.py
 
 # Without the images of pages: those are committed, and `docs/site/make_images.py` draws them anew.
 .venv/.docs: .venv/.core requirements-docs.txt

@@ -120,7 +120,7 @@ class Table:
         if trial.to_end and kind == "trained":
             held = metric >= self.threshold
             return Outcome("trained", step, metric, held=held, given_up=int(self.max_steps))
-        return Outcome(kind, step, metric, cause, given_up=taken)
+        return Outcome(kind, step, metric, cause=cause, given_up=taken)
 
 
 def nearest(rates: np.ndarray, lr: float) -> int:

@@ -65,6 +65,14 @@ OF_THE_SEARCH: dict[str, st.SearchStrategy[Any]] = {
     "end_lr": real(1e-1, 30.0),
     "strategy": st.sampled_from(["section", "bisection"]),
 }
+OF_THE_CURVE: dict[str, st.SearchStrategy[Any]] = {
+    "precision": st.none() | real(0.01, 0.5),
+    "trials": st.integers(1, 24),
+    "budgets": st.none() | real(0.5, 6.0),
+    "confirm": st.none() | st.integers(0, 3),
+    "round_size": st.none() | st.integers(1, 9),
+    "slow_edge": st.booleans(),
+}
 OF_BOTH: dict[str, st.SearchStrategy[Any]] = {
     "loss": st.sampled_from(["cross-entropy", "mse"]),
     "seeds": st.integers(1, 3),
@@ -73,6 +81,7 @@ OF_BOTH: dict[str, st.SearchStrategy[Any]] = {
     "dtype": st.sampled_from(["float32", "float64"]),
     "threads": st.none() | st.integers(1, 2),
 }
+OF_THE_BRACKETS = {"strategy", "resolution", "seeds"}
 MEASURE = OF_THE_NETWORK | OF_THE_DATA | OF_THE_SEARCH | OF_BOTH
 SHARPNESS: dict[str, st.SearchStrategy[Any]] = {
     "kind": st.sampled_from(["hessian", "gauss-newton"]),
@@ -104,10 +113,13 @@ def without_time(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_option_is_drawn() -> None:
-    assert set(MEASURE) == set(Settings.model_fields)
-    assert set(MAXIMAL_LR) | {"model", "train_data", "val_data", "progress"} == set(
-        inspect.signature(etastar.maximal_lr).parameters
-    )
+    assert set(MEASURE) | set(OF_THE_CURVE) == set(Settings.model_fields)
+    assert set(MAXIMAL_LR) | set(OF_THE_CURVE) | {
+        "model",
+        "train_data",
+        "val_data",
+        "progress",
+    } == set(inspect.signature(etastar.maximal_lr).parameters)
     own = {"network", "dataset", "with_eta_star", "on_progress", "options"}
     assert set(SHARPNESS) | own == set(inspect.signature(measure_sharpness).parameters)
 
@@ -145,6 +157,32 @@ def test_a_measurement_with_any_options(
     for at in found.success:
         seen = at.trained + at.diverged + at.dead + at.short
         assert seen + at.inferred_trained + at.inferred_failed == options["seeds"]
+        assert at.ci_low <= at.p <= at.ci_high
+
+
+WITH_A_CURVE = {
+    name: values for name, values in (MEASURE | OF_THE_CURVE).items() if name not in OF_THE_BRACKETS
+}
+
+
+@repeatable
+@given(st.fixed_dictionaries(WITH_A_CURVE))
+def test_a_curve_with_any_options(
+    capsys: pytest.CaptureFixture[str], options: dict[str, Any]
+) -> None:
+    options = options | {"from_lr": options["from_lr"] if options["from_step"] else None}
+    found = etastar.measure(**options, strategy="curve")
+    record = found.to_dict()
+    from_shell = from_the_shell("measure", options | {"strategy": "curve"}, capsys)
+    assert without_time(record) == without_time(from_shell)
+    start, end = options["start_lr"], options["end_lr"]
+    assert all(start <= t.lr <= end * (1 + 1e-12) for t in found.trials)
+    assert len(found.trials) <= options["trials"] + 20 * (options["confirm"] or 20)
+    eta = found.eta_star
+    if None not in (eta.median, eta.ci_low, eta.ci_high):
+        assert eta.ci_low <= eta.median <= eta.ci_high
+    assert eta.safe is None or start <= eta.safe <= end
+    for at in found.success:
         assert at.ci_low <= at.p <= at.ci_high
 
 
@@ -188,6 +226,8 @@ MAXIMAL_LR: dict[str, st.SearchStrategy[Any]] = {
     "higher_is_better": st.booleans(),
     "engine": st.sampled_from(["auto", "loop"]),
     "from_checkpoint": st.booleans(),
+    "strategy": st.sampled_from([None, "section", "bisection"]),
+    "first_seed": st.integers(0, 2**40),
 }
 
 
@@ -206,6 +246,8 @@ def test_the_maximal_lr_with_any_options(options: dict[str, Any], kind: str) -> 
         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), middle, nn.Linear(8, 3))
 
     generator = torch.Generator().manual_seed(0)
+    if not isinstance(options["seeds"], int):
+        options["first_seed"] = 0  # the seeds are named
     # said or left to the default, and a checkpoint or none
     up = options["metric"] != "loss"
     options["higher_is_better"] = up if options["higher_is_better"] else None

@@ -64,7 +64,7 @@ def test_status_counts_what_is_missing(
 
 def test_fit_prints_laws_and_strict_json(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "fit", str(study)]) == 0
-    assert "5 of 5 cells used" in capsys.readouterr().out
+    assert "4 of 5 cells used; 1 below" in capsys.readouterr().out
     assert main(["study", "fit", str(study), "--response", "lambda1", "--json", "-"]) == 0
     text = capsys.readouterr().out
     record = json.loads(text, parse_constant=lambda word: pytest.fail(word))

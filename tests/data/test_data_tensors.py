@@ -124,7 +124,7 @@ NAN[4, 1, 2] = float("nan")
             {"y_train": Y, "classes": 2},
             r"y_train holds the label 2 at position 2 .*0\.\.1, counted",
         ),
-        ({"y_val": Y[:4] + 8, "classes": 9}, r"y_val holds the label 10 at position 2 .*0\.\.8"),
+        ({"y_val": Y[:4] + 8, "classes": 9}, r"y_val holds the label 9 at position 1 .*0\.\.8"),
         ({"y_train": Y * 0, "y_val": Y[:4] * 0}, "name 1 class; expected at least 2"),
         ({"y_train": Y.float()}, r"y_train is of torch.float32.*y_train.long\(\)"),
         ({"y_train": torch.eye(6)}, r"y_train has shape \(6, 6\).*y_train.argmax\(1\)"),

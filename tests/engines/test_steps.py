@@ -99,7 +99,7 @@ def test_trajectory_equals_the_plain_trainer(
         return settle(values, silent)
 
     stack._settle = recording  # type: ignore[method-assign,assignment]
-    while stack.steps[0] < 20:
+    while stack.runs[0].steps < 20:
         stack.advance()
     for row, trial in enumerate(trials):
         seen: list[tuple[float, torch.nn.Sequential]] = []

@@ -330,15 +330,20 @@ MODULES: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
         LOOP,
         lambda: {
             **{"step_fn": step, "metric": share_right, "threshold": 0.65},
-            **{"train_data": dictionaries(), "val_data": dictionaries()[:3]},
+            **{"train_data": dictionaries(), "val_data": dictionaries()[:3], "batch_size": None},
         },
     ),
-    "loader": (LOOP, lambda: {"train_data": loader(), "val_data": loader(), "seeds": 2}),
+    "loader": (
+        LOOP,
+        lambda: {
+            **{"train_data": loader(), "val_data": loader(), "batch_size": None, "seeds": 2},
+        },
+    ),
     "loader with a short last batch, batch norm": (
         LOOP,
         lambda: {
             **{"model": drawn(functools.partial(cnn, nn.BatchNorm2d)), "optimizer": momentum},
-            "train_data": loader(20),
+            **{"train_data": loader(20), "batch_size": None},
         },
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import random
@@ -318,17 +317,3 @@ def test_the_result_is_json_and_a_picture() -> None:
     assert lo is not None
     assert hi is not None
     assert hi / lo <= 1.2001
-
-
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_the_safe_rate_is_said_to_be_an_estimate(seeds: int) -> None:
-    from rich.console import Console
-
-    from etastar.cli.printing import print_table
-
-    found = etastar.maximal_lr(drawn(mlp), (X, Y), **(QUICK | {"seeds": seeds}))
-    printed = io.StringIO()
-    print_table(found, Console(file=printed, width=80))
-    few = "1 seed" if seeds == 1 else f"{seeds} seeds"
-    value = "–" if found.safe_lr is None else f"{found.safe_lr:.4g}"
-    assert f"safe learning rate (p = 0.95, estimated from {few}): {value}\n" in printed.getvalue()

@@ -30,7 +30,7 @@ def found() -> Result:
     seeds = {seed: bracket(outcomes) for seed, outcomes in tried.items()}
     settings = Settings.model_validate({"width": 16, "depth": 2})
     return Result(
-        eta_star=eta_star(list(seeds.values()), 0.1),
+        eta_star=eta_star(list(seeds.values())),
         seeds=seeds,
         trials={Trial.of(s, lr): o for s, outcomes in tried.items() for lr, o in outcomes.items()},
         success=success_curve(list(seeds.values()), list(tried.values())),
@@ -47,7 +47,7 @@ def found() -> Result:
         engine_reason="",
         settings={"factory": True},
         notes=(),
-        cost=Cost(12, 60, 1.0),
+        cost=Cost(12, 60, 1.0, 3.0),
         environment={},
     )
 

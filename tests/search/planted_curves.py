@@ -101,14 +101,14 @@ class PlantedCurve:
         if edge >= self.p(trial.lr):
             return self._failure(kind)
         if steps > self.max_steps:
-            return Outcome("short", self.max_steps, 0.5, "slow")
+            return Outcome("short", self.max_steps, 0.5, cause="slow")
         taken = self.max_steps if trial.to_end else steps
         return Outcome("trained", steps, 0.95, held=True if trial.to_end else None, given_up=taken)
 
     def _failure(self, kind: float) -> Outcome:
         cause: Cause = "slow" if self.cause == "slow" else "collapsed"
         if self.cause == "slow" or kind < 0.4:
-            return Outcome("short", self.max_steps, 0.3, cause)
+            return Outcome("short", self.max_steps, 0.3, cause=cause)
         if kind < 0.5:
             return Outcome("dead", 25)
         return Outcome("diverged", 12 + int(100 * (kind - 0.5)))

@@ -363,7 +363,7 @@ def test_a_threshold_that_few_runs_reach_anywhere() -> None:
 
 
 def test_a_threshold_that_no_run_reaches() -> None:
-    curve = answer(Curve(options()), lambda trial: Outcome("short", 400, 0.1, "slow"))
+    curve = answer(Curve(options()), lambda trial: Outcome("short", 400, 0.1, cause="slow"))
     found = curve.result()
     assert found.eta_star.median is None
     assert found.curve.p_max is not None

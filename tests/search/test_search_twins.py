@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from landscapes import DIVERGED, OUTCOMES, SHORT, TRAINED, lattice, slow
-from scipy.stats import binomtest, logistic
+from scipy.stats import binomtest
 
 from etastar.errors import ConfigError
-from etastar.problem.trial import Outcome, Trial
-from etastar.search import Bisection, Lattice, SearchQueue, Section, SeedResult, Strategy, bracket
-from etastar.search.estimate import EtaStar, eta_star, safe_rate, success_curve
+from etastar.problem.trial import Outcome, Start, Trial
+from etastar.search import Bisection, Lattice, Section, SeedResult, Strategy, bracket
+from etastar.search.estimate import EtaStar, eta_star, success_curve
+from etastar.search.queue import SearchQueue
 
 Landscape = Callable[[int], Outcome]
 
@@ -227,18 +228,18 @@ def test_nonsense_is_refused_word_by_word() -> None:
 # the queue
 
 
-def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
-    queue = SearchQueue({seed: Section(lattice()) for seed in (5, 6, 7)}, width=7)
+def test_the_queue_hands_out_one_per_seed_and_then_up_to_what_is_useful() -> None:
+    queue = SearchQueue({Start(seed, seed): Section(lattice()) for seed in (5, 6, 7)})
     rates = Section(lattice()).ask(3)
     assert queue.take(2) == [Trial.of(5, rates[0]), Trial.of(6, rates[0])]
-    assert queue.take(9) == [
+    assert queue.take(9, 7) == [
         Trial.of(7, rates[0]),
         Trial.of(5, rates[1]),
         Trial.of(6, rates[1]),
         Trial.of(7, rates[1]),
         Trial.of(5, rates[2]),
     ]
-    assert queue.take(9) == []
+    assert queue.take(9, 7) == []
     assert (queue.ended, queue.done) == (0, 0)
     said: list[tuple[Trial, Outcome]] = []
     queue.on_outcome = lambda trial, outcome: said.append((trial, outcome))
@@ -249,7 +250,7 @@ def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
     assert not queue.wanted(Trial.of(5, rates[2]))
     assert queue.wanted(Trial.of(6, rates[1]))
     # four run: two each of seeds 6 and 7
-    assert queue.take(9) == [
+    assert queue.take(9, 7) == [
         Trial.of(6, rates[2]),
         Trial.of(7, rates[2]),
         Trial.of(6, Section(lattice()).ask(4)[3]),
@@ -261,12 +262,11 @@ def test_the_queue_hands_out_one_per_seed_and_then_up_to_its_width() -> None:
         Trial.of(6, rates[0]): DIVERGED,
         Trial.of(6, rates[1]): TRAINED,
     }
-    assert next(iter(queue.outcomes())).seed == 5
+    assert next(iter(queue.outcomes())).start.order == 5
 
 
 def test_a_queue_without_speculation_runs_one_trial_per_seed() -> None:
-    queue = SearchQueue({seed: Section(lattice()) for seed in range(3)})
-    assert queue.width == 1
+    queue = SearchQueue({Start(seed, seed): Section(lattice()) for seed in range(3)})
     assert len(queue.take(10)) == 3
     assert queue.take(10) == []
     assert queue.take(0) == []
@@ -325,7 +325,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
     drawn.sort()
     # the k-th of 10,000 with k = ⌈10,000 p⌉; (1 − 0.95)/2 is a little above 0.025 in binary
     expected = [drawn[250], drawn[9749]]
-    found = eta_star(results, 1e-3, seed=seed)
+    found = eta_star(results, seed=seed)
     middle = median([(low + high) / 2 for low, high in ends])
     wanted = [math.exp(v) if math.isfinite(v) else None for v in (middle, *expected)]
     assert [found.median, found.ci_low, found.ci_high] == [
@@ -333,55 +333,7 @@ def test_the_bootstrap_of_the_median_draw_by_draw(seed: int, results: list[SeedR
     ]
     if seed == 0:
         assert eta_star(results) == found
-    assert found.safe == safe_rate(results, 1e-3)
-
-
-@pytest.mark.parametrize("p", [0.95, 0.8])
-@pytest.mark.parametrize(
-    "results",
-    [
-        [at(1.0), at(1.2, 1.3), at(0.7), at(1.5)],
-        [at(1.0), at(1.2, 1.3), ALL, at(0.7)],
-        [at(1.0, 1.01)] * 3,
-        [at(1.0), at(4.0), *[at(1.5)] * 19, NONE],
-    ],
-    ids=len,
-)
-def test_the_safe_rate_against_a_scan_of_the_posterior(results: list[SeedResult], p: float) -> None:
-    start = 0.05
-    location = np.linspace(math.log(0.3), math.log(6.0), 601)[:, None]
-    log_scale = np.linspace(math.log(0.002), math.log(2.0), 601)
-    score = -(((log_scale - math.log(0.1)) / 1.0) ** 2) / 2 + 0 * location
-    for r in results:
-        low = -math.inf if r.lo is None else math.log(r.lo)
-        high = math.log(start) if r.lo is None else math.inf if r.hi is None else math.log(r.hi)
-        scale = np.exp(log_scale)
-        upper = logistic.cdf((high - location) / scale)
-        lower = logistic.cdf((low - location) / scale)
-        tails = logistic.sf((low - location) / scale) - logistic.sf((high - location) / scale)
-        mass = np.where(lower > 0.5, tails, upper - lower)
-        score = score + np.log(np.maximum(mass, 1e-300))
-    i, j = np.unravel_index(np.argmax(score), score.shape)
-    scale = math.exp(log_scale[j])
-    expected = math.exp(location[i, 0] - scale * math.log(p / (1 - p)))
-    found = safe_rate(results, start, p)
-    assert found == pytest.approx(expected, rel=0.02)
-    if p == 0.95:
-        assert found == safe_rate(results, start)
-    assert safe_rate(results, found * 0.999, p) is not None
-    if NONE not in results:  # what trains nowhere is known to be below the start
-        assert safe_rate(results, found * 1.001, p) is None
-
-
-def test_when_nothing_determines_a_safe_rate() -> None:
-    pair = [at(1.0), at(1.2)]
-    assert safe_rate(pair, 1e-3) is not None
-    assert safe_rate(pair[:1], 1e-3) is None
-    assert safe_rate([*pair[:1], ALL, ALL], 1e-3) is None
-    assert safe_rate([*pair, NONE], 1e-3) is None  # a third of the seeds trains nowhere
-    assert safe_rate([*pair, NONE], 1e-3, 0.6) is not None
-    assert safe_rate([*pair, *pair, *pair, NONE, NONE], 1e-3, 0.75) is not None
-    assert safe_rate([*pair, *pair, at(1.1), NONE, NONE], 1e-3, 0.75) is None
+    assert found.safe is None
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6))

@@ -11,6 +11,7 @@ import torch
 from made_studies import TINY, content, tiny
 
 import etastar
+from etastar.errors import ConfigError
 from etastar.settings import Settings
 from etastar.study.cell import Cell, SharpnessSettings, canonical
 from etastar.study.plan import State, costs, plan
@@ -47,6 +48,14 @@ CHANGES = {
     "dtype": "float64",
 }
 SAME = {"from_lr": 0.1, "seeds": 3, "first_seed": 5, "threads": 2, "data_dir": "elsewhere"}
+OF_THE_CURVE = {
+    "precision": 0.2,
+    "trials": 10,
+    "budgets": 5.0,
+    "confirm": 3,
+    "round_size": 4,
+    "slow_edge": True,
+}
 OF_LAMBDA = {
     *("dataset", "width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"),
     *("loss", "device", "dtype"),
@@ -59,7 +68,14 @@ def cell(**changes: object) -> Cell:
 
 
 def test_the_tables_here_name_every_setting() -> None:
-    assert CHANGES.keys() | SAME.keys() | {"optimizer"} == Settings.model_fields.keys()
+    named = CHANGES.keys() | SAME.keys() | OF_THE_CURVE.keys() | {"optimizer"}
+    assert named == Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("name", OF_THE_CURVE)
+def test_a_search_per_seed_refuses_what_is_of_the_curve(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        cell(**{name: OF_THE_CURVE[name]}).fields  # noqa: B018
 
 
 @pytest.mark.parametrize("name", CHANGES)

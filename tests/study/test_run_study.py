@@ -266,15 +266,21 @@ def test_a_result_that_comes_twice_is_stored_once(
 def test_no_more_tasks_are_submitted_than_the_executor_has_slots(tmp_path: Path) -> None:
     class Slots(ThreadPoolExecutor):
         slots, waiting, most = 2, 0, 0
-        guard = threading.Lock()
+        guard, full = threading.Lock(), threading.Event()
 
         def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
             with self.guard:
                 self.waiting += 1
                 self.most = max(self.most, self.waiting)
-            future = super().submit(fn, *args)
+                if self.waiting == self.slots:
+                    self.full.set()
+            future = super().submit(self.once_full, fn, *args)
             future.add_done_callback(self.ended)
             return future
+
+        def once_full(self, fn: Callable[..., Any], *args: Any) -> Any:
+            assert self.full.wait(60)  # the first task is not over before the second is submitted
+            return fn(*args)
 
         def ended(self, future: Future[Any]) -> None:
             with self.guard:

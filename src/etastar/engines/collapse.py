@@ -21,8 +21,9 @@ the end of their budget.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,59 +53,42 @@ matrix product need not be rounded alike."""
 
 
 SQUARED = (half_squared_distance, nn.functional.mse_loss)
-"""Losses under which a collapsed run may still diverge."""
+"""Losses whose gradient grows with the outputs, so that a collapsed run may still diverge."""
 
 
-@dataclass
-class Watch:
-    """Watches one run for collapse.
+def watch(problem: Problem) -> Callable[[nn.Module, int], bool]:
+    """Return what tells, asked after every step of one run, whether the run is collapsed.
 
-    Attributes:
+    Args:
         problem: What is trained.
-        on: Whether collapse is looked for.
     """
+    first: Tensor | None = None  # as it was at the last look
+    before: list[Tensor] = []  # all parameters, since the first one stands still
+    since, patience = 0, LOOK_EVERY
 
-    problem: Problem
-    on: bool
-    _first: Tensor | None = None
-    _before: list[Tensor] | None = None
-    _since: int = 0
-    _patience: int = LOOK_EVERY
-
-    def looks_at(self, step: int) -> bool:
-        """Whether `moved` is to be asked after so many steps."""
-        return self.on and step % LOOK_EVERY == 0
-
-    def moved(self, first: Tensor) -> bool:
-        """Whether the first parameter changed since the last look; `collapsed` is next if not."""
-        if self._first is not None and torch.equal(self._first, first):
+    def collapsed(model: nn.Module, step: int) -> bool:
+        nonlocal first, before, since, patience
+        if step % LOOK_EVERY:
             return False
-        self._first, self._before = first.detach().clone(), None
-        return True
-
-    def collapsed(self, model: nn.Module, step: int) -> bool:
-        """Whether the run is collapsed, its first parameter standing still.
-
-        Args:
-            model: As it is now.
-            step: Optimizer steps taken.
-        """
         now = [p.detach() for p in model.parameters()]
-        if self._before is None:
-            self._before, self._since = [p.clone() for p in now], step
+        input_layer = next(p.detach() for p in model.parameters() if p.requires_grad)
+        if first is None or not torch.equal(first, input_layer):
+            first, before = input_layer.clone(), []
             return False
-        if step - self._since < self._patience:
+        if before and step - since < patience:
             return False
-        same = [torch.equal(a, b) for a, b in zip(self._before, now, strict=True)]
-        if blocked(self.problem, model, same):
-            return True
-        self._before, self._since = [p.clone() for p in now], step
-        self._patience *= 2
+        if before:
+            if blocked(problem, model, list(map(torch.equal, before, now))):
+                return True
+            patience *= 2
+        before, since = [p.clone() for p in now], step
         return False
+
+    return collapsed
 
 
 def blocked(problem: Problem, model: nn.Module, fixed: list[bool]) -> bool:
-    """Whether the fixed parameters hide the inputs, and get no gradient, whatever the others are.
+    """Tell whether the fixed parameters hide the inputs, and get no gradient, whatever the others.
 
     Args:
         problem: Whose training data are read.
@@ -113,57 +97,38 @@ def blocked(problem: Problem, model: nn.Module, fixed: list[bool]) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     own = copy.deepcopy(model)
-    others = [p for p, still in zip(own.parameters(), fixed, strict=True) if not still]
-    still = [p for p, s in zip(own.parameters(), fixed, strict=True) if s and p.requires_grad]
-    if not still:
-        return False
-    now = [p.detach().clone() for p in others]
-    for draw in range(DRAWS):
+    each = list(zip(own.parameters(), fixed, strict=True))
+    still = [p for p, stands in each if stands and p.requires_grad]
+    others = [(p, p.detach().clone()) for p, stands in each if not stands]
+    for draw in range(DRAWS if still else 0):
         with torch.no_grad():
-            for p, value in zip(others, now, strict=True):
+            for p, value in others:
                 noise = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
-                scale = value.abs().max() * SHAKEN + LEAST_SHAKEN
-                p.copy_(value + noise * scale)
-        reference: Tensor | None = None
+                p.copy_(value + noise * (value.abs().max() * SHAKEN + LEAST_SHAKEN))
         last = draw == DRAWS - 1
-        for raw in problem.train.once():
-            batch = to_device(raw, problem.origin.device)
-            outputs = call(own, pair(batch)[0])
-            reference = outputs[:1].detach() if reference is None else reference
-            if _differ(outputs, reference):
+        reference: Tensor | None = None
+        for batch in islice(problem.train.once(), None if last else 1):
+            on_device = to_device(batch, problem.origin.device)
+            differ, reference = _compared(own, on_device, reference)
+            if differ or _any_gradient(problem.objective.loss(own, on_device), still):
                 return False
-            if _any_gradient(problem, own, batch, outputs, still):
+        for batch in problem.val.once() if last else ():
+            if _compared(own, to_device(batch, problem.origin.device), reference)[0]:
                 return False
-            if not last:
-                break
-        if last and reference is not None and _sees_validation(problem, own, reference):
-            return False
-    return True
+    return bool(still)
 
 
-def _differ(outputs: Tensor, reference: Tensor) -> bool:
-    return not bool(((outputs - reference).abs() <= SAME * outputs.abs().max()).all())
-
-
-def _sees_validation(problem: Problem, model: nn.Module, reference: Tensor) -> bool:
-    """Whether some validation input gives another output than the training inputs."""
+def _compared(model: nn.Module, batch: Any, reference: Tensor | None) -> tuple[bool, Tensor]:
+    """Tell whether a batch's outputs differ from the first ones, and return those."""
     with torch.no_grad():
-        for raw in problem.val.once():
-            inputs, _ = pair(to_device(raw, problem.origin.device))
-            if _differ(call(model, inputs), reference):
-                return True
-    return False
+        outputs = call(model, pair(batch)[0])
+    first = outputs[:1] if reference is None else reference
+    same = (outputs - first).abs() <= SAME * outputs.abs().max()
+    return not bool(same.all()), first
 
 
-def _any_gradient(
-    problem: Problem, model: nn.Module, batch: Any, outputs: Tensor, params: Sequence[Tensor]
-) -> bool:
-    """Whether the loss of a batch has any gradient in these parameters."""
-    objective = problem.objective
-    if objective.step_fn is None:
-        loss = objective.loss_fn(outputs, pair(batch)[1])
-    else:
-        loss = objective.loss(model, batch)
+def _any_gradient(loss: Tensor, params: Sequence[Tensor]) -> bool:
+    """Tell whether a loss has any gradient in these parameters."""
     if not loss.requires_grad:
         return False
     gradients = torch.autograd.grad(loss, params, allow_unused=True)
@@ -194,17 +159,18 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     if objective.metric != "accuracy" or not objective.higher_is_better:
         return Ceiling()
     constant = constant_accuracy(problem)
-    if constant is None or not problem.train.fixed or objective.threshold <= constant:
+    squared = objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss)
+    if constant is None or not problem.train.fixed or objective.threshold <= constant or squared:
         return Ceiling(constant)
-    if objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss):
-        return Ceiling(constant)  # its gradient grows with the outputs: they may yet diverge
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     model = problem.origin.copy(start.initialisation)
-    if _stateful_layer(model) or _draws_or_remembers(problem, start, batch):
-        return Ceiling(constant)
-    if hooks.on_optimizer(problem.optimizer.build(model, 1.0)) or hooks.on_gradients(model):
-        return Ceiling(constant)  # they may revive what stands still
-    return Ceiling(constant, watched=True)
+    revived = (
+        _stateful_layer(model)
+        or _draws_or_remembers(problem, start, batch)
+        or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
+        or hooks.on_gradients(model)
+    )
+    return Ceiling(constant, watched=not revived)
 
 
 def varies(problem: Problem, one: Start, other: Start) -> bool:
@@ -235,13 +201,12 @@ def constant_accuracy(problem: Problem) -> float | None:
 
 def _stateful_layer(model: nn.Module) -> bool:
     """Tell whether a layer draws random numbers or keeps statistics in train mode."""
-    norms = nn.modules.batchnorm._NormBase
-    for module in model.modules():
-        if isinstance(module, norms) and (module.track_running_stats or "Batch" in str(module)):
-            return True
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return True
-    return False
+    norms, drops = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd
+    return any(
+        (isinstance(m, norms) and (m.track_running_stats or "Batch" in str(m)))
+        or (isinstance(m, drops) and m.p > 0)
+        for m in model.modules()
+    )
 
 
 def _draws_or_remembers(problem: Problem, start: Start, batch: Any) -> bool:
@@ -252,9 +217,7 @@ def _draws_or_remembers(problem: Problem, start: Start, batch: Any) -> bool:
     for number in range(2):
         with Stream("training", start.order, number).active(), torch.no_grad():
             losses.append(problem.objective.loss(model, copied(batch)))
-    if not torch.equal(*losses):
-        return True
-    return any(
+    return not torch.equal(*losses) or any(
         name not in before or not torch.equal(before[name], buffer)
         for name, buffer in model.named_buffers()
     )

@@ -40,7 +40,7 @@ class LazyAccuracy:
     def __call__(
         self, params: Params, threshold: float, *, in_full: Sequence[bool] | bool = True
     ) -> list[float | None]:
-        """Fraction of samples that each replica classifies correctly.
+        """Return the fraction of samples that each replica classifies correctly.
 
         Args:
             params: Each `[R, ...]`.
@@ -73,7 +73,7 @@ class LazyAccuracy:
         return [right[row] / self.samples if row in set(alive) else None for row in range(replicas)]
 
     def _chunks(self) -> tuple[tuple[torch.Tensor, ...], ...]:
-        """Inputs, labels and mistake counts, cut so that a verdict reads little beyond its need.
+        """Cut inputs, labels and mistake counts so that a verdict reads little beyond its need.
 
         They are sorted anew, hardest first, at calls 1, 2, 4, 8, ...: often enough to follow the
         networks, rarely enough to cost nothing.
@@ -88,7 +88,7 @@ class LazyAccuracy:
 
 @torch.no_grad()
 def silent_everywhere(network: Network, params: Params, x: torch.Tensor) -> list[bool]:
-    """Whether some hidden ReLU layer of each replica is zero on every sample of `x` `[N, d]`.
+    """Tell whether a hidden ReLU layer of each replica is zero on every sample of `x` `[N, d]`.
 
     Only for networks whose hidden layers are known (`MLP`); False for any other.
     """

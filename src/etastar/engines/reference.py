@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def build_module(
     network: Network, seed: int, inputs: int, outputs: int, dtype: torch.dtype = torch.float32
 ) -> nn.Sequential:
-    """The network of `seed` as ordinary PyTorch layers, with the very weights of `network.init`.
+    """Build the network of `seed` from PyTorch's layers, with the very weights of `init`.
 
     Args:
         network: An `MLP`, or a variant of it with a normalisation.
@@ -58,7 +58,7 @@ def build_module(
 def make_optimizer(
     module: nn.Sequential, network: Network, recipe: Recipe, lr: float
 ) -> torch.optim.SGD:
-    """SGD with the input layer at κ·η and every other layer at η."""
+    """Return SGD with the input layer at κ·η and every other layer at η."""
     first, *rest = [layer for layer in module if isinstance(layer, nn.Linear)]
     groups = [
         {"params": list(first.parameters()), "lr": network.input_lr_ratio * lr},
@@ -71,12 +71,12 @@ def make_optimizer(
 
 
 def loss_function(recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The loss of outputs `[B, C]` and labels `[B]`, from `torch.nn.functional`."""
+    """Return the loss of outputs `[B, C]` and labels `[B]`, from `torch.nn.functional`."""
     return nn.functional.cross_entropy if recipe.loss == "cross-entropy" else half_squared_distance
 
 
 def batches(samples: int, recipe: Recipe, seed: int) -> Iterator[torch.Tensor]:
-    """Indices of one batch after another, without end, in the order of `seed`."""
+    """Yield the indices of one batch after another, without end, in the order of `seed`."""
     size = samples if recipe.batch_size == "full" else min(recipe.batch_size, samples)
     order = DataOrder(samples)
     for epoch in itertools.count():
@@ -143,13 +143,13 @@ def train_one(
 
 @torch.no_grad()
 def accuracy_of(module: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> float:
-    """Fraction of `x` `[V, d]` that is classified as `labels` `[V]`."""
+    """Return the fraction of `x` `[V, d]` that is classified as `labels` `[V]`."""
     return float((module(x).argmax(1) == labels).double().mean())
 
 
 @torch.no_grad()
 def is_dead(module: nn.Sequential, x: torch.Tensor) -> bool:
-    """Whether some ReLU layer is zero on every row of `x` `[N, d]`."""
+    """Tell whether some ReLU layer is zero on every row of `x` `[N, d]`."""
     for layer in module:
         x = layer(x)
         if isinstance(layer, nn.ReLU) and not (x != 0).any():

@@ -11,26 +11,16 @@ do not depend on the size of the stack, on what trained beside it, or on when it
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 
 from etastar.engines.backprop import make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
+from etastar.engines.record import Record
 from etastar.problem.order import DataOrder
-from etastar.problem.trial import (
-    CHECK_DEAD_AFTER,
-    LAST_LOSSES,
-    UNSTABLE,
-    Cause,
-    Outcome,
-    Recipe,
-    Start,
-    Trial,
-)
+from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Recipe, Start, Trial
 
 if TYPE_CHECKING:
     from etastar.engines.stackable import Stackable
@@ -55,21 +45,14 @@ class Stack:
         self.device, self.dtype = data.x_train.device, data.x_train.dtype
         self.samples, self.inputs = data.x_train.shape
         self.batch = batch_size(recipe, self.samples)
+        self.per_epoch = self.samples // self.batch
         self._evaluation = LazyAccuracy(network, data.x_val, data.y_val)
         self._step = make_step(network, recipe.loss, recipe.momentum)
         self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
         self._order = DataOrder(self.samples)
         self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
         self._drawn: dict[Start | int, Params] = {}
-        self.trials: list[Trial] = []
-        self.steps: list[int] = []  # taken by each replica
-        self._accuracy: list[float | None] = []
-        self._silent_since: list[int | None] = []
-        self._found_alive: list[int] = []  # checks for death that found life
-        self._first_loss: list[float | None] = []
-        self._peak_loss: list[float] = []
-        self._last_losses: list[deque[float]] = []
-        self._touched: list[tuple[int, float] | None] = []  # runs to the end: step, accuracy
+        self.runs: list[Record] = []
         self.params: Params = []
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
@@ -80,8 +63,7 @@ class Stack:
         Returns:
             Row → outcome of the replicas that this decided; they stay until dropped.
         """
-        steps = self._steps_to_next_checkpoint()
-        losses, silent = self._round(steps)
+        losses, silent = self._round(self._steps_to_next_checkpoint())
         return self._settle(losses, silent)
 
     def admit(self, trials: list[Trial]) -> None:
@@ -89,24 +71,12 @@ class Stack:
         drawn = [self._draw(trial.start) for trial in trials]
         fresh = [torch.cat(tensors) for tensors in zip(*drawn, strict=True)]
         rates = torch.tensor([trial.lr for trial in trials], dtype=self.dtype, device=self.device)
-        if self.trials:
+        still = [torch.zeros_like(p) for p in fresh] if self.recipe.momentum else []
+        if self.runs:
             fresh = [torch.cat(pair) for pair in zip(self.params, fresh, strict=True)]
-            rates = torch.cat([self.lr, rates])
-        self.params, self.lr = fresh, rates
-        if self.recipe.momentum:
-            zeros = [torch.zeros_like(p) for p in self.params]
-            for new, old in zip(zeros, self.velocity, strict=False):
-                new[: old.shape[0]] = old
-            self.velocity = zeros
-        self.trials += trials
-        self.steps += [0] * len(trials)
-        self._accuracy += [None] * len(trials)
-        self._silent_since += [None] * len(trials)
-        self._found_alive += [0] * len(trials)
-        self._first_loss += [None] * len(trials)
-        self._peak_loss += [0.0] * len(trials)
-        self._last_losses += [deque(maxlen=LAST_LOSSES) for _ in trials]
-        self._touched += [None] * len(trials)
+            still = [torch.cat(pair) for pair in zip(self.velocity, still, strict=True)]
+        self.params, self.velocity, self.lr = fresh, still, torch.cat([self.lr, rates])
+        self.runs += [Record(trial, self.recipe.criterion.max_steps) for trial in trials]
 
     def _draw(self, start: Start) -> Params:
         """Return the initial weights of a start, `[1, ...]` each; the latest few are kept.
@@ -114,111 +84,85 @@ class Stack:
         A search trains the same start at many rates, and most of them fail within a few steps: then
         drawing the network would be the larger part of the work.
         """
-        key = start if self.recipe.from_step else start.initialisation
+        recipe = self.recipe
+        key = start if recipe.from_step else start.initialisation
         if key not in self._drawn:
             while len(self._drawn) >= KEPT_DRAWS:
                 self._drawn.pop(next(iter(self._drawn)))
             self._drawn[key] = self.form.draw(start.initialisation)
-            if self.recipe.from_step:
-                self._train_to_checkpoint(start.order, self._drawn[key])
+            if recipe.from_step:
+                common = recipe.model_copy(update={"from_step": 0})
+                alone = Stack(replace(self.form, recipe=common), self.check_every)
+                alone.admit([Trial(start, recipe.from_lr or 0.0, recipe.from_step)])
+                while alone.runs[0].steps < recipe.from_step:
+                    alone.advance()
+                self._drawn[key] = alone.params
         return self._drawn[key]
-
-    def _train_to_checkpoint(self, order_seed: int, params: Params) -> None:
-        """Take the steps that all trials of a start have in common, in place."""
-        step = make_step(self.network, self.recipe.loss, self.recipe.momentum)
-        velocity = [torch.zeros_like(p) for p in params] if self.recipe.momentum else []
-        lr = torch.full((1,), self.recipe.from_lr or 0.0, dtype=self.dtype, device=self.device)
-        order = DataOrder(self.samples)
-        x, labels = self.data.x_train, self.data.y_train
-        per_epoch = self.samples // self.batch
-        for taken in range(self.recipe.from_step):
-            epoch, at = divmod(taken, per_epoch)
-            if self.batch == self.samples:
-                step(params, velocity, lr, x[None], labels[None])
-                continue
-            span = order.permutation(order_seed, epoch)[at * self.batch : (at + 1) * self.batch]
-            rows = span.to(self.device)
-            order.keep_only({(order_seed, epoch)})
-            step(params, velocity, lr, x[rows][None], labels[rows][None])
 
     def drop(self, rows: list[int]) -> None:
         """Remove replicas and close the gaps."""
         if not rows:
             return
-        gone = set(rows)
-        kept = [row for row in range(len(self.trials)) if row not in gone]
+        kept = [row for row in range(len(self.runs)) if row not in set(rows)]
         index = torch.tensor(kept, dtype=torch.int64, device=self.device)
         self.params = [p[index] for p in self.params]
         self.velocity = [v[index] for v in self.velocity]
         self.lr = self.lr[index]
-        self.trials = [self.trials[row] for row in kept]
-        self.steps = [self.steps[row] for row in kept]
-        self._accuracy = [self._accuracy[row] for row in kept]
-        self._silent_since = [self._silent_since[row] for row in kept]
-        self._found_alive = [self._found_alive[row] for row in kept]
-        self._first_loss = [self._first_loss[row] for row in kept]
-        self._peak_loss = [self._peak_loss[row] for row in kept]
-        self._last_losses = [self._last_losses[row] for row in kept]
-        self._touched = [self._touched[row] for row in kept]
+        self.runs = [self.runs[row] for row in kept]
 
-    def _evaluates(self, row: int) -> bool:
+    def _evaluates(self, run: Record) -> bool:
         """Tell whether a replica is to be evaluated now."""
-        criterion, step = self.recipe.criterion, self.steps[row]
-        if self.trials[row].steps is not None:
-            return False
-        if step == criterion.max_steps:
-            return True
-        due = criterion.kind == "reach" and step % criterion.eval_every == 0
-        return due and self._touched[row] is None
-
-    def _limit(self, row: int) -> int:
-        """Return the steps after which a replica's run ends."""
-        return self.trials[row].steps or self.recipe.criterion.max_steps
+        criterion = self.recipe.criterion
+        due = criterion.kind == "reach" and run.steps % criterion.eval_every == 0
+        return run.trial.steps is None and (
+            run.steps == run.budget or (due and run.touched is None)
+        )
 
     def _steps_to_next_checkpoint(self) -> int:
-        """Steps that every replica can take before one must be evaluated or needs a new order."""
+        """Return the steps that all can take before one is evaluated or needs a new order."""
         criterion = self.recipe.criterion
         nearest = self.check_every
-        per_epoch = self.samples // self.batch
-        for row, step in enumerate(self.steps):
-            to_next_order = per_epoch - (self.recipe.from_step + step) % per_epoch
-            nearest = min(nearest, self._limit(row) - step, to_next_order)
+        for run in self.runs:
+            to_next_order = self.per_epoch - (self.recipe.from_step + run.steps) % self.per_epoch
+            nearest = min(nearest, run.limit - run.steps, to_next_order)
             if criterion.kind == "reach":
-                nearest = min(nearest, criterion.eval_every - step % criterion.eval_every)
+                nearest = min(nearest, criterion.eval_every - run.steps % criterion.eval_every)
         return nearest
 
     def _rows(self, steps: int) -> torch.Tensor:
-        """The training samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
-        per_epoch = self.samples // self.batch
-        places = [divmod(self.recipe.from_step + step, per_epoch) for step in self.steps]
-        keys = [(t.start.order, epoch) for t, (epoch, _) in zip(self.trials, places, strict=True)]
-        self._order.keep_only(set(keys))
+        """Return the samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
+        places = [divmod(self.recipe.from_step + run.steps, self.per_epoch) for run in self.runs]
+        orders = [run.trial.start.order for run in self.runs]
+        self._order.keep_only(
+            {(seed, epoch) for seed, (epoch, _) in zip(orders, places, strict=True)}
+        )
         spans = [
-            self._order.permutation(*key)[at * self.batch : (at + steps) * self.batch]
-            for key, (_, at) in zip(keys, places, strict=True)
+            self._order.permutation(seed, epoch)[at * self.batch : (at + steps) * self.batch]
+            for seed, (epoch, at) in zip(orders, places, strict=True)
         ]
-        rows = torch.stack(spans).view(len(keys), steps, self.batch).transpose(0, 1)
+        rows = torch.stack(spans).view(len(spans), steps, self.batch).transpose(0, 1)
         return rows.contiguous().to(self.device, non_blocking=True)
 
     def _round(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take `steps` steps with every replica: losses and silent flags, `[steps, R]` each."""
-        replicas = len(self.trials)
+        """Take `steps` steps with every replica; return losses and silent flags `[steps, R]`."""
+        replicas = len(self.runs)
         losses = torch.empty(steps, replicas, dtype=self.dtype, device=self.device)
         silent = torch.empty(steps, replicas, dtype=torch.bool, device=self.device)
+        full = self.batch == self.samples
         if self._batch_buffer.shape[0] != replicas:
             whole = self.data.x_train.expand(replicas, -1, -1)
             partial = (replicas, self.batch, self.inputs)
-            full = self.batch == self.samples
             self._batch_buffer = whole if full else whole.new_empty(partial)
         labels = self.data.y_train.expand(replicas, -1)
-        rows = None if self.batch == self.samples else self._rows(steps)
+        rows = None if full else self._rows(steps)
         for step in range(steps):
             if rows is not None:
                 labels = self._gather(rows[step])
             losses[step], silent[step] = self._step(
                 self.params, self.velocity, self.lr, self._batch_buffer, labels
             )
-        self.steps = [taken + steps for taken in self.steps]
+        for run in self.runs:
+            run.steps += steps
         return losses, silent
 
     def _gather(self, rows: torch.Tensor) -> torch.Tensor:
@@ -231,96 +175,59 @@ class Stack:
     def _settle(self, losses: torch.Tensor, silent: torch.Tensor) -> dict[int, Outcome]:
         """Read the round from the device and decide what can be decided: row → outcome."""
         decided: dict[int, Outcome] = {}
-        loss_rows, silent_rows = losses.double().T.tolist(), silent.T.tolist()
-        for row, (values, flags) in enumerate(zip(loss_rows, silent_rows, strict=True)):
-            taken = self.steps[row] - len(values)
+        columns = zip(losses.double().T.tolist(), silent.T.tolist(), strict=True)
+        for row, (run, (values, flags)) in enumerate(zip(self.runs, columns, strict=True)):
+            taken = run.steps - len(values)
             for step, (value, is_silent) in enumerate(zip(values, flags, strict=True), taken + 1):
                 if not math.isfinite(value):
-                    decided[row] = Outcome("diverged", step, self._accuracy[row])
+                    decided[row] = Outcome("diverged", step, run.metric)
                     break
-                self._record(row, step, value, is_silent)
-        self._evaluate([row for row in range(len(self.trials)) if row not in decided], decided)
+                run.note(step, value, is_silent)
+        self._evaluate(decided)
         self._bury(decided)
-        short = []
-        for row, step in enumerate(self.steps):
-            if row not in decided and step == self._limit(row):
-                if self.trials[row].steps is not None:
-                    decided[row] = Outcome("partial", step)
-                elif self._touched[row] is None:
-                    short.append(row)
-        self._end_short(short, decided)
-        return {row: self._told(row, outcome) for row, outcome in decided.items()}
+        self._end(decided)
+        return {row: self.runs[row].told(outcome) for row, outcome in decided.items()}
 
-    def _end_short(self, rows: list[int], decided: dict[int, Outcome]) -> None:
-        """Decide the replicas whose budget was spent below the threshold, with the cause."""
-        if not rows:
-            return
-        constant = one_class(self.network, [p[rows] for p in self.params], self.data.x_val)
-        for row, one in zip(rows, constant, strict=True):
-            accuracy, first = self._accuracy[row], self._first_loss[row] or 0.0
-            slow = self._peak_loss[row] <= UNSTABLE * first and (accuracy or 0.0) > self._constant
-            collapsed = one or not fmean(self._last_losses[row]) < first
-            cause: Cause = "collapsed" if collapsed else "slow"
-            step = self.recipe.criterion.max_steps
-            decided[row] = Outcome("short", step, accuracy, slow=slow, cause=cause)
-
-    def _told(self, row: int, outcome: Outcome) -> Outcome:
-        """Return the outcome with the training losses, as a run to the end tells it."""
-        told = replace(outcome, first_loss=self._first_loss[row])
-        if outcome.kind != "dead" and outcome.given_up is None and self._last_losses[row]:
-            told = replace(told, last_loss=fmean(self._last_losses[row]))
-        if not self.trials[row].to_end:
-            return told
-        held, touched = outcome.kind == "trained", self._touched[row]
-        if touched is None:
-            return replace(told, held=held)
-        step, accuracy = touched
-        spent = held or outcome.kind == "short"
-        return replace(
-            told,
-            kind="trained",
-            step=step,
-            metric=accuracy,
-            score=accuracy,
-            slow=False,
-            cause=None,
-            held=held,
-            given_up=None if spent else outcome.step,
-        )
-
-    def _record(self, row: int, step: int, loss: float, is_silent: bool) -> None:
-        """Keep what one step tells of a replica's health."""
-        if self._first_loss[row] is None:
-            self._first_loss[row] = loss
-        self._peak_loss[row] = max(self._peak_loss[row], loss)
-        self._last_losses[row].append(loss)
-        if not is_silent:
-            self._silent_since[row] = None
-        elif self._silent_since[row] is None:
-            self._silent_since[row] = step
-
-    def _evaluate(self, rows: list[int], decided: dict[int, Outcome]) -> None:
+    def _evaluate(self, decided: dict[int, Outcome]) -> None:
         """Evaluate the replicas whose step count asks for it."""
-        rows = [row for row in rows if self._evaluates(row)]
+        rows = [r for r, run in enumerate(self.runs) if r not in decided and self._evaluates(run)]
         if not rows:
             return
         threshold = self.recipe.criterion.threshold
         params = [p[rows] for p in self.params]
         finite = torch.stack([p.isfinite().flatten(1).all(1) for p in params]).all(0).tolist()
-        last = [self.steps[row] == self.recipe.criterion.max_steps for row in rows]
+        last = [self.runs[row].steps == self.runs[row].budget for row in rows]
         found = self._evaluation(params, threshold, in_full=last)
-        for row, accuracy, healthy in zip(rows, found, finite, strict=True):
+        for row, accuracy, healthy, ends in zip(rows, found, finite, last, strict=True):
+            run = self.runs[row]
             if not healthy:
-                decided[row] = Outcome("diverged", self.steps[row], self._accuracy[row])
+                decided[row] = Outcome("diverged", run.steps, run.metric)
             elif accuracy is not None:
-                self._accuracy[row] = accuracy
-                ends = self.steps[row] == self.recipe.criterion.max_steps
-                if accuracy >= threshold and self.trials[row].to_end and not ends:
-                    self._touched[row] = self.steps[row], accuracy
+                run.metric = accuracy
+                trained = Outcome("trained", run.steps, accuracy)
+                if accuracy >= threshold and run.trial.to_end and not ends:
+                    run.touched = trained
                 elif accuracy >= threshold:
-                    decided[row] = Outcome("trained", self.steps[row], accuracy)
-                elif self._touched[row] is not None and ends:
-                    decided[row] = Outcome("short", self.steps[row], accuracy)
+                    decided[row] = trained
+                elif run.touched is not None and ends:
+                    decided[row] = Outcome("short", run.steps, accuracy)
+
+    def _end(self, decided: dict[int, Outcome]) -> None:
+        """Decide the replicas that have come to their end, with the cause if that is `short`."""
+        short = []
+        for row, run in enumerate(self.runs):
+            if row not in decided and run.steps == run.limit:
+                if run.trial.steps is not None:
+                    decided[row] = Outcome("partial", run.steps)
+                elif run.touched is None:
+                    short.append(row)
+        if not short:
+            return
+        constant = one_class(self.network, [p[short] for p in self.params], self.data.x_val)
+        for row, one in zip(short, constant, strict=True):
+            run = self.runs[row]
+            learned = run.learned() and not one
+            decided[row] = run.short(run.metric, run.metric, self._constant, learned)
 
     def _bury(self, decided: dict[int, Outcome]) -> None:
         """Decide the replicas that are dead: those silent long enough, checked on all the data.
@@ -332,41 +239,38 @@ class Stack:
         """
         if self.form.deaths == "ignored":
             return
-        suspects = []
-        for row, since in enumerate(self._silent_since):
-            outcome = decided.get(row)
+        suspects: dict[int, int] = {}  # row → since which step it is silent
+        for row, run in enumerate(self.runs):
+            outcome, since = decided.get(row), run.silent_since
             if since is None or (outcome and outcome.kind == "trained"):
                 continue
-            if self.form.deaths == "given up" and self.trials[row].steps is not None:
+            if self.form.deaths == "given up" and run.trial.steps is not None:
                 continue  # a partial run goes to its end, as in the loop
+            needed = self._patience + (CHECK_DEAD_AFTER << run.alive)
             if outcome:
-                silence, needed = outcome.step - since, CHECK_DEAD_AFTER
-            elif self.steps[row] == self._limit(row):
-                silence = needed = 0
-            else:
-                silence = self.steps[row] - since
-                needed = self._patience + (CHECK_DEAD_AFTER << self._found_alive[row])
-            if silence >= needed:
-                suspects.append(row)
+                needed = CHECK_DEAD_AFTER
+            elif run.steps == run.limit:
+                needed = 0
+            if (outcome.step if outcome else run.steps) - since >= needed:
+                suspects[row] = since
         if not suspects:
             return
-        params = [p[suspects] for p in self.params]
+        params = [p[list(suspects)] for p in self.params]
         dead = silent_everywhere(self.network, params, self.data.x_train)
-        for row, is_dead in zip(suspects, dead, strict=True):
-            since = self._silent_since[row]
-            if not is_dead or since is None:
-                self._found_alive[row] += 1
+        for (row, since), is_dead in zip(suspects.items(), dead, strict=True):
+            run = self.runs[row]
+            if not is_dead:
+                run.alive += 1
             elif self.form.deaths == "said":
-                decided[row] = Outcome("dead", since, self._accuracy[row])
+                decided[row] = Outcome("dead", since, run.metric)
             elif row not in decided:
-                budget, taken = self.recipe.criterion.max_steps, self.steps[row]
                 decided[row] = Outcome(
-                    "short", budget, self._accuracy[row], given_up=taken, cause="collapsed"
+                    "short", run.budget, run.metric, given_up=run.steps, cause="collapsed"
                 )
 
     @property
     def _patience(self) -> int:
-        """Steps of silence that momentum adds before a replica may be called dead.
+        """Return the steps of silence that momentum adds before a replica may be called dead.
 
         None for plain SGD, where silence is absorbing. Momentum still moves the weights of a silent
         replica; after this many steps what is left of it is below the rounding of float32.
@@ -376,7 +280,7 @@ class Stack:
 
 
 def batch_size(recipe: Recipe, samples: int) -> int:
-    """Samples per step: the recipe's, or all of them if it says so or there are no more."""
+    """Return the samples per step: the recipe's, or all if it says so or has no fewer."""
     if recipe.batch_size == "full":
         return samples
     return min(recipe.batch_size, samples)

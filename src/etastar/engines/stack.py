@@ -11,7 +11,6 @@ GPU there is one stack.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -63,8 +62,8 @@ class StackEngine(Engine):
         form = stackable(problem)
         return form if isinstance(form, str) else None
 
-    def plan(self, problem: Problem) -> Plan:
-        """Plan the stacks of a problem: see `Plan`.
+    def plan(self, problem: Problem) -> Crew:
+        """Plan the stacks of a problem.
 
         Args:
             problem: What is to be trained.
@@ -75,19 +74,7 @@ class StackEngine(Engine):
         form = stackable(problem)
         if isinstance(form, str):
             raise ConfigError(f"the stack cannot train this: {form}.")
-        device = problem.origin.device
-        on_cpu = device.type == "cpu"
-        needed = bytes_per_replica(form)
-        wanted = (self.wanted_threads or torch.get_num_threads()) if on_cpu else 1
-        threads = stacks_that_fit(needed, device, wanted)
-        slots = self.wanted_slots or replicas_that_fit(needed, device, threads)
-        return Plan(
-            form,
-            threads=threads,
-            slots=slots,
-            check_every=self.wanted_check or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU),
-            useful=threads if on_cpu else min(slots, WIDE_ON_GPU),
-        )
+        return Crew(self, form)
 
     def run(self, problem: Problem, queue: Queue) -> None:
         """See `Engine`.
@@ -96,36 +83,7 @@ class StackEngine(Engine):
             ConfigError: As for `plan`.
             KeyboardInterrupt: On Ctrl-C, after the current rounds.
         """
-        plan = self.plan(problem)
-        self.threads = plan.threads
-        crew = _Crew(self, plan, queue)
-        with use_threads(1):
-            others = [threading.Thread(target=crew.work, args=(i,)) for i in range(1, plan.threads)]
-            for thread in others:
-                thread.start()
-            crew.work(0)
-            for thread in others:
-                thread.join()
-        crew.raise_failure()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many replicas train at once.
-
-    Attributes:
-        form: What is trained.
-        threads: Stacks.
-        slots: Replicas in each.
-        check_every: Most steps between looks at the device.
-        useful: Replicas below which adding one costs next to nothing: a thread each, many on a GPU.
-    """
-
-    form: Stackable
-    threads: int
-    slots: int
-    check_every: int
-    useful: int
+        self.plan(problem).train(queue)
 
 
 def bytes_per_replica(form: Stackable) -> int:
@@ -152,73 +110,96 @@ def bytes_per_replica(form: Stackable) -> int:
     return itemsize * (copies * parameters + activations) + 8 * samples
 
 
-class _Crew:
+class Crew:
     """The threads of one run: each has a stack of its own, all share the queue.
 
     Whichever thread looks for work takes all that the queue has and deals it out, each trial to the
     thread with the fewest. A thread without work waits for an outcome that may bring some.
+
+    Args:
+        engine: Whose wishes are met.
+        form: What is trained.
+
+    Attributes:
+        threads: Stacks.
+        slots: Replicas in each.
+        check_every: Most steps between looks at the device.
+        useful: Replicas below which adding one costs next to nothing: a thread each, many on a GPU.
+
+    Raises:
+        ConfigError: Not even one replica fits in memory.
     """
 
-    def __init__(self, engine: StackEngine, plan: Plan, queue: Queue) -> None:
-        self._engine, self._plan, self._queue = engine, plan, queue
+    def __init__(self, engine: StackEngine, form: Stackable) -> None:
+        device = form.data.x_train.device
+        on_cpu, needed = device.type == "cpu", bytes_per_replica(form)
+        wanted = (engine.wanted_threads or torch.get_num_threads()) if on_cpu else 1
+        self.engine, self.form = engine, form
+        self.threads = stacks_that_fit(needed, device, wanted)
+        self.slots = engine.wanted_slots or replicas_that_fit(needed, device, self.threads)
+        self.check_every = engine.wanted_check or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU)
+        self.useful = self.threads if on_cpu else min(self.slots, WIDE_ON_GPU)
         self._changed = threading.Condition()
-        self._dealt: list[list[Trial]] = [[] for _ in range(plan.threads)]
-        self._loads = [0] * plan.threads  # trials dealt to or training in each thread
+        self._dealt: list[list[Trial]] = [[] for _ in range(self.threads)]
+        self._loads = [0] * self.threads  # trials dealt to or training in each thread
         self._stopped = False
         self._failure: BaseException | None = None
 
-    def work(self, me: int = 0) -> None:
-        """Train, as thread number `me`, until nothing is left to do or another thread failed."""
+    def train(self, queue: Queue) -> None:
+        """Train until nothing is left to do, or a thread failed: then raise what it raised."""
+        self.engine.threads = self.threads
+        others = [
+            threading.Thread(target=self._work, args=(i, queue)) for i in range(1, self.threads)
+        ]
+        with use_threads(1):
+            for thread in others:
+                thread.start()
+            self._work(0, queue)
+            for thread in others:
+                thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self, me: int, queue: Queue) -> None:
         try:
-            stack = Stack(self._plan.form, self._plan.check_every)
-            while self._refill(me, stack):
-                taken = sum(stack.steps)
+            stack = Stack(self.form, self.check_every)
+            while self._refill(me, stack, queue):
+                before = sum(run.steps for run in stack.runs)
                 decided = stack.advance()
                 with self._changed:
-                    self._engine.steps_taken += sum(stack.steps) - taken
+                    self.engine.steps_taken += sum(run.steps for run in stack.runs) - before
                     self._loads[me] -= len(decided)
                     for row, outcome in decided.items():
-                        self._queue.put(stack.trials[row], outcome)
+                        queue.put(stack.runs[row].trial, outcome)
                     self._changed.notify_all()
                 stack.drop(list(decided))
         except BaseException as failure:
             self._failure = self._failure or failure
         finally:
-            self.stop()
+            with self._changed:  # every thread returns after its current round
+                self._stopped = True
+                self._changed.notify_all()
 
-    def stop(self) -> None:
-        """Make every thread return after its current round."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-    def raise_failure(self) -> None:
-        """Raise what ended the run early, if anything did."""
-        if self._failure is not None:
-            raise self._failure
-
-    def _refill(self, me: int, stack: Stack) -> bool:
+    def _refill(self, me: int, stack: Stack, queue: Queue) -> bool:
         """Drop what is no longer wanted and admit what was dealt; False when the run is over."""
         with self._changed:
-            stack.drop([r for r, trial in enumerate(stack.trials) if not self._queue.wanted(trial)])
-            self._loads[me] = len(stack.trials) + len(self._dealt[me])
-            while True:
-                if self._stopped:
-                    return False
-                self._deal()
-                if self._loads[me]:
-                    fresh, self._dealt[me] = self._dealt[me], []
+            stack.drop([r for r, run in enumerate(stack.runs) if not queue.wanted(run.trial)])
+            self._loads[me] = len(stack.runs) + len(self._dealt[me])
+            while not self._stopped:
+                self._deal(queue)
+                if self._loads[me] or not any(self._loads):
                     break
-                if not any(self._loads):
-                    return False
                 self._changed.wait()
+            fresh, self._dealt[me] = self._dealt[me], []
+            if self._stopped or not self._loads[me]:
+                return False
         if fresh:
             stack.admit(fresh)
         return True
 
-    def _deal(self) -> None:
-        room = self._plan.slots * self._plan.threads - sum(self._loads)
-        for trial in self._queue.take(room, self._plan.useful):
+    def _deal(self, queue: Queue) -> None:
+        room = self.slots * self.threads - sum(self._loads)
+        for trial in queue.take(room, self.useful):
             idlest = self._loads.index(min(self._loads))
             self._dealt[idlest].append(trial)
             self._loads[idlest] += 1

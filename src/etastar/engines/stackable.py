@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from etastar.problem.problem import Problem
 
 Layer = TypeVar("Layer", bound=nn.Module)
-UNKNOWN = "the stack knows an nn.Sequential of Linear, ReLU (and LayerNorm) of constant width only"
+NOT_PLAIN = ("nesterov", "weight_decay", "maximize", "dampening", "differentiable")
+"""Options of SGD that the stack does not know."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +63,27 @@ def stackable(problem: Problem) -> Stackable | str:
         data = _dataset(problem, origin.outputs)
         return Stackable(origin.network, data, problem.recipe, origin.draw, "said")
     model = origin.copy(0)
-    optimizer = problem.optimizer.build(origin.copy(0), 1.0)
-    loss = _loss(problem.objective)
+    optimizer = problem.optimizer.build(model, 1.0)
     refused = (
         hooks.on_gradients(model)
         or problem.optimizer.besides_rates(lambda: origin.copy(0))
-        or (loss if loss not in ("cross-entropy", "mse") else None)
-        or _refused_model(model)
-        or _refused_optimizer(optimizer)
+        or _refused(problem.objective, model, optimizer)
+        or _refused_data(problem, model)
     )
     if refused:
         return refused
-    linear = _of(model, nn.Linear)
-    ratios = _ratios(model, problem)
-    if ratios is None:
-        return "the stack trains the input layer at κ times lr and every other layer at lr"
-    if refused := _refused_data(problem, model):
-        return refused
+    linear, loss = _of(model, nn.Linear), _loss(problem.objective)
+    assert loss is not None
     assert isinstance(problem.train, TensorBatches)
     kind = LayerNormMLP if _of(model, nn.LayerNorm) else MLP
     network = kind(
         width=linear[0].out_features,
         depth=len(linear) - 1,
         biases=linear[0].bias is not None,
-        input_lr_ratio=ratios,
+        input_lr_ratio=float(min(_rates(optimizer, linear[:1]))),
     )
     recipe = Recipe(
-        loss=loss,  # type: ignore[arg-type]
+        loss=loss,
         momentum=float(optimizer.param_groups[0]["momentum"]),
         batch_size=problem.train.batch,
         criterion=Criterion(
@@ -134,8 +129,8 @@ def _of(model: nn.Module, kind: type[Layer]) -> list[Layer]:
     return [module for module in model.modules() if type(module) is kind]
 
 
-def _loss(objective: Objective) -> Loss | str:
-    """Return the loss's name, or why the stack does not know the objective."""
+def _loss(objective: Objective) -> Loss | None:
+    """Return the loss's name; None if the stack does not know it."""
     loss = objective.loss_fn
     plain = type(loss) is nn.CrossEntropyLoss and (
         loss.weight is None
@@ -143,79 +138,73 @@ def _loss(objective: Objective) -> Loss | str:
         and loss.reduction == "mean"
         and loss.ignore_index < 0
     )
-    if objective.step_fn is not None:
-        return "the stack knows no step_fn"
-    if objective.metric != "accuracy" or not 0 < objective.threshold <= 1:
-        return "the stack evaluates accuracy only"
-    if not objective.higher_is_better:
-        return "the stack's accuracy is better when higher"
     if loss is half_squared_distance:
         return "mse"
-    if loss is not nn.functional.cross_entropy and not plain:
-        return "the stack knows plain cross_entropy, and ½ · squared distance, only"
-    return "cross-entropy"
+    return "cross-entropy" if plain or loss is nn.functional.cross_entropy else None
 
 
-def _refused_model(model: nn.Module) -> str | None:
-    """The model must be Linear, (LayerNorm,) ReLU, ..., Linear of constant width."""
-    if type(model) is not nn.Sequential or _has_hooks(model):
-        return UNKNOWN
-    parts = list(model)
-    if parts and _flattens(parts[0]):
-        parts = parts[1:]
-    if len(parts) < 3 or any(map(_has_hooks, parts)):
-        return UNKNOWN
-    linear, norms = _of(model, nn.Linear), _of(model, nn.LayerNorm)
-    period = [nn.Linear, nn.LayerNorm, nn.ReLU] if norms else [nn.Linear, nn.ReLU]
-    if [type(p) for p in parts] != period * (len(linear) - 1) + [nn.Linear]:
-        return UNKNOWN
-    chained = all(a.out_features == b.in_features for a, b in itertools.pairwise(linear))
-    constant = len({layer.out_features for layer in linear[:-1]}) == 1
-    same_biases = len({layer.bias is None for layer in linear}) == 1
-    distinct = len({id(layer) for layer in parts}) == len(parts)
-    if not (chained and constant and same_biases and distinct):
-        return UNKNOWN
-    if any(n.elementwise_affine or n.eps != EPSILON or len(n.normalized_shape) > 1 for n in norms):
-        return "the stack knows LayerNorm without gain and offset only"
+def _rates(optimizer: torch.optim.Optimizer, layers: Iterable[nn.Module]) -> set[float]:
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    return {rates.get(id(p), 0.0) for layer in layers for p in layer.parameters()}
+
+
+def _refused(
+    objective: Objective, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> str | None:
+    """Say what the stack does not know about a step; None if it knows all."""
+    groups, linear = optimizer.param_groups, _of(model, nn.Linear)
+    norms = _of(model, nn.LayerNorm)
+    accuracy = objective.metric == "accuracy" and 0 < objective.threshold <= 1
+    one_momentum = len({group.get("momentum") for group in groups}) == 1
+    plain = not any(group.get(name) for group in groups for name in NOT_PLAIN)
+    known = _is_known(model, linear, bool(norms))
+    no_gain = not any(
+        n.elementwise_affine or n.eps != EPSILON or len(n.normalized_shape) > 1 for n in norms
+    )
     trainable = all(p.requires_grad for p in model.parameters())
-    return None if trainable else "the stack trains every parameter"
+    by_kappa = len(_rates(optimizer, linear[:1])) == 1 and _rates(optimizer, linear[1:]) == {1.0}
+    conditions = {
+        "knows no step_fn": objective.step_fn is None,
+        "evaluates accuracy only": accuracy,
+        "calls an accuracy better when higher": objective.higher_is_better,
+        "knows plain cross_entropy, and ½ · squared distance, only": _loss(objective) is not None,
+        "knows an nn.Sequential of Linear, ReLU (and LayerNorm) of constant width only": known,
+        "knows LayerNorm without gain and offset only": no_gain,
+        "trains every parameter": trainable,
+        "knows torch.optim.SGD only": type(optimizer) is torch.optim.SGD,
+        "knows plain SGD and heavy-ball momentum only": plain,
+        "knows one momentum for all parameter groups only": one_momentum,
+        "starts with a fresh optimizer": not optimizer.state,
+        "trains the input layer at κ times lr and every other layer at lr": by_kappa,
+    }
+    return next((f"the stack {does}" for does, holds in conditions.items() if not holds), None)
 
 
-def _flattens(module: nn.Module) -> bool:
-    return type(module) is nn.Flatten and module.start_dim == 1 and module.end_dim == -1
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or getattr(module, "parametrizations", None)
+def _is_known(model: nn.Module, linear: list[nn.Linear], normed: bool) -> bool:
+    """Tell whether a model is Linear, (LayerNorm,) ReLU, ..., Linear of constant width."""
+    if type(model) is not nn.Sequential or any(map(_changed, (model, *model))):
+        return False
+    parts = list(model)[_flattens(model) :]
+    period = [nn.Linear, nn.LayerNorm, nn.ReLU] if normed else [nn.Linear, nn.ReLU]
+    return (
+        len(parts) >= 3
+        and [type(p) for p in parts] == period * (len(linear) - 1) + [nn.Linear]
+        and all(a.out_features == b.in_features for a, b in itertools.pairwise(linear))
+        and len({layer.out_features for layer in linear[:-1]}) == 1
+        and len({layer.bias is None for layer in linear}) == 1
+        and len({id(layer) for layer in parts}) == len(parts)
     )
 
 
-def _refused_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
-    if type(optimizer) is not torch.optim.SGD:
-        return "the stack knows torch.optim.SGD only"
-    groups = optimizer.param_groups
-    if any(
-        g["nesterov"] or g["weight_decay"] or g["maximize"] or g["dampening"] or g["differentiable"]
-        for g in groups
-    ):
-        return "the stack knows plain SGD and heavy-ball momentum only"
-    if len({group["momentum"] for group in groups}) > 1:
-        return "the stack knows one momentum for all parameter groups only"
-    return "the stack starts with a fresh optimizer" if optimizer.state else None
+def _flattens(model: nn.Module) -> bool:
+    """Tell whether a model begins with a layer that makes its inputs `[N, d]`."""
+    first = next(model.children(), None)
+    return type(first) is nn.Flatten and first.start_dim == 1 and first.end_dim == -1
 
 
-def _ratios(model: nn.Module, problem: Problem) -> float | None:
-    """Return κ, the rate of the input layer over lr; None if the other rates are not lr itself."""
-    optimizer = problem.optimizer.build(model, 1.0)
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    layers = [{rates[id(p)] for p in layer.parameters()} for layer in _of(model, nn.Linear)]
-    first, rest = layers[0], set().union(*layers[1:])
-    return float(next(iter(first))) if len(first) == 1 and rest == {1.0} else None
+def _changed(module: nn.Module) -> bool:
+    """Tell whether a module does more than its class, by hooks or a parametrisation."""
+    return hooks.has(module, (*hooks.FORWARD_HOOKS, *hooks.BACKWARD_HOOKS, "parametrizations"))
 
 
 def _refused_data(problem: Problem, model: nn.Module) -> str | None:
@@ -225,8 +214,7 @@ def _refused_data(problem: Problem, model: nn.Module) -> str | None:
         if not isinstance(batches, TensorBatches) or len(batches.parts) != 2:
             return "the stack trains on tensors (inputs, targets) only"
         x, y = batches.parts
-        flattens = _flattens(next(iter(model.children())))
-        if x.dtype != dtype or (x.ndim != 2 and not flattens):
+        if x.dtype != dtype or (x.ndim != 2 and not _flattens(model)):
             return "the stack trains on inputs [N, d] of the model's type only"
         if y.dtype != torch.int64 or y.ndim != 1 or not 0 <= int(y.min()) <= int(y.max()) < classes:
             return "the stack trains on class indices [N] only"

@@ -11,11 +11,10 @@ one buffer for every batch.
 from __future__ import annotations
 
 import copy
-import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Any
 
@@ -27,8 +26,11 @@ from etastar.errors import EtaStarError, ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import copied, equal, nbytes
 from etastar.problem.order import DataOrder
-from etastar.problem.preserve import generators_of, seed_generator, untouched
-from etastar.problem.streams import Stream, exclusive, mixed
+from etastar.problem.preserve import generators_of, untouched
+from etastar.problem.streams import Stream, mixed, seed_generator
+
+END = object()
+Array = torch.Tensor | np.ndarray
 
 SHARE = 0.25
 """Of the free memory that batches read from a loader may fill."""
@@ -49,15 +51,15 @@ class Batches(ABC):
 
     @abstractmethod
     def stream(self, seed: int) -> Iterator[Any]:
-        """Batch after batch, epoch after epoch, without end; a pure function of the seed."""
+        """Yield batch after batch, epoch after epoch, without end; a pure function of the seed."""
 
     @abstractmethod
     def once(self) -> Iterable[Any]:
-        """One fixed pass, for evaluation."""
+        """Yield one fixed pass, for evaluation."""
 
     @abstractmethod
     def varies(self, one: int, other: int) -> bool:
-        """Whether two seeds see different data, or the same in different order."""
+        """Tell whether two seeds see different data, or the same in different order."""
 
 
 class TensorBatches(Batches):
@@ -78,7 +80,7 @@ class TensorBatches(Batches):
         self.steps_per_epoch = self.samples // self.batch
 
     def rows(self, seed: int) -> Iterator[torch.Tensor]:
-        """The samples of batch after batch, int64 `[B]` each."""
+        """Yield the samples of batch after batch, int64 `[B]` each."""
         order = DataOrder(self.samples)
         whole = torch.arange(self.samples)
         for epoch in count():
@@ -90,7 +92,7 @@ class TensorBatches(Batches):
             yield from torch.split(permutation[: self.steps_per_epoch * self.batch], self.batch)
 
     def take(self, rows: torch.Tensor) -> Any:
-        """The samples `rows`, of any shape, as one batch."""
+        """Return the samples `rows`, of any shape, as one batch."""
         rows = rows.to(self.parts[0].device)
         taken = tuple(part[rows] for part in self.parts)
         return taken if isinstance(self.data, tuple) else taken[0]
@@ -134,12 +136,15 @@ class LoaderBatches(Batches):
             loader = copy.copy(loader)
             vars(loader)["_iterator"] = None  # persistent workers stay with the user's loader
         self.loader, self.what = loader, what
-        self.fixed = isinstance(loader, list) or _holds_tensors(loader)
+        self.fixed = isinstance(loader, list) or (
+            type(loader) is DataLoader
+            and type(loader.dataset) is TensorDataset
+            and loader.collate_fn is default_collate
+            and not loader.drop_last
+        )
         self._budget = int(SHARE * free_bytes(torch.device("cpu")))
-        self._kept: OrderedDict[tuple[int, int], list[Any]] = OrderedDict()
-        self._sizes: dict[tuple[int, int], int] = {}
+        self._kept: OrderedDict[tuple[int, int], tuple[list[Any], int]] = OrderedDict()
         self._first: dict[tuple[int, int], Any] = {}
-        self._lock = threading.Lock()
         self.streaming = False
         """Whether an epoch does not fit into its share of the memory."""
         self.steps_per_epoch = sum(1 for _ in self._epoch(0, 0))
@@ -151,38 +156,23 @@ class LoaderBatches(Batches):
 
     def once(self) -> Iterable[Any]:
         """See `Batches`: the first epoch of seed 0."""
-        if not self.streaming:
-            yield from self._epoch(0, 0)
-            return
-        with untouched(self.loader):  # an epoch in progress keeps its place
+        # an epoch in progress keeps its place
+        with untouched(self.loader) if self.streaming else nullcontext():
             yield from self._epoch(0, 0)
 
     def varies(self, one: int, other: int) -> bool:
         """See `Batches`; judged by the first two batches."""
-        if one == other:
-            return False
-        for a, b, _ in zip(self.stream(one), self.stream(other), range(2), strict=False):
-            if not equal(a, b):
-                return True
-        return False
+        firsts = zip(self.stream(one), self.stream(other), range(2), strict=False)
+        return one != other and not all(equal(a, b) for a, b, _ in firsts)
 
     def _epoch(self, seed: int, epoch: int) -> Iterable[Any]:
-        """The batches of one epoch: kept ones, else read."""
+        """Return the batches of one epoch: kept ones, else read."""
         key = (seed, epoch)
-        kept = self._found(key)
-        if kept is None:
-            with exclusive():  # one thread reads, the others find what it kept
-                kept = self._found(key)
-                if kept is None and not self.streaming:
-                    kept = self._keep(key)
-        return map(copied, self._read(key) if kept is None else kept)
-
-    def _found(self, key: tuple[int, int]) -> list[Any] | None:
-        """The batches of an epoch if they are kept."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        elif not self.streaming:
+            self._keep(key)
+        return map(copied, self._kept[key][0] if key in self._kept else self._read(key))
 
     def _read(self, key: tuple[int, int]) -> Iterator[Any]:
         """Read one epoch, under streams of its own."""
@@ -195,10 +185,9 @@ class LoaderBatches(Batches):
         while True:
             doing = f"{self.what}: reading batch {length} of epoch {key[1]}"
             with stream.active(), reading(self.loader, doing):
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    break
+                batch = next(batches, END)
+            if batch is END:
+                break
             if length == 0:
                 self._check_repeats(key, batch)
             length += 1
@@ -210,8 +199,8 @@ class LoaderBatches(Batches):
                 "list of batches or a Dataset."
             )
 
-    def _keep(self, key: tuple[int, int]) -> list[Any] | None:
-        """Read one epoch and keep it; None if it does not fit."""
+    def _keep(self, key: tuple[int, int]) -> None:
+        """Read one epoch and keep it; if it does not fit, no epoch is kept from now on."""
         read, size = [], 0
         refills = not isinstance(self.loader, list)  # maybe, one buffer for every batch
         for batch in self._read(key):
@@ -219,17 +208,14 @@ class LoaderBatches(Batches):
             size += nbytes(batch)
             if size > self._budget:
                 self.streaming = True
-                with self._lock:
-                    self._kept.clear()
-                return None
-        with self._lock:
-            self._kept[key], self._sizes[key] = read, size
-            while sum(self._sizes[k] for k in self._kept) > self._budget:
-                self._kept.popitem(last=False)
-        return read
+                self._kept.clear()
+                return
+        self._kept[key] = read, size
+        while sum(size for _, size in self._kept.values()) > self._budget:
+            self._kept.popitem(last=False)
 
     def _check_repeats(self, key: tuple[int, int], batch: Any) -> None:
-        """Every rate must see the same data: compare with the first batch read for this epoch."""
+        """Raise if an epoch begins otherwise than before: every rate must see the same data."""
         if key not in self._first:
             self._first[key] = copied(batch)
         elif not equal(self._first[key], batch):
@@ -242,7 +228,7 @@ class LoaderBatches(Batches):
 
 @contextmanager
 def reading(source: Any, doing: str) -> Iterator[None]:
-    """What the user's data raise inside is said with what was read.
+    """Raise what the user's data raise inside as an error that says what was read.
 
     Args:
         source: The data.
@@ -266,18 +252,8 @@ def reading(source: Any, doing: str) -> Iterator[None]:
         ) from error
 
 
-def _holds_tensors(loader: Any) -> bool:
-    """Whether a loader reads plain tensors and changes nothing about them."""
-    return (
-        type(loader) is DataLoader
-        and type(loader.dataset) is TensorDataset
-        and loader.collate_fn is default_collate
-        and not loader.drop_last
-    )
-
-
 def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> Batches:
-    """Batches from tensors, a `Dataset`, a `DataLoader` or any iterable of batches.
+    """Return batches from tensors, a `Dataset`, a `DataLoader` or any iterable of batches.
 
     Args:
         data: See `etastar.maximal_lr`.
@@ -331,27 +307,24 @@ def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> B
 
 
 def _all(batches: Iterator[Any], what: str) -> list[Any]:
-    """Everything that an iterator has."""
+    """Return everything that an iterator has."""
     read: list[Any] = []
-    while True:
+    while not read or read[-1] is not END:
         with reading(batches, f"{what}: reading batch {len(read)}"):
-            try:
-                read.append(copied(next(batches)))  # they may all be one buffer, refilled
-            except StopIteration:
-                return read
+            batch = next(batches, END)
+        read.append(batch if batch is END else copied(batch))  # it may be one buffer, refilled
+    return read[:-1]
 
 
-def _as_tensors(data: Any) -> torch.Tensor | tuple[torch.Tensor, ...] | None:
-    """Tensors, if `data` is a tensor, an array, or a tuple or pair of them; else None."""
-
-    def is_array(part: Any) -> bool:
-        return isinstance(part, torch.Tensor | np.ndarray)
-
-    if is_array(data):
+def _as_tensors(data: Any) -> Any:
+    """Return a tensor or an array as a tensor, a tuple or pair of them as a tuple; else None."""
+    if isinstance(data, Array):
         return torch.as_tensor(data)
-    pair = isinstance(data, list) and len(data) == 2 and all(map(is_array, data))
-    if pair and len(data[0]) != len(data[1]):
+    parts = (
+        list(data) if isinstance(data, tuple) or (isinstance(data, list) and len(data) == 2) else []
+    )
+    if not parts or not all(isinstance(part, Array) for part in parts):
+        return None
+    if isinstance(data, list) and len(data[0]) != len(data[1]):
         return None  # two batches of inputs only
-    if pair or (isinstance(data, tuple) and data and all(map(is_array, data))):
-        return tuple(torch.as_tensor(part) for part in data)
-    return None
+    return tuple(torch.as_tensor(part) for part in parts)

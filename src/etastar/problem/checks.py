@@ -49,7 +49,7 @@ def check_first_step(problem: Problem, start: Start) -> None:
 
 
 def _fitting(problem: Problem, model: nn.Module, batch: Any) -> Any:
-    """The loss of a batch, or in words why there is none."""
+    """Return the loss of a batch, or raise in words why there is none."""
     try:
         return problem.objective.loss(model, batch)
     except ModelError:

@@ -8,91 +8,84 @@ knows an optimizer's options, not what was hung on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from torch.nn.modules import module as of_modules
+from torch.optim import optimizer as of_optimizers
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-STEP_HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-GLOBAL_STEP_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-STATE_HOOKS = (
-    "_optimizer_state_dict_pre_hooks",
-    "_optimizer_state_dict_post_hooks",
-    "_optimizer_load_state_dict_pre_hooks",
-    "_optimizer_load_state_dict_post_hooks",
-)
-PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-MODULE_HOOKS = {
-    "_forward_hooks": "forward hook",
-    "_forward_pre_hooks": "forward pre-hook",
-    "_backward_hooks": "backward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-}
+FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")
+PARAMETER_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 GLOBAL_BACKWARD_HOOKS = ("_global_backward_hooks", "_global_backward_pre_hooks")
+GLOBAL_STEP_HOOKS = ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
+
+
+def has(owner: Any, names: Iterable[str]) -> bool:
+    """Tell whether an object has a hook of one of these kinds.
+
+    Args:
+        owner: A parameter, a module, or a Python module of PyTorch's.
+        names: Attributes that hold hooks, where there are any.
+    """
+    return any(getattr(owner, name, None) for name in names)
 
 
 def on_parameters(model: nn.Module) -> str | None:
-    """The first parameter with a hook on its gradient, by name; None without one."""
-    for name, parameter in model.named_parameters():
-        if _any(parameter, PARAMETER_HOOKS):
-            return name
-    return None
+    """Return the first parameter with a hook on its gradient, by name; None without one."""
+    hooked = (name for name, p in model.named_parameters() if has(p, PARAMETER_HOOKS))
+    return next(hooked, None)
 
 
 def lost_by_copying(model: nn.Module) -> str | None:
-    """The hooks that act on a model, but not on a deep copy of it; None if there are none."""
+    """Name the hooks that act on a model, but not on a deep copy of it; None without them."""
     if name := on_parameters(model):
         return f"a gradient hook on its parameter {name}"
     parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for module in model.modules():
-        for kind, called in MODULE_HOOKS.items():
+        for kind in (*FORWARD_HOOKS, *BACKWARD_HOOKS):
             for hook in getattr(module, kind).values():
                 if any(id(read) in parts for read in _enclosed(hook)):
+                    called = kind.strip("_").removesuffix("s").replace("_", " ")
+                    called = called.replace("pre hook", "pre-hook")
                     return f"a {called} of {type(module).__name__} that reads the model by closure"
     return None
 
 
 def _enclosed(function: Any) -> Iterator[Any]:
-    """What a function holds besides its arguments."""
+    """Yield what a function holds besides its arguments."""
     yield from getattr(function, "__defaults__", None) or ()
     for cell in getattr(function, "__closure__", None) or ():
-        try:
+        with suppress(ValueError):  # a name that is not bound yet
             yield cell.cell_contents
-        except ValueError:  # a name that is not bound yet
-            continue
 
 
 def on_gradients(model: nn.Module) -> str | None:
-    """What changes, or may look at, the gradients of a model; None if nothing does."""
-    from torch.nn.modules import module as of_all
-
+    """Say what changes, or may look at, the gradients of a model; None if nothing does."""
     if name := on_parameters(model):
         return f"the parameter {name} has a gradient hook"
     for name, module in model.named_modules():
-        if _any(module, BACKWARD_HOOKS):
+        if has(module, BACKWARD_HOOKS):
             return f"{type(module).__name__} ({name}) has a backward hook"
-    return "every module has a backward hook" if _any(of_all, GLOBAL_BACKWARD_HOOKS) else None
+    all_have = has(of_modules, GLOBAL_BACKWARD_HOOKS)
+    return "every module has a backward hook" if all_have else None
 
 
 def on_optimizer(optimizer: Optimizer) -> str | None:
-    """What an optimizer does besides its rule; None if nothing."""
-    from torch.optim import optimizer as of_all
-
+    """Say what an optimizer does besides its rule; None if nothing."""
     kind = type(optimizer).__name__
-    if _any(of_all, GLOBAL_STEP_HOOKS):
+    if has(of_optimizers, GLOBAL_STEP_HOOKS):
         return "every optimizer has step hooks"
-    if _any(optimizer, STEP_HOOKS):
-        return f"{kind} has step hooks"
-    if _any(optimizer, STATE_HOOKS):
-        return f"{kind} has state dict hooks"
-    for name in vars(optimizer):
+    for name, value in vars(optimizer).items():
+        if "_state_dict_" in name and name.endswith("_hooks") and value:
+            return f"{kind} has state dict hooks"
+        if name.startswith("_optimizer_step_") and value:
+            return f"{kind} has step hooks"
         if callable(getattr(type(optimizer), name, None)):
             return f"{kind} has a {name} of its own"
     return None
-
-
-def _any(owner: Any, names: tuple[str, ...]) -> bool:
-    return any(getattr(owner, name, None) for name in names)

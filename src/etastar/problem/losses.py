@@ -16,7 +16,7 @@ LOSSES: tuple[Loss, ...] = ("cross-entropy", "mse")
 
 
 def stacked_loss(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Loss of every replica, differentiable.
+    """Return the loss of every replica, differentiable.
 
     Args:
         loss: `"cross-entropy"` or `"mse"`.
@@ -36,7 +36,7 @@ def stacked_loss(loss: Loss, outputs: torch.Tensor, labels: torch.Tensor) -> tor
 def output_gradient(
     loss: Loss, outputs: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of every replica and B times its gradient in the outputs, without autograd.
+    """Return the loss of every replica and B times its output gradient, without autograd.
 
     Works on outputs laid out `[R, C, B]`: with the few classes innermost, PyTorch's softmax cannot
     use the vector units of a CPU and takes about twenty times as long.
@@ -64,7 +64,7 @@ def output_gradient(
 
 
 def half_squared_distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`mse` of one network: ½ · sum over outputs · mean over samples.
+    """Return the `mse` of one network: ½ · sum over outputs · mean over samples.
 
     Args:
         outputs: `[B, C]`, or of any shape that begins with the samples.

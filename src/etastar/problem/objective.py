@@ -37,7 +37,7 @@ class Objective:
     hold: bool = False
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The loss of one batch, differentiable, a scalar.
+        """Return the loss of one batch, differentiable, a scalar.
 
         Raises:
             ModelError: It is not one number, or the batch is no pair.
@@ -57,7 +57,7 @@ class Objective:
         return loss.reshape(())
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
-        """The metric of a model in eval mode over a whole pass.
+        """Return the metric of a model in eval mode over a whole pass.
 
         Accuracy counts samples; the loss, and a metric of `(model, batch)`, are averaged over
         batches by their number of samples; a metric of `(outputs, targets)` is called once, on all
@@ -80,7 +80,7 @@ class Objective:
         return total / weight
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
-        """The metric summed over a batch, and the weight of the batch."""
+        """Return the metric summed over a batch, and the weight of the batch."""
         if self.metric == "accuracy":
             inputs, targets = pair(batch)
             return correct(call(model, inputs), targets)
@@ -90,11 +90,11 @@ class Objective:
         return float(self.loss(model, batch)) * size, size
 
     def met(self, value: float) -> bool:
-        """Whether the metric has reached the threshold; never for NaN."""
+        """Tell whether the metric has reached the threshold; never for NaN."""
         return value >= self.threshold if self.higher_is_better else value <= self.threshold
 
     def score(self, value: float) -> float:
-        """The metric as a search compares it: in (0, 1), higher is better; an accuracy as is."""
+        """Return the metric as searches compare it: in (0, 1), higher is better; accuracy as is."""
         if self.metric == "accuracy":
             return value
         if math.isnan(value):
@@ -103,12 +103,12 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """The metric's name."""
+        """Return the metric's name."""
         return self.metric if isinstance(self.metric, str) else name_of(self.metric)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
-    """`(inputs, targets)`.
+    """Return `(inputs, targets)`.
 
     Raises:
         ModelError: The batch is no pair.
@@ -122,7 +122,7 @@ def pair(batch: Any) -> tuple[Any, Any]:
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """The model's outputs: a tuple or list of inputs is its arguments, a mapping its keywords."""
+    """Return the outputs: a tuple or list of inputs is the arguments, a mapping the keywords."""
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, list | tuple):
@@ -131,7 +131,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def correct(outputs: Any, targets: Any) -> tuple[float, float]:
-    """Predictions that are right, and how many there are.
+    """Count the predictions that are right, and all.
 
     Classes lie along the second axis of the outputs, as for `cross_entropy`, or along the last one
     if only that fits. A non-finite output is a mistake.
@@ -163,7 +163,7 @@ def _count(outputs: Tensor, targets: Tensor, axis: int) -> tuple[float, float]:
 
 
 def _together(parts: list[Any]) -> Any:
-    """Outputs or targets of several batches as one; a list where they are not tensors."""
+    """Join outputs or targets of several batches; return the list if they are not tensors."""
     if all(isinstance(part, torch.Tensor) for part in parts):
         return torch.cat(parts)
     return parts

@@ -28,7 +28,7 @@ MOST_NAMED = 5
 
 
 def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
-    """`PROBES`, and geometrically spaced rates over the range that is searched, ends included."""
+    """Return `PROBES`, and geometrically spaced rates from one end of the range to the other."""
     ratio = end_lr / start_lr
     return (*PROBES, *(start_lr * ratio ** (i / (WITHIN - 1)) for i in range(WITHIN)))
 
@@ -62,7 +62,7 @@ class OptimizerFactory:
     rates: tuple[float, ...] = PROBES
 
     def build(self, model: nn.Module, lr: float) -> Optimizer:
-        """An optimizer of the model's trainable parameters at rate `lr`."""
+        """Return an optimizer of the model's trainable parameters at rate `lr`."""
         given: Callable[..., Any] = self.given
         optimizer: Optimizer
         if inspect.isclass(self.given) or isinstance(self.given, functools.partial):
@@ -84,61 +84,50 @@ class OptimizerFactory:
                 group's rate is not a fixed multiple of `lr`.
         """
         trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        found: list[Groups] = []
+        first, base = None, self.rates[0]
         for lr in self.rates:
             optimizer = self._tried(model, lr)
-            if not isinstance(optimizer, Optimizer):
+            _check_covers(optimizer, trainable, model)
+            groups = optimizer.param_groups
+            names = tuple(tuple(trainable.get(id(p), "") for p in g["params"]) for g in groups)
+            first = first or Groups(names, tuple(float(g["lr"]) / lr for g in groups))
+            if names != first.names:
                 raise ModelError(
-                    "the optimizer factory must return a torch.optim.Optimizer, got "
-                    f"{type(optimizer).__name__}. Pass a class or partial, called (params, lr=lr), "
-                    "or a function (model, lr) -> Optimizer."
+                    "the optimizer factory must make the same parameter groups at every lr, got "
+                    f"{len(first.names)} at lr = {base:g} and {len(names)} of other parameters "
+                    f"at lr = {lr:g}. Let the groups not depend on lr."
                 )
-            self._check_covers(optimizer, trainable, model)
-            names = tuple(
-                tuple(trainable.get(id(p), "") for p in group["params"])
-                for group in optimizer.param_groups
-            )
-            found.append(Groups(names, tuple(float(g["lr"]) / lr for g in optimizer.param_groups)))
-            self._check_follows(found[0], found[-1], lr)
-        return found[0]
-
-    def _check_follows(self, first: Groups, other: Groups, lr: float) -> None:
-        """Compare the groups at rate `lr` with those at the first one."""
-        base = self.rates[0]
-        if first.names != other.names:
-            raise ModelError(
-                "the optimizer factory must make the same parameter groups at every lr, got "
-                f"{len(first.names)} at lr = {base:g} and {len(other.names)} of other parameters "
-                f"at lr = {lr:g}. Let the groups not depend on lr."
-            )
-        for index, (one, two) in enumerate(zip(first.ratios, other.ratios, strict=True)):
-            if not math.isclose(one, two, rel_tol=FOLLOWS):
-                raise ModelError(
-                    f"parameter group {index} does not follow lr: its rate is {one * base:g} at "
-                    f"lr = {base:g} and {two * lr:g} at lr = {lr:g}. All groups "
-                    "are scaled by one multiplier: write every group's rate as a multiple of lr, "
-                    "e.g. lambda model, lr: SGD([{'params': ..., 'lr': 0.1 * lr}, ...], lr=lr)."
-                )
+            for index, (group, ratio) in enumerate(zip(groups, first.ratios, strict=True)):
+                if not math.isclose(ratio, float(group["lr"]) / lr, rel_tol=FOLLOWS):
+                    raise ModelError(
+                        f"parameter group {index} does not follow lr: its rate is "
+                        f"{ratio * base:g} at lr = {base:g} and {group['lr']:g} at lr = {lr:g}. "
+                        "All groups are scaled by one multiplier: write every group's rate as a "
+                        "multiple of lr, e.g. lambda model, lr: "
+                        "SGD([{'params': ..., 'lr': 0.1 * lr}, ...], lr=lr)."
+                    )
+        assert first is not None
+        return first
 
     def besides_rates(self, fresh: Callable[[], nn.Module]) -> str | None:
-        """What the factory does that an update rule with a rate of its own would leave out.
+        """Say what the factory does that an update rule with a rate of its own would leave out.
 
         Args:
             fresh: Makes an initial model, which may be spoilt.
 
         Returns:
-            Hooks, overridden methods, changes of the model, or an option, the class or a state that
-            depends on `lr`; None if there is nothing of the kind at any of `rates`.
+            Hooks, overridden methods, changes of the model, or an option or the class that depends
+            on `lr`; None if there is nothing of the kind at any of `rates`.
         """
-        first: Optimizer | None = None
-        model, untouched = fresh(), fresh()
+        model, before = fresh(), _parts(fresh())
+        first = None
         for lr in self.rates:
             optimizer = self.build(model, lr)
+            first = first or optimizer
             if reason := hooks.on_optimizer(optimizer) or hooks.on_gradients(model):
                 return reason
-            if not _alike(model, untouched):
+            if not _same(before, _parts(model)):
                 return "the optimizer factory changes the model"
-            first = first or optimizer
             if type(optimizer) is not type(first):
                 return "the optimizer's class depends on lr"
             for one, two in zip(first.param_groups, optimizer.param_groups, strict=True):
@@ -162,66 +151,66 @@ class OptimizerFactory:
         shown = groups[0] if same else {str(i): group for i, group in enumerate(groups)}
         return {"optimizer": type(optimizer).__name__, "optimizer_options": shown}
 
-    def _tried(self, model: nn.Module, lr: float) -> Any:
+    def _tried(self, model: nn.Module, lr: float) -> Optimizer:
         try:
-            return self.build(model, lr)
-        except ModelError:
-            raise
+            optimizer = self.build(model, lr)
         except Exception as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(
                 f"the optimizer cannot be built: {type(error).__name__}: {error}. A class or "
                 "functools.partial is called (params, lr=lr), any other callable (model, lr); wrap "
                 "what needs other arguments in a partial."
             ) from error
+        if not isinstance(optimizer, Optimizer):
+            raise ModelError(
+                "the optimizer factory must return a torch.optim.Optimizer, got "
+                f"{type(optimizer).__name__}. Pass a class or partial, called (params, lr=lr), "
+                "or a function (model, lr) -> Optimizer."
+            )
+        return optimizer
 
-    @staticmethod
-    def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Module) -> None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if foreign := held - {id(p) for p in model.parameters()}:
-            raise ModelError(
-                f"the optimizer factory uses {len(foreign)} parameters that are not those of the "
-                "model it was given. Every trial trains a copy: take the parameters from the "
-                "factory's first argument, (model, lr)."
-            )
-        if missing := [name for key, name in trainable.items() if key not in held]:
-            shown = ", ".join(missing[:MOST_NAMED])
-            shown += ", ..." if len(missing) > MOST_NAMED else ""
-            raise ModelError(
-                f"the optimizer factory leaves out {len(missing)} of {len(trainable)} trainable "
-                f"parameters: {shown}. Add them to a group, or freeze them with "
-                "requires_grad_(False) if they are not meant to train."
-            )
+
+def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Module) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if foreign := held - {id(p) for p in model.parameters()}:
+        raise ModelError(
+            f"the optimizer factory uses {len(foreign)} parameters that are not those of the "
+            "model it was given. Every trial trains a copy: take the parameters from the "
+            "factory's first argument, (model, lr)."
+        )
+    if missing := [name for key, name in trainable.items() if key not in held]:
+        shown = ", ".join(missing[:MOST_NAMED]) + ", ..." * (len(missing) > MOST_NAMED)
+        raise ModelError(
+            f"the optimizer factory leaves out {len(missing)} of {len(trainable)} trainable "
+            f"parameters: {shown}. Add them to a group, or freeze them with "
+            "requires_grad_(False) if they are not meant to train."
+        )
 
 
 def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether `step` cannot be called without a closure, as for L-BFGS."""
+    """Tell whether `step` cannot be called without a closure, as for L-BFGS."""
     step = inspect.signature(type(optimizer).step).parameters.get("closure")
     return step is not None and step.default is inspect.Parameter.empty
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether an option has the same value twice."""
+    """Tell whether two values, or lists of them, are the same."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     return one is other or bool(one == other)
 
 
-def _alike(model: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have the same tensors, flags and forward hooks."""
-
-    def described(of: nn.Module) -> list[Any]:
-        flags = [(name, p.requires_grad) for name, p in of.named_parameters()]
-        parts = [
+def _parts(model: nn.Module) -> list[Any]:
+    """Return a model's tensors, as they are, its flags and the numbers of its forward hooks."""
+    return [
+        *((name, p.requires_grad) for name, p in model.named_parameters()),
+        *(
             (name, type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks))
-            for name, m in of.named_modules()
-        ]
-        return [flags, parts, [name for name, _ in of.named_buffers()]]
-
-    if described(model) != described(other):
-        return False
-    pairs = zip(
-        (*model.parameters(), *model.buffers()),
-        (*other.parameters(), *other.buffers()),
-        strict=True,
-    )
-    return all(torch.equal(a, b) for a, b in pairs)
+            for name, m in model.named_modules()
+        ),
+        *(name for name, _ in model.named_buffers()),
+        *(tensor.detach() for tensor in (*model.parameters(), *model.buffers())),
+    ]

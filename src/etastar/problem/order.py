@@ -20,7 +20,7 @@ class DataOrder:
         self._kept: dict[tuple[int, int], torch.Tensor] = {}
 
     def permutation(self, seed: int, epoch: int) -> torch.Tensor:
-        """The order of `epoch` (from 0) for `seed`: int64 `[samples]`, on the CPU."""
+        """Return the order of `epoch` (from 0) for `seed`: int64 `[samples]`, on the CPU."""
         key = (seed, epoch)
         if key not in self._kept:
             generator, drawn = self._generators.get(seed, (None, 0))

@@ -89,14 +89,6 @@ class OneReplica(nn.Module):
         """Return outputs `[B, C]` for inputs `[B, d]`."""
         return self.network.apply([p[None] for p in self.parameters()], x)[0]
 
-    def is_dead(self, x: torch.Tensor) -> bool:
-        """Tell whether some hidden ReLU layer is zero on every row of `x` `[N, d]`."""
-        active = getattr(self.network, "active_layers", None)
-        if active is None:
-            return False
-        with torch.no_grad():
-            return not bool(active([p[None] for p in self.parameters()], x).all())
-
 
 class GivenOrigin(Origin):
     """A user's models, one per seed, drawn once; every trial trains a copy.
@@ -145,7 +137,7 @@ class GivenOrigin(Origin):
 
     @property
     def copies_keep_hooks(self) -> bool:
-        """Whether a deep copy of a model that was drawn so far does all that the model does."""
+        """Tell whether deep copies of the models drawn so far do all that the models do."""
         return not self._hooked
 
     def _draw(self, seed: int) -> nn.Module:
@@ -163,7 +155,7 @@ class GivenOrigin(Origin):
         return self._ready(self._copied(model))  # a factory may hand out the same one every time
 
     def _built(self, seed: int) -> nn.Module:
-        """What the factory returns."""
+        """Return what the factory returns, if that is a model."""
         try:
             with Stream("model", seed).active():
                 model = self._given(seed)
@@ -184,7 +176,7 @@ class GivenOrigin(Origin):
         return model
 
     def _anew(self, seed: int) -> nn.Module:
-        """The initial model of a seed from the factory itself, with its hooks.
+        """Return the initial model of a seed from the factory itself, with its hooks.
 
         Raises:
             ModelError: It is not a new one, or not the same as before.
@@ -210,7 +202,7 @@ class GivenOrigin(Origin):
         return model
 
     def _ready(self, model: nn.Module) -> nn.Module:
-        """A model of our own on its device, in train mode, at the checkpoint if there is one."""
+        """Put a model of our own on its device, in train mode and at the checkpoint, if any."""
         if self._device is not None:
             model = model.to(self._device)
         model.train()

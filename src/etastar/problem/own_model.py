@@ -101,7 +101,7 @@ class OwnModel:
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds.
+        """Return the seeds.
 
         Raises:
             ConfigError: They are no distinct whole numbers, or none.
@@ -124,7 +124,7 @@ class OwnModel:
 
     @property
     def higher(self) -> bool:
-        """Whether a higher metric is better."""
+        """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better
 
     def problem(self) -> tuple[Problem, Groups, list[str]]:
@@ -175,7 +175,7 @@ class OwnModel:
         return problem, groups, notes
 
     def _batches(self, device: torch.device) -> tuple[Batches, Batches]:
-        """Training and validation data; an `etastar.Dataset` holds both."""
+        """Return training and validation data; an `etastar.Dataset` holds both."""
         train_data, val_data = self.train_data, self.val_data
         if isinstance(train_data, Dataset):
             data = train_data
@@ -193,7 +193,7 @@ class OwnModel:
         return train, val
 
     def _checkpoint(self) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:
-        """State of the model and of the optimizer to start from, copied."""
+        """Return the states of model and optimizer to start from, copied."""
         given = self.from_checkpoint
         if given is None:
             return None, None

@@ -86,14 +86,14 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the parameters."""
+        """Return the type of the parameters."""
         if isinstance(self.origin, NetworkOrigin):
             return self.origin.dtype
         return next(self.origin.copy(0).parameters()).dtype
 
     @property
     def batch_size(self) -> int | None:
-        """Samples per step as they really come; None where batches tell none."""
+        """Return the samples per step as they really come; None where batches tell none."""
         if isinstance(self.train, TensorBatches):
             return self.train.batch
         assert isinstance(self.train, LoaderBatches)

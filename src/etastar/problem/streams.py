@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,65 +18,73 @@ import torch
 PURPOSES = ("model", "training", "data", "metric")
 """What streams are for; two purposes never share numbers, even for equal seeds."""
 
-_LOCK = threading.RLock()
-"""The streams are the process's: one thread at a time may change them."""
+LOCK = threading.RLock()
+"""The streams are the process's: one thread at a time may change them. Take it before any other."""
+
+States: TypeAlias = list[tuple[Any, Any]]
+"""Generators with their states."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of every stream; `cuda` is empty while CUDA is not initialised."""
-
-    python: Any
-    numpy: Any
-    cpu: torch.Tensor
-    cuda: tuple[torch.Tensor, ...]
+def _put(generator: np.random.Generator, state: Any) -> None:
+    generator.bit_generator.state = state
 
 
-def _has_cuda() -> bool:
+KINDS: dict[type, tuple[Callable[..., Any], Callable[..., Any], Callable[[Any, int], Any]]] = {
+    torch.Generator: (
+        torch.Generator.get_state,
+        torch.Generator.set_state,
+        torch.Generator.manual_seed,
+    ),
+    np.random.Generator: (
+        lambda generator: generator.bit_generator.state,
+        _put,
+        lambda generator, seed: _put(generator, type(generator.bit_generator)(seed).state),
+    ),
+    np.random.RandomState: (
+        np.random.RandomState.get_state,
+        np.random.RandomState.set_state,
+        lambda generator, seed: generator.seed(seed % 2**32),
+    ),
+    random.Random: (
+        random.Random.getstate,
+        random.Random.setstate,
+        lambda generator, seed: generator.seed(seed % 2**32),
+    ),
+}
+"""How the state of each kind of generator is read and put back, and how it is seeded."""
 
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+def _of(generator: Any) -> tuple[Callable[..., Any], ...]:
+    return next(how for kind, how in KINDS.items() if isinstance(generator, kind))
 
 
-def snapshot() -> Snapshot:
-    """The present state of every global stream."""
-    cuda = torch.cuda.get_rng_state_all() if _has_cuda() else []
-    legacy = np.random.get_state()  # noqa: NPY002 - the user's model may read the legacy stream
-    return Snapshot(random.getstate(), legacy, torch.get_rng_state(), tuple(cuda))
+def the_global_ones() -> list[Any]:
+    """Return the generators that belong to the process, CUDA's only once it is initialised."""
+    on_gpus = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    own = [random._inst, np.random.mtrand._rand, torch.default_generator]
+    return [*own, *(torch.cuda.default_generators if on_gpus else ())]
 
 
-def restore(state: Snapshot) -> None:
-    """Put every global stream back."""
-    random.setstate(state.python)
-    np.random.set_state(state.numpy)  # noqa: NPY002 - as above
-    torch.set_rng_state(state.cpu)
-    for index, generator_state in enumerate(state.cuda):
-        torch.cuda.set_rng_state(generator_state, index)
+def snapshot(generators: Iterable[Any]) -> States:
+    """Return these generators with their present states."""
+    return [(generator, _of(generator)[0](generator)) for generator in generators]
+
+
+def restore(states: States) -> None:
+    """Put the states of generators back."""
+    for generator, state in states:
+        _of(generator)[1](generator, state)
+
+
+def seed_generator(generator: Any, seed: int) -> None:
+    """Seed a generator of any kind in `KINDS`, in place."""
+    _of(generator)[2](generator, seed)
 
 
 def mixed(purpose: str, *numbers: int) -> int:
-    """A 63-bit seed from a purpose and seeds."""
+    """Return a 63-bit seed from a purpose and seeds."""
     words = np.random.SeedSequence([PURPOSES.index(purpose), *numbers]).generate_state(2)
     return (int(words[0]) << 32 | int(words[1])) >> 1
-
-
-def seed_all(seed: int) -> None:
-    """Seed every global stream.
-
-    Not `torch.manual_seed`: that leaves a call for CUDA behind even where there is none.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - as above
-    torch.default_generator.manual_seed(seed)
-    if _has_cuda():
-        for generator in torch.cuda.default_generators:
-            generator.manual_seed(seed)
-
-
-@contextmanager
-def exclusive() -> Iterator[None]:
-    """No other thread touches the global streams inside. Take this lock before any other."""
-    with _LOCK:
-        yield
 
 
 class Stream:
@@ -90,19 +97,21 @@ class Stream:
 
     def __init__(self, purpose: str, *numbers: int) -> None:
         self._seed = mixed(purpose, *numbers)
-        self._state: Snapshot | None = None
+        self._state: States | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Global streams are this one's inside, and the caller's again outside."""
-        with _LOCK:
-            outer = snapshot()
+        """Make the global streams this one inside, and the caller's again outside."""
+        with LOCK:
+            outer = snapshot(the_global_ones())
             try:
                 if self._state is None:
-                    seed_all(self._seed)
+                    for generator, _ in outer:
+                        seed_generator(generator, self._seed)
+                    random.seed(self._seed)  # of Python's own, every bit counts
                 else:
                     restore(self._state)
                 yield
-                self._state = snapshot()
+                self._state = snapshot(the_global_ones())
             finally:
                 restore(outer)

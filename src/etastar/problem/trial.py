@@ -101,7 +101,7 @@ class Trial:
 
     @property
     def seed(self) -> int:
-        """The seed of the order, by which a measurement's searches are named."""
+        """Return the seed of the order, by which a measurement's searches are named."""
         return self.start.order
 
 

@@ -315,7 +315,7 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
         if first["loc"]:
             at, value = both[str(first["loc"][0])]
             raise _wrong_value(at, first["msg"], value) from None
-        reason = str(first["ctx"]["error"])
+        reason = str(first["ctx"]["error"]).rstrip(".")
         named = Settings.model_fields.keys() & set(re.findall(r"\w+", reason))
         if len(named) == 1:
             raise ConfigError(f"{both[named.pop()][0]}: {reason}.") from None
@@ -324,7 +324,9 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
     try:
         settings = settings.bracketing()
     except ConfigError as error:
-        raise ConfigError(f"{both['strategy'][0]}: {error}") from None
+        named = set(re.findall(r"\w+", str(error))) & both.keys()
+        at = both["strategy" if "strategy" in both else min(named)][0]
+        raise ConfigError(f"{at}: {error}") from None
     for name, (at, value) in both.items():
         if name == "dataset" and value not in DATASETS:
             raise ConfigError(f"{at}: {unknown_name('dataset', value, DATASETS)}")

@@ -77,15 +77,14 @@ class Fluctuations:
         return float(self.values[-1])
 
     def inverse_gaps(self, level: Array, factors: Array) -> Array:
-        """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/(GAP·level)`.
+        """`1/(level − Σ_l factors_l levels_lj)`, `[S, m − 1]`, at most `1/(GAP·level)` and 1e100.
 
         Args:
             level: λ1 of each draw, `[S]`, in units of `top`.
             factors: What each layer's share is multiplied with, `[S, L + 1]`.
         """
-        return np.asarray(
-            1 / np.maximum(level[:, None] - factors @ self.levels, GAP * level[:, None])
-        )
+        least = np.maximum(GAP * level, 1e-100)[:, None]  # what is smaller counts for no mean
+        return np.asarray(1 / np.maximum(level[:, None] - factors @ self.levels, least))
 
 
 def fluctuations_of(net: MLP, x: Array, classes: int, seed: int) -> Fluctuations:

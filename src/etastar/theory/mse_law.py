@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""
+MATRICES = 32 * DRAWS
+"""Most matrices of all layers and draws, as each is held: beyond 32 layers fewer are drawn."""
+LEAST_DRAWS = 128
+"""Draws for the deepest networks."""
 SCHATTEN = 3
 """Power p of the norm that the upper estimate takes: any p ≥ 1 is above λ1, by a factor of at most
 `C^(1/p)` where the kernel's first eigenvalue stands alone; 2 would be loose, 4 within the error of
@@ -45,7 +49,8 @@ class Law:
 
 def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
     """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
-    drawn = chains(fluctuations, DRAWS, seed)
+    draws = max(min(DRAWS, MATRICES // len(fluctuations.layers)), LEAST_DRAWS)
+    drawn = chains(fluctuations, draws, seed)
     values, shift = split(fluctuations, drawn)
     top = fluctuations.top
     others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)

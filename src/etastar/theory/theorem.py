@@ -73,7 +73,15 @@ def theorem_entries(network: Network, x: Any, classes: int, loss: str) -> list[E
 
 
 def check_classes(classes: int, loss: str) -> None:
-    """Raise if the loss is unknown or has too few outputs."""
+    """Check that the loss is known and has outputs enough.
+
+    Args:
+        classes: The network's outputs.
+        loss: `cross-entropy` or `mse`.
+
+    Raises:
+        ConfigError: It is not so.
+    """
     if loss not in LOSSES:
         raise unknown_name("loss", str(loss), LOSSES)
     least = 1 if loss == "mse" else 2

@@ -22,7 +22,7 @@ NORMS: dict[str, str] = {
 
 
 def build(architecture: str, **settings: Any) -> Network:
-    """The architecture of that name with these hyperparameters.
+    """Return the architecture of that name with these hyperparameters.
 
     Raises:
         ConfigError: The name is not in `ARCHITECTURES`, or a hyperparameter is unknown or out of

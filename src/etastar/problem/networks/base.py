@@ -55,11 +55,11 @@ class Network(BaseModel, ABC):
 
     @abstractmethod
     def parameter_names(self) -> tuple[str, ...]:
-        """Names of the tensors of `init`, in their order, as `torch.nn` would give them."""
+        """Return the names of the tensors of `init`, in order, as `torch.nn` would give them."""
 
     @abstractmethod
     def lr_ratios(self) -> tuple[float, ...]:
-        """Learning-rate ratio of each tensor of `init`, in its order: κ for the input layer."""
+        """Return the learning-rate ratio of each tensor of `init`: κ for the input layer."""
 
     @abstractmethod
     def init(
@@ -88,7 +88,7 @@ class Network(BaseModel, ABC):
         """
 
     def parameter_count(self, inputs: int, outputs: int) -> int:
-        """Trainable scalars of one replica.
+        """Return the trainable scalars of one replica.
 
         Args:
             inputs: Input dimension d.
@@ -98,7 +98,7 @@ class Network(BaseModel, ABC):
 
     @abstractmethod
     def apply(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """The network's outputs; differentiable by autograd and composable with `torch.func`.
+        """Return the outputs; differentiable by autograd and composable with `torch.func`.
 
         Args:
             params: As `init` returns them, each `[R, ...]`.
@@ -110,7 +110,7 @@ class Network(BaseModel, ABC):
 
 
 def _refused(network: type[Network], error: ValidationError) -> ConfigError:
-    """Pydantic's first complaint about an architecture, as one line."""
+    """Return pydantic's first complaint about an architecture, as one line."""
     first = error.errors()[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":

@@ -42,7 +42,7 @@ class MLP(Network):
     """Whether layers have trainable biases, initialised at zero."""
 
     def layer_sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
-        """`(fan_in, fan_out)` of each of the `depth + 1` weight matrices.
+        """Return `(fan_in, fan_out)` of each of the `depth + 1` weight matrices.
 
         Args:
             inputs: Input dimension d.
@@ -52,20 +52,20 @@ class MLP(Network):
         return list(itertools.pairwise(widths))
 
     def parameter_count(self, inputs: int, outputs: int) -> int:
-        """Trainable scalars of one replica: see `Network.parameter_count`."""
+        """Return the trainable scalars of one replica: see `Network.parameter_count`."""
         return sum(i * o + (o if self.biases else 0) for i, o in self.layer_sizes(inputs, outputs))
 
     def parameter_names(self) -> tuple[str, ...]:
-        """`layers.0.weight`, `layers.0.bias`, ..., in the order of `init`."""
+        """Return `layers.0.weight`, `layers.0.bias`, ..., in the order of `init`."""
         kinds = ("weight", "bias") if self.biases else ("weight",)
         return tuple(f"layers.{layer}.{kind}" for layer in range(self.depth + 1) for kind in kinds)
 
     def layer_ratios(self) -> tuple[float, ...]:
-        """Learning-rate ratio of each layer: κ, 1, ..., 1."""
+        """Return the learning-rate ratio of each layer: κ, 1, ..., 1."""
         return (self.input_lr_ratio,) + (1.0,) * self.depth
 
     def lr_ratios(self) -> tuple[float, ...]:
-        """Learning-rate ratio of each tensor of `init`; weight and bias of a layer share one."""
+        """Return the ratio of each tensor of `init`; weight and bias of a layer share one."""
         per_layer = 2 if self.biases else 1
         return tuple(ratio for ratio in self.layer_ratios() for _ in range(per_layer))
 
@@ -103,7 +103,7 @@ class MLP(Network):
         return params
 
     def split(self, params: Params) -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
-        """Weights and biases by layer; the biases are None where the network has none.
+        """Return weights and biases by layer; the biases are None where the network has none.
 
         Args:
             params: As `init` returns them, or anything else in their order.
@@ -113,7 +113,7 @@ class MLP(Network):
         return params, [None] * len(params)
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
-        """What is done to a hidden pre-activation before the ReLU: here nothing.
+        """Return what the ReLU is applied to: here the pre-activations themselves.
 
         Args:
             z: Pre-activations, `[..., n]`.
@@ -124,11 +124,11 @@ class MLP(Network):
         return z
 
     def normalisation(self) -> torch.nn.Module | None:
-        """`normalise` as a layer of `torch.nn`, from which the plain reference is built."""
+        """Return `normalise` as a layer of `torch.nn`, from which the plain reference is built."""
         return None
 
     def apply(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Outputs `[R, B, C]` for inputs `[B, d]` or `[R, B, d]`: see `Network.apply`."""
+        """Return outputs `[R, B, C]` for inputs `[B, d]` or `[R, B, d]`: see `Network.apply`."""
         weights, biases = self.split(params)
         h = x
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -138,7 +138,7 @@ class MLP(Network):
         return h
 
     def active_layers(self, params: Params, x: torch.Tensor) -> torch.Tensor:
-        """Which hidden layers are non-zero on some input.
+        """Tell which hidden layers are non-zero on some input.
 
         A replica is dead when a layer is active on no training input: no gradient reaches the
         layers below it, and its output no longer depends on the input.
@@ -164,7 +164,7 @@ class MLP(Network):
     def _layer(
         self, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        """`h @ W + b` as one product: `h` `[B, i]` or `[R, B, i]`, `W` `[R, i, o]`."""
+        """Return `h @ W + b` as one product: `h` `[B, i]` or `[R, B, i]`, `W` `[R, i, o]`."""
         import torch
 
         h = h.expand(weight.shape[0], -1, -1) if h.ndim == 2 else h

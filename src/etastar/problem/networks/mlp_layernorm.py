@@ -25,12 +25,12 @@ class LayerNormMLP(MLP):
     """The name in `etastar.problem.networks.ARCHITECTURES`."""
 
     def normalise(self, z: torch.Tensor) -> torch.Tensor:
-        """`(z - mean) / sqrt(var + ε)` over the units of the layer: see `MLP.normalise`."""
+        """Return `(z - mean) / sqrt(var + ε)` over the units of the layer: see `MLP.normalise`."""
         centred = z - z.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
 
     def normalisation(self) -> torch.nn.Module:
-        """`torch.nn.LayerNorm` without gain and offset."""
+        """Return `torch.nn.LayerNorm` without gain and offset."""
         import torch
 
         return torch.nn.LayerNorm(self.width, EPSILON, elementwise_affine=False)

@@ -19,7 +19,7 @@ from etastar.study.export import Columns
 
 MOST = 6
 """Networks in a panel: more curves cannot be told apart."""
-KINDS: tuple[str, ...] = get_args(OutcomeKind)
+KINDS: tuple[str, ...] = tuple(k for k in get_args(OutcomeKind) if k != "partial")
 _TAIL = 0.025
 """Probability on each side of an interval, which covers 95 %."""
 Curve: TypeAlias = dict[str, npt.NDArray[Any]]
