@@ -38,6 +38,8 @@ def test_five_lines(tmp_path: Path) -> None:
     text = run("five_lines.py", tmp_path, "-W", "error")
     assert 0.3 < number_after("η* =", text) < 2
     assert "Only the order of the data varied" in text
+    sentences = text.replace(". ", " ")
+    assert number_after("recommended rate:", sentences) < number_after("η* =", sentences)
     assert (tmp_path / "out" / "five_lines.png").stat().st_size > 10_000
 
 
