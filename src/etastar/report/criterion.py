@@ -18,8 +18,6 @@ def criterion_text(family: Family) -> str:
     """Criterion, budget, data, losses, κ and training of a family."""
     s = _told(next((group for group in family.groups if group.measured), family.groups[0]))
     low, high = _extent(family, "start_lr")[0], _extent(family, "end_lr")[1]
-    finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
-    resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
     kind = "touches" if s["criterion"] == "reach" else "is, when the budget ends, at least"
     batch = "full batch" if s["batch_size"] == "full" else f"batch {s['batch_size']}"
     kappas = listed([number(kappa) for kappa in family.kappas])
@@ -27,8 +25,8 @@ def criterion_text(family: Family) -> str:
         f"Criterion ({s['criterion']}): validation accuracy {kind} {number(s['threshold'])} "
         f"{_budgets(family)}. Data: {_data(s)}. {_training(s)}, {batch}. "
         f"Loss: {listed([LOSS_TEXTS.get(loss, loss) for loss in family.losses])}. "
-        f"κ, the input layer's share of the learning rate: {kappas}. {_seeds(family)}, brackets "
-        f"within {resolution} %, rates from {number(low)} to {number(high)}."
+        f"κ, the input layer's share of the learning rate: {kappas}. {_search(family)}, rates "
+        f"from {number(low)} to {number(high)}."
     )
 
 
@@ -76,6 +74,20 @@ def _training(settings: Mapping[str, Any]) -> str:
         f"{network}, output variance {number(settings['output_variance'])}, trained by "
         f"{settings['optimizer'].upper()}{momentum} at a constant rate"
     )
+
+
+def _search(family: Family) -> str:
+    """How η* was looked for."""
+    if family.settings["strategy"] == "curve":
+        cells = [cell for group in family.groups for cell in group.cells]
+        precision = max(cell.settings.search().precision for cell in cells)
+        return (
+            "η* is where half of fresh seeds train, sought until its 95 % interval reaches the "
+            f"factor {number(1 + precision)} to either side"
+        )
+    finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
+    resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
+    return f"{_seeds(family)}, brackets within {resolution} %"
 
 
 def _seeds(family: Family) -> str:

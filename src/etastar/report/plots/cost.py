@@ -19,21 +19,22 @@ _NAMES = {"trials": "trials", "steps": "steps", "seeds": "seeds"}
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
+    curve = family.settings["strategy"] == "curve"
     charts = per_loss(
         family,
         lambda group: _layers(family, group),
         x_label="width × depth, n·L",
-        y_label="seconds per seed",
+        y_label="seconds per curve" if curve else "seconds per seed",
     )
     missing = "" if charts else "No task has ended yet."
     return Drawing(charts, stacked(map(cost_rows, family.groups)), _CAPTION, missing)
 
 
 _CAPTION = (
-    "Wall-clock seconds per seed of every network: filled for η* (all trials of its search, the "
-    "seeds of a network trained side by side), hollow for λ₁. The shape of a mark is κ, its colour "
-    "the depth L, its size the width n. Other work on the machine is in the seconds; trials and "
-    "optimizer steps, in the rows, are exact."
+    "Wall-clock seconds per seed of every network, or per success curve where these are measured: "
+    "filled for η* (all trials of its search, trained side by side), hollow for λ₁. The shape of a "
+    "mark is κ, its colour the depth L, its size the width n. Other work on the machine is in the "
+    "seconds; trials and optimizer steps, in the rows, are exact."
 )
 
 

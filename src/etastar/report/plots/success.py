@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, get_args
 
@@ -22,7 +22,7 @@ from etastar.report.plots.base import (
 )
 from etastar.report.style import SHAPES, count, number
 from etastar.search.base import SeedResult
-from etastar.search.estimate import success_curve
+from etastar.search.estimate import SuccessAt, success_curve
 from etastar.study.export import Columns
 
 MOST = 6
@@ -76,19 +76,30 @@ def curves(group: Group) -> dict[str, Curve]:
         tried.setdefault(cell, {}).setdefault(seed, {})[lr] = Outcome(kind, 0)
     results: dict[str, dict[int, SeedResult]] = {}
     names = ("cell", "seed", "status", "eta_lo", "eta_hi", "hi_outcome")
-    for cell, seed, status, low, high, why in zip(
-        *(group.rows[name] for name in names), strict=True
-    ):
-        results.setdefault(cell, {})[seed] = SeedResult(status, low, high, why, ())
+    for cell, seed, *ends in zip(*(group.rows[name] for name in names), strict=True):
+        if seed is not None:  # a success curve has no seed whose bracket could stand for a trial
+            results.setdefault(cell, {})[seed] = SeedResult(ends[0], ends[1], ends[2], ends[3], ())
     found = {}
     for cell, seeds in sorted(tried.items()):
-        own = results[cell]
-        at = success_curve(list(own.values()), [seeds.get(seed, {}) for seed in own])
+        if own := results.get(cell):
+            at = success_curve(list(own.values()), [seeds.get(seed, {}) for seed in own])
+        else:
+            at = _without_brackets(seeds.values())
         found[cell] = {
             column: np.array([getattr(point, name) for point in at])
             for column, name in _COLUMNS.items()
         }
     return found
+
+
+def _without_brackets(tried: Iterable[Mapping[float, Outcome]]) -> list[SuccessAt]:
+    """p(η) from the trials alone, each rate for itself."""
+    at: dict[float, list[dict[float, Outcome]]] = {}
+    for outcomes in tried:
+        for lr, outcome in outcomes.items():
+            at.setdefault(lr, []).append({lr: outcome})
+    nothing = SeedResult("none-trained", None, None, None, ())
+    return [p for lr in sorted(at) for p in success_curve([nothing] * len(at[lr]), at[lr])]
 
 
 def _rows(group: Group, cell: str, curve: Curve) -> Columns:
