@@ -84,8 +84,8 @@ class Group:
 
     @property
     def wanted(self) -> int:
-        """Number of seeds of η* that the study asks for."""
-        return sum(len(cell.seeds) for cell in self.cells)
+        """Number of seeds of η*, or of curves, that the study asks for."""
+        return sum(len(cell.wanted) for cell in self.cells)
 
     @property
     def measured(self) -> int:
