@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from inspect import getdoc, signature
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
@@ -284,7 +285,10 @@ def _export(
 
 def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable[..., int]]:
     """Read a command's options and purpose from the parameters and docstring of its function."""
-    purpose, _, told = (getdoc(action) or "").partition("\n")
+    # from the source, since `python -OO` has no docstrings
+    source = ast.walk(ast.parse(getsource(action)))
+    function = next(node for node in source if isinstance(node, ast.FunctionDef))
+    purpose, _, told = (ast.get_docstring(function) or "").partition("\n")
     texts = dict(re.findall(r"^    (\w+): (.*)", told, re.M))
     fields: dict[str, Any] = {
         name: (kind, Field(signature(action).parameters[name].default, description=texts.get(name)))
