@@ -228,6 +228,7 @@ MAXIMAL_LR: dict[str, st.SearchStrategy[Any]] = {
     "from_checkpoint": st.booleans(),
     "strategy": st.sampled_from([None, "section", "bisection"]),
     "first_seed": st.integers(0, 2**40),
+    "scheduler": st.none() | st.just(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 1)),
 }
 
 

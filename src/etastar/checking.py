@@ -6,13 +6,17 @@ returns the value as Python's own number, so that it can be written to JSON.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from etastar.errors import ConfigError, unknown_name
 
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 MOST = 2**63 - 1
 """The largest whole number that PyTorch and NumPy hold."""
 
@@ -106,3 +110,21 @@ def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
     check_number("tol", tol, above=0, below=1)
     check_whole("max_iter", max_iter)
     check_whole("seed", seed, least=0)
+
+
+def known_names(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Make a function raise `ConfigError`, with the nearest name, for a keyword it does not know.
+
+    Args:
+        function: Any, without `**keywords`.
+    """
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: Given.args, **keywords: Given.kwargs) -> Made:
+        for name in keywords:
+            if name not in known:
+                raise unknown_name("option", name, known)
+        return function(*args, **keywords)
+
+    return checked

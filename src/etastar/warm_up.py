@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import inspect
 import math
 import warnings
@@ -16,14 +15,16 @@ import torch
 from etastar.api import SCAN_RATIO, maximal_lr
 from etastar.checking import is_number, is_whole
 from etastar.engines import choose
-from etastar.engines.loop import Session, run_trial
+from etastar.engines.loop import run_trial
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.problem import checks
-from etastar.problem.origin import GivenOrigin
+from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
+from etastar.problem.session import Session
 from etastar.problem.trial import Outcome, Start, Trial
+from etastar.problem.user_errors import told
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
@@ -175,9 +176,8 @@ class _Reached(GivenOrigin):
     def __init__(self, session: Session) -> None:
         origin = session.problem.origin
         assert isinstance(origin, GivenOrigin)
-        copied = copy.deepcopy(session.model)  # its hooks, if any, come from the factory again
-        copied.zero_grad(set_to_none=True)
-        super().__init__(copied, origin.device)
+        # its hooks, if any, come from the factory again
+        super().__init__(copied_model(session.model), origin.device)
         self._before, self._seed = origin, session.start.initialisation
 
     def copy(self, seed: int) -> nn.Module:
@@ -198,7 +198,9 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
 
 def _from(session: Session, problem: Problem) -> Problem:
     """The problem from where a session stands."""
-    state = session.optimizer.state_dict()
+    kind = type(session.optimizer).__name__
+    with told(lambda: f"{kind}, from whose state_dict a warm-up goes on,"):
+        state = session.optimizer.state_dict()
     reached = replace(
         problem,
         origin=_Reached(session),
@@ -290,7 +292,8 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known)
-    wasted = [name for name in OF_THE_CURVE if options.get(name) not in (None, False)]
+    unused = (*OF_THE_CURVE, "scheduler")
+    wasted = [name for name in unused if options.get(name) not in (None, False)]
     if wasted or options.get("strategy") not in (None, "section"):
         raise ConfigError(
             f"`{(wasted or ['strategy'])[0]}` has no effect on a warm-up, which brackets every "

@@ -2,95 +2,66 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from etastar.report.chart import Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, columns_of, identity, per_loss, series
-from etastar.report.style import number, thousands
+from etastar.report.plots.base import Drawing, per_loss, points, rows_of, stacked, where
 from etastar.study.export import Columns
 
-_LABELS = {"seconds_per_seed": "η*", "lambda1_seconds_per_seed": "λ₁"}
-"""What the columns of times are called in the legend, in the order of drawing."""
+_TIMES = {"seconds_per_seed": "η*", "lambda1_seconds_per_seed": "λ₁"}
+"""Columns of times, in the order of drawing, and what the legend calls them."""
+_NAMES = {"trials": "trials", "steps": "steps", "seeds": "seeds"}
 
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
+    curve = family.settings["strategy"] == "curve"
     charts = per_loss(
         family,
         lambda group: _layers(family, group),
         x_label="width × depth, n·L",
-        y_label="seconds per seed",
+        y_label="seconds per curve" if curve else "seconds per seed",
     )
-    rows: Columns = {}
-    for group in family.groups:
-        for name, column in cost_rows(group).items():
-            rows.setdefault(name, []).extend(column)
-    return Drawing(charts, rows, _CAPTION, "" if charts else "No task has ended yet.")
+    missing = "" if charts else "No task has ended yet."
+    return Drawing(charts, stacked(map(cost_rows, family.groups)), _CAPTION, missing)
 
 
 _CAPTION = (
-    "Wall-clock seconds per seed of every network: filled for η* (all trials of its search, the "
-    "seeds of a network trained side by side), hollow for λ₁. Other work on the machine is in "
-    "them; trials and optimizer steps, in the rows, are exact."
+    "Wall-clock seconds per seed of every network, or per success curve where these are measured: "
+    "filled for η* (all trials of its search, trained side by side), hollow for λ₁. The shape of a "
+    "mark is κ, its colour the depth L, its size the width n. Other work on the machine is in the "
+    "seconds; trials and optimizer steps, in the rows, are exact."
 )
 
 
 def cost_rows(group: Group) -> Columns:
     """Seeds, trials, steps and seconds of every network that was measured, a row each."""
-    cells = np.array(group.rows["cell"])
-    trials, steps = (np.array(group.rows[name]) for name in ("trials", "steps"))
-    records = []
-    for cell in group.cells:
-        own = cells == cell.id
-        if not own.any():
-            continue
-        times = [group.work.get(i or "", (0.0, 0)) for i in (cell.id, cell.sharpness_id)]
-        records.append(
-            {
-                **identity(group, cell.settings.width, cell.settings.depth),
-                "seeds": int(own.sum()),
-                "trials": int(trials[own].sum()),
-                "steps": int(steps[own].sum()),
-                **{
-                    name: spent / seeds if seeds else None
-                    for name, (spent, seeds) in zip(_LABELS, times, strict=True)
-                },
-                "cell": cell.id,
-            }
-        )
-    return columns_of(records)
+    totals: dict[str, Counter[str]] = {"seeds": Counter(group.rows["cell"])}
+    for name in ("trials", "steps"):
+        totals[name] = Counter()
+        for cell, value in zip(group.rows["cell"], group.rows[name], strict=True):
+            totals[name][cell] += value
+    cells = [cell for cell in group.cells if cell.id in totals["seeds"]]
+    times = [[group.work.get(i or "", (0.0, 0)) for i in (c.id, c.sharpness_id)] for c in cells]
+    each = [[spent / seeds if seeds else None for spent, seeds in both] for both in times]
+    return rows_of(
+        group,
+        [cell.settings.width for cell in cells],
+        [cell.settings.depth for cell in cells],
+        **{name: [total[cell.id] for cell in cells] for name, total in totals.items()},
+        **{name: [both[place] for both in each] for place, name in enumerate(_TIMES)},
+    )
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points]:
-    rows = cost_rows(group)
-    if not rows:
-        return []
-    colour, shape = series(family, group)
-    size = np.multiply(rows["width"], rows["depth"]).astype(float)
     layers = []
-    for name, label in _LABELS.items():
-        seconds = np.array(rows[name], dtype=float)
-        known = np.flatnonzero(seconds > 0)
-        hover = [
-            f"<b>{rows['width'][i]} × {rows['depth'][i]}</b>, κ = {group.kappa:g}<br>{label}: "
-            f"{number(seconds[i])} s per seed<br>{thousands(rows['trials'][i])} trials, "
-            f"{thousands(rows['steps'][i])} steps of {rows['seeds'][i]} seeds<br>"
-            f"cell {rows['cell'][i]}"
-            for i in known
-        ]
-        if len(known):
-            layers.append(
-                Points(
-                    size[known],
-                    seconds[known],
-                    colour,
-                    f"κ = {group.kappa:g}: {label}",
-                    shape,
-                    hollow=np.full(len(known), label == "λ₁"),
-                    hover=hover,
-                )
-            )
+    for name, called in _TIMES.items():
+        if known := where(cost_rows(group), name):
+            hollow = np.full(len(known["cell"]), called == "λ₁")
+            names = {name: f"{called}, s per seed:", **_NAMES}
+            layers.append(points(family, group, known, ("", name), called, names, hollow=hollow))
     return layers
