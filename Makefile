@@ -22,9 +22,10 @@ demo: .venv/.core
 	$(BIN)/etastar measure --plot out/demo.png --json out/demo.json
 
 # One thread for each of two workers: PyTorch's threads of two processes would wait for each other.
+# A worker takes whole files, so that what several tests share is made once; slow tests come first.
 WORKERS ?= 2
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks docs/site examples .ci
