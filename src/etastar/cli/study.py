@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from inspect import getsource, signature
 from pathlib import Path
@@ -18,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, progress_bar, write_results, write_text
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, EmptyStoreError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.study.cell_rows import cell_table
 from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
-from etastar.study.plan import State, costs, plan
+from etastar.study.plan import State, costs, elsewhere, plan, require_results
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -163,21 +164,29 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
     state = State.of_file(path)
     done = {cell.id for cell in what.cells if state.is_done(cell)}
     failed = {c.title: e for c in what.cells if c.id not in done and (e := state.error(c))}
-    every = [asked for cell in what.cells for asked in cell.asked]
-    missing = {(asked.id, one) for asked in every for one in state.missing(asked)}
+    missing, _ = state.count(what)
+    log_missing, other = False, ""
+    with suppress(EmptyStoreError), Store(path) as opened:
+        log_missing, other = opened.log_missing, elsewhere(what, opened, state)
     record = {
         "study": str(what.path),
         "store": str(path),
         "cells": len(what.cells),
         "done": len(done),
         "failed": failed,
-        "seeds_missing": len(missing),
+        "seeds_missing": missing,
+        "log_missing": log_missing,
     }
     if json_file:
         return _write_json(record, json_file)
     print(f"{what.file.title or what.name}: {len(done)} of {len(what.cells)} cells done")
-    print(f"results missing (η* and λ1, by seed): {len(missing)}")
-    print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)"))
+    print(f"results missing (η* and λ1, by seed): {missing}")
+    print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)") + other)
+    if log_missing:
+        print(
+            f"WARNING: a run of this store was not ended, and {path.name}-wal, which holds what it "
+            "computed last, is not beside it: was the store copied alone? Copy both files."
+        )
     for title, error in failed.items():
         print(f"failed: {title}: {error}")
     return 0
@@ -205,10 +214,13 @@ def _fit(
     check_output(json_file)
     what, path = _opened(study, store)
     with Store(path) as opened:
-        cells = cell_table(what, opened)
+        cells, gaps = cell_table(what, opened), State.of(opened).gaps(what)
     groups = fit_records(cells, response, cutoff)
     if json_file:
-        return _write_json({"study": str(what.path), "groups": groups}, json_file)
+        record = {"study": str(what.path), "missing": gaps or None, "groups": groups}
+        return _write_json(record, json_file)
+    if gaps:
+        print(f"WARNING: {gaps}")
     print_laws(groups)
     return 0
 
@@ -230,6 +242,7 @@ def _report(study: str, store: str | None = None, *, output: str | None = None) 
             f"--output {name}: the page has figures beside it; give the name of a file."
         )
     with Store(path) as opened:
+        require_results(what, opened)
         for file in write_report(what, opened, Path(name)):
             print(file)
     return 0
@@ -255,8 +268,11 @@ def _export(
     what, path = _opened(study, store)
     name = _output(output, what.path.with_suffix(f".{format}"))
     with Store(path) as opened:
+        gaps = require_results(what, opened).gaps(what)
         columns = TABLES[table](what, opened)
     write_results([(name, partial(FORMATS[format], columns))])
+    if gaps:
+        print(f"WARNING: {gaps}", file=sys.stderr)
     if name != "-":
         print(f"{name}: {len(columns['cell'])} rows")
     return 0

@@ -73,7 +73,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         chapters = [_chapter(family, evidence, folder) for family in evidence.families]
         with as_a_whole(output) as partial:
-            partial.write_text(_page(evidence, chapters), encoding="utf-8")
+            partial.write_text(_page(evidence, chapters), "utf-8", errors="replace")
     except OSError as error:
         place = error.filename or output
         raise ConfigError(

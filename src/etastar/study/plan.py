@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,18 +41,30 @@ class State:
         Raises:
             StoreError: It exists, and is damaged, newer, or something else.
         """
-        if not path.exists() or not path.stat().st_size:
-            return cls()
-        try:
-            with Store(path) as store:
-                return cls.of(store)
-        except EmptyStoreError:
-            return cls()
+        with suppress(EmptyStoreError), Store(path) as store:
+            return cls.of(store)
+        return cls()
 
     def missing(self, asked: Asked) -> tuple[Any, ...]:
         """What is wanted of a specification and has no result."""
         done = self.done.get(asked.id, set())
         return tuple(one for one in asked.wanted if one not in done)
+
+    def count(self, study: Study) -> tuple[int, int]:
+        """Results of a study (η* and λ1, by seed) that are missing, and all; each counts once."""
+        wanted = {(a.id, one) for cell in study.cells for a in cell.asked for one in a.wanted}
+        return len(wanted) - sum(one in self.done.get(i, ()) for i, one in wanted), len(wanted)
+
+    def gaps(self, study: Study) -> str:
+        """Say how much of a study is missing, and what to do; empty if nothing is."""
+        missing, wanted = self.count(study)
+        if not missing:
+            return ""
+        cells = sum(not self.is_done(cell) for cell in study.cells)
+        return (
+            f"{missing} of {wanted} results (η* and λ1, by seed) are missing, in {cells} of "
+            f"{len(study.cells)} cells: etastar study run {study.path}"
+        )
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether everything that a cell asks for is there."""
@@ -59,6 +73,46 @@ class State:
     def error(self, cell: Cell) -> str | None:
         """The error for which a cell was given up; None if it was not."""
         return next((self.failures[a.id] for a in cell.asked if a.id in self.failures), None)
+
+
+def require_results(study: Study, store: Store) -> State:
+    """Return the state of a store that holds some η* of a study.
+
+    Raises:
+        ConfigError: It holds none, so that nothing can be made of it.
+    """
+    state = State.of(store)
+    if any(state.done.get(cell.id, set()) & set(cell.wanted) for cell in study.cells):
+        return state
+    raise ConfigError(
+        f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"
+        + elsewhere(study, store, state)
+    )
+
+
+def elsewhere(study: Study, store: Store, state: State) -> str:
+    """Say which settings differ where a store holds networks, but none of a study; else nothing."""
+    ours = {cell.id for cell in study.cells}
+    query = "SELECT id, json FROM specification WHERE kind = 'maximal-lr'"
+    with store.decoded():
+        others = [json.loads(t) for i, t in store.rows(query) if i in state.done and i not in ours]
+    if not others or ours & state.done.keys():
+        return ""
+    wanted = json.loads(study.cells[0].specification)
+
+    def differing(other: dict[str, Any]) -> list[str]:
+        names = sorted(wanted.keys() | other.keys())
+        return [name for name in names if wanted.get(name) != other.get(name)]
+
+    near = min(others, key=lambda other: len(differing(other)))
+    told = ", ".join(
+        f"{name} = {near.get(name)!r} (in the study file {wanted.get(name)!r})"
+        for name in differing(near)
+    )
+    return (
+        f". The store holds {len(others)} networks of other settings, nearest to the first of the "
+        f"study with {told}: was the file edited, or is the store another study's?"
+    )
 
 
 def costs(study: Study) -> dict[str, Cost]:

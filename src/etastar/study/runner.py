@@ -152,6 +152,7 @@ class _Run:
         finally:
             for future in self.in_flight:
                 future.cancel()
+        self.store.verify()
         failures = {
             cell.title: self.state.error(cell) or ""
             for cell in self.study.cells
