@@ -126,7 +126,7 @@ def test_an_error_anywhere_else(way: str) -> None:
     plain = functools.partial(step, failing=Failing(how, far=1e9))
     places: dict[str, dict[str, Any]] = {
         r"the metric metric at rate \S+, after step \d+,": {"metric": metric, "step_fn": plain},
-        r"building the optimizer at lr = 1": {"optimizer": lambda model, lr: how()},
+        r"the optimizer cannot be built: at lr = 1 it": {"optimizer": lambda model, lr: how()},
         r"scheduler at step 4 of 12": {
             "scheduler": lambda o: LambdaLR(o, lambda s: how() if s > 3 else 1.0)
         },

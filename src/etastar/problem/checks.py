@@ -59,7 +59,7 @@ def check_first_step(problem: Problem, start: Start) -> None:
                 "step_fn(model, batch) called backward() itself: let it return the loss only, or "
                 "take (model, batch, optimizer) and do the whole step."
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     if all(p.grad is None for p in model.parameters() if p.requires_grad):
         raise ModelError(f"{ignored}: none of them has a gradient. {remedy}")
 

@@ -216,7 +216,7 @@ class OptimizerFactory:
 
     def _tried(self, model: nn.Module, lr: float) -> Any:
         _check_kind(self.given)
-        with told(lambda: f"building the optimizer at lr = {lr:g}", CALLED):
+        with told(lambda: f"the optimizer cannot be built: at lr = {lr:g} it", CALLED):
             optimizer = self.build(model, lr)
         if not all(
             hasattr(part, name)
