@@ -23,7 +23,7 @@ from etastar.lambda1 import measure_sharpness
 from etastar.settings import Settings
 
 repeatable = settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

@@ -31,6 +31,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """Return a number of any kind as Python's own, whatever else as it is."""
+    if is_whole(value):
+        return int(value)
+    return float(value) if is_number(value) else value
+
+
 def is_ratio(value: Any) -> bool:
     """Check that the value is a finite number that is not negative."""
     return bool(is_number(value) and 0 <= value < math.inf)
@@ -101,15 +108,17 @@ def check_choice(kind: str, value: Any, known: Collection[str]) -> None:
         raise unknown_name(kind, str(value), known)
 
 
-def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
-    """Raise if the tolerance is not between 0 and 1, the budget below 1, or the seed below 0.
+def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> tuple[float, int, int]:
+    """Return the three; raise if not 0 < tol < 1, the budget is below 1, or the seed below 0.
 
     Raises:
         ConfigError: One of them is.
     """
-    check_number("tol", tol, above=0, below=1)
-    check_whole("max_iter", max_iter)
-    check_whole("seed", seed, least=0)
+    return (
+        check_number("tol", tol, above=0, below=1),
+        check_whole("max_iter", max_iter),
+        check_whole("seed", seed, least=0),
+    )
 
 
 def known_names(function: Callable[Given, Made]) -> Callable[Given, Made]:

@@ -6,14 +6,14 @@ import bisect
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etastar.api import SCAN_RATIO, maximal_lr
-from etastar.checking import is_number, is_whole
+from etastar.api import SCAN_RATIO, maximal_lr, own_heading
+from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
 from etastar.engines.loop import run_trial
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
@@ -81,9 +81,9 @@ def warmup(
         NotBracketedWarning: There is no such warm-up; `length` is then None.
     """
     asked = _own_model(model, train_data, val_data, options)
-    _check_target(asked, target_lr, ladder, shape, pace)
+    target_lr, steps, pace = _checked_schedule(asked, target_lr, ladder, shape, pace)
     with untouched(train_data, val_data):
-        found = _found(asked, target_lr, ladder, shape, pace)
+        found = _found(asked, target_lr, steps, shape, pace)
     if found.length is None:
         warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
     return found
@@ -118,6 +118,8 @@ def _found(
         with_warmup={},
         without={},
         notes=(),
+        ratios=groups.ratios,
+        heading=own_heading(problem.described(asked.seed_list[0])["model"], problem),
     )
     return _checked(draft, problem, starts, groups.ratios)
 
@@ -308,13 +310,17 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     )
 
 
-def _check_target(
-    asked: OwnModel, target: Any, ladder: Sequence[int], shape: Any, pace: Any
-) -> None:
+def _checked_schedule(
+    asked: OwnModel, target: Any, ladder: Any, shape: Any, pace: Any
+) -> tuple[float, list[int], float]:
+    """Return target, ladder and pace as Python's own numbers.
+
+    Raises:
+        ConfigError: One of them, or the shape, cannot be.
+    """
     if not is_number(pace) or not 0 < pace <= 1:
         raise ConfigError(f"pace must be above 0 and at most 1, got {pace!r}.")
-    if shape not in SHAPES:
-        raise unknown_name("shape", str(shape), SHAPES)
+    check_choice("shape", shape, SHAPES)
     if not is_number(target) or not math.isfinite(target) or not target > asked.start_lr:
         raise ConfigError(
             f"target_lr must be a number above start_lr = {asked.start_lr:g}, got {target!r}."
@@ -324,6 +330,7 @@ def _check_target(
             f"target_lr must be below end_lr, got {target:g} and {asked.end_lr:g}: η* is "
             "searched up to end_lr only. Raise end_lr."
         )
-    whole = all(is_whole(s) and s >= 0 for s in ladder)
-    if not whole or len(ladder) < 2:
+    steps = list(ladder) if isinstance(ladder, Iterable) else []
+    if len(steps) < 2 or not all(is_whole(step) and step >= 0 for step in steps):
         raise ConfigError(f"ladder must be at least two whole numbers of steps, got {ladder!r}.")
+    return float(target), [int(step) for step in steps], float(pace)

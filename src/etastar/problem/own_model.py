@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from etastar.checking import check_whole, is_number, is_whole
+from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.problem import checks
@@ -81,6 +81,8 @@ class OwnModel:
 
     def __post_init__(self) -> None:
         check_ambient()
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))  # PyTorch and JSON take no others
         optional = ("resolution", "precision", "budgets")
         for name in ("epochs", "start_lr", "end_lr", *optional):
             value = getattr(self, name)
