@@ -15,8 +15,9 @@ class CurveEtaStar:
         ci_low: Lower end of its 95 % interval.
         ci_high: Upper end.
         safe: The one-sided 90 % lower bound of η_95.
-        set_by: `budget` where slow runs end η*: had they trained, η_50 would lie beyond its
-            interval; else `stability`; None where no run failed above.
+        set_by: `budget` where slow runs end η*: with twice the budget, judged by the steps of the
+            runs that trained, η_50 would lie beyond its interval; else `stability`; None where no
+            run failed above.
     """
 
     median: float | None
