@@ -98,8 +98,8 @@ class SlowEdge:
         upper: Its 90 % quantile, the upper bound.
         edge: Where a run is slow with probability one half, the best guess.
         width: The best guess of the edge's width, in lattice points.
-        below: The peak of p, up to which slow failures are left out of the fast edge's fit, once a
-            slow edge was seen; else −1.
+        below: Lattice point up to which slow failures are left out of the fast edge's fit: `upper`,
+            or the peak of p; −1 if no slow edge was seen.
     """
 
     last: int = -1
@@ -161,5 +161,5 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
         float(upper),
         float(edge[best]),
         float(width[best]) / step,
-        math.ceil(top) - 1,
+        min(math.ceil(top) - 1, math.floor(upper)),
     )

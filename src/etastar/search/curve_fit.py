@@ -95,10 +95,18 @@ class Fit:
         one_sided = high >= self.cells or low <= 0
         return bool(min(trained, failed) >= FEWEST_EACH or (one_sided and near.any()))
 
+    def no_width(self) -> bool:
+        """Whether runs may be too slow at the safe rate, so that nothing is promised there."""
+        return self.slow.upper is not None and self.slow.upper > self.safe()
+
     def safe_is_open(self) -> bool:
         """Whether there is no safe rate though it is not yet unlikely that there is one."""
         nowhere = self.posterior.distribution(SAFE)[2]
-        return SAFE_ERROR < nowhere < 1 - SAFE_ERROR
+        if SAFE_ERROR < nowhere < 1 - SAFE_ERROR:
+            return True
+        return self.no_width() and float(self.posterior.quantile(SAFE, 0.5)) > (
+            self.slow.upper or 0
+        )
 
     def peak(self) -> tuple[int, int, int] | None:
         """See `peak_of`."""

@@ -81,9 +81,8 @@ def _eta_star(curve: CurveState, fit: Fit) -> CurveEtaStar:
     if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
         return CurveEtaStar(None, None, None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
-    return CurveEtaStar(
-        middle, low, high, _rate(curve, fit.safe()), set_by(fit, curve.options.max_steps)
-    )
+    safe = None if fit.no_width() else _rate(curve, fit.safe())
+    return CurveEtaStar(middle, low, high, safe, set_by(fit, curve.options.max_steps))
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:
