@@ -50,6 +50,13 @@ _LABELS = ("input_lr_ratio", "loss", "inputs", "output_variance")
 T = TypeVar("T")
 
 
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """Up to so many of these, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """All networks under one set of conditions.
@@ -58,13 +65,13 @@ class Group:
         cells: Its cells in the study, measured or not.
         rows: Columns of `study.export.SEED_COLUMNS`, only those of these cells.
         trials: Columns of `study.export.TRIAL_COLUMNS`, likewise.
-        seconds: Wall-clock seconds of all finished tasks, by the hash of their specification.
+        work: Wall-clock seconds and seeds of finished tasks, by the hash of their specification.
     """
 
     cells: tuple[Cell, ...]
     rows: Columns
     trials: Columns
-    seconds: Mapping[str, float]
+    work: Mapping[str, tuple[float, int]]
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,8 +91,8 @@ class Group:
 
     @property
     def wanted(self) -> int:
-        """Number of seeds of η* that the study asks for."""
-        return sum(len(cell.seeds) for cell in self.cells)
+        """Number of seeds of η*, or of curves, that the study asks for."""
+        return sum(len(cell.wanted) for cell in self.cells)
 
     @property
     def measured(self) -> int:
@@ -120,7 +127,7 @@ class Group:
             "seeds": self.measured,
             "trials": sum(self.rows["trials"]),
             "steps": sum(self.rows["steps"]),
-            "seconds": sum((s for i, s in self.seconds.items() if i in ids), 0.0),
+            "seconds": sum((spent for i, (spent, _) in self.work.items() if i in ids), 0.0),
         }
 
     @property
@@ -225,6 +232,10 @@ class Family:
     def kappas(self) -> list[float]:
         """Its values of κ, ascending."""
         return sorted({group.kappa for group in self.groups})
+
+    def sizes(self, name: str) -> list[int]:
+        """Its widths or depths, ascending: `width` or `depth`."""
+        return sorted({getattr(cell.settings, name) for g in self.groups for cell in g.cells})
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -109,8 +110,6 @@ def success_curve(
     Returns:
         A point per rate, with an exact binomial interval.
     """
-    from scipy.stats import binomtest
-
     curve = []
     for lr in sorted({rate for outcomes in tried for rate in outcomes}):
         counts = dict.fromkeys(("trained", "diverged", "dead", "short"), 0)
@@ -124,7 +123,7 @@ def success_curve(
                 below += 1
         seeds = sum(counts.values()) + above + below
         good = counts["trained"] + above
-        interval = binomtest(good, seeds).proportion_ci(LEVEL)
+        low, high = _interval(good, seeds)
         curve.append(
             SuccessAt(
                 lr=lr,
@@ -132,11 +131,20 @@ def success_curve(
                 inferred_trained=above,
                 inferred_failed=below,
                 p=good / seeds,
-                ci_low=float(interval.low),
-                ci_high=float(interval.high),
+                ci_low=low,
+                ci_high=high,
             )
         )
     return curve
+
+
+@lru_cache(maxsize=4096)
+def _interval(good: int, seeds: int) -> tuple[float, float]:
+    """The exact binomial interval; a study asks for the same few again and again."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(good, seeds).proportion_ci(LEVEL)
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
