@@ -113,7 +113,7 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
             f"none is {nowhere:.2f}.",
         )
-    elif fit.slow.upper is not None and fit.slow.upper > fit.safe():
+    elif fit.no_width():
         yield Remark(
             "no-width",
             "The window has no width: runs become too slow for the budget where they have not yet "
