@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from etastar.checking import known_names
 from etastar.data import Dataset
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.machine import device_named
 from etastar.problem.networks import Network
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
+from etastar.problem.preserve import check_ambient, untouched
 from etastar.problem.problem import Problem, of_network
 from etastar.result import Result
 from etastar.run import Progress, progress_line, run
@@ -136,6 +137,7 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
     Raises:
         ConfigError: One of them is not, or an option is unknown, out of range or has no effect.
     """
+    check_ambient()
     if not isinstance(dataset, (str, Dataset)):
         raise ConfigError(
             f"dataset must be the name of a data set or an etastar.Dataset; got {dataset!r:.60}. "
@@ -206,6 +208,7 @@ def _criterion_line(problem: Problem) -> str:
     )
 
 
+@known_names
 def maximal_lr(
     model: nn.Module | Callable[[int], nn.Module],
     train_data: Any,
@@ -236,6 +239,7 @@ def maximal_lr(
     round_size: int | None = None,
     slow_edge: bool = False,
     first_seed: int = 0,
+    scheduler: Callable[..., Any] | None = None,
 ) -> Result:
     """Measure the largest constant learning rate that a model can start training with.
 
@@ -253,7 +257,8 @@ def maximal_lr(
         val_data: The same; None evaluates on the training data.
         loss_fn: Maps `(model(inputs), targets)` to the mean loss, a scalar.
         optimizer: A class or `functools.partial`, called `(params, lr=lr)`, or a function
-            `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`.
+            `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`. It may
+            return a list of optimizers, or an object with `param_groups`, `step` and `zero_grad`.
         metric: `"accuracy"`; `"loss"` (of the validation data); or a callable of all
             `(outputs, targets)`, or of `(model, batch)` where `step_fn` is given.
         threshold: What the metric must reach.
@@ -267,7 +272,10 @@ def maximal_lr(
         end_lr: Upper end.
         resolution: Relative width of a bracket, 0.05 by default; given, it means `section` too.
         step_fn: Maps `(model, batch)` to the loss, a scalar tensor, for models whose step is not
-            `loss_fn(model(inputs), targets)`. Do not call `backward()` or `step()` in it.
+            `loss_fn(model(inputs), targets)`; do not call `backward()` or `step()` in it. Or does
+            the whole step of `(model, batch, optimizer)`, with clipping, accumulation or a gradient
+            scaler, and returns its loss; a step of the budget is then one call, and `metric="loss"`
+            is `loss_fn(model(inputs), targets)`.
         device: Where to train; None where the model is.
         progress: Show a line of progress, on a terminal only.
         higher_is_better: Which way the metric points; None is up, but down for `"loss"`.
@@ -287,6 +295,8 @@ def maximal_lr(
         round_size: Trials that are placed at once; 4 if None.
         slow_edge: Whether the rates that are too slow for the budget are looked for, too.
         first_seed: The first seed; the others follow.
+        scheduler: Maps an optimizer to an `LRScheduler`, whose `step()` follows every training
+            step. What is measured is the rate that the optimizer begins with, its peak.
 
     Returns:
         η* with its interval, the success curve and the recommended rate, or every seed's bracket.
@@ -328,7 +338,7 @@ def maximal_lr(
                 on_progress=show,
             )
     if found.reason:
-        warnings.warn(found.reason, NotBracketedWarning, stacklevel=2)
+        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     return found
 
 

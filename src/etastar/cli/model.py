@@ -17,7 +17,7 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
-from etastar.cli.user_code import called, imported, takes_an_argument
+from etastar.cli.user_code import imported
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
@@ -252,16 +252,14 @@ def _model(place: str) -> Any:
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(f"model {place} is a {kind}; expected a function or an nn.Module.")
-    if takes_an_argument(found):
-        return lambda seed: called("model", place, found, seed)
-    return called("model", place, found)
+    return found
 
 
 def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
-    import torch
-
     from etastar.data import load
+    from etastar.problem.batches import Array
+    from etastar.problem.user_errors import told
 
     if options.data is None:
         given = {name: getattr(options, name) for name in DATA_OPTIONS}
@@ -272,7 +270,8 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
             raise ConfigError(f"`{name}` goes with --dataset, not with --data.")
     found = imported("--data", options.data)
     if callable(found) and not hasattr(found, "__getitem__"):
-        found = called("--data", options.data, found)
+        with told(lambda: f"--data {options.data}"):
+            found = found()
     if isinstance(found, dict):
         if unknown := set(found) - {"train", "val"}:
             raise ConfigError(
@@ -282,6 +281,6 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
         if "train" not in found:
             raise ConfigError(f"--data {options.data}: the dictionary has no key 'train'.")
         return found["train"], found.get("val")
-    if isinstance(found, tuple) and len(found) == 2 and not torch.is_tensor(found[0]):
+    if isinstance(found, tuple) and len(found) == 2 and not isinstance(found[0], Array):
         return found
     return found, None

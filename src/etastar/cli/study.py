@@ -26,7 +26,7 @@ from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
-from etastar.study.plan import State, costs, elsewhere, plan, require_results
+from etastar.study.plan import State, costs, elsewhere, like_before, plan, require_results
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -135,18 +135,23 @@ def _dry_run(study: Study, store: Path) -> int:
     tasks = plan(study, known, state)
     for cell in study.cells:
         left = [task for task, _ in tasks if task.id in (cell.id, cell.sharpness_id)]
-        seeds = f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
-        print(f"{cell.title}, {seeds}: {'to do' if left else 'done'}")
+        what = "curve" if cell.curve else f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
+        print(f"{cell.title}, {what}: {'to do' if left else 'done'}")
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
+        return 0
+    begins = f"{len(study.cells)} cells, {len(tasks)} tasks to do: about"
+    if past := like_before(study, known, tasks, store):
+        trials, seconds = past
+        print(f"{begins} {trials:,.0f} trials and {duration(seconds)}, as what is done took.")
         return 0
     factor = calibrate(known.values())
     steps = {i: known[c.id].step for c in study.cells for i in (c.id, c.sharpness_id)}
     seconds = sum(expected * factor(steps[task.id]) for task, expected in tasks)
     threads = torch.get_num_threads()
     print(
-        f"{len(study.cells)} cells, {len(tasks)} tasks to do: about "
-        f"{duration(seconds / threads)} on this machine ({threads} threads), within a factor of 3."
+        f"{begins} {duration(seconds / threads)} on this machine ({threads} threads), within a "
+        "factor of 3."
     )
     return 0
 

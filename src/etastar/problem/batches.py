@@ -14,7 +14,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
 
@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
-from etastar.errors import EtaStarError, ModelError
+from etastar.errors import ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import copied, equal, nbytes
 from etastar.problem.order import DataOrder
 from etastar.problem.preserve import generators_of, untouched
 from etastar.problem.streams import Stream, mixed, seed_generator
+from etastar.problem.user_errors import told
 
 END = object()
 Array = torch.Tensor | np.ndarray
@@ -226,30 +227,19 @@ class LoaderBatches(Batches):
             )
 
 
-@contextmanager
-def reading(source: Any, doing: str) -> Iterator[None]:
-    """Raise what the user's data raise inside as an error that says what was read.
+def reading(source: Any, doing: str) -> AbstractContextManager[None]:
+    """Raise what the user's data raise inside as a `ModelError` that says what was read.
 
     Args:
         source: The data.
         doing: The argument's name, and what is asked of it.
-
-    Raises:
-        ModelError: Instead of any other error.
     """
-    try:
-        yield
-    except EtaStarError:
-        raise
-    except Exception as error:
-        name = type(getattr(source, "dataset", source)).__name__
-        lines = str(error).strip().splitlines() or [""]
-        text = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
-        raise ModelError(
-            f"{doing} from {name} raised {type(error).__name__}: {text}. Expected a Dataset whose "
-            "__getitem__ gives every sample from 0 to len - 1, all of one shape, or an iterable of "
-            "batches (inputs, targets)."
-        ) from error
+    name = type(getattr(source, "dataset", source)).__name__
+    return told(
+        lambda: f"{doing} from {name}",
+        "Expected a Dataset whose __getitem__ gives every sample from 0 to len - 1, all of one "
+        "shape, or an iterable of batches (inputs, targets).",
+    )
 
 
 def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> Batches:

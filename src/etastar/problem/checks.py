@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from etastar.errors import ModelError
-from etastar.problem.nested import shape_of, to_device
+from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
+from etastar.problem.user_errors import told
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
+
+SUMS = 1.8
+"""Times the loss of a batch that twice the batch has, from where on it is taken for a sum."""
 
 
 def check_first_step(problem: Problem, start: Start) -> None:
@@ -24,18 +29,24 @@ def check_first_step(problem: Problem, start: Start) -> None:
         ModelError: Batch, model and loss do not fit each other; the loss is not finite; or it does
             not depend on the parameters.
     """
+    if problem.objective.whole_step:
+        return  # it is taken in the rehearsal
     seed = start.initialisation
     model = problem.origin.copy(seed)
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     with Stream("training", start.order).active(), torch.enable_grad():
-        loss = _fitting(problem, model, batch)
+        with told(
+            lambda: (
+                "the first training batch does not go through model and loss: it is "
+                f"{shape_of(batch)}, expected (inputs, targets) with "
+                "loss_fn(model(inputs), targets), and it"
+            ),
+            "Check shapes, types and device, or pass step_fn.",
+        ):
+            loss = problem.objective.loss(model, batch)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ModelError(
-                f"the loss of the first batch is {value} at initialisation (seed {seed}), "
-                "before any step. Look for NaN in the data, inputs of a wrong scale, or a log or "
-                "a division in the model or the loss."
-            )
+            raise not_finite(value, seed)
         ignored = "the loss does not depend on the model's trainable parameters"
         remedy = (
             "Look for detach(), no_grad(), .item() or NumPy between them, or a model that returns "
@@ -43,23 +54,86 @@ def check_first_step(problem: Problem, start: Start) -> None:
         )
         if not loss.requires_grad:
             raise ModelError(f"{ignored}: it has no gradient. {remedy}")
-        loss.backward()
+        if any(p.grad is not None for p in model.parameters()):
+            raise ModelError(
+                "step_fn(model, batch) called backward() itself: let it return the loss only, or "
+                "take (model, batch, optimizer) and do the whole step."
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
     if all(p.grad is None for p in model.parameters() if p.requires_grad):
         raise ModelError(f"{ignored}: none of them has a gradient. {remedy}")
 
 
-def _fitting(problem: Problem, model: nn.Module, batch: Any) -> Any:
-    """Return the loss of a batch, or raise in words why there is none."""
-    try:
-        return problem.objective.loss(model, batch)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the first training batch does not go through model and loss: {type(error).__name__}: "
-            f"{error}. The batch is {shape_of(batch)}; expected (inputs, targets) with "
-            "loss_fn(model(inputs), targets). Check shapes, types and device, or pass step_fn."
-        ) from error
+def check_samples(problem: Problem, start: Start) -> None:
+    """Look for samples with NaN, and whether the loss of such a sample is NaN, too.
+
+    Raises:
+        ModelError: Its is; names the first.
+    """
+    data = {"train_data": problem.train, "val_data": problem.val}
+    if problem.val is problem.train:
+        del data["val_data"]
+    for what, batches in data.items():
+        seen = 0
+        for batch in islice(batches.once(), problem.max_steps):
+            parts = [t for t in tensors(batch) if t.is_floating_point() and t.ndim]
+            strided = [t for t in parts if t.layout == torch.strided and t.numel()]
+            bad = [~t.isfinite().reshape(len(t), -1).all(1) for t in strided]
+            rows = [int(row.nonzero()[0]) for row in bad if bool(row.any())]
+            if rows and not _survives(problem, start, batch):
+                first = seen + min(rows)
+                raise ModelError(
+                    f"{what}: sample {first} holds NaN or infinity, and the loss of its batch is "
+                    "nan at initialisation. Leave it out, or fill the gap."
+                )
+            seen += samples_in(batch)
+
+
+def _survives(problem: Problem, start: Start, batch: Any) -> bool:
+    """Tell whether the loss of a batch is finite, or is not to be had."""
+    model = problem.origin.copy(start.initialisation)
+    with suppress(Exception), Stream("training", start.order).active(), torch.no_grad():
+        loss = problem.objective.loss(model, to_device(batch, problem.origin.device))
+        return math.isfinite(float(loss))
+    return True
+
+
+def sum_note(problem: Problem, start: Start) -> str | None:
+    """Say so if the loss of twice a batch is twice the loss.
+
+    Args:
+        problem: What is trained.
+        start: One of its starts.
+    """
+    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    if problem.objective.whole_step or not isinstance(batch, list | tuple):
+        return None
+    losses = []
+    with suppress(Exception):  # not every batch can be put together with itself
+        for doubled in (copied(batch), [torch.cat([part, part]) for part in batch]):
+            model = problem.origin.copy(start.initialisation)
+            with Stream("training", start.order).active(), torch.no_grad():
+                losses.append(abs(float(problem.objective.loss(model, doubled))))
+        if losses[1] > SUMS * losses[0]:
+            return (
+                "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
+                f"`batch_size` grows, and is {samples_in(batch)} times higher for the mean."
+            )
+    return None
+
+
+def not_finite(value: float, seed: int) -> ModelError:
+    """Return the error for the loss of the first batch.
+
+    Args:
+        value: What it is.
+        seed: Of the initialisation.
+    """
+    return ModelError(
+        f"the loss of the first batch is {value} at initialisation (seed {seed}), "
+        "before any step. Look for NaN in the data, inputs of a wrong scale, or a log or "
+        "a division in the model or the loss."
+    )
 
 
 def check_first_metric(problem: Problem, start: Start) -> float:
@@ -74,18 +148,18 @@ def check_first_metric(problem: Problem, start: Start) -> float:
     seed = start.initialisation
     model = problem.origin.copy(seed)
     objective = problem.objective
-    try:
+    first = next(iter(problem.val.once()), None)
+    if first is None:
+        raise ModelError("val_data is empty: there is nothing to evaluate.")
+    with told(
+        lambda: (
+            f"the metric {objective.name!r} cannot be evaluated on the validation data, whose "
+            f"first batch is {shape_of(first)}: it"
+        ),
+        "A callable is called (outputs, targets), on all of them at once; with step_fn it is "
+        "called (model, batch).",
+    ):
         value = problem.evaluate(model)
-    except ModelError:
-        raise
-    except ZeroDivisionError:
-        raise ModelError("val_data is empty: there is nothing to evaluate.") from None
-    except Exception as error:
-        raise ModelError(
-            f"the metric {objective.name!r} cannot be evaluated on the validation data: "
-            f"{type(error).__name__}: {error}. A callable is called (outputs, targets), on all "
-            "of them at once; with step_fn it is called (model, batch)."
-        ) from error
     if math.isnan(value):
         raise ModelError(
             f"the metric {objective.name!r} is NaN at initialisation (seed {seed}). Check "
@@ -113,5 +187,6 @@ def check_not_met(problem: Problem, start: Start, value: float) -> None:
             f"the threshold is met before the first step: {objective.name} is {value:g} at "
             f"initialisation (seed {seed}), the threshold {objective.threshold:g}. Every "
             f"rate would count as trained. {side} threshold, or set higher_is_better if the "
-            "metric points the other way."
+            "metric points the other way; a model that is trained already needs a factory, or "
+            "fresh weights."
         )

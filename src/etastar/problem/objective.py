@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -22,7 +23,8 @@ class Objective:
 
     Attributes:
         loss_fn: Maps `(model(inputs), targets)` to a scalar.
-        step_fn: Maps `(model, batch)` to the scalar loss; None for `loss_fn` of a pair.
+        step_fn: Maps `(model, batch)` to the scalar loss, or does the whole step of `(model, batch,
+            optimizer)` and returns its loss; None for `loss_fn` of a pair.
         metric: `"accuracy"`, `"loss"` or a callable.
         threshold: What the metric must reach.
         higher_is_better: Whether reaching means at least, rather than at most, `threshold`.
@@ -36,13 +38,25 @@ class Objective:
     higher_is_better: bool
     hold: bool = False
 
+    @functools.cached_property
+    def whole_step(self) -> bool:
+        """Tell whether `step_fn` takes the optimizer, and does the whole step itself."""
+        try:
+            given = inspect.signature(self.step_fn or (lambda: None)).parameters.values()
+        except (TypeError, ValueError):  # of a function that is not written in Python
+            return False
+        places = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return len(places) > 2 and (
+            places[2].default is places[2].empty or places[2].name.startswith("opt")
+        )
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of one batch, differentiable, a scalar.
 
         Raises:
             ModelError: It is not one number, or the batch is no pair.
         """
-        if self.step_fn is not None:
+        if self.step_fn is not None and not self.whole_step:
             loss = self.step_fn(model, batch)
         else:
             inputs, targets = pair(batch)
@@ -76,7 +90,7 @@ class Objective:
                 value, size = self._on_batch(model, batch)
                 total, weight = total + value, weight + size
             if callable(self.metric) and self.step_fn is None:
-                return _number(self.metric(_together(outputs), _together(targets)))
+                return as_number(self.metric(_together(outputs), _together(targets)))
         return total / weight
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
@@ -86,7 +100,7 @@ class Objective:
             return correct(call(model, inputs), targets)
         size = samples_in(batch)
         if callable(self.metric):
-            return _number(self.metric(model, batch)) * size, size
+            return as_number(self.metric(model, batch)) * size, size
         return float(self.loss(model, batch)) * size, size
 
     def met(self, value: float) -> bool:
@@ -169,12 +183,17 @@ def _together(parts: list[Any]) -> Any:
     return parts
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any, what: str = "the metric") -> float:
+    """Return a number that the user's code gives.
+
+    Raises:
+        ModelError: It is none.
+    """
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise ModelError(
-            f"the metric must return one number, got {shape_of(value)}. Take its mean."
+            f"{what} must return one number, got {shape_of(value)}. Take its mean."
         ) from None
 
 

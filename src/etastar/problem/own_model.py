@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from etastar.checking import check_whole, is_number, is_whole
+from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.problem import checks
-from etastar.problem.batches import Batches, LoaderBatches, as_batches
+from etastar.problem.batches import Batches, LoaderBatches, TensorBatches, as_batches
+from etastar.problem.held import Held
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
+from etastar.problem.preserve import check_ambient
 from etastar.problem.problem import Problem
+from etastar.problem.rehearsal import rehearsed, schedule_note
+from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
 
 if TYPE_CHECKING:
@@ -30,6 +35,10 @@ SEEDS = 3
 """Of a search per seed, where none are asked for."""
 BATCH_SIZE = 128
 """Samples per step of tensors and data sets, where none are asked for."""
+SAME_WEIGHTS = (
+    "the model factory draws the same weights for every seed, so that seeds vary the order of the "
+    "data only. Let it draw them from PyTorch's global stream, or from the seed."
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,12 @@ class OwnModel:
     round_size: int | None = None
     slow_edge: bool = False
     first_seed: int = 0
+    scheduler: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
+        check_ambient()
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))  # PyTorch and JSON take no others
         optional = ("resolution", "precision", "budgets")
         for name in ("epochs", "start_lr", "end_lr", *optional):
             value = getattr(self, name)
@@ -77,10 +90,11 @@ class OwnModel:
                 continue
             if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-        for name in ("batch_size", "eval_every", "trials", "round_size", "confirm"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=0 if name == "confirm" else 1)
-        check_whole("first_seed", self.first_seed, least=0)
+            object.__setattr__(self, name, getattr(value, "item", lambda value=value: value)())
+        for name in ("batch_size", "eval_every", "trials", "round_size", "confirm", "first_seed"):
+            if (value := getattr(self, name)) is not None:
+                least = 0 if name in ("confirm", "first_seed") else 1
+                object.__setattr__(self, name, check_whole(name, value, least=least))
         if self.start_lr >= self.end_lr:
             raise ConfigError(
                 f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."
@@ -90,14 +104,33 @@ class OwnModel:
         if not is_number(self.threshold) or not math.isfinite(self.threshold):
             raise ConfigError(f"threshold must be a finite number, got {self.threshold!r}.")
         if self.metric == "accuracy" and not 0 < self.threshold <= 1:
+            percent = f" For {self.threshold:g} % write {self.threshold / 100:g}."
             raise ConfigError(
-                f"threshold of an accuracy must be above 0 and at most 1, got {self.threshold:g}."
+                "threshold of an accuracy must be above 0 and at most 1, got "
+                f"{self.threshold:g}.{percent if 1 < self.threshold <= 100 else ''}"
             )
-        if self.step_fn is not None and self.loss_fn is not nn.functional.cross_entropy:
+        for name in ("loss_fn", "step_fn", "metric", "scheduler"):
+            self._check_callable(name)
+        default = self.loss_fn is nn.functional.cross_entropy
+        whole = Objective(self.loss_fn, self.step_fn, self.metric, 0, self.higher).whole_step
+        if self.step_fn is not None and not default and not (whole and self.metric == "loss"):
             raise ConfigError(
                 "loss_fn has no effect beside step_fn, which returns the loss itself: leave it out."
             )
         _ = self.seed_list
+
+    def _check_callable(self, name: str) -> None:
+        """Raise if a function is none, or the class of one."""
+        given = getattr(self, name)
+        if given is None or (name == "metric" and isinstance(given, str)):
+            return
+        if inspect.isclass(given) and issubclass(given, nn.Module):
+            raise ConfigError(
+                f"{name} must be a function, got the class {given.__name__}: pass an instance, "
+                f"{given.__name__}()."
+            )
+        if not callable(given):
+            raise ConfigError(f"{name} must be a function, got {given!r:.60}.")
 
     @property
     def seed_list(self) -> list[int]:
@@ -136,11 +169,15 @@ class OwnModel:
         """
         weights, state = self._checkpoint()
         origin = GivenOrigin(self.model, self.device, weights)
-        seeds = self.seed_list
+        seeds, notes = self.seed_list, []
         origin.settle_device(seeds[0])
+        model = origin.copy(seeds[0])
+        if origin.varies and origin.same_for_all(seeds[0], seeds[0] + 1):
+            origin.varies = False
+            notes.append(SAME_WEIGHTS)
         factory = OptimizerFactory(self.optimizer, state, probes(self.start_lr, self.end_lr))
-        groups = factory.groups(origin.copy(seeds[0]))
-        train, val = self._batches(origin.device)
+        groups = factory.groups(model)
+        train, val = self._batches(origin, notes)
         loss_fn = self.loss_fn
         if isinstance(loss_fn, nn.Module):
             loss_fn = copy.deepcopy(loss_fn).to(origin.device)
@@ -158,10 +195,27 @@ class OwnModel:
             optimizer=factory,
             max_steps=max(1, round(self.epochs * train.steps_per_epoch)),
             eval_every=self.eval_every or train.steps_per_epoch,
+            scheduler=self.scheduler,
+            held=Held(
+                [self.step_fn, self.loss_fn, self.metric, self.optimizer, self.scheduler]
+                + [type(module).forward for module in model.modules()]
+            ),
         )
-        checks.check_first_step(problem, Start(seeds[0], seeds[0]))
-        notes = []
-        for seed in seeds if origin.varies else seeds[:1]:
+        everything = Held(problem.held.functions, everything=True)
+        with everything.bound(everything.copies(seeds[0])):  # whatever a step counts, uncounted
+            problem = self._checked(problem, notes)
+        return problem, groups, notes
+
+    def _checked(self, problem: Problem, notes: list[str]) -> Problem:
+        """Return the problem with what was learned from its first steps; adds to the notes."""
+        seeds = self.seed_list
+        first = Start(seeds[0], seeds[0])
+        checks.check_samples(problem, first)
+        checks.check_first_step(problem, first)
+        told = (schedule_note(problem, first), checks.sum_note(problem, first))
+        notes += [note for note in told if note]
+        problem = rehearsed(problem, first)
+        for seed in seeds if problem.origin.varies else seeds[:1]:
             start = Start(seed, seed)
             value = checks.check_first_metric(problem, start)
             if self.from_checkpoint is None:
@@ -172,18 +226,35 @@ class OwnModel:
                     f"the checkpoint already meets the threshold ({value:.4g}): a rate trains if "
                     "the metric stands at the end of the budget."
                 )
-        return problem, groups, notes
+        return problem
 
-    def _batches(self, device: torch.device) -> tuple[Batches, Batches]:
+    def _batches(self, origin: GivenOrigin, notes: list[str]) -> tuple[Batches, Batches]:
         """Return training and validation data; an `etastar.Dataset` holds both."""
-        train_data, val_data = self.train_data, self.val_data
+        train_data, val_data, device = self.train_data, self.val_data, origin.device
+        if isinstance(train_data, str):
+            raise ModelError(
+                f"train_data must be data, got {train_data!r}. For a data set of ours pass "
+                f"etastar.load({train_data!r})."
+            )
         if isinstance(train_data, Dataset):
-            data = train_data
+            data = train_data.to(device=device)
+            images = [_images(x, data) for x in (data.x_train, data.x_val)]
+            if _needs_images(origin.copy(self.seed_list[0]), data.x_train, images[0]):
+                data = replace(data, x_train=images[0], x_val=images[1])
+                notes.append(
+                    f"the inputs of {data.name} are given as images, "
+                    f"{['N', *data.input_shape]}: flat ones do not fit the model.".replace("'", "")
+                )
             val_data = (data.x_val, data.y_val) if val_data is None else val_data
             train_data = (data.x_train, data.y_train)
         size = self.batch_size or BATCH_SIZE
         train = as_batches(train_data, size, device, "train_data")
         val = train if val_data is None else as_batches(val_data, size, device, "val_data")
+        if self.batch_size and isinstance(train, TensorBatches) and size > train.samples:
+            notes.append(
+                f"`batch_size` = {size} is more than the {train.samples} training samples: every "
+                "step takes all of them."
+            )
         batched = (isinstance(b, LoaderBatches) and b.batched for b in (train, val))
         if self.batch_size and all(batched):
             raise ConfigError(
@@ -205,3 +276,21 @@ class OwnModel:
         if isinstance(given.get("model"), Mapping):
             return copy.deepcopy(given["model"]), copy.deepcopy(given.get("optimizer"))
         return copy.deepcopy(given), None
+
+
+def _images(x: torch.Tensor, data: Dataset) -> torch.Tensor:
+    return x.reshape(len(x), *data.input_shape)
+
+
+def _needs_images(model: nn.Module, flat: torch.Tensor, images: torch.Tensor) -> bool:
+    """Tell whether a model takes samples as images, but not flat."""
+
+    def fits(x: torch.Tensor) -> bool:
+        try:
+            with Stream("model", 0).active(), torch.no_grad():
+                model(x[:2])
+        except Exception:  # whatever the user's code raises
+            return False
+        return True
+
+    return flat.shape != images.shape and not fits(flat) and fits(images)

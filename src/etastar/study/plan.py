@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from etastar.errors import ConfigError, EmptyStoreError
-from etastar.study.cell import Asked, Cell
+from etastar.study.cell import Asked, Cell, TaskKind
 from etastar.study.cost import Cost
+from etastar.study.export import seed_columns
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -162,6 +165,59 @@ def plan(
     return sorted(tasks.values(), key=lambda found: (-rank[found[0].id], -found[1]))
 
 
+def like_before(
+    study: Study, known: Mapping[str, Cost], tasks: Sequence[tuple[Task, float]], store: Path
+) -> tuple[float, float] | None:
+    """Predict trials and seconds of tasks from the results of the study that a store holds.
+
+    Per kind (bracket, curve, λ1), a result takes as many trials as one took in the mean, and as
+    many times its expected time as all of them took together.
+
+    Returns:
+        Trials and seconds; None if the store has no result of a kind that is to do.
+    """
+    try:
+        opened = Store(store)
+    except EmptyStoreError:
+        return None
+    with opened:
+        state, rows = State.of(opened), seed_columns(study, opened)
+        taken = dict(
+            opened.rows(
+                "SELECT id, sum(seconds) FROM work JOIN specification ON key = cell GROUP BY id"
+            )
+        )
+    trials: dict[str, list[int]] = {"sharpness": [0]}
+    for strategy, count in zip(rows["strategy"], rows["trials"], strict=True):
+        trials.setdefault(_kind("maximal-lr", strategy), []).append(count)
+    expected, seconds = Counter[str](), Counter[str]()
+    for cell in study.cells:
+        for asked in cell.asked:
+            there = len(asked.wanted) - len(state.missing(asked))
+            if there and asked.id in taken:
+                kind = _kind(asked.kind, cell.settings.strategy)
+                expected[kind] += _seconds(cell, known[cell.id], asked.kind, there)
+                seconds[kind] += taken.pop(asked.id)
+    kinds = [_kind(task.kind, task.settings.strategy) for task, _ in tasks]
+    if not set(kinds) <= trials.keys() & expected.keys():
+        return None
+    return (
+        sum(mean(trials[k]) * len(t.seeds) for k, (t, _) in zip(kinds, tasks, strict=True)),
+        sum(s * seconds[k] / expected[k] for k, (_, s) in zip(kinds, tasks, strict=True)),
+    )
+
+
+def _kind(kind: TaskKind, strategy: str | None) -> str:
+    """What a task measures: λ1, a curve, or brackets."""
+    return "curve" if kind == "maximal-lr" and strategy == "curve" else kind
+
+
+def _seconds(cell: Cell, cost: Cost, kind: TaskKind, results: int) -> float:
+    """Return the expected time of so many results of a cell."""
+    wanted = cell.sharpness if kind == "sharpness" else None
+    return cost.sharpness(wanted, results) if wanted else cost.lr(results)
+
+
 def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
     """Return the tasks of one cell, at most two: η* and λ1."""
     found = []
@@ -169,8 +225,7 @@ def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
         if seeds := state.missing(asked):
             wanted = cell.sharpness if asked.kind == "sharpness" else None
             task = Task(*asked[:3], cell.settings, seeds, wanted)
-            seconds = cost.sharpness(wanted, len(seeds)) if wanted else cost.lr(len(seeds))
-            found.append((task, seconds))
+            found.append((task, _seconds(cell, cost, asked.kind, len(seeds))))
     return found
 
 

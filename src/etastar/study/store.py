@@ -257,11 +257,17 @@ class StoreWriter(Store):
             found = connection.execute("SELECT key FROM specification WHERE id = ?", (identity,))
             return int(found.fetchone()[0])
 
-    def add_trial(self, key: int, trial: Trial, outcome: Outcome, *, curve: bool = False) -> None:
+    def add_trial(self, key: int, trial: Trial, outcome: Outcome) -> None:
         """Take in a trial that has ended; on the disk within `FLUSH_EVERY` of the next call."""
+        self._add(_ADD_TRIAL, _trial_row(key, trial, outcome))
+
+    def add_run(self, key: int, trial: Trial, outcome: Outcome) -> None:
+        """Take in a trial of a curve: see `add_trial`."""
+        self._add(_ADD_RUN, _run_row(key, trial, outcome))
+
+    def _add(self, statement: str, row: tuple[Any, ...]) -> None:
         with self._writing:
-            row = (_run_row if curve else _trial_row)(key, trial, outcome)
-            self._buffer.append((_ADD_RUN if curve else _ADD_TRIAL, row))
+            self._buffer.append((statement, row))
             if time.monotonic() - self._flushed > FLUSH_EVERY:
                 self.flush()
 
