@@ -6,7 +6,7 @@ import numpy as np
 
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group
-from etastar.report.plots.base import Drawing, alike, depth_key, points, rows_of, sentence, stacked
+from etastar.report.plots.base import Drawing, alike, points, rows_of, sentence, stacked
 from etastar.report.style import MUTED, number, percent
 from etastar.study.export import Columns
 
@@ -35,9 +35,10 @@ _CAPTION = (
     f"The law is fitted to the networks with n·L up to {number(FRACTION)} of the group's largest, "
     f"and predicts the others, which it has not seen; bars are {percent(LEVEL)} prediction "
     "intervals, the seed noise of the measured median included, and may run out of the panel. On "
-    "the dotted line predicted and measured agree. In the legend the median error, the share of "
-    "measured values inside their intervals, and the number of networks predicted; the table "
-    "of predictions has the same for the rules η* ∝ 1/n and η* ∝ L^{−3/2}."
+    "the dotted line predicted and measured agree. Shapes, colours and sizes are those of the "
+    "figure of η* against depth × width. In the legend the median error, the share of measured "
+    "values inside their intervals, and the number of networks predicted; the table of "
+    "predictions has the same for the rules η* ∝ 1/n and η* ∝ L^{−3/2}."
 )
 
 
@@ -81,7 +82,6 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
         # the same limits on both axes, so that the diagonal is one
         x_range=ends,
         y_range=ends,
-        key=depth_key(family),
     )
 
 
