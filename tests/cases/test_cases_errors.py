@@ -132,7 +132,7 @@ def test_an_error_anywhere_else(way: str) -> None:
         },
         r"model is called as a factory, <lambda>\(0\), and": {"model": lambda seed: how()},
         r"train_data: reading batch 0 from generator": {"train_data": (how() for _ in "a")},
-        r"the first training batch .* which": {"loss_fn": lambda outputs, targets: how()},
+        r"the first training batch .* and it": {"loss_fn": lambda outputs, targets: how()},
         r"the metric '<lambda>' cannot be evaluated .* it": {
             "metric": lambda outputs, targets: how()
         },

@@ -112,7 +112,7 @@ def read(
                 "must end. Pass a part: list(itertools.islice(batches, 100))."
             )
         held.append(copied(_pair(index, batch)))
-        counts.append(_count(index, held[-1], batch_size or first_dimension))
+        counts.append(_count(index, held[-1], batch_size or _first_dimension))
         room -= nbytes(held[-1])
     if not held:
         raise ConfigError("batches is empty; expected at least one pair (inputs, targets).")
@@ -158,7 +158,7 @@ def _count(index: int, batch: Batch, batch_size: Callable[[Any, Any], Any]) -> f
     return int(size) if size == int(size) else float(size)
 
 
-def first_dimension(inputs: Any, targets: Any) -> int:
+def _first_dimension(inputs: Any, targets: Any) -> int:
     """Count the samples of a batch; they are the first dimension of all its tensors."""
     single = isinstance(inputs, (torch.Tensor, PackedSequence))
     parts = [inputs] if single else list(getattr(inputs, "values", lambda: inputs)())

@@ -91,6 +91,8 @@ def check_samples(problem: Problem, start: Start) -> None:
 
 def _survives(problem: Problem, start: Start, batch: Any) -> bool:
     """Tell whether the loss of a batch is finite, or is not to be had."""
+    if problem.objective.whole_step:
+        return True  # what becomes of such a sample is known to that step only
     model = problem.origin.copy(start.initialisation)
     with suppress(Exception), Stream("training", start.order).active(), torch.no_grad():
         loss = problem.objective.loss(model, to_device(batch, problem.origin.device))

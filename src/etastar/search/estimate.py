@@ -217,13 +217,23 @@ def middle_bracket(
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Median over the last axis that keeps infinities: no mean of −∞ and +∞ is ever taken."""
+    """Median over the last axis: see `middle`."""
     ordered = np.sort(values, axis=-1)
     size = ordered.shape[-1]
-    low, high = ordered[..., (size - 1) // 2], ordered[..., size // 2]
-    finite = np.isfinite(low) & np.isfinite(high)
-    middle = (np.where(finite, low, 0.0) + np.where(finite, high, 0.0)) / 2
-    return np.asarray(np.where(finite, middle, np.where(np.isfinite(low), high, low)))
+    return middle(ordered[..., (size - 1) // 2], ordered[..., size // 2])
+
+
+def middle(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the mean of the two middle logarithms of each sample: the rule of every η* of seeds.
+
+    A seed that trains nowhere is −∞, and the median with it; one that trains everywhere is ∞.
+
+    Args:
+        low: The lower one; the same as `high` where the sample is odd.
+        high: The upper one.
+    """
+    nowhere = np.isneginf(low)
+    return np.asarray(np.where(nowhere, low, (np.where(nowhere, 0.0, low) + high) / 2))
 
 
 def _log_brackets(results: Sequence[SeedResult]) -> tuple[np.ndarray, np.ndarray]:

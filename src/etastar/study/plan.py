@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -190,7 +190,7 @@ def like_before(
     trials: dict[str, list[int]] = {"sharpness": [0]}
     for strategy, count in zip(rows["strategy"], rows["trials"], strict=True):
         trials.setdefault(_kind("maximal-lr", strategy), []).append(count)
-    expected, seconds = Counter[str](), Counter[str]()
+    expected, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
     for cell in study.cells:
         for asked in cell.asked:
             there = len(asked.wanted) - len(state.missing(asked))
