@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etastar
-from etastar.problem.batches import LoaderBatches, as_batches
+from etastar.problem.batches import LoaderBatches
+from etastar.problem.given_data import as_batches
 from etastar.problem.nested import equal
 
 X, Y = data()

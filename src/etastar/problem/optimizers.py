@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from etastar.errors import ModelError
-from etastar.problem import hooks
+from etastar.problem import hooks, own_loss
 
 PROBES = (1.0, 0.001)
 """Rates at which a factory is called to see whether its groups follow `lr`."""
@@ -66,9 +66,16 @@ class OptimizerFactory:
         given: Callable[..., Any] = self.given
         optimizer: Optimizer
         if inspect.isclass(self.given) or isinstance(self.given, functools.partial):
-            optimizer = given([p for p in model.parameters() if p.requires_grad], lr=lr)
+            trainable = [p for _, p in own_loss.named_parameters(model) if p.requires_grad]
+            optimizer = given(trainable, lr=lr)
         else:
             optimizer = given(model, lr)
+            named = own_loss.named_parameters(model)
+            own = [p for name, p in named if name.startswith("loss_fn.") and p.requires_grad]
+            groups = optimizer.param_groups if own else []
+            held = {id(p) for group in groups for p in group["params"]}
+            if rest := [p for p in own if id(p) not in held]:
+                optimizer.add_param_group({"params": rest, "lr": lr})
         if self.state is not None:
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(copy.deepcopy(self.state))  # it keeps tensors, not copies
@@ -83,7 +90,8 @@ class OptimizerFactory:
             ModelError: It returns no optimizer, leaves parameters out, takes foreign ones, or a
                 group's rate is not a fixed multiple of `lr`.
         """
-        trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        named = own_loss.named_parameters(model)
+        trainable = {id(p): name for name, p in named if p.requires_grad}
         first, base = None, self.rates[0]
         for lr in self.rates:
             optimizer = self._tried(model, lr)
@@ -173,7 +181,7 @@ class OptimizerFactory:
 
 def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Module) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if foreign := held - {id(p) for p in model.parameters()}:
+    if foreign := held - {id(p) for _, p in own_loss.named_parameters(model)}:
         raise ModelError(
             f"the optimizer factory uses {len(foreign)} parameters that are not those of the "
             "model it was given. Every trial trains a copy: take the parameters from the "

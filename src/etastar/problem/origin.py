@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from etastar.errors import ConfigError, EtaStarError, ModelError
+from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.streams import Stream
 
@@ -98,6 +99,7 @@ class GivenOrigin(Origin):
             fixed by the seed, so it need not use the seed itself.
         device: Where copies are put; None for where the given model is.
         checkpoint: A state dict to start from instead, see `etastar.maximal_lr`.
+        loss_fn: Of which every model carries a copy, if it may keep something.
 
     Raises:
         ModelError: What is given is no model, or cannot be copied.
@@ -108,6 +110,7 @@ class GivenOrigin(Origin):
         given: nn.Module | Callable[[int], nn.Module],
         device: torch.device | str | None,
         checkpoint: Mapping[str, Any] | None = None,
+        loss_fn: Callable[..., Any] | None = None,
     ) -> None:
         self.is_factory = not isinstance(given, nn.Module)
         if self.is_factory and not callable(given):
@@ -117,6 +120,7 @@ class GivenOrigin(Origin):
             )
         self._given = given
         self._checkpoint = checkpoint
+        self._loss_fn = loss_fn if loss_fn and own_loss.has_state(loss_fn) else None
         self.varies = self.is_factory and checkpoint is None
         self._drawn: dict[int, nn.Module] = {}
         self._hooked: dict[int, nn.Module] = {}  # as a factory returned them, never trained
@@ -152,7 +156,9 @@ class GivenOrigin(Origin):
             model = self._built(seed)
             if lost_by_copying(model):
                 self._hooked[seed] = model
-        return self._ready(self._copied(model))  # a factory may hand out the same one every time
+        return self._ready(
+            self._copied(model, self._loss_fn)
+        )  # a factory may hand out the same one every time
 
     def _built(self, seed: int) -> nn.Module:
         """Return what the factory returns, if that is a model."""
@@ -189,6 +195,8 @@ class GivenOrigin(Origin):
                 f"the model factory returns the same module every time, and it has "
                 f"{lost_by_copying(before)}: copies lose it. Let the factory build it anew."
             )
+        if self._loss_fn is not None:
+            own_loss.attach(model, self._copied_loss(self._loss_fn, {}))
         model = self._ready(model)
         model.zero_grad(set_to_none=True)
         same = [*self._drawn[seed].parameters(), *self._drawn[seed].buffers()]
@@ -205,7 +213,10 @@ class GivenOrigin(Origin):
         """Put a model of our own on its device, in train mode and at the checkpoint, if any."""
         if self._device is not None:
             model = model.to(self._device)
-        model.train()
+        for module in own_loss.modules(model)[1:]:
+            module.to(next((p.device for p in model.parameters()), self.device))
+            module.zero_grad(set_to_none=True)
+        own_loss.set_training(model, True)
         if self._checkpoint is not None:
             try:
                 model.load_state_dict(self._checkpoint)
@@ -218,7 +229,18 @@ class GivenOrigin(Origin):
         _check_trainable(model)
         return model
 
-    def _copied(self, model: nn.Module) -> nn.Module:
+    def _copied_loss(self, loss_fn: Callable[..., Any], memo: dict[int, Any]) -> Any:
+        try:
+            return copy.deepcopy(loss_fn, memo)
+        except Exception as error:
+            raise ModelError(
+                f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
+                "a copy of what it may keep. Pass a plain function, or a module without tensors "
+                "that were computed."
+            ) from error
+
+    def _copied(self, model: nn.Module, loss_fn: Callable[..., Any] | None = None) -> nn.Module:
+        """Return a deep copy of a model, with one of a loss, which may share parts of it."""
         memo: dict[int, Any] = {}
         try:
             copied = copy.deepcopy(model, memo)
@@ -230,6 +252,8 @@ class GivenOrigin(Origin):
                 "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
             ) from error
         copied.zero_grad(set_to_none=True)
+        if loss_fn is not None:
+            own_loss.attach(copied, self._copied_loss(loss_fn, memo))
         return copied
 
     def _find_device(self) -> torch.device:
