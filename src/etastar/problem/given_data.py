@@ -199,7 +199,8 @@ def _plain(part: Any) -> Any:
 
 def _tensor(part: Any) -> torch.Tensor:
     try:
-        return torch.as_tensor(part if isinstance(part, Array) else np.asarray(part))
+        array = part if isinstance(part, Array) else np.array(part)  # a view may be read-only
+        return torch.as_tensor(array)
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"the {type(part).__name__} in the data is no array of numbers: {error}. Convert its "

@@ -83,14 +83,15 @@ def half_squared_distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch
 
 
 def options_of(loss_fn: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options of a loss: a module's attributes, or what a partial binds.
+    """Return `reduction`, `weight` and `ignore_index` of a loss, and what a partial binds.
 
     Args:
         loss_fn: Any loss; a function of one's own has none that could be seen.
     """
     if isinstance(loss_fn, functools.partial):
         return options_of(loss_fn.func) | loss_fn.keywords
-    return dict(getattr(loss_fn, "__dict__", {}))
+    names = ("reduction", "weight", "ignore_index")
+    return {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
 
 
 def batch_weight(loss_fn: Callable[..., Any], targets: Any, samples: int) -> tuple[float, float]:

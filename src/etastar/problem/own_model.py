@@ -178,7 +178,9 @@ class OwnModel:
         loss_fn = self.loss_fn
         if isinstance(loss_fn, nn.Module):
             loss_fn = copy.deepcopy(loss_fn).to(origin.device)
-        steps = self.max_steps or max(1, round((self.epochs or 1) * train.steps_per_epoch))
+        steps = int(self.max_steps or 0) or max(
+            1, round((self.epochs or 1) * train.steps_per_epoch)
+        )
         often = train.steps_per_epoch
         if isinstance(train, LoaderBatches):
             train.limit = steps
@@ -250,7 +252,7 @@ class OwnModel:
             data = train_data
             val_data = (data.x_val, data.y_val) if val_data is None else val_data
             train_data = (data.x_train, data.y_train)
-        size = self.batch_size or BATCH_SIZE
+        size = int(self.batch_size or BATCH_SIZE)
         train = as_batches(
             train_data,
             size,
@@ -266,7 +268,7 @@ class OwnModel:
         if val_data is None:
             val = train
         else:
-            at_once = self.eval_batch_size or size
+            at_once = int(self.eval_batch_size or size)
             val = as_batches(val_data, at_once, device, "val_data", drops=False)
         if val is train and not getattr(train, "ends", True):
             raise ConfigError(
