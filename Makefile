@@ -27,8 +27,8 @@ test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks .ci
-	$(BIN)/ruff format --check src tests benchmarks .ci
+	$(BIN)/ruff check src tests benchmarks docs/site examples .ci
+	$(BIN)/ruff format --check src tests benchmarks docs/site examples .ci
 
 types: .venv/.dev
 	$(BIN)/mypy

@@ -102,7 +102,7 @@ def stacked(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
 def sequential(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
     settings = Settings.checked(dataset=data.name)
     recipe = settings.recipe(data)
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution)
+    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution or 0.05)
     brackets, trials, steps = [], 0, 0
     start = time.perf_counter()
     for seed in range(seeds):

@@ -52,42 +52,12 @@ MOST_LINES = 400
 """Of a file."""
 FILES = [path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE]
 FILES += [SOURCE / f"{name}.py" for name in ORDER if (SOURCE / f"{name}.py").is_file()]
+DRAWN = dict.fromkeys(("result.py", "schedule.py"), SOURCE / "report" / "figures.py")
+"""What these two look into when they are asked to draw themselves: the only imports forward."""
 
 
 def room_of(path: Path) -> str:
     return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node that is not inside a function, those of classes and conditions included."""
-    for child in ast.iter_child_nodes(node):
-        yield child
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from outside_functions(child)
-
-
-def modules_imported(path: Path) -> set[str]:
-    """Modules and names of ours that a file imports, type-only imports and lazy tables included.
-
-    What a root file imports inside a function does not count: it may look into any room there.
-    """
-    found: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in outside_functions(tree) if path.parent == SOURCE else ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.relative_to(SOURCE)} has a relative import"
-            names = [f"{node.module}.{a.name}" for a in node.names] + [node.module or ""]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names = [node.value] if re.fullmatch(r"etastar(\.\w+)+", node.value) else []
-        found.update(name for name in names if name.startswith("etastar."))
-    return found - {"etastar.__version__"}
-
-
-def rooms_imported(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in modules_imported(path)}
 
 
 def file_of(name: str) -> Path | None:
@@ -99,12 +69,28 @@ def file_of(name: str) -> Path | None:
     return None
 
 
+def files_imported(path: Path) -> set[Path]:
+    """Files of ours that a file imports: inside functions, for types alone, by a string too.
+
+    A module of a room that is imported is that module, not the room's `__init__`.
+    """
+    found: set[Path | None] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.relative_to(SOURCE)} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            if names != ["etastar.__version__"] and names[0].startswith("etastar."):
+                found |= {file_of(name) or file_of(node.module or "") for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {file_of(a.name) for a in node.names if a.name.split(".")[0] == "etastar"}
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"etastar(\.\w+)+", str(node.value)):
+            named = file_of(node.value) or file_of(node.value.rpartition(".")[0])
+            found |= {named} if named and named.name != "__init__.py" else set()  # a folder's data
+    return {file for file in found if file} - {path, DRAWN.get(path.name)}
+
+
 def test_no_file_imports_itself_by_any_way_around() -> None:
-    graph = {}
-    for path in FILES:
-        own = {file_of(name) for name in modules_imported(path)} - {None, path}
-        # importing a module runs its folder's __init__ first, which is not what is asked here
-        graph[path] = {to for to in own if to and (to.name != "__init__.py" or named(path, to))}
+    graph = {path: files_imported(path) for path in FILES}
     seen: dict[Path, int] = {}
 
     def visit(path: Path, way: list[Path]) -> None:
@@ -119,13 +105,6 @@ def test_no_file_imports_itself_by_any_way_around() -> None:
 
     for path in FILES:
         visit(path, [])
-
-
-def named(path: Path, package: Path) -> bool:
-    """Whether a file imports a name of a package's `__init__`, rather than a module of it."""
-    dotted = "etastar." + ".".join(package.parent.relative_to(SOURCE).parts)
-    names = [n for n in modules_imported(path) if n.startswith(dotted + ".")]
-    return any(file_of(name) is None and name.count(".") == dotted.count(".") + 1 for name in names)
 
 
 def test_files_are_short_and_no_two_have_one_name() -> None:
@@ -146,7 +125,7 @@ def test_every_room_has_its_place() -> None:
 def test_imports_point_backwards_along_the_data_flow(path: Path) -> None:
     room = room_of(path)
     allowed = set(ORDER[: ORDER.index(room) + 1])
-    assert rooms_imported(path) <= allowed
+    assert {room_of(file) for file in files_imported(path)} <= allowed
 
 
 def test_search_and_scaling_are_free_of_torch() -> None:

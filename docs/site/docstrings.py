@@ -9,7 +9,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Reads `Example:`, which Google's style allows, as the section `Examples:` that griffe knows."""
+    """Reads `Example:`, which Google's style allows, as the section `Examples:` of griffe."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for every object that has been read."""

@@ -98,8 +98,9 @@ def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def _mathml(latex: str, display: bool, page: Page) -> str:
     """A formula as MathML, in letters that browsers draw as they are."""
+    place = "block" if display else "inline"
     try:
-        drawn = convert(_plain_letters(" ".join(latex.split())), display="block" if display else "inline")
+        drawn = convert(_plain_letters(" ".join(latex.split())), display=place)
     except Exception as error:
         raise PluginError(f"{page.file.src_uri}: no MathML for {latex!r}: {error!r}") from error
     if "<mtext>\\" in drawn or re.search(r">\\[a-zA-Z]", drawn):

@@ -1,8 +1,7 @@
 """The pictures of docs/concepts.md and the numbers of docs/which-learning-rate.md, from real runs.
 
-    python docs/site/make_images.py            # both, on `digits`: ten minutes on two busy cores
-    python docs/site/make_images.py pictures   # docs/images/concepts-*.png
-    python docs/site/make_images.py numbers    # a table on standard output
+`python docs/site/make_images.py` makes both, on `digits`: ten minutes on two busy cores. With the
+argument `pictures` it makes docs/images/concepts-*.png alone, with `numbers` a table is printed.
 """
 
 from __future__ import annotations
@@ -50,10 +49,29 @@ def pictures() -> None:
         _map(found)
 
 
+class Course:
+    """The loss of every batch of a trial, and the validation accuracy after every fourth."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self.evaluated: list[int] = []
+        self.reached: list[float] = []
+
+    def note(self, step: int, loss: float, module: torch.nn.Module) -> None:
+        """Called by the trainer at every step."""
+        self.steps.append(step)
+        self.losses.append(loss)
+        if step % 4 == 0:
+            self.evaluated.append(step)
+            self.reached.append(accuracy_of(module, DATA.x_val, DATA.y_val))
+
+
 def _trials(found: etastar.Result) -> None:
     seed = next(s for s, r in found.seeds.items() if r.hi_outcome == "diverged")
     bracket = found.seeds[seed]
-    assert bracket.lo is not None and bracket.hi is not None
+    assert bracket.lo is not None
+    assert bracket.hi is not None
     rates = [
         (0.003, "far below η*"),
         (bracket.lo / 4, "η*/4"),
@@ -65,25 +83,17 @@ def _trials(found: etastar.Result) -> None:
     how = problem().recipe
     assert how is not None
     for place, (rate, name) in enumerate(rates):
-        steps, losses, evaluated, reached = [], [], [], []
-
-        def note(step: int, loss: float, module: torch.nn.Module) -> None:
-            steps.append(step)
-            losses.append(loss)
-            if step % 4 == 0:
-                evaluated.append(step)
-                reached.append(accuracy_of(module, DATA.x_val, DATA.y_val))
-
-        outcome = train_one(NETWORK, DATA, how, Trial.of(seed, rate), on_step=note)
+        seen = Course()
+        outcome = train_one(NETWORK, DATA, how, Trial.of(seed, rate), on_step=seen.note)
         print(f"seed {seed}, η = {rate:.4g} ({name}): {outcome}")
         colour = plt.get_cmap("viridis")(place / 5)
         label = f"η = {rate:.3g}, {name}: {outcome.kind}, step {outcome.step}"
-        left.plot(steps, np.clip(losses, 1e-2, 1e3), color=colour, lw=1.1)
-        right.plot(evaluated, reached, color=colour, lw=1.3, label=label)
-        end = max(0, len(reached) - 1)
-        if reached:
-            right.plot(evaluated[end], reached[end], MARKERS[outcome.kind], color=COLOURS[outcome.kind])
-        left.plot(steps[-1], np.clip(losses[-1], 1e-2, 1e3), MARKERS[outcome.kind], color=COLOURS[outcome.kind])
+        marker, fate = MARKERS[outcome.kind], COLOURS[outcome.kind]
+        losses = np.clip(seen.losses, 1e-2, 1e3)
+        left.plot(seen.steps, losses, color=colour, lw=1.1)
+        right.plot(seen.evaluated, seen.reached, color=colour, lw=1.3, label=label)
+        left.plot(seen.steps[-1:], losses[-1:], marker, color=fate)
+        right.plot(seen.evaluated[-1:], seen.reached[-1:], marker, color=fate)
     right.axhline(how.criterion.threshold, color="#6b7280", lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="step", ylabel="loss of the batch")
     right.set(xscale="log", xlabel="step", ylabel="validation accuracy", ylim=(0, 1))
@@ -106,8 +116,9 @@ def _map(found: etastar.Result) -> None:
     others = FRESH[:60]
     fresh = train_all(StackEngine(), problem(), [Trial.of(s, r) for s in others for r in rates])
     good = [sum(fresh[Trial.of(s, r)].kind == "trained" for s in others) for r in rates]
-    ends = [binomtest(count, len(others)).proportion_ci() for count in good]
-    top.fill_between(rates, [e.low for e in ends], [e.high for e in ends], color="#0072B2", alpha=0.2, lw=0)
+    known = [binomtest(count, len(others)).proportion_ci() for count in good]
+    low, high = [e.low for e in known], [e.high for e in known]
+    top.fill_between(rates, low, high, color="#0072B2", alpha=0.2, lw=0)
     top.plot(rates, np.divide(good, len(others)), "o-", ms=3, color=COLOURS["trained"], lw=1)
     top.set(ylabel="p(η): share of 60\nother seeds that train", ylim=(-0.03, 1.03))
     for kind, marker in MARKERS.items():
@@ -119,8 +130,10 @@ def _map(found: etastar.Result) -> None:
             )  # fmt: skip
     for seed, result in found.seeds.items():
         if result.lo and result.hi:
-            bottom.plot([result.lo, result.hi], [seed, seed], color="#9ca3af", lw=9, alpha=0.55, zorder=0,
-                        label="bracket" if seed == 0 else None, solid_capstyle="butt")  # fmt: skip
+            bar = {"color": "#9ca3af", "lw": 9, "alpha": 0.55, "zorder": 0}
+            label = "bracket" if seed == 0 else None
+            ends = [result.lo, result.hi]
+            bottom.plot(ends, [seed, seed], label=label, solid_capstyle="butt", **bar)
     for axes in (top, bottom):
         axes.axvline(middle, color=COLOURS["trained"], lw=1, label=f"η* = {middle:.3g}")
         if found.eta_star.safe:

@@ -38,7 +38,7 @@ def chromium(browser, page, width, *options):
 
 def test_every_chart_is_drawn_without_a_complaint(browser, page) -> None:
     run = chromium(browser, page, 1280, "--dump-dom")
-    assert run.stdout.count('class="chart') == run.stdout.count('data-drawn="yes"') == 5
+    assert run.stdout.count('class="chart') == run.stdout.count('data-drawn="yes"') == 6
     assert run.stdout.count('class="main-svg"') >= 5
     said = [line for line in run.stderr.splitlines() if "CONSOLE" in line]
     assert not said

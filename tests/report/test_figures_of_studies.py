@@ -47,6 +47,7 @@ PANELS = {
         "mse: one exponent, a·(nL)^{b}",
         "mse: separate exponents, a·n^{b}L^{c}",
     ],
+    "cost": ["cross-entropy", "mse"],
 }
 """A new figure is a row here: its panels for a study of two losses and two κ."""
 
@@ -260,6 +261,14 @@ def test_predictions_lie_against_what_was_measured(family) -> None:
 
 def test_cost_is_that_of_the_tasks(family) -> None:
     """Every task of η* is planted with 1.5 seconds, every one of λ1 with 0.5."""
+    drawing = FIGURES["cost"].make(family)
+    rows = drawing.rows
+    assert set(rows["seconds_per_seed"]) == {1.5 / 3}
+    assert set(rows["lambda1_seconds_per_seed"]) == {0.5 / 3}
+    assert sum(rows["trials"]) == sum(len(group.trials["lr"]) for group in family.groups)
+    assert sum(rows["steps"]) == sum(sum(group.rows["steps"]) for group in family.groups)
+    hollow = [points.hollow.all() for points in _points(drawing.charts[0])]
+    assert hollow == [False, True, False, True]
     for group in family.groups:
         assert group.cost == {
             "networks": 12,
@@ -329,7 +338,7 @@ def test_nothing_measured_or_nothing_bracketed_is_said_and_not_drawn(tmp_path, n
     assert not FIGURES[name].make(empty).charts
     assert FIGURES[name].save(empty, tmp_path / name) == []
     lost = family_of(tmp_path, lambda cell: None)
-    if name != "lambda1-law":
+    if name not in ("cost", "lambda1-law"):
         assert FIGURES[name].make(lost).missing
         assert not FIGURES[name].make(lost).charts
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from planted_curves import PlantedCurve, measured
 
 from etastar.errors import ConfigError
-from etastar.problem.trial import Outcome, Start, Trial
+from etastar.problem.trial import Cause, Outcome, Start, Trial
 from etastar.search.curve import LOCATING, OWN_STREAM, Curve
 from etastar.search.curve_options import CurveOptions
 
@@ -370,6 +370,27 @@ def test_a_threshold_that_no_run_reaches() -> None:
     assert found.curve.p_max.p == 0
     assert found.cost.trials <= 48
     assert "nowhere-half" in codes(curve)
+
+
+@pytest.mark.parametrize("round_size", [4, 16])
+@pytest.mark.parametrize("eta", [0.02, 0.5, 6.0])
+def test_a_window_above_everything_that_partial_runs_saw_begin_is_found(
+    eta: float, round_size: int
+) -> None:
+    """Training that begins late: within 1/8 of the budget the loss falls by chance alone."""
+
+    def run(trial: Trial) -> Outcome:
+        distance = math.log(trial.lr / (0.6 * eta)) / 0.5
+        if trial.steps is not None:
+            last = 2.299 if trial.lr < eta / 20 else 2.301
+            return Outcome("partial", trial.steps, first_loss=2.3, last_loss=last)
+        if abs(distance) <= 1:
+            return Outcome("trained", 300, 0.9)
+        cause: Cause = "slow" if distance < 0 else "collapsed"
+        return Outcome("short", 400, 0.1 + 0.5 * math.exp(-(distance**2) / 8), cause=cause)
+
+    found = answer(Curve(options(round_size=round_size, confirm=0, precision=0.2)), run).result()
+    assert found.eta_star.median == pytest.approx(0.6 * eta * math.exp(0.5), rel=0.2)
 
 
 def test_a_plateau_below_the_promise_has_no_safe_rate() -> None:

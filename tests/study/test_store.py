@@ -44,7 +44,7 @@ def test_what_goes_in_comes_out(path: Path) -> None:
     fill(STUDY, path)
     lr, sharpness = made_lr(CELL), made_sharpness(CELL)
     with Store(path) as store:
-        assert store.seeds_done()[CELL.id] == {0, 1, 2, 3}
+        assert store.finished()[CELL.id] == {0, 1, 2, 3}
         assert store.resolved()[CELL.id] == lr.resolved
         assert store.failures() == {}
         rows = seed_rows(STUDY, store)
@@ -124,9 +124,9 @@ def test_readers_read_while_a_writer_writes(path: Path) -> None:
     with StoreWriter(path) as writer:
         key = writer.specify(CELL.id, "maximal-lr", CELL.specification)
         with Store(path) as store:
-            assert store.seeds_done() == {}
+            assert store.finished() == {}
             writer.add_results(key, made_lr(CELL))
-            assert store.seeds_done() == {CELL.id: {0, 1, 2, 3}}
+            assert store.finished() == {CELL.id: {0, 1, 2, 3}}
             with pytest.raises(StoreError, match="cannot be read or written"):
                 store.rows("DELETE FROM seed")
 

@@ -80,8 +80,9 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
             f"  {usage['used']} of {usage['cells']} cells used; {usage['untrained']} below the "
             f"range, {usage['right_censored']} above it, {usage['below_cutoff']} below the cutoff"
         )
-        if lost := usage["seeds_none_trained"]:
-            seeds = lost + usage["seeds_bracketed"] + usage["seeds_all_trained"]
+        lost = usage["seeds_none_trained"]
+        seeds = lost + usage["seeds_bracketed"] + usage["seeds_all_trained"]
+        if lost and seeds > usage["cells"]:
             print(
                 f"  {lost} of {seeds} seeds train at no rate: each counts as below every rate in "
                 "the median of its cell"

@@ -31,17 +31,20 @@ def in_shell(text: str) -> str:
     """Write the options that a message names as a command line has them.
 
     Args:
-        text: E.g. "Raise `end_lr`."; names with an underscore need no backticks.
+        text: E.g. "Raise `end_lr`."; names with an underscore need no backticks, and neither does
+            the first word of a message.
 
     Returns:
         E.g. "Raise --end-lr."
     """
-    known = "|".join(name for name in (*Settings.model_fields, *MORE) if "_" in name)
-    return re.sub(rf"(?<![\w.-])({known})\b", lambda m: _flag(m), _OPTION.sub(_flag, text))
+    names = (*Settings.model_fields, *MORE)
+    known = "|".join(name for name in names if "_" in name)
+    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must )"
+    return re.sub(pattern, lambda m: f"--{m[0].replace('_', '-')}", _OPTION.sub(_flag, text))
 
 
 def _flag(found: re.Match[str]) -> str:
-    value = ((found.re.groups > 1 and found[2]) or "").strip("'\"")
+    value = (found[2] or "").strip("'\"")
     return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"
 
 

@@ -24,7 +24,7 @@ from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
-from etastar.study.plan import State, costs, identities, plan
+from etastar.study.plan import State, costs, plan
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -160,9 +160,10 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
     what, path = _opened(study, store)
     check_output(json_file)
     state = State.of_file(path)
-    done = [cell for cell in what.cells if state.is_done(cell)]
-    failed = {c.title: state.error(c) for c in what.cells if state.error(c) and c not in done}
-    missing = {(i, s) for c in what.cells for i in identities(c) for s in state.missing(i, c.seeds)}
+    done = {cell.id for cell in what.cells if state.is_done(cell)}
+    failed = {c.title: e for c in what.cells if c.id not in done and (e := state.error(c))}
+    every = [asked for cell in what.cells for asked in cell.asked]
+    missing = {(asked.id, one) for asked in every for one in state.missing(asked)}
     record = {
         "study": str(what.path),
         "store": str(path),

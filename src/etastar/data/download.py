@@ -59,21 +59,8 @@ class Published:
             folder: Where those lie.
             split: The rule that separates training from validation.
         """
-        x_train, y_train, x_val, y_val = arrays
-        return RawData(
-            self.name,
-            x_train,
-            y_train,
-            x_val,
-            y_val,
-            classes=10,
-            source=self.source,
-            read_from=str(folder),
-            licence=self.licence,
-            split=split,
-            files=files,
-            checksums_match=files == self.files,
-        )
+        about = (10, self.source, str(folder), self.licence, split, files, files == self.files)
+        return RawData(self.name, *arrays, *about)
 
 
 PUBLISHED = {

@@ -30,12 +30,12 @@ def collect(study: Study, store: Store) -> Evidence:
         StoreError: The store cannot be read.
     """
     rows, trials = seed_columns(study, store), trial_columns(study, store)
-    seconds, environments = _work(store, study)
+    work, environments = _work(store, study)
     state = State.of(store)
     sorted_cells = _grouped(study.cells)
     rows_of, trials_of = (_split(table, sorted_cells) for table in (rows, trials))
     groups = [
-        Group(tuple(cells), rows_of[key], trials_of[key], seconds)
+        Group(tuple(cells), rows_of[key], trials_of[key], work)
         for key, cells in sorted_cells.items()
     ]
     failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
@@ -105,14 +105,15 @@ def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
 
 def _work(
     store: Store, study: Study
-) -> tuple[dict[str, float], list[tuple[Mapping[str, Any], int]]]:
-    """Time by specification, and the environments, of this study's tasks."""
+) -> tuple[dict[str, tuple[float, int]], list[tuple[Mapping[str, Any], int]]]:
+    """Time and seeds by specification, and the environments, of this study's tasks."""
     wanted = {identity for cell in study.cells for identity in (cell.id, cell.sharpness_id)}
-    seconds: Counter[str] = Counter()
+    work: dict[str, tuple[float, int]] = {}
     environments: Counter[str] = Counter()
-    query = "SELECT id, seconds, environment FROM work JOIN specification ON key = cell"
-    for identity, spent, environment in store.rows(query):
+    query = "SELECT id, seeds, seconds, environment FROM work JOIN specification ON key = cell"
+    for identity, seeds, spent, environment in store.rows(query):
         if identity in wanted:
-            seconds[identity] += spent
+            seconds, before = work.get(identity, (0.0, 0))
+            work[identity] = seconds + spent, before + len(json.loads(seeds))
             environments[environment] += 1
-    return dict(seconds), [(json.loads(text), tasks) for text, tasks in environments.most_common()]
+    return work, [(json.loads(text), tasks) for text, tasks in environments.most_common()]

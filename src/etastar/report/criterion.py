@@ -18,16 +18,14 @@ def criterion_text(family: Family) -> str:
     """Criterion, budget, data, losses, κ and training of a family."""
     s = family.settings
     low, high = _extent(family, "start_lr")[0], _extent(family, "end_lr")[1]
-    finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
-    resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
     kind = "touches" if s["criterion"] == "reach" else "is, when the budget ends, at least"
     kappas = listed([number(kappa) for kappa in family.kappas])
     return (
         f"Criterion ({s['criterion']}): validation accuracy {kind} {number(s['threshold'])} "
         f"{_budgets(family)}. Data: {_data(family)}. {_training(s)}, {_batch(family)}. "
         f"Loss: {listed([LOSS_TEXTS.get(loss, loss) for loss in family.losses])}. "
-        f"κ, the input layer's share of the learning rate: {kappas}. {_seeds(family)}, brackets "
-        f"within {resolution} %, rates from {number(low)} to {number(high)}."
+        f"κ, the input layer's share of the learning rate: {kappas}. {_search(family)}, rates "
+        f"from {number(low)} to {number(high)}."
     )
 
 
@@ -86,6 +84,20 @@ def _batch(family: Family) -> str:
     group = next((g for g in family.groups if g.measured), family.groups[0])
     batch = _known(group, "batch_size") or family.settings["batch_size"]
     return "full batch" if batch == "full" else f"batch {batch}"
+
+
+def _search(family: Family) -> str:
+    """How η* was looked for."""
+    if family.settings["strategy"] == "curve":
+        cells = [cell for group in family.groups for cell in group.cells]
+        precision = max(cell.settings.search().precision for cell in cells)
+        return (
+            "η* is where half of fresh seeds train, sought until its 95 % interval reaches the "
+            f"factor {number(1 + precision)} to either side"
+        )
+    finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
+    resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
+    return f"{_seeds(family)}, brackets within {resolution} %"
 
 
 def _seeds(family: Family) -> str:

@@ -58,13 +58,13 @@ class Group:
         cells: Its cells in the study, measured or not.
         rows: Columns of `study.export.SEED_COLUMNS`, only those of these cells.
         trials: Columns of `study.export.TRIAL_COLUMNS`, likewise.
-        seconds: Wall-clock seconds of all finished tasks, by the hash of their specification.
+        work: Wall-clock seconds and seeds of finished tasks, by the hash of their specification.
     """
 
     cells: tuple[Cell, ...]
     rows: Columns
     trials: Columns
-    seconds: Mapping[str, float]
+    work: Mapping[str, tuple[float, int]]
     _known: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -84,8 +84,8 @@ class Group:
 
     @property
     def wanted(self) -> int:
-        """Number of seeds of η* that the study asks for."""
-        return sum(len(cell.seeds) for cell in self.cells)
+        """Number of seeds of η*, or of curves, that the study asks for."""
+        return sum(len(cell.wanted) for cell in self.cells)
 
     @property
     def measured(self) -> int:
@@ -120,7 +120,7 @@ class Group:
             "seeds": self.measured,
             "trials": sum(self.rows["trials"]),
             "steps": sum(self.rows["steps"]),
-            "seconds": sum((s for i, s in self.seconds.items() if i in ids), 0.0),
+            "seconds": sum((spent for i, (spent, _) in self.work.items() if i in ids), 0.0),
         }
 
     @property

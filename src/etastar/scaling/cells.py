@@ -8,6 +8,7 @@ draw different weights from it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -34,6 +35,10 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
 SHARPNESS_NAMES = ("lambda1_preconditioned", "lambda1")
 """The field that λ1 is read from, and what it was called in 0.1.0; the first one given is taken."""
+CURVE = ("eta", "eta_ci_low", "eta_ci_high")
+"""Fields that stand for the bracket in the row of a curve: η_50 and its 95 % interval."""
+_HALF_WIDTH = math.sqrt(3) / (2 * 1.959964)
+"""Half the width of a uniform law over that of the normal 95 % interval of equal variance."""
 _OF_SEEDS = ("seed", "status", "log_lo", "log_hi", "log_lambda1")
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset(
@@ -80,7 +85,8 @@ class CellTable:
             rows: Each with `width`, `depth`, `input_lr_ratio`, `loss`, `seed`, `status`,
                 `eta_lo`, `eta_hi`, and optionally `lambda1_preconditioned` and further labels.
                 `eta_hi` is not read where the status is all-trained, nor either end where it is
-                none-trained.
+                none-trained. A row whose `seed` is None is of a success curve, one per network:
+                in place of the bracket it has `eta`, `eta_ci_low` and `eta_ci_high`.
             group_by: Labels beside width and depth that tell cells apart. By default
                 `input_lr_ratio`, `inputs` (input dimension d), `output_variance` and every field
                 whose values are strings.
@@ -121,6 +127,7 @@ class CellTable:
                     f"got {', '.join(columns)}."
                 )
         count = len(columns["width"])
+        columns = _with_curves(columns)
         status = _status_codes(columns["status"])
         width = _whole(columns, "width", 1)
         depth = _whole(columns, "depth", 1)
@@ -251,6 +258,35 @@ class CellTable:
             hi = self.log_lambda1 + self.log_hi if with_eta else self.log_lambda1
         known = ~np.isnan(lo)
         return self.cell[known], lo[known], hi[known]
+
+
+def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """Give the rows of success curves, which have no seed, one of their own and a bracket.
+
+    The bracket lies around η_50, and log η uniform in it has the standard deviation that the 95 %
+    interval has. An end of the interval beyond the range that was searched is the range's end.
+    """
+    seed = _numbers(columns, "seed", missing=True)
+    curve = np.isnan(seed)
+    if not curve.any():
+        return columns
+    none = np.full(len(seed), np.nan)
+    lo, hi, eta, low, high, start, end = (
+        _numbers(columns, name, missing=True) if name in columns else none
+        for name in ("eta_lo", "eta_hi", *CURVE, "start_lr", "end_lr")
+    )
+    status = np.array(columns["status"])
+    found = curve & (status == "bracketed")
+    ends = np.where(np.isnan(low), start, low), np.where(np.isnan(high), end, high)
+    for name, values in zip(CURVE, (eta, *ends), strict=True):
+        if (bad := np.flatnonzero(found & ~(values > 0))).size:
+            i = int(bad[0])
+            raise _bad_row(i, name, "positive, or seed a number", columns.get(name, none), i)
+    factor = (ends[1] / ends[0]) ** _HALF_WIDTH
+    lo = np.where(found, eta / factor, np.where(curve & (status == "all-trained"), end, lo))
+    hi = np.where(found, eta * factor, hi)
+    changed = {"seed": np.where(curve, 0, seed), "eta_lo": lo, "eta_hi": hi}
+    return {**columns, **{name: values.tolist() for name, values in changed.items()}}
 
 
 def _bad_row(index: int, field: str, expected: str, got: Any, at: int | None = None) -> ConfigError:

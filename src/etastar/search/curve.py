@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
+from operator import itemgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -46,6 +47,8 @@ APART = 0.1
 """Distance in log η that the next attempt keeps from a rate that failed."""
 LOWEST = 0.5
 """Part of the safe rate down to which whole runs must have been seen to train."""
+NEAR, LOOKED = 1.0, 10
+"""Where none trains: distance in log η from the best metric; so many runs so near must fail too."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Steps of this part of an interval fill it evenly, however many there are."""
 
@@ -198,7 +201,7 @@ class Curve(CurveState):
             self.ended_by = ""
         while not self.ended_by:
             fit = self.fit()
-            if fit.nowhere_half():
+            if fit.nowhere_half() and self._looked():
                 self.ended_by = "nowhere"
             elif not fit.enough() or fit.reach() > math.log1p(self.options.precision):
                 yield from self._run(self._place(fit))
@@ -268,14 +271,35 @@ class Curve(CurveState):
                 first if self.learned else 0, last if self.learned else cells, size, cells
             )
         if not fit.counts.trained.any():
-            top = self.begins if self.learned else cells
-            return sorted(clip((done + k) * GOLDEN % 1 * top, cells) for k in range(size))
+            return self._where_none_trained(size)
         few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
         inside = below(fit, max(few, 0), self._below)
         self._below += len(inside)
         targets = [TARGETS[(self._turn + k) % len(TARGETS)] for k in range(size - len(inside))]
         self._turn += len(targets)
         return sorted([*inside, *at_targets(fit, targets)])
+
+    def _where_none_trained(self, size: int) -> list[int]:
+        """Where no run has trained: half about the best metric, half over the whole range.
+
+        Partial runs may have misled: where training begins late, they see nothing begin.
+        """
+        cells, best = self.lattice.cells, self._best_point()
+        places = [(len(self.whole) + k) * GOLDEN % 1 for k in range(size)]
+        about = (best + (2 * place - 1) * NEAR / self.step for place in places[: size // 2])
+        return sorted(clip(x, cells) for x in [*about, *(p * cells for p in places[size // 2 :])])
+
+    def _best_point(self) -> float:
+        """The lattice point of the whole run with the best metric, else the located boundary."""
+        scores = [(o.score, i) for i, _, o in self.whole if o.score is not None]
+        finite = [(score, i) for score, i in scores if math.isfinite(score)]
+        return max(finite, key=itemgetter(0))[1] if finite else self.begins
+
+    def _looked(self) -> bool:
+        """Whether any run trained, or enough were made about the one that came closest."""
+        best, reach = self._best_point(), NEAR / self.step
+        near = sum(abs(i - best) <= reach for i, _, _ in self.whole)
+        return near >= LOOKED or bool(self.fit().counts.trained.any())
 
     # what is known
 

@@ -68,5 +68,9 @@ class CurveOptions:
 
     @property
     def neighbours(self) -> float:
-        """Largest relative distance of neighbouring rates: finer where more precision is asked."""
-        return min(NEIGHBOURS, self.precision / 2)
+        """Largest relative distance of neighbouring rates: finer where more precision is asked.
+
+        Down to a precision of `NEIGHBOURS` it is the same, so that a measurement that is narrowed
+        goes on from the trials that there are.
+        """
+        return min(NEIGHBOURS, self.precision)

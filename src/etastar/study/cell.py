@@ -11,18 +11,21 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from etastar.search.search import OF_THE_CURVE
+from etastar.search.search import OF_THE_CURVE, SEEDS
 from etastar.settings import Settings
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a specification changes: results under the old one stay apart."""
 
 NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir", *OF_THE_CURVE}
-"""Settings that do not change what a seed's result is."""
+"""Settings that do not change what a seed's result is, nor what a trial of a curve is."""
+
+ESTIMATOR_VERSION = 1
+"""Raised when the same trials of a curve give another result: results are then computed again."""
 
 TaskKind = Literal["maximal-lr", "sharpness"]
 
@@ -40,6 +43,17 @@ class SharpnessSettings(BaseModel):
     """Hessian-vector products before it is given up."""
 
 
+class Asked(NamedTuple):
+    """A specification that a cell asks for."""
+
+    kind: TaskKind
+    id: str
+    """Hash of the text."""
+    specification: str
+    wanted: tuple[Any, ...]
+    """The seeds; of a curve one text, which says how far it goes: see `Cell.wanted`."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One network under one set of conditions, with its seeds.
@@ -53,21 +67,43 @@ class Cell:
     sharpness: SharpnessSettings | None = None
 
     @property
+    def curve(self) -> bool:
+        """Whether the success curve is measured, rather than brackets of seeds."""
+        return self.settings.strategy == "curve"
+
+    @property
     def seeds(self) -> range:
-        """The seeds that the study wants."""
-        settings = self.settings.bracketing()
-        return range(settings.first_seed, settings.first_seed + (settings.seeds or 0))
+        """The seeds that the study wants; of a curve, which has none, those of λ1."""
+        first = self.settings.first_seed
+        return range(first, first + (self.settings.seeds or SEEDS))
+
+    @cached_property
+    def wanted(self) -> tuple[Any, ...]:
+        """The results of η* that the study wants: a seed each, or the curve's one.
+
+        What a curve's trials are does not depend on where they begin and how far they go, so the
+        store keeps its result by these, as canonical JSON.
+        """
+        if not self.curve:
+            return tuple(self.seeds)
+        search = self.settings.search()
+        how = {name: getattr(search, name) for name in OF_THE_CURVE}
+        first = {"estimator": ESTIMATOR_VERSION, "first_seed": self.settings.first_seed}
+        return (canonical(first | how),)
 
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Every setting, with the defaults of data set and loss filled in."""
-        return _unsigned_zeros(self.settings.bracketing().resolved().model_dump())
+        settings = self.settings if self.curve else self.settings.bracketing()
+        return _unsigned_zeros(settings.resolved().model_dump())
 
     @cached_property
     def specification(self) -> str:
-        """All that the result of a seed of η* depends on, as canonical JSON."""
+        """All that a trial depends on beside its seed and rate, and a seed's bracket, as JSON."""
         fields = {k: v for k, v in self.fields.items() if k not in NOT_IDENTITY}
         fields["device"] = self._device_kind
+        if self.curve:
+            del fields["resolution"]
         if not fields["from_step"]:  # from initialisation: as before there were checkpoints
             del fields["from_step"], fields["from_lr"]
         return canonical({"kind": "maximal-lr", "identity": IDENTITY_VERSION, **fields})
@@ -98,11 +134,12 @@ class Cell:
         return self.sharpness_specification and digest(self.sharpness_specification)
 
     @property
-    def asked(self) -> list[tuple[TaskKind, str, str]]:
-        """Kind, hash and text of every specification that the cell asks for."""
-        found: list[tuple[TaskKind, str, str]] = [("maximal-lr", self.id, self.specification)]
+    def asked(self) -> list[Asked]:
+        """Every specification that the cell asks for: η*, and λ1 of its seeds."""
+        found = [Asked("maximal-lr", self.id, self.specification, self.wanted)]
         if self.sharpness_id and self.sharpness_specification:
-            found.append(("sharpness", self.sharpness_id, self.sharpness_specification))
+            lambda1 = self.sharpness_id, self.sharpness_specification
+            found.append(Asked("sharpness", *lambda1, tuple(self.seeds)))
         return found
 
     @property

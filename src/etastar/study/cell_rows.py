@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 ALWAYS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
 """Labels of every law: what a reader must know, and what a form may need."""
-OF_THE_SEARCH = {"start_lr", "end_lr", "resolution", "strategy", "width", "depth"}
-"""Fields that say how η* was looked for, or that the law is in."""
+OF_THE_SEARCH = {"start_lr", "end_lr", "resolution", "width", "depth"}
+"""Fields that say how finely η* was looked for, or that the law is in. The strategy is none of
+them: a median of brackets is not the η* of a curve."""
 
 
 def labels_of(study: Study) -> list[str]:
@@ -34,7 +35,7 @@ def cell_table(study: Study, store: Store) -> CellTable:
 
     columns = dict(seed_columns(study, store))
     columns["lambda1"] = columns.pop("lambda1_preconditioned")
-    if not columns["seed"]:
+    if not columns["cell"]:
         raise ConfigError(
             f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"
         )

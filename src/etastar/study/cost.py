@@ -25,6 +25,9 @@ BUDGETS_PER_SEED = 5.0
 """Steps that a search takes per seed, as multiples of the budget: 3.9 to 7.2 in eight cells on
 digits and MNIST. Most of it goes to rates near the boundary, which use the budget up."""
 
+BUDGETS_PER_CURVE = 60.0
+"""Likewise of a success curve with its confirmation, at the default precision."""
+
 PRODUCTS, PASSES_PER_PRODUCT = 15, 4
 """Hessian-vector products per λ1, and what each costs in forward passes, about."""
 MATRICES = 3
@@ -69,8 +72,9 @@ class Cost:
         return LAYER_SECONDS * (self.settings.depth + 1) + 6 * self.weights * batch * PER_FLOP
 
     def lr(self, seeds: int) -> float:
-        """Time of the searches of so many seeds."""
-        return self.recipe.criterion.max_steps * BUDGETS_PER_SEED * seeds * self.step
+        """Time of the searches of so many seeds, or of the curve."""
+        budgets = BUDGETS_PER_CURVE if self.settings.strategy == "curve" else BUDGETS_PER_SEED
+        return self.recipe.criterion.max_steps * budgets * seeds * self.step
 
     def sharpness(self, wanted: SharpnessSettings, seeds: int) -> float:
         """Time of λ1 of so many seeds."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, TextIO, TypeAlias
 
 from etastar.errors import ConfigError
+from etastar.problem.trial import Start, Trial
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
 from etastar.study.specification import Study
@@ -29,6 +31,10 @@ FACTS = ["inputs", "classes"]
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
 """Columns that tell the networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
+CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
+"""Columns of a study with success curves, after those of seeds. A curve is one row, without a seed
+and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
+90 % bound, and the highest p seen; λ1 is the median over seeds."""
 SHARPNESS = [
     *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
 ]
@@ -60,6 +66,10 @@ SELECT s.seed, status, eta_lo, eta_hi, hi_outcome, re_entries, trials, steps,
 FROM seed s LEFT JOIN sharpness l ON l.cell = ? AND l.seed = s.seed
 WHERE s.cell = ? AND s.seed >= ? AND s.seed < ? ORDER BY s.seed
 """
+_LAMBDA1_QUERY = """
+SELECT lambda1, lambda1_gauss_newton, lambda1_plain, residual, converged FROM sharpness
+WHERE cell = ? AND seed >= ? AND seed < ?
+"""
 _TRIAL_QUERY = """
 SELECT t.seed, lr, outcome, step, accuracy, slow FROM trial t JOIN seed s USING (cell, seed)
 WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
@@ -67,24 +77,53 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 
 
 def seed_columns(study: Study, store: Store) -> Columns:
-    """Return one row per network and seed whose η* is known: see `SEED_COLUMNS`."""
-    columns: Columns = {name: [] for name in SEED_COLUMNS}
+    """Return one row per network and seed whose η* is known: see `SEED_COLUMNS` and `CURVE`."""
+    last = SEED_COLUMNS.index("steps") + 1
+    more = CURVE if any(cell.curve for cell in study.cells) else []
+    columns: Columns = {n: [] for n in [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:]]}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
         for cell in study.cells:
             if cell.id not in keys:
                 continue
             facts = _cell_values(cell, resolved)
-            where = (keys.get(cell.sharpness_id or ""), keys[cell.id], *_span(cell))
-            for row in store.records(_SEED_QUERY, where):
-                lo, hi, converged = (row[k] for k in ("eta_lo", "eta_hi", "lambda1_converged"))
-                row["eta"] = math.sqrt(lo * hi) if lo and hi else None
-                row["re_entries"] = len(json.loads(row["re_entries"]))
+            sharpness = keys.get(cell.sharpness_id or "")
+            rows: Iterable[dict[str, Any]]
+            if cell.curve:
+                rows = _curve_rows(cell, store, sharpness)
+            else:
+                rows = store.records(_SEED_QUERY, (sharpness, keys[cell.id], *_span(cell)))
+            for row in rows:
+                converged = row["lambda1_converged"]
+                if not cell.curve:
+                    lo, hi = row["eta_lo"], row["eta_hi"]
+                    row["eta"] = math.sqrt(lo * hi) if lo and hi else None
+                    row["re_entries"] = len(json.loads(row["re_entries"]))
                 row["lambda1_converged"] = None if converged is None else bool(converged)
                 row |= facts
                 for name, column in columns.items():
                     column.append(row.get(name))
     return columns
+
+
+def _curve_rows(cell: Cell, store: Store, sharpness: int | None) -> list[dict[str, Any]]:
+    """Return the row of a cell's curve, if it is known."""
+    found = store.curve(cell)
+    if found is None:
+        return []
+    star, curve = found["eta_star"], found["curve"]
+    lambda1 = list(zip(*store.rows(_LAMBDA1_QUERY, (sharpness, *_span(cell))), strict=True))
+    known = [[value for value in values if value is not None] for values in lambda1]
+    row = {
+        **{name: found[name] for name in ("status", "hi_outcome")},
+        **{"eta": star["median"], "eta_ci_low": star["ci_low"], "eta_ci_high": star["ci_high"]},
+        **{"eta_95": curve["eta_95"], "safe": star["safe"]},
+        "p_max": curve["p_max"] and curve["p_max"]["p"],
+        **{name: found["cost"][name] for name in ("trials", "steps")},
+        "lambda1_converged": all(lambda1[-1]) if lambda1 else None,
+    }
+    medians = zip(SHARPNESS, known, strict=False)
+    return [row | {name: median(values) if values else None for name, values in medians}]
 
 
 def _span(cell: Cell) -> tuple[int, int]:
@@ -99,13 +138,25 @@ def trial_columns(study: Study, store: Store) -> Columns:
     for cell in study.cells:
         if cell.id not in keys:
             continue
-        found = store.rows(_TRIAL_QUERY, (keys[cell.id], *_span(cell)))
+        if cell.curve:
+            found = _curve_trials(cell, store)
+        else:
+            found = store.rows(_TRIAL_QUERY, (keys[cell.id], *_span(cell)))
         for name, values in zip(own, zip(*found, strict=True), strict=False):
             columns[name].extend(map(bool, values) if name == "slow" else values)
         columns["cell"].extend([cell.id] * len(found))
         for name in (*NETWORK, "dataset"):
             columns[name].extend([cell.fields[name]] * len(found))
     return columns
+
+
+def _curve_trials(cell: Cell, store: Store) -> list[tuple[Any, ...]]:
+    """Return the whole trials that a cell's curve was made of, as `_TRIAL_QUERY` does."""
+    known, curve = store.runs(cell.id), store.curve(cell) or {"runs": []}
+    with store.decoded():
+        used = sorted(Trial(Start(s, s), lr, to_end=end) for s, lr, end in curve["runs"])
+        outcomes = [(trial, known[trial]) for trial in used]
+    return [(t.seed, t.lr, o.kind, o.step, o.metric, o.slow) for t, o in outcomes]
 
 
 def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from etastar.result import Result, json_ready
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings, TaskKind
-from etastar.study.results import Results, SharpnessRow
+from etastar.study.results import CurveFound, Results, SharpnessRow
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -28,7 +30,7 @@ class Task:
         id: Hash of the specification.
         specification: As canonical JSON.
         settings: Of the measurement; its seeds are not read.
-        seeds: What to measure.
+        seeds: What to measure: see `study.cell.Asked.wanted`.
         sharpness: How, for λ1; the defaults if None.
         known: Outcomes from an interrupted search, which then need no second run.
     """
@@ -37,7 +39,7 @@ class Task:
     id: str
     specification: str
     settings: Settings
-    seeds: tuple[int, ...]
+    seeds: tuple[Any, ...]
     sharpness: SharpnessSettings | None = None
     known: Mapping[Trial, Outcome] = field(default_factory=dict)
 
@@ -62,22 +64,52 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
     from etastar.api import measured
 
     data = load_data(task.settings)
+    known = dict(task.known)
+
+    def told(trial: Trial, outcome: Outcome) -> None:
+        known[trial] = outcome
+        if on_outcome:
+            on_outcome(trial, outcome)
+
+    curve = task.settings.strategy == "curve"
     found = measured(
         task.settings.network(),
         data,
         task.settings,
-        task.seeds,
+        None if curve else task.seeds,
         known=task.known,
-        on_outcome=on_outcome,
+        on_outcome=told,
     )
     assert found.recipe is not None
     return Results(
-        seeds=found.seeds,
-        trials=found.trials,
+        seeds={task.seeds[0]: _curve_found(found)} if curve else found.seeds,
+        trials=known if curve else found.trials,
         resolved={"recipe": found.recipe.model_dump(), **_facts(data)},
         seconds=found.cost.seconds,
         environment=found.environment,
     )
+
+
+def _curve_found(found: Result) -> CurveFound:
+    """Return what the store keeps of a curve, beside its trials."""
+    assert found.found is not None
+    causes = Counter[str]()
+    for point in found.found.curve.points:
+        if found.lr and point.lr > found.lr:
+            causes.update({cause: getattr(point, cause) for cause in UNSTABLE})
+    ended = "short" if found.set_by == "budget" else max(UNSTABLE, key=causes.__getitem__)
+    kept = {
+        **found.found.as_dict(),
+        "status": found.status,
+        "hi_outcome": ended if found.set_by else None,
+        "runs": [[trial.seed, trial.lr, trial.to_end] for trial in found.trials],
+    }
+    ready: CurveFound = json_ready(kept)
+    return ready
+
+
+UNSTABLE = ("diverged", "dead", "collapsed")
+"""Ways to fail at the fast edge of a curve."""
 
 
 def measure_sharpness(task: Task) -> Results:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from etastar.errors import ConfigError, EmptyStoreError
-from etastar.study.cell import Cell
+from etastar.study.cell import Asked, Cell
 from etastar.study.cost import Cost
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
@@ -19,17 +20,17 @@ class State:
     """Results and failures that a store holds.
 
     Attributes:
-        done: Finished seeds, by specification.
+        done: Finished seeds, or curves by how far they go, by specification.
         failures: Last error of specifications that were given up.
     """
 
-    done: dict[str, set[int]] = field(default_factory=dict)
+    done: dict[str, set[Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store) -> State:
         """The present state of a store."""
-        return cls(store.seeds_done(), store.failures())
+        return cls(store.finished(), store.failures())
 
     @classmethod
     def of_file(cls, path: Path) -> State:
@@ -46,18 +47,18 @@ class State:
         except EmptyStoreError:
             return cls()
 
-    def missing(self, identity: str, seeds: range) -> tuple[int, ...]:
-        """Seeds of a specification that have no result."""
-        done = self.done.get(identity, set())
-        return tuple(seed for seed in seeds if seed not in done)
+    def missing(self, asked: Asked) -> tuple[Any, ...]:
+        """What is wanted of a specification and has no result."""
+        done = self.done.get(asked.id, set())
+        return tuple(one for one in asked.wanted if one not in done)
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether everything that a cell asks for is there."""
-        return not any(self.missing(i, cell.seeds) for i in identities(cell))
+        return not any(map(self.missing, cell.asked))
 
     def error(self, cell: Cell) -> str | None:
         """The error for which a cell was given up; None if it was not."""
-        return next((self.failures[i] for i in identities(cell) if i in self.failures), None)
+        return next((self.failures[a.id] for a in cell.asked if a.id in self.failures), None)
 
 
 def costs(study: Study) -> dict[str, Cost]:
@@ -107,18 +108,13 @@ def plan(
     return sorted(tasks.values(), key=lambda found: (-rank[found[0].id], -found[1]))
 
 
-def identities(cell: Cell) -> list[str]:
-    """Return the hashes of all specifications that a cell asks for."""
-    return [identity for _, identity, _ in cell.asked]
-
-
 def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
     """Return the tasks of one cell, at most two: η* and λ1."""
     found = []
-    for kind, identity, text in cell.asked:
-        if seeds := state.missing(identity, cell.seeds):
-            wanted = cell.sharpness if kind == "sharpness" else None
-            task = Task(kind, identity, text, cell.settings, seeds, wanted)
+    for asked in cell.asked:
+        if seeds := state.missing(asked):
+            wanted = cell.sharpness if asked.kind == "sharpness" else None
+            task = Task(*asked[:3], cell.settings, seeds, wanted)
             seconds = cost.sharpness(wanted, len(seeds)) if wanted else cost.lr(len(seeds))
             found.append((task, seconds))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.base import SeedResult
@@ -29,19 +29,24 @@ class SharpnessRow(NamedTuple):
     """True if all three met their tolerance."""
 
 
+CurveFound: TypeAlias = dict[str, Any]
+"""The blocks of `search.curve_blocks.CurveResult` as JSON has them, with `status` and `hi_outcome`
+as of a seed, and `runs`: seed, rate and whether it went on to the end, of every whole trial."""
+
+
 @dataclass(frozen=True)
 class Results:
     """What a task found.
 
     Attributes:
-        seeds: By seed: the bracket of η*, or λ1.
+        seeds: By seed: the bracket of η*, or λ1. Or the one curve, by what was asked of it.
         resolved: What the specification came to: recipe, classes, provenance of the data.
         seconds: Wall-clock time.
         environment: Versions, device, threads.
-        trials: Every trial that the searches for η* used.
+        trials: Every trial that the searches for η* used; of a curve all that are known.
     """
 
-    seeds: Mapping[int, SeedResult] | Mapping[int, SharpnessRow]
+    seeds: Mapping[Any, SeedResult | SharpnessRow | CurveFound]
     resolved: Mapping[str, Any]
     seconds: float
     environment: Mapping[str, Any]

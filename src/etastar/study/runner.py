@@ -18,7 +18,7 @@ from etastar.study.cell import Cell, title_of
 from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.measuring import Task, run_task
-from etastar.study.plan import State, costs, identities, plan
+from etastar.study.plan import State, costs, plan
 from etastar.study.results import Results
 from etastar.study.specification import Study
 from etastar.study.store import StoreWriter, check_place
@@ -123,8 +123,8 @@ class _Run:
         self.cells_of: dict[str, list[Cell]] = {}
         cells = self.study.cells
         for cell in cells:
-            for identity in identities(cell):
-                self.cells_of.setdefault(identity, []).append(cell)
+            for asked in cell.asked:
+                self.cells_of.setdefault(asked.id, []).append(cell)
         self.done = {cell.id for cell in cells if self.state.is_done(cell)}
         self.failed = {c.id for c in cells if self.state.error(c)} - self.done
         self.progress = Progress(self.store.path, len(cells), len(self.done), len(self.failed))
@@ -161,7 +161,9 @@ class _Run:
 
     def _submit(self, task: Task) -> Future[Results]:
         """Start a task; one in this process reports and stores its trials as they end."""
-        task = replace(task, known=self.store.unfinished_trials(task.id))
+        curve = task.settings.strategy == "curve" and task.kind == "maximal-lr"
+        known = (self.store.runs if curve else self.store.unfinished_trials)(task.id)
+        task = replace(task, known=known)
         threads = getattr(self.executor, "threads_per_task", None)
         if threads and task.settings.threads is None:
             settings = task.settings.model_copy(update={"threads": threads})
@@ -171,7 +173,7 @@ class _Run:
             key = self.store.specify(task.id, task.kind, task.specification)
 
             def on_outcome(trial: Trial, outcome: Outcome) -> None:
-                self.store.add_trial(key, trial, outcome)
+                self.store.add_trial(key, trial, outcome, curve=curve)
                 self._report("", trials=1)
 
             function = partial(run_task, on_outcome=on_outcome)
@@ -196,7 +198,8 @@ class _Run:
         self.state.done.setdefault(task.id, set()).update(results.seeds)
         self.state.failures.pop(task.id, None)
         self.spent += self.seconds[task.id]
-        trials = 0 if isinstance(self.executor, InProcess) else len(results.trials)
+        told = isinstance(self.executor, InProcess)
+        trials = 0 if told else len(results.trials.keys() - task.known.keys())
         self._ended(task, f"{_title(task)}: {results.seconds:.1f} s", trials)
 
     def _fail(self, task: Task, error: str, waiting: deque[Task]) -> None:
@@ -247,7 +250,9 @@ def _gone(error: BaseException) -> ExecutorError:
 
 def _title(task: Task) -> str:
     what = "η*" if task.kind == "maximal-lr" else "λ1"
-    return f"{what} of {title_of(task.settings)}, {len(task.seeds)} seeds"
+    curve = task.settings.strategy == "curve" and task.kind == "maximal-lr"
+    seeds = "its curve" if curve else f"{len(task.seeds)} seeds"
+    return f"{what} of {title_of(task.settings)}, {seeds}"
 
 
 def _check_devices(study: Study) -> None:

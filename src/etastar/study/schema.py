@@ -2,7 +2,8 @@
 
 A store is one SQLite file. `specification` holds every specification with its hash; `seed`,
 `trial` and `sharpness` hold results, keyed by specification and seed, so that a result that comes
-twice changes nothing; `failure` and `work` tell how they came about.
+twice changes nothing; `run` and `curve` likewise hold success curves; `failure` and `work` tell how
+they came about.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ SMALLEST = 512
 SCHEMA_VERSION = 1
 """Raised whenever a table changes; a store of a newer version is refused."""
 
-TABLES = (resources.files("etastar.study") / "schema.sql").read_text(encoding="utf-8")
+TABLES, CURVE_TABLES = (
+    (resources.files("etastar.study") / f"{name}.sql").read_text(encoding="utf-8")
+    for name in ("schema", "curve")
+)
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
@@ -58,6 +62,7 @@ def _prepare(connection: sqlite3.Connection, journal: str) -> None:
     connection.execute("PRAGMA foreign_keys=ON")
     if _pragma(connection, "user_version") == 0:
         _create(connection)
+    connection.executescript(CURVE_TABLES)
     connection.execute(
         "INSERT OR REPLACE INTO note VALUES ('sqlite_version', ?)", (sqlite3.sqlite_version,)
     )

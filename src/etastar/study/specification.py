@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
 from etastar.settings import Settings
-from etastar.study.cell import Cell, SharpnessSettings
+from etastar.study.cell import NOT_IDENTITY, Cell, SharpnessSettings
 from etastar.study.conditions import Holds, parse_condition
 
 MOST_CELLS = 100_000
@@ -130,11 +130,11 @@ class Study:
 
     @cached_property
     def varied(self) -> tuple[str, ...]:
-        """Fields that differ between cells, seeds aside."""
+        """Fields that differ between cells, those aside that change no result."""
         return tuple(
             name
             for name in Settings.model_fields
-            if name not in ("seeds", "first_seed")
+            if name not in NOT_IDENTITY
             and len({repr(cell.fields[name]) for cell in self.cells}) > 1
         )
 
@@ -322,7 +322,8 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
         shown = ", ".join(f"{name} = {value!r}" for name, (_, value) in given.items())
         raise ConfigError(f"{place}, at {shown or 'base alone'}: {reason}.") from None
     try:
-        settings = settings.bracketing()
+        # what is not asked for is a search per seed, as in 0.1.0
+        settings = settings if settings.strategy == "curve" else settings.bracketing()
     except ConfigError as error:
         named = set(re.findall(r"\w+", str(error))) & both.keys()
         at = both["strategy" if "strategy" in both else min(named)][0]
@@ -340,6 +341,12 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
 def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
     """Add a cell; one that is there already gets the seeds of both, if they are one range."""
     other = found.setdefault(cell.id, cell)
+    if cell.curve and other.wanted != cell.wanted:
+        raise ConfigError(
+            f"{place}: the cell {cell.title} is there already with another precision, first_seed "
+            "or cap. These do not tell cells apart: give one of each, or write two study files "
+            "and run them on one --store, which shares the trials."
+        )
     if other.seeds != cell.seeds:
         first = min(other.seeds.start, cell.seeds.start)
         last = max(other.seeds.stop, cell.seeds.stop)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from etastar.errors import ConfigError
-from etastar.problem.trial import Outcome, Trial
-from etastar.study.cell import TaskKind
+from etastar.problem.trial import Outcome, Start, Trial
+from etastar.search.base import SeedResult
+from etastar.study.cell import Cell, TaskKind
 from etastar.study.lock import locked
-from etastar.study.results import Results, SharpnessRow
+from etastar.study.results import CurveFound, Results, SharpnessRow
 from etastar.study.schema import connect_reader, connect_writer, rollback, translated
 
 FLUSH_EVERY = 1.0
@@ -76,14 +77,22 @@ class Store:
         """
         return translated(self.path, decoding=True)
 
-    def seeds_done(self) -> dict[str, set[int]]:
-        """Finished seeds of every specification, by its hash."""
-        done: dict[str, set[int]] = {}
+    @property
+    def has_curves(self) -> bool:
+        """Whether there are tables of success curves: a store of 0.1.0 has none."""
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'curve'"))
+
+    def finished(self) -> dict[str, set[Any]]:
+        """What has a result, of every specification, by its hash: see `study.cell.Asked`."""
+        done: dict[str, set[Any]] = {}
+        tables = {"seed": "seed", "sharpness": "seed"}
+        if self.has_curves:
+            tables["curve"] = "asked"
         with self.decoded():
-            for table in ("seed", "sharpness"):
-                query = f"SELECT id, seed FROM {table} JOIN specification ON key = cell"
-                for identity, seed in self.rows(query):
-                    done.setdefault(identity, set()).add(seed)
+            for table, column in tables.items():
+                query = f"SELECT id, {column} FROM {table} JOIN specification ON key = cell"
+                for identity, one in self.rows(query):
+                    done.setdefault(identity, set()).add(one)
         return done
 
     def failures(self) -> dict[str, str]:
@@ -99,6 +108,30 @@ class Store:
     def keys(self) -> dict[str, int]:
         """The integer by which the tables refer to every specification."""
         return dict(self.rows("SELECT id, key FROM specification"))
+
+    def curve(self, cell: Cell) -> CurveFound | None:
+        """The result of a curve; None if it is not there."""
+        if not self.has_curves:
+            return None
+        query = (
+            "SELECT found FROM curve JOIN specification ON key = cell WHERE id = ? AND asked = ?"
+        )
+        with self.decoded():
+            rows = self.rows(query, (cell.id, *cell.wanted))
+            found: list[CurveFound] = [json.loads(text) for (text,) in rows]
+            return found[0] if found else None
+
+    def runs(self, identity: str) -> dict[Trial, Outcome]:
+        """Every trial of a curve."""
+        query = (
+            "SELECT seed, lr, steps, to_end, outcome FROM run JOIN specification ON key = cell "
+            "WHERE id = ?"
+        )
+        with self.decoded():
+            return {
+                Trial(Start(seed, seed), lr, steps or None, bool(end)): Outcome(**json.loads(text))
+                for seed, lr, steps, end, text in self.rows(query, (identity,))
+            }
 
     def unfinished_trials(self, identity: str) -> dict[Trial, Outcome]:
         """Trials that ended before a search was interrupted, so that it can go on from there."""
@@ -152,7 +185,7 @@ class StoreWriter(Store):
         self._lock = ExitStack()
         self._lock.enter_context(locked(path, wait=wait, on_wait=on_wait))
         self._writing = threading.RLock()
-        self._buffer: list[tuple[Any, ...]] = []
+        self._buffer: list[tuple[str, tuple[Any, ...]]] = []
         self._flushed = time.monotonic()
         try:
             super().__init__(path)
@@ -182,10 +215,11 @@ class StoreWriter(Store):
             found = connection.execute("SELECT key FROM specification WHERE id = ?", (identity,))
             return int(found.fetchone()[0])
 
-    def add_trial(self, key: int, trial: Trial, outcome: Outcome) -> None:
+    def add_trial(self, key: int, trial: Trial, outcome: Outcome, *, curve: bool = False) -> None:
         """Take in a trial that has ended; on the disk within `FLUSH_EVERY` of the next call."""
         with self._writing:
-            self._buffer.append(_trial_row(key, trial, outcome))
+            row = (_run_row if curve else _trial_row)(key, trial, outcome)
+            self._buffer.append((_ADD_RUN if curve else _ADD_TRIAL, row))
             if time.monotonic() - self._flushed > FLUSH_EVERY:
                 self.flush()
 
@@ -195,7 +229,8 @@ class StoreWriter(Store):
             self._flushed = time.monotonic()
             if self._buffer:
                 with self._transaction() as connection:
-                    connection.executemany(_ADD_TRIAL, self._buffer)
+                    for statement, row in self._buffer:
+                        connection.execute(statement, row)
                 self._buffer = []
 
     def add_results(self, key: int, results: Results) -> None:
@@ -217,8 +252,7 @@ class StoreWriter(Store):
                 "VALUES (?, ?, ?, ?, ?)",
                 work,
             )
-        # the finished search has said which of its trials it used
-        self._buffer = [row for row in self._buffer if row[0] != key]
+        self._buffer = [entry for entry in self._buffer if entry[1][0] != key]
 
     def add_failure(self, key: int, attempts: int, error: str) -> None:
         """Record that a specification was given up."""
@@ -241,7 +275,11 @@ class StoreWriter(Store):
 
 
 def _insert(connection: sqlite3.Connection, key: int, results: Results) -> None:
-    """Insert what is not there: λ1, or brackets, with their trials in place of the unfinished."""
+    """Insert what is not there: λ1, a curve, or brackets with their trials."""
+    if curves := [(key, k, json.dumps(f)) for k, f in results.seeds.items() if isinstance(f, dict)]:
+        connection.executemany(_ADD_RUN, [_run_row(key, *run) for run in results.trials.items()])
+        connection.executemany(_ADD_CURVE, curves)
+        return
     there = {s for (s,) in connection.execute("SELECT seed FROM seed WHERE cell = ?", (key,))}
     trials: dict[int, list[tuple[Any, ...]]] = {seed: [] for seed in results.seeds}
     for trial, outcome in results.trials.items():
@@ -249,7 +287,8 @@ def _insert(connection: sqlite3.Connection, key: int, results: Results) -> None:
     for seed, found in results.seeds.items():
         if isinstance(found, SharpnessRow):
             connection.execute(_ADD_SHARPNESS, (key, seed, *found))
-        elif seed not in there:
+        elif isinstance(found, SeedResult) and seed not in there:
+            # the finished search has said which of its trials it used
             connection.execute("DELETE FROM trial WHERE cell = ? AND seed = ?", (key, seed))
             connection.executemany(_ADD_TRIAL, trials[seed])
             bracket = (found.status, found.lo, found.hi, found.hi_outcome)
@@ -260,6 +299,8 @@ def _insert(connection: sqlite3.Connection, key: int, results: Results) -> None:
 
 _ADD_SEED = "INSERT INTO seed VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_TRIAL = "INSERT INTO trial VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_ADD_RUN = "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_ADD_CURVE = "INSERT INTO curve VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _ADD_SHARPNESS = "INSERT INTO sharpness VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _STEP = 4
 """Where a trial's row has its number of steps."""
@@ -267,6 +308,11 @@ _STEP = 4
 
 def _trial_row(key: int, trial: Trial, o: Outcome) -> tuple[Any, ...]:
     return key, trial.seed, trial.lr, o.kind, o.step, o.metric, int(o.slow)
+
+
+def _run_row(key: int, trial: Trial, outcome: Outcome) -> tuple[Any, ...]:
+    told = {name: value for name, value in vars(outcome).items() if value is not None}
+    return key, trial.seed, trial.lr, trial.steps or 0, int(trial.to_end), json.dumps(told)
 
 
 def _now() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from etastar.report.plots import (
+    cost,
     eta_law,
     eta_sharpness,
     lambda1_law,
@@ -19,6 +20,7 @@ FIGURES: dict[str, Figure] = {
     "lambda1-law": Figure("λ₁ against depth × width", lambda1_law.make),
     "eta-lambda1": Figure("η* against λ₁", eta_sharpness.make),
     "prediction": Figure("Predicted against measured", predicted.make),
+    "cost": Figure("What it took", cost.make),
 }
 """By the name of their files, in the order of the page."""
 

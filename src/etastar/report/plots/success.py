@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from etastar.problem.trial import OutcomeKind
-from etastar.report.chart import Chart, FloatArray, IntArray, Points
+from etastar.report.chart import Chart, FloatArray, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import Drawing, identity, medians
 from etastar.report.style import count, number, ordered_colours, percent
@@ -72,8 +72,10 @@ def curves(group: Group) -> dict[str, Curve]:
     lr, low, high = (
         np.array(column, dtype=float) for column in (trials["lr"], rows["eta_lo"], rows["eta_hi"])
     )
-    tried, seeds = (np.array(table["seed"], dtype=np.int64) for table in (trials, rows))
+    tried, seeds = (np.array(table["seed"], dtype=float) for table in (trials, rows))
     kinds, own = np.array(trials["outcome"]), _places(rows["cell"])
+    # a success curve has no seed whose bracket could stand for a trial
+    own |= {cell: [] for cell, places in own.items() if np.isnan(seeds[places]).all()}
     found = {}
     for cell, pick in sorted(_places(trials["cell"]).items()):
         ends = low[own[cell]], high[own[cell]]
@@ -90,9 +92,9 @@ def _places(cells: Sequence[str]) -> dict[str, list[int]]:
 
 def _curve(
     lr: FloatArray,
-    seed: IntArray,
+    seed: FloatArray,
     kind: npt.NDArray[np.str_],
-    seeds: IntArray,
+    seeds: FloatArray,
     low: FloatArray,
     high: FloatArray,
 ) -> Curve:
@@ -101,7 +103,8 @@ def _curve(
     counts = {name: np.bincount(rate[kind == name], minlength=len(rates)) for name in KINDS}
     order = np.argsort(seeds)
     tried = np.zeros((len(rates), len(seeds)), dtype=bool)
-    tried[rate, order[np.searchsorted(seeds[order], seed)]] = True
+    if len(seeds):
+        tried[rate, order[np.searchsorted(seeds[order], seed)]] = True
     with np.errstate(invalid="ignore"):  # a comparison with NaN is false, as it should be
         above = ~tried & (rates[:, None] < low)
         below = ~tried & ~above & (np.isnan(high) | (rates[:, None] > high))
