@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do command 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types size docs wheel oldest clean
+.PHONY: demo test lint types size docs wheel oldest matrix clean
 
 # torch goes first and pinned: a later resolver must find it in place rather than choose another build.
 .venv/.core: pyproject.toml constraints.txt
@@ -22,9 +22,10 @@ demo: .venv/.core
 	$(BIN)/etastar measure --plot out/demo.png --json out/demo.json
 
 # One thread for each of two workers: PyTorch's threads of two processes would wait for each other.
+# A worker takes whole files, so that what several tests share is made once; slow tests come first.
 WORKERS ?= 2
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks docs/site examples .ci
@@ -52,6 +53,10 @@ wheel: .venv/.core
 # The same with the oldest dependencies that pyproject.toml allows: before a release, two to four minutes.
 oldest: .venv/.dev
 	$(BIN)/python .ci/oldest.py
+
+# the promise of the recommended rate over kinds of model, step and data; kinds that are there are kept
+matrix: .venv/.core
+	$(BIN)/python benchmarks/matrix.py --json benchmarks/results/matrix.json
 
 clean:
 	rm -rf .venv out build dist

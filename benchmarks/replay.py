@@ -32,7 +32,8 @@ A table is one compressed file of arrays, K rates and S seeds, no pickles:
     task         JSON: {"name": ..., and any `CurveOptions` that the task needs, such as "start_lr",
                  "end_lr" (default: the ends of `rates`), "round_size", "precision", "counts_steps"}
 
-A rate between two rows is answered by the nearer in log η; `spacing` says how far apart rows are.
+A rate between two rows is answered by one of the two, drawn in proportion to its nearness in log η,
+so that p is linear between rows, as the truth is; `spacing` says how far apart rows are.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ class Table:
         """The largest factor between neighbouring rates."""
         return float(np.exp(np.diff(np.log(self.rates)).max()))
 
-    def outcome(self, trial: Trial, column: int) -> Outcome:
-        """What a trial does whose seed is that column."""
-        row = nearest(self.rates, trial.lr)
+    def outcome(self, trial: Trial, column: int, part: float = 0.5) -> Outcome:
+        """What a trial does whose seed is that column; `part`, uniform, chooses between rows."""
+        row = row_of(self.rates, trial.lr, part)
         kind, step = KINDS[self.kind[row, column]], int(self.step[row, column])
         taken, first = int(self.given_up[row, column]), float(self.first_loss[row, column])
         if trial.steps is not None:
@@ -123,12 +124,13 @@ class Table:
         return Outcome(kind, step, metric, cause=cause, given_up=taken)
 
 
-def nearest(rates: np.ndarray, lr: float) -> int:
-    """The row of the nearest rate in log η."""
-    above = int(np.searchsorted(rates, lr))
+def row_of(rates: np.ndarray, lr: float, part: float) -> int:
+    """The row that answers a rate: the upper one for the part of their distance it is along."""
+    above = int(np.searchsorted(rates, lr * (1 - 1e-9)))
     if above in (0, len(rates)):
         return min(above, len(rates) - 1)
-    return above if rates[above] / lr < lr / rates[above - 1] else above - 1
+    along = math.log(lr / rates[above - 1]) / math.log(rates[above] / rates[above - 1])
+    return above if part < along else above - 1
 
 
 def load(path: Path) -> Table:
@@ -205,7 +207,8 @@ def measure(table: Table, options: CurveOptions, measurement: int) -> Curve:
     while not curve.done:
         for trial in curve.ask(options.round_size):
             draw = np.random.default_rng([measurement, trial.start.initialisation])
-            curve.tell(trial, table.outcome(trial, int(draw.integers(len(table.seeds)))))
+            column, part = int(draw.integers(len(table.seeds))), float(draw.random())
+            curve.tell(trial, table.outcome(trial, column, part))
     return curve
 
 
@@ -226,6 +229,7 @@ def scored(
     return {
         "covers": None if eta_50 is None else star.median is not None and low <= eta_50 <= high,
         "p_at_eta": None if star.median is None else truth.at(star.median),
+        "eta": star.median,
         "log_error": None if not (star.median and eta_50) else math.log(star.median / eta_50),
         "p_at_safe": None if star.safe is None else truth.at(star.safe),
         "p_at_recommended": None if lr is None else truth.at(lr),
@@ -263,6 +267,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "p_at_eta": share(of("p_at_eta")),
         "sd": float(of("log_error").std()) if len(of("log_error")) else None,
         "bias": share(of("log_error")),
+        "eta_low": float(np.quantile(of("eta"), 0.005)) if len(of("eta")) else None,
+        "eta_high": float(np.quantile(of("eta"), 0.995)) if len(of("eta")) else None,
     }
     for name in ("safe", "recommended"):
         p = of(f"p_at_{name}")
@@ -358,8 +364,10 @@ def main() -> None:
     for path in paths:
         rows.append(replay(path, given, args.measurements, args.workers))
         print(line(rows[-1]), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"options": given, "tasks": rows}, indent=1) + "\n")
+        if args.json:  # after every task, keeping those of earlier calls
+            kept = json.loads(args.json.read_text())["tasks"] if args.json.is_file() else []
+            mine = [row for row in kept if row["task"] != rows[-1]["task"]] + rows[-1:]
+            args.json.write_text(json.dumps({"options": given, "tasks": mine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

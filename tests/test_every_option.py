@@ -23,7 +23,7 @@ from etastar.lambda1 import measure_sharpness
 from etastar.settings import Settings
 
 repeatable = settings(
-    max_examples=30,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -228,6 +228,7 @@ MAXIMAL_LR: dict[str, st.SearchStrategy[Any]] = {
     "from_checkpoint": st.booleans(),
     "strategy": st.sampled_from([None, "section", "bisection"]),
     "first_seed": st.integers(0, 2**40),
+    "scheduler": st.none() | st.just(lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 1)),
 }
 
 

@@ -6,6 +6,7 @@ Options stand in backticks, in Python's words; the command line writes its own n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from etastar.search.base import SeedResult
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
-    from etastar.search.curve_blocks import CurveResult, Remark
+    from etastar.search.curve_blocks import CurveResult
 
 MOST_NAMED = 5
 """Seeds that a note names."""
@@ -49,32 +50,28 @@ def advice(
     return [note for note in notes if note]
 
 
-def curve_advice(problem: Problem, found: CurveResult) -> list[str]:
+_OPTION = re.compile(r"(?<= )(start_lr|end_lr)|(?<=cap of )trials|(?<=cap on )budgets")
+"""Options in the remarks of the search, which knows of no entry."""
+
+
+def curve_advice(found: CurveResult) -> list[str]:
     """Return the notes to a success curve: what is unusual, what ended η*, what is missing.
 
     Args:
-        problem: What was trained.
         found: The curve.
     """
-    notes = [_remark_in_words(problem, remark) for remark in found.remarks]
+    notes = [
+        _OPTION.sub(r"`\g<0>`", remark.text)
+        .replace("raise the budget", "lengthen the budget (`epochs`)")
+        .replace("Raise the budget", "Lengthen the budget (`epochs`)")
+        for remark in found.remarks
+    ]
     if found.eta_star.set_by == "budget":
         notes.append(
             "runs above η* were not unstable, only too slow for the budget: η* is set by the "
             "budget. Compare a longer one (`epochs`)."
         )
     return notes
-
-
-def _remark_in_words(problem: Problem, remark: Remark) -> str:
-    """Return a remark with what would have helped in the run at hand."""
-    text = remark.text
-    for name in ("end_lr", "start_lr"):
-        text = text.replace(f" {name}", f" `{name}`")
-    text = text.replace("cap of trials", "cap of `trials`").replace(
-        "cap on budgets", "cap on `budgets`"
-    )
-    text = text.replace("raise the budget", "lengthen the budget (`epochs`)")
-    return text.replace("Raise the budget", "Lengthen the budget (`epochs`)")
 
 
 def order_note(problem: Problem, starts: Sequence[Start]) -> list[str]:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from etastar.auto_threshold import finder
+from etastar.checking import known_names
 from etastar.data import Dataset
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.machine import device_named
 from etastar.problem.answers import label_notes
 from etastar.problem.networks import Network
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
+from etastar.problem.preserve import check_ambient, untouched
 from etastar.problem.problem import Problem, of_network
 from etastar.result import Result
 from etastar.run import Progress, progress_line, run
@@ -139,6 +140,7 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
     Raises:
         ConfigError: One of them is not, or an option is unknown, out of range or has no effect.
     """
+    check_ambient()
     if not isinstance(dataset, (str, Dataset)):
         raise ConfigError(
             f"dataset must be the name of a data set or an etastar.Dataset; got {dataset!r:.60}. "
@@ -209,6 +211,7 @@ def _criterion_line(problem: Problem) -> str:
     )
 
 
+@known_names
 def maximal_lr(
     model: nn.Module | Callable[[int], nn.Module],
     train_data: Any,
@@ -242,6 +245,7 @@ def maximal_lr(
     max_steps: int | None = None,
     eval_batch_size: int | None = None,
     eval_grad: bool = False,
+    scheduler: Callable[..., Any] | None = None,
 ) -> Result:
     """Measure the largest constant learning rate that a model can start training with.
 
@@ -262,7 +266,8 @@ def maximal_lr(
             or buffers of its own is trained and copied as the model is. Left out, a model that is
             given its targets by name and returns its `loss` has that.
         optimizer: A class or `functools.partial`, called `(params, lr=lr)`, or a function
-            `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`.
+            `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`. It may
+            return a list of optimizers, or an object with `param_groups`, `step` and `zero_grad`.
         metric: `"accuracy"`, whose meaning the outputs, targets and loss decide: classes, 0/1 per
             sample, label or pixel, tokens without those that the loss ignores; `"loss"` (of the
             validation data); or a callable of all
@@ -279,7 +284,10 @@ def maximal_lr(
         end_lr: Upper end.
         resolution: Relative width of a bracket, 0.05 by default; given, it means `section` too.
         step_fn: Maps `(model, batch)` to the loss, a scalar tensor, for models whose step is not
-            `loss_fn(model(inputs), targets)`. Do not call `backward()` or `step()` in it.
+            `loss_fn(model(inputs), targets)`; do not call `backward()` or `step()` in it. Or does
+            the whole step of `(model, batch, optimizer)`, with clipping, accumulation or a gradient
+            scaler, and returns its loss; a step of the budget is then one call, and `metric="loss"`
+            is `loss_fn(model(inputs), targets)`.
         device: Where to train; None where the model is.
         progress: Show a line of progress, on a terminal only.
         higher_is_better: Which way the metric points; None is up, but down for `"loss"`.
@@ -305,6 +313,8 @@ def maximal_lr(
             training if None.
         eval_grad: Whether evaluation records gradients, which models and losses with derivatives in
             their inputs need.
+        scheduler: Maps an optimizer to an `LRScheduler`, whose `step()` follows every training
+            step. What is measured is the rate that the optimizer begins with, its peak.
 
     Returns:
         η* with its interval, the success curve and the recommended rate, or every seed's bracket.
@@ -346,7 +356,7 @@ def maximal_lr(
                 on_progress=show,
             )
     if found.reason:
-        warnings.warn(found.reason, NotBracketedWarning, stacklevel=2)
+        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     return found
 
 

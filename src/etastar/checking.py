@@ -6,13 +6,17 @@ returns the value as Python's own number, so that it can be written to JSON.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from etastar.errors import ConfigError, unknown_name
 
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 MOST = 2**63 - 1
 """The largest whole number that PyTorch and NumPy hold."""
 
@@ -25,6 +29,13 @@ def is_whole(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Check that the value is a real number, finite or not."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """Return a number of any kind as Python's own, whatever else as it is."""
+    if is_whole(value):
+        return int(value)
+    return float(value) if is_number(value) else value
 
 
 def is_ratio(value: Any) -> bool:
@@ -97,12 +108,32 @@ def check_choice(kind: str, value: Any, known: Collection[str]) -> None:
         raise unknown_name(kind, str(value), known)
 
 
-def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> None:
-    """Raise if the tolerance is not between 0 and 1, the budget below 1, or the seed below 0.
+def check_solver(tol: Any, max_iter: Any, seed: Any = 0) -> tuple[float, int, int]:
+    """Return the three; raise if not 0 < tol < 1, the budget is below 1, or the seed below 0.
 
     Raises:
         ConfigError: One of them is.
     """
-    check_number("tol", tol, above=0, below=1)
-    check_whole("max_iter", max_iter)
-    check_whole("seed", seed, least=0)
+    return (
+        check_number("tol", tol, above=0, below=1),
+        check_whole("max_iter", max_iter),
+        check_whole("seed", seed, least=0),
+    )
+
+
+def known_names(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Make a function raise `ConfigError`, with the nearest name, for a keyword it does not know.
+
+    Args:
+        function: Any, without `**keywords`.
+    """
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: Given.args, **keywords: Given.kwargs) -> Made:
+        for name in keywords:
+            if name not in known:
+                raise unknown_name("option", name, known)
+        return function(*args, **keywords)
+
+    return checked

@@ -63,8 +63,9 @@ class NotBracketedWarning(UserWarning):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like this one; None if none is like it at all."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=LIKENESS)
-    return near[0] if near else None
+    by_lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=LIKENESS)
+    return by_lower[near[0]] if near else None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from etastar.checking import check_solver, plain
 from etastar.errors import ConfigError, EtaStarError
 from etastar.search.search import OF_THE_CURVE
 
@@ -174,6 +175,8 @@ def measure_sharpness(
 
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
+    tol, max_iter, _ = check_solver(tol, max_iter)
+    samples = plain(samples)
     settings = checked_settings(network, dataset, options)
     _check_in_use(options, with_eta_star)
     network = network or settings.network()

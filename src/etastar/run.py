@@ -238,7 +238,7 @@ def _curve(
         "found": found,
         "steps": found.cost.steps,
     }
-    return fields, curve_advice(problem, found)
+    return fields, curve_advice(found)
 
 
 @contextmanager

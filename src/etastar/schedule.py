@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from etastar.errors import ConfigError
 from etastar.result import json_ready, number
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Warmup:
         with_warmup: Outcome of training with the warm-up, by seed.
         without: Outcome at the target rate from the first step on, by seed.
         notes: What to know before trusting it.
+        ratios: Rate of each group of the optimizer over that of the schedule.
+        heading: What was trained, in two lines, as in `etastar.Result`.
     """
 
     target_lr: float
@@ -70,6 +74,8 @@ class Warmup:
     with_warmup: Mapping[int, Outcome] = field(repr=False)
     without: Mapping[int, Outcome] = field(repr=False)
     notes: tuple[str, ...]
+    ratios: tuple[float, ...] = (1.0,)
+    heading: str = ""
 
     @property
     def total(self) -> int | None:
@@ -102,9 +108,17 @@ class Warmup:
 
         Args:
             step: Counted from 0: optimizer steps taken before.
+
+        Raises:
+            ConfigError: There is no warm-up.
         """
         total = self.total
-        if total is None or step >= total:
+        if total is None:
+            raise ConfigError(
+                f"there is no warm-up to {self.target_lr:g} ({self.status}), so it has no rates: "
+                f"{' '.join(self.notes[:1])}"
+            )
+        if step >= total:
             return self.target_lr
         if self.shape == "linear":
             return self.target_lr * (step + 1) / (total + 1)
@@ -115,10 +129,29 @@ class Warmup:
         """A scheduler of PyTorch; call its `step` after every optimizer step.
 
         Args:
-            optimizer: Made with `lr=target_lr`, or with groups at fixed multiples of it.
+            optimizer: Made with `lr=target_lr`, or with groups at the multiples of it that the
+                warm-up was checked with.
+
+        Raises:
+            ConfigError: There is no warm-up, or the optimizer's rates are not those checked.
         """
         from torch.optim.lr_scheduler import LambdaLR
 
+        self.lr_at(0)
+        allowed = [ratio * self.target_lr for ratio in self.ratios]
+        for key in ("lr", "initial_lr"):  # the second is what PyTorch's schedulers start from
+            rates = [float(group.get(key, group["lr"])) for group in optimizer.param_groups]
+            if len(rates) == len(allowed):
+                known = all(map(_same_rate, rates, allowed))
+            else:  # parameters may be grouped otherwise, e.g. for weight decay
+                known = any(_same_rate(rate, one) for rate in rates for one in allowed)
+            if not known:
+                raise ConfigError(
+                    f"the optimizer's rates are {', '.join(map(number, rates))}, but the warm-up "
+                    f"was checked at {', '.join(map(number, allowed))}: make the optimizer with "
+                    f"lr={self.target_lr:g}, before any other scheduler, or check another rate as "
+                    "target_lr."
+                )
         return LambdaLR(optimizer, lambda step: self.lr_at(step) / self.target_lr)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,4 +205,16 @@ class Warmup:
             if runs
         ]
         notes = [f"note: {note}" for note in self.notes]
-        return "\n".join([head, f"η* along the run: {rungs}", "; ".join(ends), *notes])
+        return "\n".join(
+            [
+                *self.heading.splitlines(),
+                head,
+                f"η* along the run: {rungs}",
+                "; ".join(ends),
+                *notes,
+            ]
+        )
+
+
+def _same_rate(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6)

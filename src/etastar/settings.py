@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,13 @@ from etastar.validation import OneOf, validated
 if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.problem.networks import Network
+
+
+Positive: TypeAlias = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Rate: TypeAlias = Annotated[float | None, Field(gt=0.0, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int | None, Field(ge=1)]
+"""Numbers that options may be; of the last two, None is the default."""
 
 
 class Defaults(BaseModel):
@@ -79,26 +86,20 @@ class Settings(BaseModel):
         description="Folder with the data set's files, as D/<dataset>/ or D itself; then "
         "nothing is downloaded. [default: $ETASTAR_DATA_DIR, else download]",
     )
-    train_size: int | None = Field(
-        None, ge=1, description="Use the first so many training samples. [default: all]"
+    train_size: Count = Field(
+        None, description="Use the first so many training samples. [default: all]"
     )
-    val_size: int | None = Field(
-        None, ge=1, description="Use the first so many validation samples. [default: all]"
+    val_size: Count = Field(
+        None, description="Use the first so many validation samples. [default: all]"
     )
 
     width: int = Field(128, ge=1, description="n: units per hidden layer.")
     depth: int = Field(4, ge=1, description="L: number of hidden layers.")
-    input_lr_ratio: float = Field(
-        1.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="κ: the input layer trains at κ times the learning rate; 0 freezes it.",
+    input_lr_ratio: Share = Field(
+        1.0, description="κ: the input layer trains at κ times the learning rate; 0 freezes it."
     )
-    output_variance: float = Field(
-        1.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="v: output weights are drawn from N(0, v/width).",
+    output_variance: Share = Field(
+        1.0, description="v: output weights are drawn from N(0, v/width)."
     )
     biases: bool = Field(True, description="Trainable biases, initialised at zero.")
     norm: Annotated[str, OneOf("norm", NORMS)] = Field(
@@ -122,18 +123,14 @@ class Settings(BaseModel):
         description="Validation accuracy that counts as trained, above 1/classes and at most 1. "
         "[default: by data set, e.g. 0.925 for mnist]",
     )
-    epochs: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="Budget in passes over the training data. [default: by data set and loss]",
+    epochs: Rate = Field(
+        None, description="Budget in passes over the training data. [default: by data set and loss]"
     )
-    max_steps: int | None = Field(
-        None, ge=1, description="Budget in steps; with --epochs too, whichever ends first."
+    max_steps: Count = Field(
+        None, description="Budget in steps; with --epochs too, whichever ends first."
     )
-    eval_every: int | None = Field(
+    eval_every: Count = Field(
         None,
-        ge=1,
         description="Steps between evaluations. [default: a tenth of an epoch, or a fiftieth "
         "of the budget if that is longer]",
     )
@@ -148,16 +145,14 @@ class Settings(BaseModel):
         description="Measure the largest rate from the checkpoint after so many steps, instead of "
         "from initialisation.",
     )
-    from_lr: float | None = Field(
+    from_lr: Rate = Field(
         None,
-        gt=0.0,
-        allow_inf_nan=False,
         description="Learning rate of the steps up to that checkpoint. [default: half of η* at "
         "initialisation, which is then measured first]",
     )
 
-    seeds: int | None = Field(
-        None, ge=1, description=f"section, bisection: number of seeds. [default: {SEEDS}]"
+    seeds: Count = Field(
+        None, description=f"section, bisection: number of seeds. [default: {SEEDS}]"
     )
     first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
     resolution: float | None = Field(
@@ -167,31 +162,22 @@ class Settings(BaseModel):
         description="section, bisection: hi/lo of a bracket is at most 1 + resolution. "
         f"[default: {RESOLUTION:g}]",
     )
-    start_lr: float = Field(
-        1e-3, gt=0.0, allow_inf_nan=False, description="Lowest learning rate that may be tried."
-    )
-    end_lr: float = Field(
-        10.0, gt=0.0, allow_inf_nan=False, description="Highest learning rate that may be tried."
-    )
+    start_lr: Positive = Field(1e-3, description="Lowest learning rate that may be tried.")
+    end_lr: Positive = Field(10.0, description="Highest learning rate that may be tried.")
     strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
         None,
         description="curve: where a fresh initialisation trains, and a rate that is confirmed. "
         "section: scan from above and refine, one bracket per seed. bisection: the paper's. "
         "[default: curve; section with --seeds or --resolution]",
     )
-    precision: float | None = Field(
+    precision: Rate = Field(
         None,
-        gt=0.0,
-        allow_inf_nan=False,
         description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
         "either side. [default: 0.1]",
     )
-    trials: int | None = Field(None, ge=1, description="curve: most whole trials. [default: 400]")
-    budgets: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="curve: most steps, in whole trainings, all included. [default: no cap]",
+    trials: Count = Field(None, description="curve: most whole trials. [default: 400]")
+    budgets: Rate = Field(
+        None, description="curve: most steps, in whole trainings, all included. [default: no cap]"
     )
     confirm: int | None = Field(
         None,
@@ -199,8 +185,8 @@ class Settings(BaseModel):
         description="curve: fresh seeds that train at the recommended rate, 0 for none. "
         "[default: 20]",
     )
-    round_size: int | None = Field(
-        None, ge=1, description="curve: trials that are placed at once. [default: 16]"
+    round_size: Count = Field(
+        None, description="curve: trials that are placed at once. [default: 16]"
     )
     slow_edge: bool = Field(
         False, description="curve: look for the rates that are too slow for the budget, too."
@@ -208,9 +194,7 @@ class Settings(BaseModel):
 
     device: str = Field("cpu", description="Where to train: cpu, cuda, cuda:1, ...")
     dtype: Literal["float32", "float64"] = Field("float32", description="Floating-point type.")
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads. [default: all that PyTorch would use]"
-    )
+    threads: Count = Field(None, description="CPU threads. [default: all that PyTorch would use]")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -286,14 +270,11 @@ class Settings(BaseModel):
         known = DEFAULTS.get(name or self.dataset)
         if known is None:
             return self
-        filled: dict[str, Any] = {}
-        if self.threshold is None:
-            filled["threshold"] = known.threshold
-        if self.batch_size is None:
-            filled["batch_size"] = known.batch_size
-        if self.epochs is None and self.max_steps is None:
-            filled["epochs"] = float(known.epochs[self.loss])
-        return self.model_copy(update=filled)
+        own: dict[str, Any] = {"threshold": known.threshold, "batch_size": known.batch_size}
+        if self.max_steps is None:
+            own["epochs"] = float(known.epochs[self.loss])
+        missing = {name: value for name, value in own.items() if getattr(self, name) is None}
+        return self.model_copy(update=missing)
 
     def search(self) -> Search:
         """Return how η* is looked for."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from etastar.checking import plain
 from etastar.errors import ConfigError, nearest, unknown_name
 
 
@@ -57,7 +58,7 @@ def validated(model: type[Model], options: Mapping[str, Any], *, strings: bool =
     try:
         if strings:
             return model.model_validate_strings(dict(options))
-        return model.model_validate(dict(options))
+        return model.model_validate({name: plain(value) for name, value in options.items()})
     except ValidationError as error:
         first = error.errors()[0]
         where = str(first["loc"][0]) if first["loc"] else ""

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import bisect
-import copy
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etastar.api import SCAN_RATIO, maximal_lr
+from etastar.api import SCAN_RATIO, maximal_lr, own_heading
 from etastar.auto_threshold import finder
-from etastar.checking import is_number, is_whole
+from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
-from etastar.engines.loop import Session, run_trial
+from etastar.engines.loop import run_trial
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.problem import checks, own_loss
-from etastar.problem.origin import GivenOrigin
+from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
+from etastar.problem.session import Session
 from etastar.problem.trial import Outcome, Start, Trial
+from etastar.problem.user_errors import told
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
@@ -81,9 +82,9 @@ def warmup(
         NotBracketedWarning: There is no such warm-up; `length` is then None.
     """
     asked = _own_model(model, train_data, val_data, options)
-    _check_target(asked, target_lr, ladder, shape, pace)
+    target_lr, steps, pace = _checked_schedule(asked, target_lr, ladder, shape, pace)
     with untouched(train_data, val_data):
-        found = _found(asked, target_lr, ladder, shape, pace)
+        found = _found(asked, target_lr, steps, shape, pace)
     if found.length is None:
         warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
     return found
@@ -118,6 +119,8 @@ def _found(
         with_warmup={},
         without={},
         notes=(),
+        ratios=groups.ratios,
+        heading=own_heading(problem.described(asked.seed_list[0])["model"], problem),
     )
     return _checked(draft, problem, starts, groups.ratios)
 
@@ -176,9 +179,8 @@ class _Reached(GivenOrigin):
     def __init__(self, session: Session) -> None:
         origin = session.problem.origin
         assert isinstance(origin, GivenOrigin)
-        copied = copy.deepcopy(session.model)  # its hooks, if any, come from the factory again
-        copied.zero_grad(set_to_none=True)
-        super().__init__(copied, origin.device)
+        # its hooks, if any, come from the factory again
+        super().__init__(copied_model(session.model), origin.device)
         self._before, self._seed = origin, session.start.initialisation
 
     def copy(self, seed: int) -> nn.Module:
@@ -200,7 +202,9 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
 
 def _from(session: Session, problem: Problem) -> Problem:
     """The problem from where a session stands."""
-    state = session.optimizer.state_dict()
+    kind = type(session.optimizer).__name__
+    with told(lambda: f"{kind}, from whose state_dict a warm-up goes on,"):
+        state = session.optimizer.state_dict()
     reached = replace(
         problem,
         origin=_Reached(session),
@@ -292,7 +296,8 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known)
-    wasted = [name for name in OF_THE_CURVE if options.get(name) not in (None, False)]
+    unused = (*OF_THE_CURVE, "scheduler")
+    wasted = [name for name in unused if options.get(name) not in (None, False)]
     if wasted or options.get("strategy") not in (None, "section"):
         raise ConfigError(
             f"`{(wasted or ['strategy'])[0]}` has no effect on a warm-up, which brackets every "
@@ -307,13 +312,17 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     )
 
 
-def _check_target(
-    asked: OwnModel, target: Any, ladder: Sequence[int], shape: Any, pace: Any
-) -> None:
+def _checked_schedule(
+    asked: OwnModel, target: Any, ladder: Any, shape: Any, pace: Any
+) -> tuple[float, list[int], float]:
+    """Return target, ladder and pace as Python's own numbers.
+
+    Raises:
+        ConfigError: One of them, or the shape, cannot be.
+    """
     if not is_number(pace) or not 0 < pace <= 1:
         raise ConfigError(f"pace must be above 0 and at most 1, got {pace!r}.")
-    if shape not in SHAPES:
-        raise unknown_name("shape", str(shape), SHAPES)
+    check_choice("shape", shape, SHAPES)
     if not is_number(target) or not math.isfinite(target) or not target > asked.start_lr:
         raise ConfigError(
             f"target_lr must be a number above start_lr = {asked.start_lr:g}, got {target!r}."
@@ -323,6 +332,7 @@ def _check_target(
             f"target_lr must be below end_lr, got {target:g} and {asked.end_lr:g}: η* is "
             "searched up to end_lr only. Raise end_lr."
         )
-    whole = all(is_whole(s) and s >= 0 for s in ladder)
-    if not whole or len(ladder) < 2:
+    steps = list(ladder) if isinstance(ladder, Iterable) else []
+    if len(steps) < 2 or not all(is_whole(step) and step >= 0 for step in steps):
         raise ConfigError(f"ladder must be at least two whole numbers of steps, got {ladder!r}.")
+    return float(target), [int(step) for step in steps], float(pace)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -42,3 +44,10 @@ def test_required_options_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["study", "fit", "--help"])
     assert "STUDY The study file, *.toml. options:" in " ".join(capsys.readouterr().out.split())
+
+
+def test_options_are_described_without_docstrings_too() -> None:
+    command = [sys.executable, "-OO", "-m", "etastar", "study", "run", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Compute what the store does not hold yet." in shown
+    assert "Print the cells and a time estimate; run nothing." in " ".join(shown.split())

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from interrupting import interrupted
 
 from etastar.cli import main
 
 QUICK = ["measure", "--width", "32", "--depth", "2", "--seeds", "2", "--resolution", "0.3"]
+QUICK += ["--epochs", "10", "--train-size", "400", "--val-size", "200", "--threshold", "0.7"]
 
 
 def test_json_on_standard_output_is_json_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,20 +114,9 @@ def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[
 
 def test_interrupt_tells_what_was_done_and_leaves_no_file(tmp_path: Path) -> None:
     record = tmp_path / "r.json"
-    command = [sys.executable, "-c", "import sys; from etastar.cli import main; sys.exit(main())"]
-    arguments = ["measure", "--seeds", "500", "--width", "64", "--json", str(record)]
-    process = subprocess.Popen(
-        [*command, *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # a shell that runs the tests in the background has Ctrl-C ignored, by its children too
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    arguments = ["--seeds", "500", "--width", "64", "--json", str(record)]
+    code, err = interrupted("measure", *arguments)
+    assert code == 130
     assert "interrupted" in err
     assert "of 500 seeds" in err
     assert "Traceback" not in err

@@ -7,6 +7,7 @@ fixed. Bounds of the limit are compared with the infinite-width kernel, exactly.
 """
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import pytest
 from etastar.errors import ConfigError, CurvatureError
 from etastar.problem.networks import MLP, LayerNormMLP
 from etastar.theory import theorem_entries
+from etastar.theory.fluctuations import fluctuations_of
 from etastar.theory.kernel import expected_gradient_norm, hidden_kernels, kernel
-from etastar.theory.lower import kernel_below, signals_below
+from etastar.theory.lower import gradients_below, kernel_below, signals_below
 from etastar.theory.theorem import depth_bound
 
 SIGMAS = 4.5
@@ -191,6 +193,59 @@ def test_gradients_of_two_inputs_agree_at_least_as_much_as_proved(rho):
     error = SIGMAS * crossed.std() / math.sqrt(draws)
     assert crossed.mean() + error > rho * 2.0 ** (1 - depth) * slopes[0]
     assert crossed.mean() + error > rho * np.prod(slopes)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("p", [2, 3])
+def test_gradients_agree_at_every_angle_at_least_as_much_as_the_table_says(n, p):
+    """E B_1(x, x') = k_p'(ρ) for v = 2: above Lemma 4's bound, which is far above 2^(1−p) a0."""
+    table, draws = gradients_below(n, p)[p - 1], 20_000
+    for i in (16, 64, 128, 200):
+        angle = math.pi / 2 * (i / (len(table) - 1)) ** 2
+        x = np.array([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+        with_input, _ = drawn(x, (n, p, 1.0, 2.0, 1, 2, 2, False), draws)
+        without, _ = drawn(x, (n, p, 0.0, 2.0, 1, 2, 2, False), draws)
+        products = (with_input - without)[:, 0, 0, 1, 0] / math.cos(angle)
+        error = SIGMAS * products.std() / math.sqrt(draws)
+        assert products.mean() + error > table[i]
+    assert table[16] > 2.0 ** (1 - p)
+
+
+def test_finite_width_keeps_a_part_of_all_layers_off_the_diagonal():
+    """n = L²: the sum over layers is 0.09 L for orthogonal inputs (the Corollary's 0.085 L)."""
+    net = MLP(width=1024, depth=32, output_variance=2.0, input_lr_ratio=0.0, biases=False)
+    entry = kernel_below(net, np.eye(2))[0, 1] / (1024 * 0.5)
+    last = signals_below(net, np.eye(2))[-1][0, 1] / (1024 * 0.5)
+    assert (entry - last) / 32 == pytest.approx(0.090, abs=0.002)
+    assert 1 - 3 * 3**0.5 * math.log(1 + 1 / (3 * 3**0.5)) == pytest.approx(0.0854, abs=1e-4)
+
+
+def test_the_cost_grows_no_faster_than_the_depth():
+    """700 layers took 17 s, and one unit in 2,000 layers did not end."""
+    x = inputs(20, 6)
+
+    def seconds(depth):
+        started = time.process_time()
+        for loss in ("mse", "cross-entropy"):
+            theorem_entries(MLP(width=1, depth=depth), x, 3, loss)
+        return time.process_time() - started
+
+    seconds(8)
+    assert seconds(2000) < 12 * seconds(500) + 1
+    deep = fluctuations_of(MLP(width=64, depth=256), x, 3, 0)
+    units = sum(len(layer.units) for layer in deep.layers)
+    assert units == 32 * len(fluctuations_of(MLP(width=64, depth=32), x, 3, 0).layers[0].units)
+
+
+def test_bounds_of_very_deep_networks_are_numbers_or_infinite():
+    x = inputs(6, 4, positive=True)
+    for loss in ("mse", "cross-entropy"):
+        entries = theorem_entries(MLP(width=1, depth=2000), x, 3, loss)
+        assert all(e.value >= 0 for e in entries)
+        assert all(math.isfinite(e.value) for e in entries if e.side == "lower")
+        assert {e.name for e in entries if math.isinf(e.value)} <= {"blocks", "softmax trace"}
+    shallow, deep = (kernel_below(MLP(width=64, depth=d), x)[0, 2] for d in (128, 200))
+    assert deep >= shallow * (1 - 1e-9)
 
 
 def test_zero_inputs_are_bounded_by_their_output_bias():

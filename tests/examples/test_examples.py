@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
+import torch
+from matplotlib import pyplot
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
-def run(name: str, folder: Path, *options: str) -> str:
-    """What an example prints when run in an empty folder, without network for the Hub."""
+def run_here(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What an example prints when run in an empty folder; warnings are errors, as in all tests."""
+    monkeypatch.chdir(folder)
+    matplotlib.use("Agg")
+    with torch.random.fork_rng(devices=[]):
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    pyplot.close("all")
+    return capsys.readouterr().out
+
+
+def run(name: str, folder: Path) -> str:
+    """The same in a process of its own, without network for the Hub."""
     done = subprocess.run(
-        [sys.executable, *options, str(EXAMPLES / name)],
+        [sys.executable, str(EXAMPLES / name)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -34,8 +50,10 @@ def number_after(words: str, text: str) -> float:
     return float(found[1])
 
 
-def test_five_lines(tmp_path: Path) -> None:
-    text = run("five_lines.py", tmp_path, "-W", "error")
+def test_five_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run_here("five_lines.py", tmp_path, monkeypatch, capsys)
     assert 0.3 < number_after("η* =", text) < 2
     assert "Only the order of the data varied" in text
     sentences = text.replace(". ", " ")
@@ -43,8 +61,10 @@ def test_five_lines(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "five_lines.png").stat().st_size > 10_000
 
 
-def test_warmup_trains_with_it_and_not_without(tmp_path: Path) -> None:
-    text = run("warmup.py", tmp_path, "-W", "error")
+def test_warmup_trains_with_it_and_not_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run_here("warmup.py", tmp_path, monkeypatch, capsys)
     assert "warm-up to 0.04: found" in text
     assert number_after("with warm-up: best validation accuracy", text) >= 0.8
     assert number_after("without warm-up: best validation accuracy", text) < 0.8

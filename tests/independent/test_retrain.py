@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from retrain import APART, batches, load, network, sample, train
 from retrain import __file__ as program
+from retrain import batches, load, network, sample, train
 
 import etastar
 from etastar.data import load as etastar_load
@@ -99,14 +99,15 @@ def confirmed(row: dict[str, str], lo: float, hi: float) -> list[bool]:
 
 
 def test_committed_brackets_of_gaussians():
-    """COUNT."""
-    both = apart = 0
-    for _, row in sample("gaussians", 8, 1):
-        lo, hi = float(row["eta_lo"]), float(row["eta_hi"])
-        ends = confirmed(row, lo, hi)
-        both += all(ends)
-        apart += sum(ends) if all(ends) else sum(confirmed(row, lo / APART, hi * APART))
-    assert both + apart > 0
+    """Of 114 verdicts on all data sets 101 agreed with the engine's (see above): at that rate
+    fewer than 10 of 16 would be a false alarm of 1 in 900 for another sample."""
+    verdicts = [
+        verdict
+        for _, row in sample("gaussians", 8, 1)
+        for verdict in confirmed(row, float(row["eta_lo"]), float(row["eta_hi"]))
+    ]
+    assert len(verdicts) == 16
+    assert sum(verdicts) >= 10
 
 
 def test_brackets_measured_now_on_digits():

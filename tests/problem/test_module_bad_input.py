@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,7 +43,7 @@ class Uncopyable(Ignoring):
 
     def __init__(self) -> None:
         super().__init__()
-        self.held = self.layer.weight * 2
+        self.held = threading.Lock()
 
 
 class Empty(IterableDataset[Any]):
@@ -128,9 +129,9 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "uncopyable": ({"model": Uncopyable()}, "cannot be copied .*Pass a factory"),
     "no model": ({"model": 3}, "must be a torch.nn.Module or a factory"),
     "factory of nothing": ({"model": lambda seed: None}, "factory must return a torch.nn.Module"),
-    "factory without argument": (
-        {"model": lambda: drawn(mlp)},
-        r"model is called as a factory, <lambda>\(0\), and raised TypeError: .*takes 0 pos"
+    "factory of two arguments": (
+        {"model": lambda seed, width: drawn(mlp)},
+        r"model is called as a factory, <lambda>\(0\), and raised TypeError: .*missing 1 req"
         r".* Expected a torch.nn.Module, or a factory seed -> torch.nn.Module",
     ),
     "factory fails": ({"model": failing}, r"failing\(0\), and raised LookupError: no pretrained"),

@@ -27,7 +27,8 @@ def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> N
     constant = constant_accuracy(problem)
     assert ceiling_of(problem, Start(0, 0)) == Ceiling(constant, watched=True)
     given_up = 0
-    for order in (0, 1):
+    first = (name, optimizer) == ("mlp", "sgd")  # elsewhere the velocity, or nothing, stands still
+    for order in (0, 1) if first else (0,):
         for lr in RATES:
             watched = run_trial(problem, Trial(Start(0, order), lr))
             full = run_trial(problem, Trial(Start(0, order), lr), ceiling=Ceiling(constant))
@@ -40,7 +41,7 @@ def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> N
                 assert full.metric is not None
                 assert constant is not None
                 assert full.metric <= constant
-    if (name, optimizer) == ("mlp", "sgd"):  # elsewhere the velocity, or nothing, stands still
+    if first:
         assert given_up >= 3
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import etastar
-from etastar.engines.loop import Session
+from etastar.problem.session import Session
 from etastar.problem.trial import Start
 from etastar.warm_up import _from
 

@@ -37,6 +37,12 @@ def browser() -> str:
     return found
 
 
+@pytest.fixture
+def one_format(monkeypatch):
+    """Figures in the format that a page embeds alone: three take three times as long."""
+    monkeypatch.setattr("etastar.report.draw_matplotlib.FORMATS", ("svg",))
+
+
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield

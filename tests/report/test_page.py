@@ -167,6 +167,7 @@ def test_text_of_the_study_is_text(written) -> None:
     assert "<known>" not in files[0].read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("one_format")
 def test_the_same_results_give_the_same_page(written, tmp_path) -> None:
     study, files, _ = written
     from etastar.study.store import Store
@@ -176,16 +177,18 @@ def test_the_same_results_give_the_same_page(written, tmp_path) -> None:
     assert again[0].read_bytes() == files[0].read_bytes()
 
 
+@pytest.mark.usefixtures("one_format")
 def test_settings_that_vary_make_chapters(tmp_path) -> None:
     options = {"kappas": (1.0,), "depths": (1,), "sharpness": False}
     _, files, page = report(tmp_path, grid="threshold = [0.8, 0.9]", **options)
     assert "digits, threshold = 0.8" in page.text
     assert "digits, threshold = 0.9" in page.text
     names = {path.name for path in files}
-    assert {"1-digits-threshold-0.8-eta-law.png", "2-digits-threshold-0.9-eta-law.png"} <= names
+    assert {"1-digits-threshold-0.8-eta-law.svg", "2-digits-threshold-0.9-eta-law.svg"} <= names
     assert len(set(page.attributes("id"))) == len(page.attributes("id"))
 
 
+@pytest.mark.usefixtures("one_format")
 def test_what_is_missing_is_said(tmp_path) -> None:
     def law(cell):
         s = cell.settings
@@ -210,6 +213,7 @@ def test_what_is_missing_is_said(tmp_path) -> None:
     assert {path.parent.name for path in files[1:]} == {"own"}
 
 
+@pytest.mark.usefixtures("one_format")
 @pytest.mark.parametrize("law", [None, lambda cell: None, lambda cell: float("inf")])
 def test_a_study_without_any_bracket_still_has_a_page(tmp_path, law) -> None:
     only = (lambda cell: False) if law is None else None
@@ -222,6 +226,7 @@ def test_a_study_without_any_bracket_still_has_a_page(tmp_path, law) -> None:
     )
 
 
+@pytest.mark.usefixtures("one_format")
 def test_two_networks_give_figures_but_no_law(tmp_path) -> None:
     _, _, page = report(tmp_path, widths=(8, 16), depths=(1,), kappas=(1.0,), losses=("mse",))
     assert "needs at least 3 cells for an interval; got 2" in page.text
@@ -241,6 +246,7 @@ def test_without_its_packages_the_message_says_what_to_install(
     assert not (tmp_path / "page-figures").exists()
 
 
+@pytest.mark.usefixtures("one_format")
 def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path) -> None:
     study, store = plant(tmp_path, widths=(8,), depths=(1,), sharpness=False)
     (tmp_path / "page.html").mkdir()

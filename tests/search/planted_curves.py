@@ -97,9 +97,13 @@ class PlantedCurve:
         edge, kind, noise = draws(trial.start, self.salt)
         if trial.steps is not None:
             return self._partial(trial, edge)
-        steps = math.ceil(self.steps(trial.lr, noise) / 20) * 20
-        if edge >= self.p(trial.lr):
+        p, steps = self.p(trial.lr), self.steps(trial.lr, noise)
+        if edge >= p:
             return self._failure(kind)
+        if self.cause == "slow" and 0 < edge < p < 1:  # they come nearer to the end of the budget
+            margin = math.log(p / (1 - p)) - math.log(edge / (1 - edge))
+            steps = max(steps, self.max_steps * math.exp(-0.3 * margin))
+        steps = math.ceil(steps / 20) * 20
         if steps > self.max_steps:
             return Outcome("short", self.max_steps, 0.5, cause="slow")
         taken = self.max_steps if trial.to_end else steps

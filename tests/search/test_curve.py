@@ -431,7 +431,7 @@ def test_two_windows_are_reported() -> None:
 def test_an_island_above_is_reported(part: float, expected: str) -> None:
     def run(trial: Trial) -> Outcome:
         if 1.6 < trial.lr < 3.4:  # partial runs see it, and whole runs begin there
-            good = trial.steps is not None or trial.start.order % 20 < 20 * part
+            good = trial.steps is not None or 7 * trial.start.order % 20 < 20 * part
             return PLANTED.run(replace(trial, lr=0.3)) if good else Outcome("diverged", 9)
         return PLANTED.run(trial)
 

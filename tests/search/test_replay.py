@@ -52,16 +52,12 @@ def test_a_table_gives_the_planted_outcomes(replay: ModuleType, folder: Path) ->
                     assert seen.last_loss == pytest.approx(planned.last_loss, rel=1e-5)
 
 
-def test_the_nearest_row_answers(replay: ModuleType) -> None:
-    rates = np.array([1.0, 2.0, 4.0])
-    assert [replay.nearest(rates, lr) for lr in (0.1, 1.3, 1.5, 2.7, 3.0, 99.0)] == [
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-    ]
+def test_one_of_the_two_rows_answers_in_proportion(replay: ModuleType) -> None:
+    rates, parts = np.array([1.0, 2.0, 4.0]), (np.arange(100) + 0.5) / 100
+    for lr, mean in ((0.1, 0), (1.0, 0), (2**0.3, 0.3), (2.0, 1), (2**1.5, 1.5), (4.0, 2), (99, 2)):
+        rows = [replay.row_of(rates, lr, part) for part in parts]
+        assert np.mean(rows) == pytest.approx(mean)
+        assert max(rows) - min(rows) <= 1
 
 
 def test_the_truth_rises_to_a_peak_and_falls(replay: ModuleType, folder: Path) -> None:

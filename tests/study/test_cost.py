@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from made_studies import TINY_BASE, lr_task
+from made_studies import TINY_BASE, lr_task, seed_rows, tiny
 
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings
 from etastar.study.cost import BUDGETS_PER_SEED, PER_FLOP, Cost, calibrate, interpolated
 from etastar.study.measuring import run_task
-from etastar.study.plan import costs
+from etastar.study.plan import State, costs, like_before, plan
+from etastar.study.runner import run_study
 from etastar.study.specification import Study
+from etastar.study.store import Store
 
 
 def test_a_step_is_three_products_per_weight_and_sample() -> None:
@@ -55,3 +58,25 @@ def test_the_calibrated_cost_of_a_cell_is_of_the_right_order() -> None:
         # a search takes 2 to 8 budgets per seed, where 5 are expected; the rest is for a machine
         # that has other work
         assert 1 / 8 < (time.perf_counter() - started) / expected < 8
+
+
+@pytest.mark.parametrize("strategy", ["section", "curve"])
+def test_what_is_done_predicts_what_is_left(tmp_path: Path, strategy: str) -> None:
+    more = 'strategy = "curve"\nprecision = 0.5\ntrials = 32\nconfirm = 0\n'
+    text = TINY_BASE.replace("resolution = 0.5\n", more) if strategy == "curve" else TINY_BASE
+    grid = "[grid]\nwidth = 16\ndepth = [1]\n" + ("seeds = 3\n" if strategy == "section" else "")
+    small = tiny(tmp_path / "s.toml", text + grid)
+    known = costs(small)
+    assert like_before(small, known, plan(small, known, State()), tmp_path / "none") is None
+    run_study(small)
+    study = tiny(tmp_path / "s.toml", text + grid.replace("[1]", "[1, 2, 3]"))
+    known, state = costs(study), State.of_file(study.default_store)
+    tasks = plan(study, known, state)
+    found = like_before(study, known, tasks, study.default_store)
+    assert found is not None
+    with Store(study.default_store) as store:
+        rows = seed_rows(study, store)
+        ((seconds,),) = store.rows("SELECT seconds FROM work")
+    assert found[0] == pytest.approx(2 * sum(row["trials"] for row in rows))  # two more networks
+    ratio = sum(expected for _, expected in tasks) / known[small.cells[0].id].lr(len(rows))
+    assert found[1] == pytest.approx(seconds * ratio)

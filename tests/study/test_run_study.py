@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from made_studies import TINY, TINY_CELLS, content, seed_rows, tiny
@@ -21,21 +22,32 @@ from etastar.study.executors import EXECUTORS, InProcess, make_executor
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State
 from etastar.study.runner import ATTEMPTS, Progress, run_study
+from etastar.study.specification import Study
 from etastar.study.store import Store
 
 
+class Ran(NamedTuple):
+    """An uninterrupted run in this process."""
+
+    study: Study
+    summary: Progress
+    seen: list[Progress]
+
+
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """The results of an uninterrupted run in this process."""
-    study = tiny(tmp_path_factory.mktemp("reference") / "tiny.toml")
-    run_study(study)
-    return content(study.default_store)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    study, seen = tiny(tmp_path_factory.mktemp("reference") / "tiny.toml"), []
+    return Ran(study, run_study(study, on_progress=seen.append), seen)
 
 
-def test_every_cell_is_what_measure_finds(tmp_path: Path) -> None:
-    study = tiny(tmp_path / "tiny.toml")
-    summary = run_study(study)
-    assert summary.store == tmp_path / "tiny.sqlite"
+@pytest.fixture(scope="module")
+def reference(whole: Ran) -> dict[str, list[Any]]:
+    return content(whole.study.default_store)
+
+
+def test_every_cell_is_what_measure_finds(whole: Ran) -> None:
+    study, summary = whole.study, whole.summary
+    assert summary.store == study.path.parent / "tiny.sqlite"
     assert (summary.failures, summary.out_of_budget) == ({}, False)
     assert (summary.cells, summary.done) == (TINY_CELLS, TINY_CELLS)
     with Store(summary.store) as store:
@@ -52,18 +64,17 @@ def test_every_cell_is_what_measure_finds(tmp_path: Path) -> None:
                 assert row["lambda1_preconditioned"] > 0
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_what_is_done_is_not_done_again(tmp_path: Path, whole: Ran) -> None:
     study = tiny(tmp_path / "tiny.toml")
-    run_study(study)
+    shutil.copy(whole.study.default_store, study.default_store)
     before = study.default_store.read_bytes()
     summary = run_study(study)
     assert (summary.done, summary.trials) == (TINY_CELLS, 0)
     assert len(study.default_store.read_bytes()) == len(before)
 
 
-def test_progress_only_grows_and_says_what_happened(tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    run_study(tiny(tmp_path / "tiny.toml"), on_progress=seen.append)
+def test_progress_only_grows_and_says_what_happened(whole: Ran) -> None:
+    seen = whole.seen
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert [p.trials for p in seen] == sorted(p.trials for p in seen)
     told = [p for p in seen if p.latest]

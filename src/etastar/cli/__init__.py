@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes: of a refused command, as argparse has it, and after Ctrl-C, as shells have it."""
+BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
+"""Exit codes: of a refused command, as argparse has it; after Ctrl-C, and where nobody reads on, as
+shells have them."""
 
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
@@ -37,7 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise unknown_name("command", arguments[0], COMMANDS)
         from importlib import import_module
 
-        return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
+        code = int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `… | head -1`: who read it has gone, and what is left is not for us
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python flushes once more at its end
+        return READER_GONE
     except EtaStarError as error:
         from etastar.cli.options import in_shell
 
@@ -51,10 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _use_utf8() -> None:
-    """η must not end a finished measurement where the system's encoding does not know it."""
+    """Let neither η nor the bytes of a file's name end a finished measurement."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
-            stream.reconfigure(encoding="utf-8")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _usage() -> str:

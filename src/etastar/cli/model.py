@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,11 +17,11 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
-from etastar.cli.user_code import called, imported, takes_an_argument
+from etastar.cli.user_code import imported
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
-from etastar.settings import Settings
+from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
 from etastar.validation import OneOf
 
 if TYPE_CHECKING:
@@ -35,7 +37,21 @@ GROUPS = {
 }
 DEFAULT_THRESHOLD = 0.9
 """Of an accuracy, as in `maximal_lr`; a loss has no default."""
-DATA_OPTIONS = ("data_dir", "train_size", "val_size")
+
+
+def told(name: str, default: Any = None, shown: float | None = None, **limits: Any) -> Any:
+    """Make an option that `etastar measure` has too, in its words.
+
+    Args:
+        name: Of the option.
+        default: Its value where it is not given.
+        shown: What its help calls the default, where that differs here.
+        **limits: What the value is held to, as pydantic has it.
+    """
+    words = Settings.model_fields[name].description or ""
+    if shown is not None:
+        words = re.sub(r"\[default: .*\]", f"[default: {shown:g}]", words)
+    return Field(default, description=words, **limits)
 
 
 class ModelOptions(BaseModel):
@@ -59,16 +75,9 @@ class ModelOptions(BaseModel):
         description=f"Instead of --data: {', '.join(DATASETS)}, as flat inputs [N, d] and labels "
         "[N].",
     )
-    data_dir: str | None = Field(
-        None,
-        description="Folder with the data set's files. [default: $ETASTAR_DATA_DIR, else download]",
-    )
-    train_size: int | None = Field(
-        None, ge=1, description="Of --dataset: the first so many training samples. [default: all]"
-    )
-    val_size: int | None = Field(
-        None, ge=1, description="Of --dataset: the first so many validation samples. [default: all]"
-    )
+    data_dir: str | None = told("data_dir")
+    train_size: Count = told("train_size")
+    val_size: Count = told("val_size")
 
     loss: Literal["cross-entropy", "mse", "mse-mean"] = Field(
         "cross-entropy",
@@ -79,9 +88,9 @@ class ModelOptions(BaseModel):
     optimizer: Literal["sgd", "adam", "adamw"] = Field(
         "sgd", description="With PyTorch's defaults but for the learning rate and the momentum."
     )
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="μ of heavy-ball momentum, for sgd.")
-    batch_size: int | None = Field(
-        None, ge=1, description="Samples per step; a DataLoader comes as it is. [default: 128]"
+    momentum: float = told("momentum", 0.0, ge=0.0, lt=1.0)
+    batch_size: Count = Field(
+        None, description="Samples per step; a DataLoader comes as it is. [default: 128]"
     )
 
     metric: Literal["accuracy", "loss"] = Field(
@@ -98,66 +107,30 @@ class ModelOptions(BaseModel):
         allow_inf_nan=False,
         description="Budget in passes over the training data. [default: 1]",
     )
-    max_steps: int | None = Field(
-        None, ge=1, description="Budget in steps, instead of --epochs; no more batches are read."
+    max_steps: Count = Field(
+        None, description="Budget in steps, instead of --epochs; no more batches are read."
     )
-    eval_every: int | None = Field(
-        None, ge=1, description="Steps between evaluations. [default: once per epoch]"
+    eval_every: Count = Field(
+        None, description="Steps between evaluations. [default: once per epoch]"
     )
-    eval_batch_size: int | None = Field(
+    eval_batch_size: Count = Field(
         None,
-        ge=1,
         description="Samples evaluated at once, where the data are no DataLoader. [default: as in "
         "training]",
     )
 
-    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
-        None,
-        description="curve: where a fresh seed trains, and a rate that is confirmed. section, "
-        "bisection: one bracket per seed. [default: curve; section with --seeds or --resolution]",
-    )
-    precision: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
-        "either side. [default: 0.2]",
-    )
-    trials: int | None = Field(None, ge=1, description="curve: most whole trials. [default: 120]")
-    budgets: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="curve: most steps, in whole trainings, all included. [default: no cap]",
-    )
-    confirm: int | None = Field(
-        None,
-        ge=0,
-        description="curve: fresh seeds that train at the recommended rate, 0 for none. "
-        "[default: 10]",
-    )
-    round_size: int | None = Field(
-        None, ge=1, description="curve: trials that are placed at once. [default: 4]"
-    )
-    slow_edge: bool = Field(
-        False, description="curve: look for the rates that are too slow for the budget, too."
-    )
-    seeds: int | None = Field(
-        None, ge=1, description="section, bisection: number of seeds. [default: 3]"
-    )
-    first_seed: int = Field(0, ge=0, description="Number of the first seed.")
-    resolution: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="section, bisection: relative width of a bracket. [default: 0.05]",
-    )
-    start_lr: float = Field(
-        1e-5, gt=0.0, allow_inf_nan=False, description="Lower end of the range of rates."
-    )
-    end_lr: float = Field(
-        10.0, gt=0.0, allow_inf_nan=False, description="Upper end of the range of rates."
-    )
+    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = told("strategy")
+    precision: Rate = told("precision", shown=0.2)
+    trials: Count = told("trials", shown=120)
+    budgets: Rate = told("budgets")
+    confirm: int | None = told("confirm", shown=10, ge=0)
+    round_size: Count = told("round_size", shown=4)
+    slow_edge: bool = told("slow_edge", False)
+    seeds: Count = told("seeds", shown=3)
+    first_seed: int = told("first_seed", 0, ge=0)
+    resolution: Rate = told("resolution")
+    start_lr: Positive = told("start_lr", 1e-5)
+    end_lr: Positive = told("end_lr", 10.0)
     engine: Literal["auto", "stack", "loop"] = Field(
         "auto", description="How trials are trained; auto takes the fastest that can."
     )
@@ -165,7 +138,7 @@ class ModelOptions(BaseModel):
     device: str | None = Field(
         None, description="Device to train on. [default: where the model is]"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads. [default: PyTorch's]")
+    threads: Count = told("threads")
 
     plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
     json_file: str | None = Field(
@@ -212,40 +185,22 @@ def _check_not_of_networks(arguments: list[str]) -> None:
 
 def old_command(arguments: list[str]) -> int:
     """Run `etastar measure --model MODULE:NAME ...`, as 0.1.0 had it, and say what it is now."""
-    left, model = [], None
-    words = iter(arguments)
-    for word in words:
-        flag, _, value = word.partition("=")
-        if flag == "--model":
-            model = value or next(words, None)
-        else:
-            left.append(word)
-    if model is None or model.startswith("-"):  # no model, as in `--model --help`
-        return run([*([model] if model else []), *left])
-    print(
-        f"etastar: `measure --model` is now a command of its own: etastar model {model} ...",
-        file=sys.stderr,
-    )
-    return run([model, *_old_mse(left)])
-
-
-def _old_mse(arguments: list[str]) -> list[str]:
-    """Give `--loss mse` the meaning that it had: PyTorch's mean over outputs."""
-    found = list(arguments)
-    for place, word in enumerate(arguments):
-        after = arguments[place + 1] if place + 1 < len(arguments) else ""
-        if word == "--loss=mse" or (word == "--loss" and after == "mse"):
-            print(
-                "etastar: --loss mse of this old command is PyTorch's mean over outputs, now "
-                "called mse-mean; in etastar model, mse is ½ · sum over outputs · mean over "
-                "samples.",
-                file=sys.stderr,
+    words = [part for word in arguments for part in word.split("=", 1 if word[:2] == "--" else 0)]
+    place = words.index("--model")
+    model, left = words[place + 1 : place + 2], words[:place] + words[place + 2 :]
+    if not model or model[0].startswith("-"):  # no model, as in `--model --help`
+        return run([*model, *left])
+    told = [f"`measure --model` is now a command of its own: etastar model {model[0]} ..."]
+    for place, pair in enumerate(itertools.pairwise(left)):
+        if pair == ("--loss", "mse"):
+            left[place + 1] = "mse-mean"
+            told.append(
+                "--loss mse of this old command is PyTorch's mean over outputs, now called "
+                "mse-mean; in etastar model, mse is ½ · sum over outputs · mean over samples."
             )
-            if word == "--loss":
-                found[place + 1] = "mse-mean"
-            else:
-                found[place] = "--loss=mse-mean"
-    return found
+    for text in told:
+        print(f"etastar: {text}", file=sys.stderr)
+    return run([*model, *left])
 
 
 def _measure(options: ModelOptions) -> Result:
@@ -321,27 +276,26 @@ def _model(place: str) -> Any:
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(f"model {place} is a {kind}; expected a function or an nn.Module.")
-    if takes_an_argument(found):
-        return lambda seed: called("model", place, found, seed)
-    return called("model", place, found)
+    return found
 
 
 def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
-    import torch
-
     from etastar.data import load
+    from etastar.problem.given_data import Array
+    from etastar.problem.user_errors import told
 
     if options.data is None:
         given = {name: getattr(options, name) for name in DATA_OPTIONS}
         loaded = load(options.dataset or "", **given, progress=True)
         return (loaded.x_train, loaded.y_train), (loaded.x_val, loaded.y_val)
-    for name in DATA_OPTIONS:
+    for name in sorted(DATA_OPTIONS):
         if getattr(options, name) is not None:
             raise ConfigError(f"`{name}` goes with --dataset, not with --data.")
     found = imported("--data", options.data)
     if callable(found) and not hasattr(found, "__getitem__"):
-        found = called("--data", options.data, found)
+        with told(lambda: f"--data {options.data}"):
+            found = found()
     if isinstance(found, dict):
         if unknown := set(found) - {"train", "val"}:
             raise ConfigError(
@@ -351,6 +305,6 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
         if "train" not in found:
             raise ConfigError(f"--data {options.data}: the dictionary has no key 'train'.")
         return found["train"], found.get("val")
-    if isinstance(found, tuple) and len(found) == 2 and not torch.is_tensor(found[0]):
+    if isinstance(found, tuple) and len(found) == 2 and not isinstance(found[0], Array):
         return found
     return found, None

@@ -75,6 +75,8 @@ def write_results(outputs: Iterable[tuple[str | None, Callable[[Path], object]]]
                 write(partial)
         except EtaStarError as error:
             failures.append(f"{file}: {str(error).rstrip('.')}")
+        except BrokenPipeError:  # not a failure: see `cli.main`
+            raise
         # what draws a picture may fail in any way; the result beside it must not be lost
         except Exception as error:
             name = "standard output" if file == "-" else file
@@ -85,7 +87,7 @@ def write_results(outputs: Iterable[tuple[str | None, Callable[[Path], object]]]
 
 def write_text(text: str, file: str) -> None:
     """Write a text to one file, or to standard output if that is "-": see `write_results`."""
-    write_results([(file, lambda partial: partial.write_text(text, encoding="utf-8"))])
+    write_results([(file, lambda to: to.write_text(text, encoding="utf-8", errors="replace"))])
 
 
 @contextmanager

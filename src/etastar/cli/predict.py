@@ -67,12 +67,13 @@ def run(arguments: list[str]) -> int:
     check_output(options.json_file)
     from etastar.scaling import fit_laws
     from etastar.study.cell_rows import cell_table
+    from etastar.study.plan import State
     from etastar.study.specification import Study
     from etastar.study.store import Store
 
     study = Study.from_file(options.source)
     with Store(Path(options.store) if options.store else study.default_store) as store:
-        cells = cell_table(study, store)
+        cells, gaps = cell_table(study, store), State.of(store).gaps(study)
     wanted = options.model_dump(include={"input_lr_ratio", "loss", "dataset"}, exclude_none=True)
     wanted |= _conditions(options.where, cells)
     cells = cells.select(**wanted) if wanted else cells
@@ -93,6 +94,8 @@ def run(arguments: list[str]) -> int:
                 "Leave out --strict, or choose a --cutoff."
             )
         found = replace(found, in_region=False, warnings=(*found.warnings, *doubts))
+    if gaps:
+        found = replace(found, warnings=(gaps, *found.warnings))
     if options.json_file:
         record = {
             **{name: getattr(found, name) for name in ("width", "depth", "value", "low", "high")},

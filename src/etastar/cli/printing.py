@@ -29,14 +29,16 @@ def show(found: Result, plot: str | None, json_file: str | None) -> int:
     from etastar.report.figures import save_measurement
 
     console = Console(stderr=json_file == "-", highlight=False)
-    print_table(found, console)
     text = found.to_json() + "\n"
-    write_results(
-        [
-            (json_file, lambda path: path.write_text(text, encoding="utf-8")),
-            (plot, lambda path: save_measurement(found, path)),
-        ]
-    )
+    try:
+        write_results(
+            [
+                (json_file, lambda path: path.write_text(text, encoding="utf-8")),
+                (plot, lambda path: save_measurement(found, path)),
+            ]
+        )
+    finally:
+        print_table(found, console)
     for what, file in (("JSON", json_file), ("picture", plot)):
         if file and file != "-":
             console.print(f"{what}: {file}")

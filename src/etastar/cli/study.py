@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from inspect import getdoc, signature
+from inspect import getsource, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
@@ -17,14 +19,14 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, progress_bar, write_results, write_text
-from etastar.errors import ConfigError, unknown_name
+from etastar.errors import ConfigError, EmptyStoreError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.study.cell_rows import cell_table
 from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
-from etastar.study.plan import State, costs, plan
+from etastar.study.plan import State, costs, elsewhere, like_before, plan, require_results
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -133,18 +135,23 @@ def _dry_run(study: Study, store: Path) -> int:
     tasks = plan(study, known, state)
     for cell in study.cells:
         left = [task for task, _ in tasks if task.id in (cell.id, cell.sharpness_id)]
-        seeds = f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
-        print(f"{cell.title}, {seeds}: {'to do' if left else 'done'}")
+        what = "curve" if cell.curve else f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
+        print(f"{cell.title}, {what}: {'to do' if left else 'done'}")
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
+        return 0
+    begins = f"{len(study.cells)} cells, {len(tasks)} tasks to do: about"
+    if past := like_before(study, known, tasks, store):
+        trials, seconds = past
+        print(f"{begins} {trials:,.0f} trials and {duration(seconds)}, as what is done took.")
         return 0
     factor = calibrate(known.values())
     steps = {i: known[c.id].step for c in study.cells for i in (c.id, c.sharpness_id)}
     seconds = sum(expected * factor(steps[task.id]) for task, expected in tasks)
     threads = torch.get_num_threads()
     print(
-        f"{len(study.cells)} cells, {len(tasks)} tasks to do: about "
-        f"{duration(seconds / threads)} on this machine ({threads} threads), within a factor of 3."
+        f"{begins} {duration(seconds / threads)} on this machine ({threads} threads), within a "
+        "factor of 3."
     )
     return 0
 
@@ -162,21 +169,29 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
     state = State.of_file(path)
     done = {cell.id for cell in what.cells if state.is_done(cell)}
     failed = {c.title: e for c in what.cells if c.id not in done and (e := state.error(c))}
-    every = [asked for cell in what.cells for asked in cell.asked]
-    missing = {(asked.id, one) for asked in every for one in state.missing(asked)}
+    missing, _ = state.count(what)
+    log_missing, other = False, ""
+    with suppress(EmptyStoreError), Store(path) as opened:
+        log_missing, other = opened.log_missing, elsewhere(what, opened, state)
     record = {
         "study": str(what.path),
         "store": str(path),
         "cells": len(what.cells),
         "done": len(done),
         "failed": failed,
-        "seeds_missing": len(missing),
+        "seeds_missing": missing,
+        "log_missing": log_missing,
     }
     if json_file:
         return _write_json(record, json_file)
     print(f"{what.file.title or what.name}: {len(done)} of {len(what.cells)} cells done")
-    print(f"results missing (η* and λ1, by seed): {len(missing)}")
-    print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)"))
+    print(f"results missing (η* and λ1, by seed): {missing}")
+    print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)") + other)
+    if log_missing:
+        print(
+            f"WARNING: a run of this store was not ended, and {path.name}-wal, which holds what it "
+            "computed last, is not beside it: was the store copied alone? Copy both files."
+        )
     for title, error in failed.items():
         print(f"failed: {title}: {error}")
     return 0
@@ -204,10 +219,13 @@ def _fit(
     check_output(json_file)
     what, path = _opened(study, store)
     with Store(path) as opened:
-        cells = cell_table(what, opened)
+        cells, gaps = cell_table(what, opened), State.of(opened).gaps(what)
     groups = fit_records(cells, response, cutoff)
     if json_file:
-        return _write_json({"study": str(what.path), "groups": groups}, json_file)
+        record = {"study": str(what.path), "missing": gaps or None, "groups": groups}
+        return _write_json(record, json_file)
+    if gaps:
+        print(f"WARNING: {gaps}")
     print_laws(groups)
     return 0
 
@@ -229,6 +247,7 @@ def _report(study: str, store: str | None = None, *, output: str | None = None) 
             f"--output {name}: the page has figures beside it; give the name of a file."
         )
     with Store(path) as opened:
+        require_results(what, opened)
         for file in write_report(what, opened, Path(name)):
             print(file)
     return 0
@@ -254,8 +273,11 @@ def _export(
     what, path = _opened(study, store)
     name = _output(output, what.path.with_suffix(f".{format}"))
     with Store(path) as opened:
+        gaps = require_results(what, opened).gaps(what)
         columns = TABLES[table](what, opened)
     write_results([(name, partial(FORMATS[format], columns))])
+    if gaps:
+        print(f"WARNING: {gaps}", file=sys.stderr)
     if name != "-":
         print(f"{name}: {len(columns['cell'])} rows")
     return 0
@@ -263,7 +285,10 @@ def _export(
 
 def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable[..., int]]:
     """Read a command's options and purpose from the parameters and docstring of its function."""
-    purpose, _, told = (getdoc(action) or "").partition("\n")
+    # from the source, since `python -OO` has no docstrings
+    source = ast.walk(ast.parse(getsource(action)))
+    function = next(node for node in source if isinstance(node, ast.FunctionDef))
+    purpose, _, told = (ast.get_docstring(function) or "").partition("\n")
     texts = dict(re.findall(r"^    (\w+): (.*)", told, re.M))
     fields: dict[str, Any] = {
         name: (kind, Field(signature(action).parameters[name].default, description=texts.get(name)))

@@ -1,17 +1,15 @@
-"""Code of the user's own, named on a command line: imported and called, its errors in one line."""
+"""Code of the user's own, named on a command line: imported, its errors in one line."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from etastar.errors import ConfigError, unknown_name
+from etastar.problem.user_errors import told
 
 
 def imported(option: str, place: str) -> Any:
@@ -26,16 +24,16 @@ def imported(option: str, place: str) -> Any:
     if module_name.endswith(".py") and not Path(module_name).is_file():
         raise ConfigError(f"{option} {place}: there is no file {module_name}.")
     try:
-        module = _module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name + ".").startswith(error.name + "."):
+        with told(lambda: f"{option} {place}: importing it"):
+            module = _module(module_name)
+    except ConfigError as error:
+        missing = getattr(error.__cause__, "name", None)
+        if missing and (module_name + ".").startswith(f"{missing}."):
             raise ConfigError(
-                f"{option} {place}: there is no module {error.name!r} here ({os.getcwd()}) nor "
+                f"{option} {place}: there is no module {missing!r} here ({os.getcwd()}) nor "
                 "among the installed ones."
             ) from None
-        raise ConfigError(f"{option} {place}: importing it failed{_cause(error)}") from error
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{option} {place}: importing it failed{_cause(error)}") from error
+        raise
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -54,34 +52,3 @@ def _module(name: str) -> Any:
     elif os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
-
-
-def called(option: str, place: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's value; what it raises is told in one line.
-
-    Raises:
-        ConfigError: In place of whatever the function raises.
-    """
-    try:
-        return function(*arguments)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"{option} {place} failed{_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """` in FILE, line N: KIND: message`, of where the user's code raised it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if __file__ != f.filename]
-    frames = [f for f in frames if "importlib" not in f.filename]
-    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def takes_an_argument(function: Callable[..., Any]) -> bool:
-    """Whether it must, or may, be called with a seed."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    places = [p for p in parameters if p.kind in kinds]
-    return any(p.default is p.empty for p in places) or any(p.name == "seed" for p in places)

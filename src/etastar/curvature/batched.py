@@ -110,7 +110,7 @@ def stack_sharpness(
         >>> len(found.values), all(found.converged), min(found.values) > 0
         (3, True, True)
     """
-    check_solver(tol, max_iter, seed)
+    tol, max_iter, seed = check_solver(tol, max_iter, seed)
     if chunk is not None:
         check_whole("chunk", chunk)
     solver = StackSolver(network, params, x, labels, loss, kind, lr_ratios, tol, max_iter, seed)

@@ -19,8 +19,8 @@ MOST_NAMED = 5
 """Places that a message names."""
 
 
-def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
-    """Return the loss, if two evaluations of it and its gradient are finite and agree.
+def check_deterministic(operator: LossCurvature, model: nn.Module) -> tuple[float, torch.Tensor]:
+    """Return the loss and its gradient `[P]`, if two evaluations of them are finite and agree.
 
     They agree to the root of the machine epsilon, as sums on a GPU may come in any order.
 
@@ -34,7 +34,7 @@ def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
             f"and a gradient of norm {float(gradient.norm())}. Check the inputs and the "
             "initialisation."
         )
-    allowed = math.sqrt(torch.finfo(operator.dtype).eps)
+    allowed = math.sqrt(operator.epsilon)
     moved = float((gradient_again - gradient).norm())
     if abs(again - loss) > allowed * abs(loss) or moved > allowed * float(gradient.norm()):
         training = any(module.training for module in model.modules())
@@ -45,7 +45,7 @@ def check_deterministic(operator: LossCurvature, model: nn.Module) -> float:
             f"{_cause(operator, model)}. Expected a deterministic loss: {remedy}take the random "
             "numbers out of the model (F.dropout obeys eval() only with training=self.training)."
         )
-    return loss
+    return loss, gradient
 
 
 def _cause(operator: LossCurvature, model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,7 +53,10 @@ class Eigenpairs:
         lambda_min_residual: The residual of `lambda_min`.
         iterations: Products with the operator, the final check included.
         converged: Whether every residual is at most tol·|θ|, that of the smallest tol·max|θ|, and
-            the second start ended within the budget.
+            the second start ended within the budget. A value after the first may also be zero
+            within the rounding of products of the size of the first.
+        limit: What kept it from converging: the `"steps"`, or the `"precision"` of products; None
+            if nothing did.
         vectors: Unit vectors `[k, P]`, in the order of `values`; None where they were not kept.
     """
 
@@ -62,6 +66,7 @@ class Eigenpairs:
     lambda_min_residual: float
     iterations: int
     converged: bool
+    limit: Literal["steps", "precision"] | None
     vectors: Tensor | None = field(default=None, repr=False, compare=False)
 
 
@@ -106,7 +111,8 @@ def largest_eigenpairs(
         raise ConfigError(
             f"k must lie between 1 and the number of parameters, {size}, and be whole; got {k!r}."
         )
-    check_solver(tol, max_iter, seed)
+    tol, max_iter, seed = check_solver(tol, max_iter, seed)
+    k = int(k)
     affordable = BASIS_BYTES // (size * torch.finfo(dtype).bits // 8)
     chosen = basis_size or min(max(affordable, 2 * k + FEWEST_VECTORS), 2 * k + MOST_VECTORS)
     found = torch.empty(0, size, dtype=dtype, device=device)
@@ -234,9 +240,11 @@ class _Solver:
         residuals = (images64 - values.unsqueeze(1) * rows64).norm(dim=1) / squares.sqrt()
         order = values[:-1].argsort(descending=True)
         self.scale = max(self.scale, float(values.abs().max()))
-        floor = self._rounding()
-        allowed = (self.tol * values.abs()).clamp(min=floor)
-        allowed[-1] = max(self.tol * self.scale, floor)
+        allowed = self.tol * values.abs()
+        allowed[-1] = max(self.tol * self.scale, self._rounding())
+        zero = rounding_level(self.found.dtype, float(values[:-1].max().abs()))
+        allowed[1:-1][values[1:-1].abs() <= zero] = zero
+        precise = bool((residuals <= allowed).all())
         return Eigenpairs(
             values=tuple(values[:-1][order].tolist()),
             residuals=tuple(residuals[:-1][order].tolist()),
@@ -244,7 +252,8 @@ class _Solver:
             lambda_min_residual=float(residuals[-1]),
             vectors=rows[:-1].to(self.found)[order.to(self.found.device)],
             iterations=self.products,
-            converged=complete and bool((residuals <= allowed).all()),
+            converged=complete and precise,
+            limit=None if complete and precise else "precision" if complete else "steps",
         )
 
     def _apply(self, vector: Tensor) -> Tensor:

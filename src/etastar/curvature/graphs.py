@@ -14,8 +14,10 @@ needs no second derivative of the network, so it is well defined there: print it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -27,6 +29,9 @@ from etastar.errors import ConfigError, CurvatureError
 Kind: TypeAlias = Literal["hessian", "gauss-newton"]
 KINDS: tuple[Kind, ...] = ("hessian", "gauss-newton")
 
+OWN = "custom"
+"""Before the names of operations that are `torch.autograd.Function`s of the user's."""
+
 Pieces: TypeAlias = Sequence[Tensor]
 """A vector in pieces of the shapes of the parameters."""
 
@@ -35,18 +40,24 @@ Pieces: TypeAlias = Sequence[Tensor]
 def twice_differentiable() -> Iterator[None]:
     """Enable gradients, and only kernels whose backward pass is itself differentiable.
 
-    Fused attention and cuDNN's recurrent networks have no double backward.
+    Fused attention, cuDNN's recurrent networks and compiled code have no double backward.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 def curvature_product(
-    kind: Kind, outputs: Any, loss_fn: Callable[[Any], Tensor], params: Pieces
+    kind: Kind,
+    outputs: Any,
+    loss_fn: Callable[[Any], Tensor],
+    params: Pieces,
+    operations: set[str] | None = None,
 ) -> Callable[[Pieces], Pieces]:
     """Build the map from a vector to the curvature matrix times it, both in pieces.
 
@@ -55,6 +66,7 @@ def curvature_product(
         outputs: The model's outputs at `params`, with their graph.
         loss_fn: Maps the outputs to the loss, a scalar.
         params: The parameters that the outputs depend on.
+        operations: Takes the names of the operations on the way to the gradients.
 
     Raises:
         ConfigError: The loss is not one number, or the outputs cannot be split from it.
@@ -62,15 +74,22 @@ def curvature_product(
     """
     if kind == "hessian":
         gradient = _gradients(scalar_loss(loss_fn(outputs)), params)
-        _check_twice_differentiable(gradient)
+        _check_twice_differentiable(gradient, operations)
         return _derivative(gradient, params)
     pairs: list[tuple[Tensor, Tensor]] = []
-    loss = scalar_loss(loss_fn(_with_leaves(outputs, pairs)))
+
+    def leaf(output: Tensor) -> Tensor:
+        if not output.requires_grad:
+            return output
+        pairs.append((output, output.detach().requires_grad_()))
+        return pairs[-1][1]
+
+    loss = scalar_loss(loss_fn(with_tensors(leaf, outputs)))
     parts, leaves = [z for z, _ in pairs], [leaf for _, leaf in pairs]
     gradient = _gradients(loss, leaves)
     dummies = [torch.zeros_like(part).requires_grad_() for part in parts]
     pulled = _gradients(parts, params, dummies)
-    _check_twice_differentiable([*gradient, *pulled])
+    _check_twice_differentiable([*gradient, *pulled], operations)
     push, bend = _derivative(pulled, dummies), _derivative(gradient, leaves)
     pull = _derivative(parts, params)
     return lambda vector: pull(bend(push(vector)))
@@ -99,11 +118,14 @@ def _derivative(outputs: Pieces, inputs: Pieces) -> Callable[[Pieces], Pieces]:
     )
 
 
-def _check_twice_differentiable(gradients: Pieces) -> None:
-    """Raise if some operation on the way to the gradients has no second derivative.
+def _check_twice_differentiable(gradients: Pieces, operations: set[str] | None) -> None:
+    """Collect the names of the operations on the way to the gradients; all need a derivative.
 
     `torch.autograd.grad` silently leaves out the nodes that stand for it, as they do not lead to
     its inputs; the product would be wrong.
+
+    Raises:
+        CurvatureError: One has none.
     """
     seen: set[Any] = set()
     ahead = [g.grad_fn for g in gradients]
@@ -112,6 +134,9 @@ def _check_twice_differentiable(gradients: Pieces) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
+        if operations is not None:
+            own = isinstance(node, torch.autograd.function.BackwardCFunction)
+            operations.add(f"{OWN} {node.name()}" if own else node.name())
         if node.name().endswith(("::Error", "::NotImplemented")):
             raise CurvatureError(
                 "an operation of the model or the loss cannot be differentiated twice, which λ1 "
@@ -121,23 +146,29 @@ def _check_twice_differentiable(gradients: Pieces) -> None:
         ahead += [following for following, _ in node.next_functions]
 
 
-def _with_leaves(value: Any, pairs: list[tuple[Tensor, Tensor]]) -> Any:
-    """Copy nested outputs; every differentiable tensor becomes a new leaf.
+def with_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """Copy nested outputs or targets, with every tensor changed.
 
-    The originals and their leaves are appended to `pairs`.
+    Raises:
+        ConfigError: They hold objects in which tensors may hide.
     """
+
+    def again(part: Any) -> Any:
+        return with_tensors(change, part)
+
     if isinstance(value, torch.Tensor):
-        if not value.requires_grad:
-            return value
-        leaf = value.detach().requires_grad_()
-        pairs.append((value, leaf))
-        return leaf
+        return change(value)
+    if value is None or isinstance(value, (int, float, str)):
+        return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_with_leaves(item, pairs) for item in value))
+        return type(value)(*map(again, value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_with_leaves(item, pairs) for item in value)
+        return type(value)(map(again, value))
     if isinstance(value, Mapping):
-        return type(value)(**{key: _with_leaves(item, pairs) for key, item in value.items()})
+        parts = {key: again(part) for key, part in value.items()}
+        return parts if type(value) is dict else type(value)(**parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: again(getattr(value, f.name)) for f in fields(value)})
     raise ConfigError(
         "Gauss-Newton needs the model's outputs as tensors, tuples, lists or mappings of them; got "
         f"{type(value).__name__}. Wrap the model so that it returns the tensor the loss needs."

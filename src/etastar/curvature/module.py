@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 from etastar.checking import check_solver
+from etastar.curvature.agreement import bend_note, check_slope, check_symmetric
 from etastar.curvature.determinism import check_deterministic
 from etastar.curvature.eigenpairs import Eigenpairs, largest_eigenpairs
 from etastar.curvature.graphs import Kind
 from etastar.curvature.products import LossCurvature, LossFunction, unchanged
+from etastar.curvature.shares import fit_shares
+from etastar.problem.hooks import on_gradients
+from etastar.problem.preserve import untouched
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,7 @@ class SharpnessResult(Eigenpairs):
         vectors: Unit eigenvectors `[k, P]`, if asked for.
         kind: `"hessian"` or `"gauss-newton"`.
         loss: The loss at these weights, weighted over the batches by their sample counts.
-        samples: The number of samples in all batches.
+        samples: The number of samples in all batches, or what `batch_size` says.
         parameters: Names of the trainable parameters, in the order of the vectors' entries.
         preconditioned: Whether the matrix is `D^½ H D^½` with learning-rate ratios D, not H.
         notes: What qualifies the numbers: frozen statistics, kinks, a budget that ended.
@@ -43,7 +49,7 @@ class SharpnessResult(Eigenpairs):
 
     kind: Kind
     loss: float
-    samples: int
+    samples: float
     parameters: tuple[str, ...]
     preconditioned: bool
     notes: tuple[str, ...] = ()
@@ -64,7 +70,7 @@ class SharpnessResult(Eigenpairs):
             )
         ]
         lines.append(f"λ_min({matrix}) = {self.lambda_min:.6g} ± {self.lambda_min_residual:.1e}")
-        lines.append(f"({self.iterations} products, {self.samples} samples{state})")
+        lines.append(f"({self.iterations} products, {self.samples:g} samples{state})")
         return "\n".join([*lines, *self.notes])
 
 
@@ -129,37 +135,72 @@ def sharpness(
         >>> round(result.value, 12), result.converged
         (3.0, True)
     """
-    check_solver(tol, max_iter, seed)
-    with torch.random.fork_rng(devices=[]):  # reading a loader draws from the global generator
+    tol, max_iter, seed = check_solver(tol, max_iter, seed)
+    with untouched(batches):  # reading a loader draws from global generators
         operator = LossCurvature(
             model, loss_fn, batches, kind=kind, lr_ratios=lr_ratios, batch_size=batch_size
         )
-    with unchanged(model):
-        loss = check_deterministic(operator, model)
-        pairs = largest_eigenpairs(
-            operator,
-            operator.size,
-            k=k,
-            tol=tol,
-            max_iter=max_iter,
-            seed=seed,
-            dtype=operator.dtype,
-            device=operator.device,
-        )
-    notes = _notes(model)
-    if not pairs.converged:
+        hooked = on_gradients(model)
+        with unchanged(operator.whole), torch.autocast(operator.device.type, enabled=False):
+            several = len(operator.batches) > 1 and batch_size is None
+            notes = _notes(model) + (fit_shares(operator) if several else [])
+            loss, gradient = check_deterministic(operator, model)
+            products = check_symmetric(operator, seed)
+            pairs = largest_eigenpairs(
+                operator,
+                operator.size,
+                k=k,
+                tol=tol,
+                max_iter=max_iter,
+                seed=seed,
+                dtype=operator.dtype,
+                device=operator.device,
+            )
+            notes += check_slope(operator, loss, gradient)
+            if kind == "hessian" and pairs.vectors is not None:
+                notes += bend_note(operator, loss, pairs.vectors[0], pairs.values[0])
+    if hooked:
         notes.append(
-            f"not converged to {tol:g} within {max_iter} steps: the residuals above still hold; "
-            "raise max_iter or tol."
+            f"{hooked}: left out, as it does not change the loss. Rates of parameters go into "
+            "lr_ratios."
         )
+    if pairs.limit:
+        notes.append(_why_not(pairs, operator, tol, max_iter))
+    pairs = replace(
+        pairs,
+        iterations=pairs.iterations + products,
+        vectors=pairs.vectors if return_vectors else None,
+    )
     return SharpnessResult(
-        **vars(pairs if return_vectors else replace(pairs, vectors=None)),
+        **vars(pairs),
         kind=kind,
         loss=loss,
         samples=operator.samples,
         parameters=tuple(operator.names),
         preconditioned=lr_ratios is not None,
         notes=tuple(notes),
+    )
+
+
+def _why_not(pairs: Eigenpairs, operator: LossCurvature, tol: float, max_iter: int) -> str:
+    """Say why the solver did not converge, and what would help."""
+    if pairs.limit == "steps":
+        return (
+            f"not converged to {tol:g} within {max_iter} steps: the residuals above still hold; "
+            "raise max_iter or tol."
+        )
+    name = {torch.finfo(t).eps: str(t).removeprefix("torch.") for t in HALF}.get(operator.epsilon)
+    if operator.autocast["enabled"]:
+        remedy = "call sharpness outside of autocast"
+    elif name:
+        remedy = "measure a float32 copy, model.float(), on data.float()"
+    elif operator.dtype == torch.float32:
+        name, remedy = "float32", "measure a float64 copy, model.double(), on data.double()"
+    else:
+        name, remedy = "float64", "raise tol"
+    return (
+        f"not converged to {tol:g}: limited by the precision of products, {name}, which no "
+        f"max_iter changes; the residuals above still hold. To go on, {remedy}."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from etastar.checking import check_choice, check_whole, is_ratio
+from etastar.checking import check_choice, is_ratio
 from etastar.curvature.graphs import (
     KINDS,
     Kind,
@@ -18,52 +19,68 @@ from etastar.curvature.graphs import (
     scalar_loss,
     twice_differentiable,
 )
-from etastar.errors import ConfigError, EtaStarError, unknown_name
+from etastar.curvature.reading import Batch, copied, going_through, read
+from etastar.errors import ConfigError, unknown_name
+from etastar.problem.hooks import BACKWARD_HOOKS
+from etastar.problem.objective import call
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Restore the model's buffers, `.grad`, modes and the random generators, whatever happens."""
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+    """Restore weights, buffers, `.grad`, modes, hooks and plain attributes, whatever happens.
+
+    Inside, the gradient hooks of parameters and modules are set aside, since they change products
+    but not the loss, and embeddings have dense gradients, as sparse ones have no derivative.
+    """
+    modules = [
+        (module, dict(vars(module)), dict(module._buffers.items()), module.training)
         for module in model.modules()
-        for name, buffer in module._buffers.items()
     ]
-    gradients = [(p, p.grad, p.requires_grad) for p in model.parameters()]
-    modes = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    copies = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+    parameters = [(p, p.grad, p.requires_grad, p._backward_hooks) for p in model.parameters()]
+    for module, attributes, _, _ in modules:
+        for name in BACKWARD_HOOKS:
+            if attributes.get(name):
+                setattr(module, name, OrderedDict())
+        if attributes.get("sparse") is True:
+            vars(module)["sparse"] = False
+    for parameter, *_ in parameters:
+        parameter._backward_hooks = None
     try:
-        with torch.random.fork_rng(devices=devices):
-            yield
+        yield
     finally:
-        with torch.no_grad():
-            for module, name, buffer, copy in buffers:
+        for module, attributes, buffers, training in modules:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, buffer in buffers.items():
                 module._buffers[name] = buffer
-                if buffer is not None and copy is not None:
-                    buffer.copy_(copy)
-        for parameter, gradient, requires_grad in gradients:
-            parameter.grad = gradient
-            if parameter.requires_grad != requires_grad:
-                parameter.requires_grad_(requires_grad)
-        for module, training in modes:
             module.training = training
+        with torch.no_grad():
+            for tensor, before in copies:
+                if not torch.equal(tensor, before):
+                    tensor.copy_(before)
+        for parameter, gradient, requires_grad, hooks in parameters:
+            parameter.grad = gradient
+            parameter.requires_grad_(requires_grad)
+            parameter._backward_hooks = hooks
 
 
 class LossCurvature:
     """The curvature matrix of a model's loss over batches, as a product with flat vectors.
 
-    The loss is `Σ_b n_b · loss_fn(model(x_b), y_b) / Σ_b n_b`: batches count by their samples, so a
-    ragged last batch is right. `loss_fn` is expected to average over its batch.
+    The loss is `Σ_b share_b · loss_fn(model(x_b), y_b)`. The shares are those of the samples, so a
+    ragged last batch is right where `loss_fn` averages over its batch; `shares.py` finds others.
 
     With ratios, the matrix is `D^½ H D^½`, D holding every parameter's learning-rate ratio.
 
     Args:
         model: In the mode in which it is to be measured.
-        loss_fn: Maps `(model(inputs), targets)` to a scalar.
-        batches: Pairs `(inputs, targets)`; read once and held. Inputs may be a tensor, or a tuple
-            or mapping of arguments.
+        loss_fn: Maps `(model(inputs), targets)` to a scalar. Trainable parameters of a module count
+            as the model's, named `loss_fn.…`.
+        batches: Pairs `(inputs, targets)`; read once and held as copies. Inputs may be a tensor, or
+            a tuple or mapping of arguments. What names its parts is inputs and targets in one.
         kind: `"hessian"` or `"gauss-newton"`.
         lr_ratios: Learning-rate ratio by parameter name; a parameter not named has ratio 1.
         batch_size: Maps `(inputs, targets)` to the number of samples; the first dimension if None.
@@ -80,30 +97,48 @@ class LossCurvature:
         *,
         kind: Kind = "hessian",
         lr_ratios: Mapping[str, float] | None = None,
-        batch_size: Callable[[Any, Any], int] | None = None,
+        batch_size: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         check_choice("kind of curvature", kind, KINDS)
         if not isinstance(model, torch.nn.Module):
             raise ConfigError(f"model must be a torch.nn.Module; got {type(model).__name__}.")
-        if not callable(loss_fn):
+        if not callable(loss_fn) or isinstance(loss_fn, type):
             raise ConfigError(
                 "loss_fn must be a function of (model(inputs), targets), such as "
-                f"torch.nn.functional.cross_entropy; got {loss_fn!r:.60}."
+                f"torch.nn.functional.cross_entropy or nn.CrossEntropyLoss(); got {loss_fn!r:.60}."
             )
         self.model, self.loss_fn, self.kind = model, loss_fn, kind
-        self.names, self.params = _trainable(model)
+        trained = (
+            {"": model, "loss_fn.": loss_fn} if isinstance(loss_fn, nn.Module) else {"": model}
+        )
+        self.whole = nn.ModuleList(trained.values())
+        aliases = {
+            f"{prefix}{name}": parameter
+            for prefix, module in trained.items()
+            for name, parameter in module.named_parameters(remove_duplicate=False)
+        }
+        self.names, self.params = _trainable(aliases)
         self.sizes = [p.numel() for p in self.params]
         self.size = sum(self.sizes)
         self.device = self.params[0].device
-        self.dtype = torch.float32
+        self.dtype, self.epsilon = torch.float32, 0.0  # of products; the largest one of the weights
         for parameter in self.params:
             self.dtype = torch.promote_types(self.dtype, parameter.dtype)
-        self.batches = _read(batches, batch_size or _first_dimension)
-        self.samples = sum(count for _, _, count in self.batches)
-        ratios = _ratios(model, self.names, {} if lr_ratios is None else lr_ratios)
+            self.epsilon = max(self.epsilon, torch.finfo(parameter.dtype).eps)
+        self.autocast: dict[str, Any] = {"device_type": self.device.type, "cache_enabled": False}
+        self.autocast["enabled"] = torch.is_autocast_enabled(self.device.type)
+        if self.autocast["enabled"]:
+            self.autocast["dtype"] = torch.get_autocast_dtype(self.device.type)
+            self.epsilon = max(self.epsilon, torch.finfo(self.autocast["dtype"]).eps)
+        self.batches, self.counts = read(batches, batch_size)
+        self.samples = sum(self.counts)
+        self.shares = [count / self.samples for count in self.counts]
+        ratios = _ratios(aliases, self.names, {} if lr_ratios is None else lr_ratios)
         roots = torch.tensor([r**0.5 for r in ratios], dtype=torch.float64)
         roots = roots.repeat_interleave(torch.tensor(self.sizes))
-        self._roots = roots.to(device=self.device, dtype=self.dtype)  # of each entry, `[P]`
+        self.roots = roots.to(device=self.device, dtype=self.dtype)  # of each entry, `[P]`
+        self.operations: set[str] = set()  # nodes of the graph, as autograd names them
+        self.unreached: dict[str, Tensor] = {}  # what no gradient of a loss has reached
         self._product: Callable[[Pieces], Pieces] | None = None
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
@@ -112,41 +147,80 @@ class LossCurvature:
         Raises:
             CurvatureError: The loss does not depend on the parameters through autograd.
         """
-        loss, gradient = 0.0, torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        with twice_differentiable():
-            for inputs, targets, count in self.batches:
-                value = self._evaluate(inputs, targets)
-                parts = torch.autograd.grad(
-                    value, self.params, allow_unused=True, materialize_grads=True
-                )
-                loss += value.item() * count / self.samples
-                gradient.add_(self._flat(parts), alpha=count / self.samples)
-        return loss, gradient
+        self.unreached = dict(zip(self.names, self.params, strict=True))
+
+        def gradient(loss: Tensor) -> Tensor:
+            parts = torch.autograd.grad(loss, self.params, allow_unused=True)
+            for name, part in zip(self.names, parts, strict=True):
+                if part is not None:
+                    self.unreached.pop(name, None)
+            zeros = map(torch.zeros_like, self.params)
+            return self._flat([z if p is None else p for p, z in zip(parts, zeros, strict=True)])
+
+        return self._evaluated(gradient)
+
+    def loss_beside(self, step: Tensor) -> float:
+        """The loss over all batches where the weights are moved by `step` `[P]`."""
+        held = [p.data for p in self.params]
+        try:
+            for p, piece in zip(self.params, torch.split(step, self.sizes), strict=True):
+                p.data = p.data + piece.view(p.shape).to(p)
+            return self._evaluated(torch.zeros_like)[0]
+        finally:
+            for p, data in zip(self.params, held, strict=True):
+                p.data = data
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The matrix times `vector` `[P]`, over all batches."""
-        pieces = torch.split(vector * self._roots, self.sizes)
+        pieces = torch.split(vector * self.roots, self.sizes)
         parts = [v.view(p.shape).to(p) for v, p in zip(pieces, self.params, strict=True)]
-        total = torch.zeros_like(vector)
+
+        def image(batch: Batch) -> Tensor:
+            product = self._product or self._build(batch)
+            if len(self.batches) == 1:
+                self._product = product  # the weights stay fixed: the graph serves every call
+            return self._flat(product(parts))
+
+        return self._summed(image) * self.roots
+
+    def _evaluated(self, of: Callable[[Tensor], Tensor]) -> tuple[float, Tensor]:
+        """The loss over all batches, and the sum of what `of` makes of every batch's."""
+        losses = []
+
+        def evaluate(batch: Batch) -> Tensor:
+            inputs, targets = copied(batch, self.device)
+            loss = self.loss(self.outputs(inputs), targets)
+            losses.append(loss.item())
+            return of(loss).detach()
+
+        total = self._summed(evaluate)
+        return sum(s * loss for s, loss in zip(self.shares, losses, strict=True)), total
+
+    def _summed(self, of: Callable[[Batch], Tensor]) -> Tensor:
+        """Add up what `of` makes of every batch, by their shares."""
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with twice_differentiable():
-            for inputs, targets, count in self.batches:
-                product = self._product or self._build(inputs, targets)
-                if len(self.batches) == 1:
-                    self._product = product  # the weights stay fixed: the graph serves every call
-                total.add_(self._flat(product(parts)), alpha=count / self.samples)
-        return total * self._roots
+            for index, (share, batch) in enumerate(zip(self.shares, self.batches, strict=True)):
+                with going_through(index, batch):
+                    total.add_(of(batch), alpha=share)
+        return total
 
-    def _build(self, inputs: Any, targets: Any) -> Callable[[Pieces], Pieces]:
-        with _explained(inputs):
-            outputs = _apply(self.model, inputs)
-            return curvature_product(
-                self.kind, outputs, lambda z: self.loss_fn(z, targets), self.params
-            )
+    def outputs(self, inputs: Any) -> Any:
+        """What the model makes of inputs; a named tuple is one of them, not several."""
+        with torch.autocast(**self.autocast):
+            return self.model(inputs) if hasattr(inputs, "_fields") else call(self.model, inputs)
 
-    def _evaluate(self, inputs: Any, targets: Any) -> Tensor:
-        """Loss of one batch, a scalar with its graph."""
-        with _explained(inputs):
-            return scalar_loss(self.loss_fn(_apply(self.model, inputs), targets))
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of one batch, a scalar with its graph."""
+        with torch.autocast(**self.autocast):
+            return scalar_loss(self.loss_fn(outputs, targets))
+
+    def _build(self, batch: Batch) -> Callable[[Pieces], Pieces]:
+        inputs, targets = copied(batch, self.device)
+        return curvature_product(
+            *(self.kind, self.outputs(inputs), lambda z: self.loss(z, targets), self.params),
+            self.operations,
+        )
 
     def _flat(self, pieces: Pieces) -> Tensor:
         return torch.cat(
@@ -154,45 +228,34 @@ class LossCurvature:
         )
 
 
-def _apply(model: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
-
-
-@contextmanager
-def _explained(inputs: Any) -> Iterator[None]:
-    """Add to an error of the model or the loss which inputs it met."""
-    try:
-        yield
-    except EtaStarError:
-        raise
-    except Exception as error:
-        shape = f" of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
-        error.add_note(f"etastar: raised while evaluating model and loss on inputs{shape}.")
-        raise
-
-
-def _trainable(model: nn.Module) -> tuple[list[str], list[Tensor]]:
+def _trainable(aliases: Mapping[str, Tensor]) -> tuple[list[str], list[Tensor]]:
     """List names and tensors of the parameters with a gradient, tied ones once."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named: dict[int, tuple[str, Tensor]] = {}
+    for name, parameter in aliases.items():
+        if parameter.requires_grad and id(parameter) not in named:
+            if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+                raise ConfigError(
+                    f"{name} is not initialised yet; apply the model to a batch first."
+                )
+            if parameter.is_inference():
+                raise ConfigError(
+                    f"{name} was made in inference mode and has no gradient; make or load the "
+                    "model outside of it."
+                )
+            if not parameter.is_floating_point():
+                raise ConfigError(f"{name} must be real and floating; got {parameter.dtype}.")
+            named[id(parameter)] = name, parameter
     if not named:
         raise ConfigError(
             "the model has no trainable parameters; expected at least one with requires_grad=True."
         )
-    for name, parameter in named:
-        if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
-            raise ConfigError(f"{name} is not initialised yet; apply the model to a batch first.")
-        if not parameter.is_floating_point():
-            raise ConfigError(f"{name} must be real and floating; got {parameter.dtype}.")
-    return [name for name, _ in named], [p for _, p in named]
+    return [name for name, _ in named.values()], [p for _, p in named.values()]
 
 
-def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> list[float]:
+def _ratios(
+    aliases: Mapping[str, Tensor], names: list[str], given: Mapping[str, float]
+) -> list[float]:
     """Find the ratio of each trainable parameter; a tied one may go by any of its names."""
-    aliases = dict(model.named_parameters(remove_duplicate=False))
     by_tensor: dict[int, tuple[str, float]] = {}
     if not isinstance(given, Mapping):
         raise ConfigError(
@@ -215,49 +278,3 @@ def _ratios(model: nn.Module, names: list[str], given: Mapping[str, float]) -> l
                 f"{ratio}. Expected one ratio for both."
             )
     return [by_tensor.get(id(aliases[name]), (name, 1.0))[1] for name in names]
-
-
-def _read(
-    batches: Iterable[Any], batch_size: Callable[[Any, Any], int]
-) -> list[tuple[Any, Any, int]]:
-    """Read all batches with their sample counts."""
-    held = []
-    if not isinstance(batches, Iterable):
-        raise ConfigError(
-            "batches must hold pairs (inputs, targets), as a DataLoader does; got "
-            f"{type(batches).__name__}. A single batch goes into a list: [(inputs, targets)]."
-        )
-    for index, batch in enumerate(batches):
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise ConfigError(
-                f"batch {index} must be a pair (inputs, targets); got {type(batch).__name__}. "
-                "Several inputs go into one tuple or mapping."
-            )
-        inputs, targets = batch
-        try:
-            count = batch_size(inputs, targets)
-        except ConfigError as error:
-            raise ConfigError(f"batch {index}: {error}") from None
-        check_whole(f"the number of samples of batch {index}", count)
-        held.append((inputs, targets, count))
-    if not held:
-        raise ConfigError("batches is empty; expected at least one pair (inputs, targets).")
-    return held
-
-
-def _first_dimension(inputs: Any, targets: Any) -> int:
-    """Count the samples of a batch; they are the first dimension of all its tensors."""
-    arguments = inputs.values() if isinstance(inputs, Mapping) else inputs
-    tensors = [inputs] if isinstance(inputs, torch.Tensor) else list(arguments)
-    tensors = [t for t in (targets, *tensors) if isinstance(t, torch.Tensor) and t.ndim]
-    counts = [len(t) for t in tensors]
-    if not counts:
-        raise ConfigError("the number of samples is not to be seen; pass batch_size.")
-    if len(set(counts)) > 1:
-        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
-        raise ConfigError(
-            "inputs and targets differ in their first dimension, where the samples are expected; "
-            f"got {shapes} (targets first). If they lie elsewhere, pass batch_size=lambda inputs, "
-            "targets: ..."
-        )
-    return counts[0]

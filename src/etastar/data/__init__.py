@@ -53,6 +53,8 @@ def load(
             None: the environment's `ETASTAR_DATA_DIR`; if that is unset too, the files are
             downloaded once into the cache (`ETASTAR_CACHE_DIR`, else the system's). A folder that
             is named is never supplemented by a download. `digits` and `gaussians` need no files.
+            Read are four IDX files, compressed or not, under the names of MNIST's; of `cifar10`
+            also `cifar-10-batches-py/` and `cifar-10-python.tar.gz` (not its binary archive).
         train_size: Use the first so many training samples; all if None.
         val_size: Use the first so many validation samples; all if None.
         progress: Show the progress of a download on standard error.

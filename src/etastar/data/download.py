@@ -60,7 +60,8 @@ class Published:
             split: The rule that separates training from validation.
         """
         about = (10, self.source, str(folder), self.licence, split, files, files == self.files)
-        return RawData(self.name, *arrays, *about)
+        parts: Any = (*arrays, *about)
+        return RawData(self.name, *parts)
 
 
 PUBLISHED = {

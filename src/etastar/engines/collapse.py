@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,9 @@ from torch import Tensor, nn
 from etastar.problem import hooks, own_loss
 from etastar.problem.answers import targets_of
 from etastar.problem.losses import half_squared_distance
-from etastar.problem.nested import copied, to_device
+from etastar.problem.nested import to_device
 from etastar.problem.objective import call, pair
-from etastar.problem.streams import Stream
+from etastar.problem.rehearsal import draws_or_remembers
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
@@ -78,8 +79,9 @@ def watch(problem: Problem) -> Callable[[nn.Module, int], bool]:
         if before and step - since < patience:
             return False
         if before:
-            if blocked(problem, model, list(map(torch.equal, before, now))):
-                return True
+            with suppress(Exception):  # the user's code may refuse parameters that are drawn
+                if blocked(problem, model, list(map(torch.equal, before, now))):
+                    return True
             patience *= 2
         before, since = [p.clone() for p in now], step
         return False
@@ -163,7 +165,7 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     squared = objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss)
     if constant is None or not problem.train.fixed or objective.threshold <= constant or squared:
         return Ceiling(constant)
-    if not plain:
+    if not plain or objective.whole_step or problem.scheduler:
         return Ceiling(constant)
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     model = problem.origin.copy(start.initialisation)
@@ -171,7 +173,7 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
         len(list(own_loss.named_parameters(model))) > len(list(model.parameters()))
         or not isinstance(objective.outputs(model, batch), Tensor)
         or _stateful_layer(model)
-        or _draws_or_remembers(problem, start, batch)
+        or draws_or_remembers(problem, start)
         or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
         or hooks.on_gradients(model)
     )
@@ -188,8 +190,7 @@ def varies(problem: Problem, one: Start, other: Start) -> bool:
     """
     if problem.origin.varies or problem.train.varies(one.order, other.order):
         return True
-    batch = to_device(next(problem.train.stream(one.order)), problem.origin.device)
-    return _draws_or_remembers(problem, one, batch)
+    return draws_or_remembers(problem, one)
 
 
 def constant_accuracy(problem: Problem) -> float | None:
@@ -209,18 +210,4 @@ def _stateful_layer(model: nn.Module) -> bool:
         (isinstance(m, norms) and (m.track_running_stats or "Batch" in str(m)))
         or (isinstance(m, drops) and m.p > 0)
         for m in model.modules()
-    )
-
-
-def _draws_or_remembers(problem: Problem, start: Start, batch: Any) -> bool:
-    """Tell whether a step depends on random numbers, or leaves a trace in the model's buffers."""
-    model = problem.origin.copy(start.initialisation)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    losses = []
-    for number in range(2):
-        with Stream("training", start.order, number).active(), torch.enable_grad():
-            losses.append(problem.objective.loss(model, copied(batch)))
-    return not torch.equal(*losses) or any(
-        name not in before or not torch.equal(before[name], buffer)
-        for name, buffer in model.named_buffers()
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -16,22 +15,16 @@ from etastar.engines.collapse import Ceiling, ceiling_of, watch
 from etastar.engines.evaluation import silent_everywhere
 from etastar.engines.record import Record
 from etastar.errors import ModelError
-from etastar.problem import own_loss
 from etastar.problem.batches import TensorBatches
 from etastar.problem.nested import to_device
-from etastar.problem.optimizers import needs_closure
 from etastar.problem.origin import OneReplica
+from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import Stream
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
-    from etastar.problem.trial import Start, Trial
-
-REFUSALS = (ArithmeticError, AssertionError, RuntimeError, ValueError)
-BLOWN_UP = 1e3
-"""Such an exception in training is divergence if the parameters are not finite or a loss was this
-many times the first one's: models may refuse numbers that only a blown-up run produces."""
+    from etastar.problem.trial import Trial
 
 
 class LoopEngine(Engine):
@@ -54,63 +47,6 @@ class LoopEngine(Engine):
                 outcome = run_trial(problem, trial, ceiling=ceiling)
                 self.steps_taken += outcome.steps_taken(problem.max_steps)
                 queue.put(trial, outcome)
-
-
-class Session:
-    """One trial in progress: a copy of the model, its optimizer, its place in the data.
-
-    Args:
-        problem: What is trained.
-        start: Seeds.
-        lr: η.
-    """
-
-    def __init__(self, problem: Problem, start: Start, lr: float) -> None:
-        self.problem, self.start = problem, start
-        self.model = problem.origin.copy(start.initialisation)
-        self._batches = problem.train.stream(start.order)
-        self._stream = Stream("training", start.order)
-        if problem.from_step:
-            self._use_rate(problem.from_lr or 0.0)
-            with self.active():
-                for _ in range(problem.from_step):
-                    self.step()
-        self._use_rate(lr)
-
-    def _use_rate(self, lr: float) -> None:
-        self.optimizer = self.problem.optimizer.build(self.model, lr)
-        self._closure = needs_closure(self.optimizer)
-        self.steps = 0
-
-    def active(self) -> AbstractContextManager[None]:
-        """Use the random streams of this trial; steps are taken inside only."""
-        return self._stream.active()
-
-    def step(self) -> float:
-        """Take one optimizer step; return the loss of its batch before the update."""
-        batch = to_device(next(self._batches), self.problem.origin.device)
-        losses: list[float] = []
-
-        def closure() -> Any:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self.problem.objective.loss(self.model, batch)
-            if not losses:
-                losses.append(float(loss.detach()))
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        if self._closure:
-            self.optimizer.step(closure)
-        else:
-            closure()
-            self.optimizer.step()
-        self.steps += 1
-        return losses[0]
-
-    def healthy(self) -> bool:
-        """Tell whether every parameter is finite."""
-        named = own_loss.named_parameters(self.model)
-        return all(bool(p.isfinite().all()) for _, p in named)
 
 
 def run_trial(
@@ -168,9 +104,9 @@ def _stepped(
             return Outcome("partial", step) if step == run.limit else None
         if not session.healthy():
             return _diverged(session, run, step)
-        value = run.metric = problem.evaluate(model)
+        value = run.metric = session.evaluate()
         run.nans += math.isnan(value)
-    except REFUSALS as error:
+    except ModelError as error:
         if not is_divergence(error, run.first, run.peak, session.healthy()):
             raise
         return _diverged(session, run, session.steps + 1)
@@ -238,9 +174,3 @@ def _one_class(session: Session) -> bool:
             if rows.shape[1:] != seen.shape[1:] or bool((rows != seen).any()):
                 return False
     return True
-
-
-def is_divergence(error: Exception, first: float, peak: float, healthy: bool) -> bool:
-    """Tell whether an exception is what a blown-up run ended in: see `BLOWN_UP`."""
-    ours = isinstance(error, ModelError | torch.OutOfMemoryError)
-    return not ours and (not healthy or peak > BLOWN_UP * abs(first))

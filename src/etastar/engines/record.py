@@ -86,7 +86,12 @@ class Record:
         told, held = outcome, outcome.kind == "trained"
         if self.touched is not None:
             spent = held or outcome.kind == "short"
-            told = replace(self.touched, given_up=None if spent else outcome.step)
+            told = replace(
+                self.touched,
+                metric=outcome.metric,
+                score=outcome.score,
+                given_up=None if spent else outcome.step,
+            )
         return replace(
             told,
             first_loss=first,

@@ -67,6 +67,7 @@ def stackable(problem: Problem) -> Stackable | str:
     refused = (
         hooks.on_gradients(model)
         or problem.optimizer.besides_rates(lambda: origin.copy(0))
+        or ("the stack knows no scheduler" if problem.scheduler else None)
         or _refused(problem.objective, model, optimizer)
         or _refused_data(problem, model)
     )
@@ -174,7 +175,7 @@ def _refused(
         "knows torch.optim.SGD only": type(optimizer) is torch.optim.SGD,
         "knows plain SGD and heavy-ball momentum only": plain,
         "knows one momentum for all parameter groups only": one_momentum,
-        "starts with a fresh optimizer": not optimizer.state,
+        "starts with a fresh optimizer": not getattr(optimizer, "state", None),
         "trains the input layer at κ times lr and every other layer at lr": by_kappa,
     }
     return next((f"the stack {does}" for does, holds in conditions.items() if not holds), None)

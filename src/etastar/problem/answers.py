@@ -57,13 +57,17 @@ def constant_share(problem: Problem, start: Start) -> float | None:
     return _constant_metric(problem, start, targets)
 
 
-def check_not_constant(problem: Problem, start: Start) -> None:
+def check_not_constant(problem: Problem, share: float | None) -> None:
     """Check that one answer for all samples does not meet the threshold.
+
+    Args:
+        problem: Whose threshold.
+        share: What one answer reaches, if that is known.
 
     Raises:
         ModelError: It does, so that a model that learns nothing would count as trained.
     """
-    objective, share = problem.objective, constant_share(problem, start)
+    objective = problem.objective
     if share is not None and objective.met(share):
         raise ModelError(
             f"one answer for all samples meets the threshold: its {objective.name} on the "

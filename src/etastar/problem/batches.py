@@ -15,7 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count, islice
 from operator import itemgetter
 from typing import Any
@@ -23,12 +23,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
-from etastar.errors import EtaStarError, ModelError
+from etastar.errors import ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import copied, equal, leaves, nbytes, rebuilt
 from etastar.problem.order import DataOrder
 from etastar.problem.preserve import generators_of, untouched
 from etastar.problem.streams import Stream, mixed, seed_generator
+from etastar.problem.user_errors import told
 
 END = object()
 SHARE = 0.25
@@ -299,27 +300,16 @@ def check_ends(what: str, read: int, began: float, instead: str) -> None:
         )
 
 
-@contextmanager
-def reading(source: Any, doing: str) -> Iterator[None]:
-    """Raise what the user's data raise inside as an error that says what was read.
+def reading(source: Any, doing: str) -> AbstractContextManager[None]:
+    """Raise what the user's data raise inside as a `ModelError` that says what was read.
 
     Args:
         source: The data.
         doing: The argument's name, and what is asked of it.
-
-    Raises:
-        ModelError: Instead of any other error.
     """
-    try:
-        yield
-    except EtaStarError:
-        raise
-    except Exception as error:
-        name = type(getattr(source, "dataset", source)).__name__
-        lines = str(error).strip().splitlines() or [""]
-        text = lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
-        raise ModelError(
-            f"{doing} from {name} raised {type(error).__name__}: {text}. Expected a Dataset whose "
-            "__getitem__ gives every sample from 0 to len - 1, all of one shape, or an iterable of "
-            "batches (inputs, targets)."
-        ) from error
+    name = type(getattr(source, "dataset", source)).__name__
+    return told(
+        lambda: f"{doing} from {name}",
+        "Expected a Dataset whose __getitem__ gives every sample from 0 to len - 1, all of one "
+        "shape, or an iterable of batches (inputs, targets).",
+    )

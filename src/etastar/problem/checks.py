@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,15 @@ from etastar.problem.batches import LoaderBatches
 from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
+from etastar.problem.user_errors import told
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
 
 MOST_NAMED = 5
 """Tensors that a message names."""
+SUMS = 1.8
+"""Times the loss of a batch that twice the batch has, from where on it is taken for a sum."""
 
 
 def with_loss(problem: Problem, start: Start) -> Problem:
@@ -35,7 +38,7 @@ def with_loss(problem: Problem, start: Start) -> Problem:
     """
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     model = problem.origin.copy(start.initialisation)
-    with Stream("training", start.order).active(), explained(problem, "step", batch):
+    with Stream("training", start.order).active(), _first_batch(batch):
         own = problem.objective.returns_loss(model, batch)
     return replace(problem, objective=replace(problem.objective, own_loss=own))
 
@@ -52,30 +55,56 @@ def with_metric(problem: Problem, start: Start) -> Problem:
     """
     model = problem.origin.copy(start.initialisation)
     own_loss.set_training(model, False)
-    with Stream("metric", 0).active(), explained(problem, "metric"):
+    with Stream("metric", 0).active(), _metric(problem):
         objective = problem.objective.settled(model, problem.val.once, problem.origin.device)
     return replace(problem, objective=objective)
 
 
+def _first_batch(batch: Any) -> AbstractContextManager[None]:
+    """Tell what the user's code raises on the first batch."""
+    return told(
+        lambda: (
+            "the first training batch does not go through model and loss: it is "
+            f"{shape_of(batch)}, expected (inputs, targets) with "
+            "loss_fn(model(inputs), targets), and it"
+        ),
+        "Check shapes, types and device, or pass step_fn.",
+    )
+
+
+def _metric(problem: Problem) -> AbstractContextManager[None]:
+    """Tell what the user's code raises at the first evaluation."""
+    first = next(iter(problem.val.once()), None)
+    if first is None:
+        raise ModelError("val_data is empty: there is nothing to evaluate.")
+    return told(
+        lambda: (
+            f"the metric {problem.objective.name!r} cannot be evaluated on the validation data, "
+            f"whose first batch is {shape_of(first)}: it"
+        ),
+        "A callable is called (outputs, targets), on all of them at once; with step_fn it is "
+        "called (model, batch).",
+    )
+
+
 def check_first_step(problem: Problem, start: Start) -> None:
-    """Take the first gradient of a start, on a copy, and that of the smallest batch.
+    """Take the first gradient of a start, on a copy.
 
     Raises:
         ModelError: Batch, model and loss do not fit each other; the loss is not finite; or it does
             not depend on the parameters, or on some that would not train.
     """
+    if problem.objective.whole_step:
+        return  # it is taken in the rehearsal
     seed = start.initialisation
     model = problem.origin.copy(seed)
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     with Stream("training", start.order).active(), torch.enable_grad():
-        loss = _fitting(problem, model, copied(batch))
+        with _first_batch(batch):
+            loss = problem.objective.loss(model, copied(batch))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise ModelError(
-                f"the loss of the first batch is {value} at initialisation (seed {seed}), "
-                "before any step. Look for NaN in the data, inputs of a wrong scale, or a log or "
-                "a division in the model or the loss."
-            )
+            raise not_finite(value, seed)
         ignored = "the loss does not depend on the model's trainable parameters"
         remedy = (
             "Look for detach(), no_grad(), .item() or NumPy between them, or a model that returns "
@@ -83,6 +112,11 @@ def check_first_step(problem: Problem, start: Start) -> None:
         )
         if not loss.requires_grad:
             raise ModelError(f"{ignored}: it has no gradient. {remedy}")
+        if any(p.grad is not None for p in model.parameters()):
+            raise ModelError(
+                "step_fn(model, batch) called backward() itself: let it return the loss only, or "
+                "take (model, batch, optimizer) and do the whole step."
+            )
         _check_all_train(problem, model, loss, copied(batch))
         loss.backward()  # type: ignore[no-untyped-call]
     if all(p.grad is None for _, p in own_loss.named_parameters(model) if p.requires_grad):
@@ -97,7 +131,7 @@ def _check_all_train(problem: Problem, model: nn.Module, loss: Tensor, batch: An
     """
     known = {id(p) for _, p in own_loss.named_parameters(model)}
     known |= {id(leaf) for leaf in tensors(batch)}
-    again = _fitting(problem, model, batch)
+    again = problem.objective.loss(model, batch)
     one, other = _leaves(loss), _leaves(again)
     if foreign := [leaf for key, leaf in one.items() if key in other and key not in known]:
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in foreign[:MOST_NAMED])
@@ -121,75 +155,6 @@ def _leaves(loss: Tensor) -> dict[int, Tensor]:
             found[id(variable)] = variable
         waiting += [before for before, _ in node.next_functions]
     return found
-
-
-def _fitting(problem: Problem, model: nn.Module, batch: Any) -> Tensor:
-    """Return the loss of a batch, or raise in words why there is none."""
-    with explained(problem, "step", batch):
-        return problem.objective.loss(model, batch)
-
-
-@contextmanager
-def explained(problem: Problem, doing: str, batch: Any = None) -> Iterator[None]:
-    """Raise what the user's code raises as an error that says what was done.
-
-    Args:
-        problem: What is trained.
-        doing: `"step"` or `"metric"`.
-        batch: The batch, of a step.
-
-    Raises:
-        ModelError: Instead of any other error.
-    """
-    objective = problem.objective
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        if isinstance(error, ZeroDivisionError) and doing == "metric":
-            raise ModelError("val_data is empty: there is nothing to evaluate.") from None
-        if doing == "metric":
-            raise ModelError(
-                f"the metric {objective.name!r} cannot be evaluated on the validation data: "
-                f"{cause}. A callable is called (outputs, targets), on all of them at once; with "
-                f"step_fn it is called (model, batch).{_remedy(error)}"
-            ) from error
-        form = (
-            "expected (inputs, targets) with loss_fn(model(inputs), targets). Check shapes, "
-            "types and device, or pass step_fn."
-        )
-        if objective.step_fn is not None:
-            form = "step_fn is called (model, batch) and returns the loss."
-        raise ModelError(
-            f"the first training batch does not go through model and loss: {cause}. The batch "
-            f"is {shape_of(batch)}; {form}{_remedy(error)}"
-        ) from error
-
-
-REMEDIES = {
-    "does not require grad": "Evaluation records no gradients: pass eval_grad=True if the model or "
-    "the loss takes derivatives.",
-    "have the same dtype": "Convert the inputs to the type of the model, e.g. inputs.float().",
-    "must have the same dtype": "Convert the inputs to the type of the model, e.g. inputs.float().",
-    "expected scalar type Long": "Class indices must be int64: targets.long().",
-    "expected target dtype to be Long": "Class indices must be int64: targets.long().",
-    "not implemented for 'Int'": "Class indices must be int64: targets.long().",
-    "is out of bounds": "Labels must count from 0 and be below the number of the model's outputs.",
-    "Expected more than 1 value per channel": "Batch normalisation needs two samples: pass "
-    "drop_last=True to the DataLoader.",
-    "nonnegative": "Labels must count from 0.",
-    "Expected floating point type for target": "Class indices must be whole numbers: "
-    "targets.long().",
-    "object has no attribute 'size'": "Pass an instance of the loss, e.g. nn.CrossEntropyLoss().",
-}
-"""Part of a message of PyTorch's → what would have helped."""
-
-
-def _remedy(error: Exception) -> str:
-    text = str(error)
-    return next((f" {remedy}" for part, remedy in REMEDIES.items() if part in text), "")
 
 
 def first_epoch(problem: Problem, start: Start) -> Iterator[Any]:
@@ -226,6 +191,81 @@ def _check_smallest_batch(problem: Problem, start: Start, usual: int) -> None:
         ) from error
 
 
+def check_samples(problem: Problem, start: Start) -> None:
+    """Look for samples with NaN, and whether the loss of such a sample is NaN, too.
+
+    Raises:
+        ModelError: Its is; names the first.
+    """
+    data = {"train_data": problem.train, "val_data": problem.val}
+    if problem.val is problem.train:
+        del data["val_data"]
+    for what, batches in data.items():
+        seen = 0
+        kept = batches is problem.train and isinstance(batches, LoaderBatches)
+        for batch in first_epoch(problem, start) if kept else batches.once():
+            parts = [t for t in tensors(batch) if t.is_floating_point() and t.ndim]
+            strided = [t for t in parts if t.layout == torch.strided and t.numel()]
+            bad = [~t.isfinite().reshape(len(t), -1).all(1) for t in strided]
+            rows = [int(row.nonzero()[0]) for row in bad if bool(row.any())]
+            if rows and not _survives(problem, start, batch):
+                first = seen + min(rows)
+                raise ModelError(
+                    f"{what}: sample {first} holds NaN or infinity, and the loss of its batch is "
+                    "nan at initialisation. Leave it out, or fill the gap."
+                )
+            seen += samples_in(batch)
+
+
+def _survives(problem: Problem, start: Start, batch: Any) -> bool:
+    """Tell whether the loss of a batch is finite, or is not to be had."""
+    if problem.objective.whole_step:
+        return True  # what becomes of such a sample is known to that step only
+    model = problem.origin.copy(start.initialisation)
+    with suppress(Exception), Stream("training", start.order).active(), torch.enable_grad():
+        loss = problem.objective.loss(model, to_device(batch, problem.origin.device))
+        return math.isfinite(float(loss.detach()))
+    return True
+
+
+def sum_note(problem: Problem, start: Start) -> str | None:
+    """Say so if the loss of twice a batch is twice the loss.
+
+    Args:
+        problem: What is trained.
+        start: One of its starts.
+    """
+    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    if problem.objective.whole_step or not isinstance(batch, list | tuple):
+        return None
+    losses = []
+    with suppress(Exception):  # not every batch can be put together with itself
+        for doubled in (copied(batch), [torch.cat([part, part]) for part in batch]):
+            model = problem.origin.copy(start.initialisation)
+            with Stream("training", start.order).active(), torch.enable_grad():
+                losses.append(abs(float(problem.objective.loss(model, doubled).detach())))
+        if losses[1] > SUMS * losses[0]:
+            return (
+                "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
+                f"`batch_size` grows, and is {samples_in(batch)} times higher for the mean."
+            )
+    return None
+
+
+def not_finite(value: float, seed: int) -> ModelError:
+    """Return the error for the loss of the first batch.
+
+    Args:
+        value: What it is.
+        seed: Of the initialisation.
+    """
+    return ModelError(
+        f"the loss of the first batch is {value} at initialisation (seed {seed}), "
+        "before any step. Look for NaN in the data, inputs of a wrong scale, or a log or "
+        "a division in the model or the loss."
+    )
+
+
 def check_first_metric(problem: Problem, start: Start) -> float:
     """Evaluate a start before any step.
 
@@ -238,7 +278,7 @@ def check_first_metric(problem: Problem, start: Start) -> float:
     seed = start.initialisation
     model = problem.origin.copy(seed)
     objective = problem.objective
-    with explained(problem, "metric"):
+    with _metric(problem):
         value = problem.evaluate(model)
     if math.isnan(value):
         raise ModelError(
@@ -249,13 +289,14 @@ def check_first_metric(problem: Problem, start: Start) -> float:
     return value
 
 
-def check_not_met(problem: Problem, start: Start, value: float) -> None:
+def check_not_met(problem: Problem, start: Start, value: float, share: float | None = None) -> None:
     """Check that a threshold is not met before the first step.
 
     Args:
         problem: Whose threshold.
         start: Where the metric was evaluated.
         value: The metric there.
+        share: What one answer for all samples reaches, if that is known.
 
     Raises:
         ModelError: It is met, so that every rate would count as trained.
@@ -263,9 +304,11 @@ def check_not_met(problem: Problem, start: Start, value: float) -> None:
     objective, seed = problem.objective, start.initialisation
     if objective.met(value):
         side = "Raise" if objective.higher_is_better else "Lower"
+        constant = f", which one answer for all samples takes to {share:.4g}," if share else ","
         raise ModelError(
             f"the threshold is met before the first step: {objective.name} is {value:g} at "
             f"initialisation (seed {seed}), the threshold {objective.threshold:g}. Every "
-            f"rate would count as trained. {side} threshold, or set higher_is_better if the "
-            "metric points the other way."
+            f"rate would count as trained. {side} threshold{constant} or set higher_is_better if "
+            "the metric points the other way; a model that is trained already needs a factory, or "
+            "fresh weights."
         )

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +38,8 @@ class Objective:
 
     Attributes:
         loss_fn: Maps `(model(inputs), targets)` to a scalar.
-        step_fn: Maps `(model, batch)` to the scalar loss; None for `loss_fn` of a pair.
+        step_fn: Maps `(model, batch)` to the scalar loss, or does the whole step of `(model, batch,
+            optimizer)` and returns its loss; None for `loss_fn` of a pair.
         metric: `"accuracy"`, `"loss"` or a callable.
         threshold: What the metric must reach.
         higher_is_better: Whether reaching means at least, rather than at most, `threshold`.
@@ -63,13 +64,25 @@ class Objective:
     in_training: bool = False
     located: tuple[float, float, float] | None = None
 
+    @functools.cached_property
+    def whole_step(self) -> bool:
+        """Tell whether `step_fn` takes the optimizer, and does the whole step itself."""
+        try:
+            given = inspect.signature(self.step_fn or (lambda: None)).parameters.values()
+        except (TypeError, ValueError):  # of a function that is not written in Python
+            return False
+        places = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return len(places) > 2 and (
+            places[2].default is places[2].empty or places[2].name.startswith("opt")
+        )
+
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of one batch, differentiable, a scalar.
 
         Raises:
             ModelError: It is not one number, or the batch is no pair.
         """
-        if self.step_fn is not None:
+        if self.step_fn is not None and not self.whole_step:
             loss = self.step_fn(model, batch)
         elif self.own_loss:
             loss = self.outputs(model, batch)
@@ -198,7 +211,7 @@ class Objective:
         """
         total = weight = 0.0
         outputs, targets, sizes = [], [], []
-        mode = trained_mode(model) if self.in_training else nullcontext()
+        mode = own_loss.in_training(model) if self.in_training else nullcontext()
         with torch.set_grad_enabled(self.eval_grad), mode:
             for raw in batches:
                 batch = to_device(raw, device)
@@ -223,9 +236,9 @@ class Objective:
             whole = joined(outputs, sizes), joined(targets, sizes)
         except NotJoinedError:
             values = (self.metric(*each) for each in zip(outputs, targets, strict=True))
-            each = [_number(value) * size for value, size in zip(values, sizes, strict=True)]
+            each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
             return sum(each) / sum(sizes)
-        return _number(self.metric(*whole))
+        return as_number(self.metric(*whole))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
         """Return the metric summed over a batch, and the weight of the batch."""
@@ -233,9 +246,9 @@ class Objective:
             return self.accuracy.count(*self.parts(model, batch))
         size = samples_in(batch)
         if callable(self.metric):
-            return _number(self.metric(model, batch)) * size, size
+            return as_number(self.metric(model, batch)) * size, size
         factor, weight = float(size), float(size)
-        if self.step_fn is None and not self.own_loss:
+        if not self.own_loss and (self.step_fn is None or self.whole_step):
             factor, weight = batch_weight(self.loss_fn, pair(batch)[1], size)
         if not weight:  # every label is left out
             return 0.0, 0.0
@@ -270,26 +283,6 @@ class Objective:
         if self.own_loss:
             return "the model's own (.loss)"
         return described_call(self.step_fn or self.loss_fn)
-
-
-@contextmanager
-def trained_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in train mode, and its buffers and mode back at the end."""
-    buffers = [
-        (owner, name, buffer, buffer.clone())
-        for module in own_loss.modules(model)
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
-    own_loss.set_training(model, True)
-    try:
-        yield
-    finally:
-        own_loss.set_training(model, False)
-        with torch.no_grad():
-            for owner, name, buffer, before in buffers:
-                owner._buffers[name] = buffer.copy_(before)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
@@ -357,12 +350,17 @@ def _with_logits(outputs: Any, logits: Tensor) -> Any:
     return changed
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any, what: str = "the metric") -> float:
+    """Return a number that the user's code gives.
+
+    Raises:
+        ModelError: It is none.
+    """
     try:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise ModelError(
-            f"the metric must return one number, got {shape_of(value)}. Take its mean."
+            f"{what} must return one number, got {shape_of(value)}. Take its mean."
         ) from None
 
 

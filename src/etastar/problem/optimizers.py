@@ -6,9 +6,9 @@ import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -16,7 +16,11 @@ from torch.optim import Optimizer
 
 from etastar.errors import ModelError
 from etastar.problem import hooks, own_loss
+from etastar.problem.objective import name_of
+from etastar.problem.user_errors import told
 
+Closure: TypeAlias = Literal["none", "within", "after"]
+"""How `step` is called: after the gradient; with a closure that computes it; or both, in turn."""
 PROBES = (1.0, 0.001)
 """Rates at which a factory is called to see whether its groups follow `lr`."""
 WITHIN = 8
@@ -25,6 +29,10 @@ FOLLOWS = 1e-6
 """Relative difference of a group's multiple of `lr` at two rates that is rounding."""
 MOST_NAMED = 5
 """Parameters that a message names."""
+CALLED = (
+    "A class or functools.partial is called (params, lr=lr), any other callable (model, lr); wrap "
+    "what needs other arguments in a partial."
+)
 
 
 def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
@@ -46,36 +54,86 @@ class Groups:
     ratios: tuple[float, ...]
 
 
+class Several:
+    """Several optimizers as one; `first, second = optimizer` and `optimizer[0]` are its parts.
+
+    Args:
+        parts: The optimizers.
+    """
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = tuple(parts)
+        self.__name__ = " + ".join(type(part).__name__ for part in parts)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of all parts."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def __getitem__(self, place: int) -> Any:
+        """Return one part; an end to them makes the whole iterable."""
+        return self.parts[place]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+    def step(self) -> None:
+        """Take a step with each."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of all parts."""
+        states = [part.state_dict() for part in self.parts]
+        return {"state": any(state["state"] for state in states), "parts": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the states of all parts back."""
+        for part, its in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(its)
+
+
+def parts_of(optimizer: Any) -> tuple[Any, ...]:
+    """Return the optimizers of which one consists."""
+    return optimizer.parts if isinstance(optimizer, Several) else (optimizer,)
+
+
 @dataclass(frozen=True)
 class OptimizerFactory:
     """Builds the optimizer of a trial.
 
     Attributes:
         given: A class or `functools.partial`, called `(params, lr=lr)`, or any other callable,
-            called `(model, lr)`.
+            called `(model, lr)`, which may return several.
         state: State of the optimizer to start from, of `Optimizer.state_dict`; None for a new one.
         rates: Where it is asked what depends on the rate, two or more.
+        closure: How `step` of what it builds is called.
     """
 
-    given: Callable[..., Optimizer]
+    given: Callable[..., Any]
     state: dict[str, Any] | None = None
     rates: tuple[float, ...] = PROBES
+    closure: Closure = "none"
 
-    def build(self, model: nn.Module, lr: float) -> Optimizer:
+    @property
+    def middle(self) -> float:
+        """Return the rate in the middle of the range that is searched."""
+        return math.sqrt(self.rates[-1] * self.rates[min(len(self.rates) - 1, len(PROBES))])
+
+    def build(self, model: nn.Module, lr: float) -> Any:
         """Return an optimizer of the model's trainable parameters at rate `lr`."""
         given: Callable[..., Any] = self.given
-        optimizer: Optimizer
+        optimizer: Any
         if inspect.isclass(self.given) or isinstance(self.given, functools.partial):
             trainable = [p for _, p in own_loss.named_parameters(model) if p.requires_grad]
             optimizer = given(trainable, lr=lr)
         else:
             optimizer = given(model, lr)
-            named = own_loss.named_parameters(model)
-            own = [p for name, p in named if name.startswith("loss_fn.") and p.requires_grad]
-            groups = optimizer.param_groups if own else []
-            held = {id(p) for group in groups for p in group["params"]}
-            if rest := [p for p in own if id(p) not in held]:
-                optimizer.add_param_group({"params": rest, "lr": lr})
+        if isinstance(optimizer, list | tuple) and optimizer:
+            optimizer = Several(optimizer)
+        _add_loss(optimizer, model, lr)
         if self.state is not None:
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(copy.deepcopy(self.state))  # it keeps tensors, not copies
@@ -134,13 +192,13 @@ class OptimizerFactory:
             first = first or optimizer
             if reason := hooks.on_optimizer(optimizer) or hooks.on_gradients(model):
                 return reason
-            if not _same(before, _parts(model)):
+            if not same(before, _parts(model)):
                 return "the optimizer factory changes the model"
             if type(optimizer) is not type(first):
                 return "the optimizer's class depends on lr"
             for one, two in zip(first.param_groups, optimizer.param_groups, strict=True):
-                for name in optimizer.defaults:
-                    if name != "lr" and not _same(one.get(name), two.get(name)):
+                for name in getattr(optimizer, "defaults", {}):
+                    if name != "lr" and not same(one.get(name), two.get(name)):
                         return f"the {name} of {type(optimizer).__name__} depends on lr"
         return None
 
@@ -157,29 +215,49 @@ class OptimizerFactory:
         ]
         same = all(group == groups[0] for group in groups)
         shown = groups[0] if same else {str(i): group for i, group in enumerate(groups)}
-        return {"optimizer": type(optimizer).__name__, "optimizer_options": shown}
+        return {"optimizer": name_of(optimizer), "optimizer_options": shown}
 
-    def _tried(self, model: nn.Module, lr: float) -> Optimizer:
-        try:
+    def _tried(self, model: nn.Module, lr: float) -> Any:
+        _check_kind(self.given)
+        with told(lambda: f"the optimizer cannot be built: at lr = {lr:g} it", CALLED):
             optimizer = self.build(model, lr)
-        except Exception as error:
-            if isinstance(error, ModelError):
-                raise
+        if not all(
+            hasattr(part, name)
+            for part in parts_of(optimizer)
+            for name in ("param_groups", "step", "zero_grad")
+        ):
             raise ModelError(
-                f"the optimizer cannot be built: {type(error).__name__}: {error}. A class or "
-                "functools.partial is called (params, lr=lr), any other callable (model, lr); wrap "
-                "what needs other arguments in a partial."
-            ) from error
-        if not isinstance(optimizer, Optimizer):
-            raise ModelError(
-                "the optimizer factory must return a torch.optim.Optimizer, got "
-                f"{type(optimizer).__name__}. Pass a class or partial, called (params, lr=lr), "
-                "or a function (model, lr) -> Optimizer."
+                "the optimizer factory must return a torch.optim.Optimizer, a list of them, or an "
+                f"object with param_groups, step and zero_grad, got {type(optimizer).__name__}. "
+                f"{CALLED}"
             )
         return optimizer
 
 
-def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Module) -> None:
+def _add_loss(optimizer: Any, model: nn.Module, lr: float) -> None:
+    """Let an optimizer train the parameters of the loss that a model carries, if it does not."""
+    named = own_loss.named_parameters(model)
+    own = [p for name, p in named if name.startswith("loss_fn.") and p.requires_grad]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]} if own else set()
+    if rest := [p for p in own if id(p) not in held]:
+        parts_of(optimizer)[-1].add_param_group({"params": rest, "lr": lr})
+
+
+def _check_kind(given: Any) -> None:
+    """Raise if what is given is no factory."""
+    if not isinstance(given, Optimizer) and callable(given):
+        return
+    kind = type(given).__name__
+    known = {name.lower(): name for name in vars(torch.optim) if name[0].isupper()}
+    name = kind if isinstance(given, Optimizer) else known.get(str(given).lower(), "SGD")
+    got = f"an instance of {kind}" if isinstance(given, Optimizer) else repr(given)
+    raise ModelError(
+        f"optimizer must build an optimizer for every trial, got {got}. Pass the class, "
+        f"torch.optim.{name}; with options, functools.partial(torch.optim.{name}, ...), without lr."
+    )
+
+
+def _check_covers(optimizer: Any, trainable: dict[int, str], model: nn.Module) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if foreign := held - {id(p) for _, p in own_loss.named_parameters(model)}:
         raise ModelError(
@@ -196,16 +274,28 @@ def _check_covers(optimizer: Optimizer, trainable: dict[int, str], model: nn.Mod
         )
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Tell whether `step` cannot be called without a closure, as for L-BFGS."""
-    step = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return step is not None and step.default is inspect.Parameter.empty
+def ways_to_step(optimizer: Any) -> tuple[Closure, ...]:
+    """Return how `step` may be meant to be called, the likeliest first.
+
+    PyTorch's own optimizers need a closure if it has no default. Those of others, such as
+    sharpness-aware ones, may need it although it has one, and some look at a gradient before.
+    """
+    if isinstance(optimizer, Several):
+        return ("none",)
+    parameters = inspect.signature(optimizer.step).parameters
+    closure = parameters.get("closure")
+    if closure is None:
+        return ("none", "within", "after") if parameters else ("none",)
+    if closure.default is inspect.Parameter.empty:
+        return ("within", "after")
+    plain = optimizer.step.__module__.startswith("torch.") or hooks.on_optimizer(optimizer)
+    return ("none",) if plain else ("within", "after", "none")
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Tell whether two values, or lists of them, are the same."""
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two values, or lists of them, are the same, tensors bit for bit."""
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one, other)
     return one is other or bool(one == other)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from etastar.errors import ConfigError, EtaStarError, ModelError
+from etastar.errors import ConfigError, ModelError
 from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
+from etastar.problem.nested import tensors
 from etastar.problem.streams import Stream
+from etastar.problem.user_errors import told
 
 if TYPE_CHECKING:
     from etastar.problem.networks.base import Network, Params
+
+SEED_NAMES = ("seed", "s", "_", "random_state", "random_seed")
+"""What an argument of a model factory is called that takes the seed although it has a default."""
 
 
 class Origin(ABC):
@@ -123,91 +128,107 @@ class GivenOrigin(Origin):
         self._loss_fn = loss_fn if loss_fn and own_loss.has_state(loss_fn) else None
         self.varies = self.is_factory and checkpoint is None
         self._drawn: dict[int, nn.Module] = {}
-        self._hooked: dict[int, nn.Module] = {}  # as a factory returned them, never trained
+        self._anew: dict[int, tuple[nn.Module, str]] = {}  # as built first, and why no copies serve
         self._device = device
         self.device = self._find_device()
 
     def copy(self, seed: int) -> nn.Module:
         """See `Origin`.
 
-        Where a copy would lose hooks of what a factory draws, the factory is called again.
+        Where a copy of what a factory draws would lose something, the factory is called again.
         """
         key = seed if self.is_factory else 0
         if key not in self._drawn:
-            self._drawn[key] = self._draw(seed)
-        if key in self._hooked:
-            return self._anew(seed)
-        return self._copied(self._drawn[key])
+            self._draw(key)
+        return self._built_anew(key) if key in self._anew else copied_model(self._drawn[key])
 
     @property
     def copies_keep_hooks(self) -> bool:
         """Tell whether deep copies of the models drawn so far do all that the models do."""
-        return not self._hooked
+        return not self._anew
 
-    def _draw(self, seed: int) -> nn.Module:
-        if isinstance(self._given, nn.Module):
-            model = getattr(self._given, "_orig_mod", self._given)
-            if lost := lost_by_copying(model):
-                raise ModelError(
-                    f"the model has {lost}: copies lose it, and every rate trains a fresh copy. "
-                    "Pass a factory seed -> Module that builds the model and registers its hooks."
-                )
-        else:
-            model = self._built(seed)
-            if lost_by_copying(model):
-                self._hooked[seed] = model
-        return self._ready(
-            self._copied(model, self._loss_fn)
-        )  # a factory may hand out the same one every time
+    def same_for_all(self, *seeds: int) -> bool:
+        """Tell whether a factory draws the same weights for these seeds.
+
+        Args:
+            seeds: Of the initialisation.
+        """
+        return _same(*(self.copy(seed) for seed in seeds))
+
+    def _draw(self, seed: int) -> None:
+        """Keep a seed's initial model, which is never trained."""
+        model = self._built(seed) if self.is_factory else self._given
+        assert isinstance(model, nn.Module)
+        model = getattr(model, "_orig_mod", model)  # of torch.compile: each copy would compile anew
+        lost, copied = lost_by_copying(model), model
+        try:
+            # a factory may hand out the same one every time
+            copied = copied_model(model, self._loss_fn)
+        except ModelError:
+            if not self.is_factory:
+                raise
+            lost, copied = "what cannot be copied", self._built(seed)
+            _carry(copied, self._loss_fn, {})
+        if lost and not self.is_factory:
+            raise ModelError(
+                f"the model has {lost}: copies lose it, and every rate trains a fresh copy. "
+                "Pass a factory seed -> Module that builds the model and registers its hooks."
+            )
+        if lost:
+            self._anew[seed] = model, lost
+            self._check_new(seed, copied)
+        self._drawn[seed] = self._ready(copied)
 
     def _built(self, seed: int) -> nn.Module:
         """Return what the factory returns, if that is a model."""
-        try:
-            with Stream("model", seed).active():
-                model = self._given(seed)
-        except EtaStarError:
-            raise
-        except Exception as error:
-            name = getattr(self._given, "__name__", type(self._given).__name__)
-            hint = f" {name} is a class: pass an instance of it." if isclass(self._given) else ""
-            raise ModelError(
-                f"model is called as a factory, {name}({seed}), and raised "
-                f"{type(error).__name__}: {error}. Expected a torch.nn.Module, or a factory "
-                f"seed -> torch.nn.Module that takes one whole number.{hint}"
-            ) from error
+        name = getattr(self._given, "__name__", type(self._given).__name__)
+        numbers = (seed,) if takes_a_seed(self._given) else ()
+        called = f"{name}({', '.join(map(str, numbers))})"
+        expected = (
+            "Expected a torch.nn.Module, or a factory seed -> torch.nn.Module that takes one whole "
+            "number, or nothing."
+        )
+        if inspect.isclass(self._given):
+            expected += f" {name} is a class: pass an instance of it."
+        with (
+            told(lambda: f"model is called as a factory, {called}, and", expected),
+            Stream("model", seed).active(),
+        ):
+            model = self._given(*numbers)
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"the model factory must return a torch.nn.Module, got {type(model).__name__}."
             )
-        return model
+        return getattr(model, "_orig_mod", model)
 
-    def _anew(self, seed: int) -> nn.Module:
-        """Return the initial model of a seed from the factory itself, with its hooks.
+    def _built_anew(self, seed: int) -> nn.Module:
+        """Return the initial model of a seed from the factory itself.
 
         Raises:
             ModelError: It is not a new one, or not the same as before.
         """
-        model, before = self._built(seed), self._hooked[seed]
-        known = {id(part) for part in (*before.parameters(), *before.buffers())}
-        tensors = [*model.parameters(), *model.buffers()]
-        if any(id(part) in known for part in tensors):
-            raise ModelError(
-                f"the model factory returns the same module every time, and it has "
-                f"{lost_by_copying(before)}: copies lose it. Let the factory build it anew."
-            )
-        if self._loss_fn is not None:
-            own_loss.attach(model, self._copied_loss(self._loss_fn, {}))
+        model = self._built(seed)
+        self._check_new(seed, model)
+        _carry(model, self._loss_fn, {})
         model = self._ready(model)
         model.zero_grad(set_to_none=True)
-        same = [*self._drawn[seed].parameters(), *self._drawn[seed].buffers()]
-        tensors = [*model.parameters(), *model.buffers()]
-        if len(same) != len(tensors) or not all(map(torch.equal, same, tensors)):
+        if not _same(self._drawn[seed], model):
             raise ModelError(
                 "the model factory returns other weights when it is called again with the same "
-                f"seed, {seed}, and hooks make that necessary: every rate starts from the same "
-                "weights. Draw them from PyTorch's global stream or from a generator with the seed."
+                f"seed, {seed}, which it must be, for the model has {self._anew[seed][1]}: every "
+                "rate starts from the same weights. Draw them from PyTorch's global stream or from "
+                "a generator with the seed."
             )
         return model
+
+    def _check_new(self, seed: int, model: nn.Module) -> None:
+        """Raise if a model is, in part, one that the factory returned before."""
+        before, lost = self._anew[seed]
+        if {id(part) for part in _tensors(before)} & {id(part) for part in _tensors(model)}:
+            raise ModelError(
+                f"the model factory returns the same module every time, and it has {lost}: copies "
+                "lose it. Let the factory build it anew."
+            )
 
     def _ready(self, model: nn.Module) -> nn.Module:
         """Put a model of our own on its device, in train mode and at the checkpoint, if any."""
@@ -229,33 +250,6 @@ class GivenOrigin(Origin):
         _check_trainable(model)
         return model
 
-    def _copied_loss(self, loss_fn: Callable[..., Any], memo: dict[int, Any]) -> Any:
-        try:
-            return copy.deepcopy(loss_fn, memo)
-        except Exception as error:
-            raise ModelError(
-                f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
-                "a copy of what it may keep. Pass a plain function, or a module without tensors "
-                "that were computed."
-            ) from error
-
-    def _copied(self, model: nn.Module, loss_fn: Callable[..., Any] | None = None) -> nn.Module:
-        """Return a deep copy of a model, with one of a loss, which may share parts of it."""
-        memo: dict[int, Any] = {}
-        try:
-            copied = copy.deepcopy(model, memo)
-            for given, own in zip(model.parameters(), copied.parameters(), strict=True):
-                vars(own).update(copy.deepcopy(vars(given), memo))  # attributes of a parameter
-        except Exception as error:
-            raise ModelError(
-                f"the model cannot be copied ({type(error).__name__}: {error}), and every rate "
-                "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
-            ) from error
-        copied.zero_grad(set_to_none=True)
-        if loss_fn is not None:
-            own_loss.attach(copied, self._copied_loss(loss_fn, memo))
-        return copied
-
     def _find_device(self) -> torch.device:
         from etastar.machine import device_named
 
@@ -275,6 +269,77 @@ class GivenOrigin(Origin):
         """Take the device of the model that the factory draws, unless one was asked for."""
         if self._device is None:
             self.device = next(self.copy(seed).parameters()).device
+
+
+def _carry(model: nn.Module, loss_fn: Callable[..., Any] | None, memo: dict[int, Any]) -> None:
+    """Let a model of our own carry a copy of the loss.
+
+    Raises:
+        ModelError: It cannot be copied.
+    """
+    if loss_fn is None:
+        return
+    try:
+        own_loss.attach(model, copy.deepcopy(loss_fn, memo))
+    except Exception as error:
+        raise ModelError(
+            f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
+            "a copy of what it may keep. Pass a plain function, or a module without tensors "
+            "that were computed."
+        ) from error
+
+
+def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) -> nn.Module:
+    """Return a deep copy without gradients.
+
+    Args:
+        model: Tensors that it keeps of an earlier forward pass, as `weight_norm` does, come without
+            their history.
+        loss_fn: Of which the copy carries one, which may share parts of the model.
+
+    Raises:
+        ModelError: It cannot be copied.
+    """
+    kept = [t for module in model.modules() for t in tensors(list(vars(module).values()))]
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in kept if not t.is_leaf}
+    try:
+        copied = copy.deepcopy(model, memo)
+        for given, own in zip(model.parameters(), copied.parameters(), strict=True):
+            vars(own).update(copy.deepcopy(vars(given), memo))  # attributes of a parameter
+    except Exception as error:
+        raise ModelError(
+            f"the model cannot be copied ({type(error).__name__}: {error}), and every rate "
+            "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
+        ) from error
+    copied.zero_grad(set_to_none=True)
+    _carry(copied, loss_fn, memo)
+    return copied
+
+
+def takes_a_seed(factory: Callable[..., Any]) -> bool:
+    """Tell whether a model factory is called with the seed, or without arguments.
+
+    Args:
+        factory: Other arguments of it that have a default keep that.
+    """
+    try:
+        given = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return True
+    places = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return any(p.kind == p.VAR_POSITIONAL for p in given) or any(
+        p.default is p.empty or p.name in SEED_NAMES for p in places[:1]
+    )
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    """Tell whether two models have the same parameters and buffers."""
+    mine, its = _tensors(one), _tensors(other)
+    return len(mine) == len(its) and all(map(torch.equal, mine, its))
 
 
 def _check_trainable(model: nn.Module) -> None:

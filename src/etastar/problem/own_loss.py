@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 NAME = "_etastar_loss"
@@ -58,3 +60,23 @@ def set_training(model: nn.Module, training: bool) -> None:
     """Put a model and its loss in train or eval mode."""
     for module in modules(model):
         module.train(training)
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Put a model in train mode, and its buffers and mode back at the end."""
+    buffers = [
+        (owner, name, buffer, buffer.clone())
+        for module in modules(model)
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    set_training(model, True)
+    try:
+        yield
+    finally:
+        set_training(model, False)
+        with torch.no_grad():
+            for owner, name, buffer, before in buffers:
+                owner._buffers[name] = buffer.copy_(before)

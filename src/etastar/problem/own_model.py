@@ -6,22 +6,26 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
-from etastar.checking import check_whole, is_number, is_whole
+from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
-from etastar.problem import answers, checks
+from etastar.problem import answers, checks, own_loss
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.given_data import as_batches
+from etastar.problem.held import Held
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
+from etastar.problem.preserve import check_ambient
 from etastar.problem.problem import Problem
+from etastar.problem.rehearsal import rehearsed, schedule_note
+from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
 
 if TYPE_CHECKING:
@@ -38,6 +42,20 @@ AUTO = "auto"
 """The threshold that is looked for."""
 NEVER = {True: math.inf, False: -math.inf}
 """A threshold that no metric meets, by whether higher is better."""
+Find: TypeAlias = Callable[[Problem, Start, list[float]], Problem]
+"""Given a problem, a start and the metric of all seeds at step 0: the problem with a threshold."""
+IN_TRAINING = (
+    "the model has a loss in train mode only: the metric is taken in train mode, without updates, "
+    "its buffers put back."
+)
+TWO_BATCHES = (
+    "train_data is a list of two, taken as two batches. If it is (training, validation) data, pass "
+    "train_data=... and val_data=...."
+)
+SAME_WEIGHTS = (
+    "the model factory draws the same weights for every seed, so that seeds vary the order of the "
+    "data only. Let it draw them from PyTorch's global stream, or from the seed."
+)
 
 
 @dataclass(frozen=True)
@@ -76,23 +94,28 @@ class OwnModel:
     round_size: int | None = None
     slow_edge: bool = False
     first_seed: int = 0
+    scheduler: Callable[..., Any] | None = None
     max_steps: int | None = None
     eval_batch_size: int | None = None
     eval_grad: bool = False
 
     def __post_init__(self) -> None:
+        check_ambient()
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, plain(value))  # PyTorch and JSON take no others
         optional = ("epochs", "resolution", "precision", "budgets")
-        for name in ("epochs", "start_lr", "end_lr", *optional):
+        for name in ("start_lr", "end_lr", *optional):
             value = getattr(self, name)
             if name in optional and value is None:
                 continue
             if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-        whole = ("batch_size", "eval_every", "trials", "round_size", "confirm")
+            object.__setattr__(self, name, getattr(value, "item", lambda value=value: value)())
+        whole = ("batch_size", "eval_every", "trials", "round_size", "confirm", "first_seed")
         for name in (*whole, "max_steps", "eval_batch_size"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=0 if name == "confirm" else 1)
-        check_whole("first_seed", self.first_seed, least=0)
+            if (value := getattr(self, name)) is not None:
+                least = 0 if name in ("confirm", "first_seed") else 1
+                object.__setattr__(self, name, check_whole(name, value, least=least))
         if self.start_lr >= self.end_lr:
             raise ConfigError(
                 f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."
@@ -100,15 +123,16 @@ class OwnModel:
         if isinstance(self.metric, str) and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
         if self.epochs is not None and self.max_steps is not None:
-            raise ConfigError("give the budget in epochs or in max_steps, not in both.")
+            raise ConfigError("give the budget in `epochs` or in `max_steps`, not in both.")
         self._check_threshold()
-        if self.step_fn is not None and self.loss_fn is not nn.functional.cross_entropy:
+        for name in ("loss_fn", "step_fn", "metric", "scheduler"):
+            self._check_callable(name)
+        default = self.loss_fn is nn.functional.cross_entropy
+        by_steps = Objective(self.loss_fn, self.step_fn, self.metric, 0, self.higher).whole_step
+        if self.step_fn is not None and not default and not (by_steps and self.metric == "loss"):
             raise ConfigError(
                 "loss_fn has no effect beside step_fn, which returns the loss itself: leave it out."
             )
-        if inspect.isclass(self.loss_fn):
-            name = self.loss_fn.__name__
-            raise ConfigError(f"loss_fn is the class {name}: pass an instance of it, {name}().")
         _ = self.seed_list
 
     def _check_threshold(self) -> None:
@@ -121,10 +145,24 @@ class OwnModel:
                 f"threshold must be a finite number, got {threshold!r}; {AUTO!r} looks for one."
             )
         if self.metric == "accuracy" and not 0 < threshold <= 1:
-            meant = f"; did you mean {threshold / 100:g}?" if 1 < threshold <= 100 else "."
+            percent = f" For {threshold:g} % write {threshold / 100:g}."
             raise ConfigError(
-                f"threshold of an accuracy must be above 0 and at most 1, got {threshold:g}{meant}"
+                "threshold of an accuracy must be above 0 and at most 1, got "
+                f"{threshold:g}.{percent if 1 < threshold <= 100 else ''}"
             )
+
+    def _check_callable(self, name: str) -> None:
+        """Raise if a function is none, or the class of one."""
+        given = getattr(self, name)
+        if given is None or (name == "metric" and isinstance(given, str)):
+            return
+        if inspect.isclass(given) and issubclass(given, nn.Module):
+            raise ConfigError(
+                f"{name} must be a function, got the class {given.__name__}: pass an instance, "
+                f"{given.__name__}()."
+            )
+        if not callable(given):
+            raise ConfigError(f"{name} must be a function, got {given!r:.60}.")
 
     @property
     def seed_list(self) -> list[int]:
@@ -154,105 +192,122 @@ class OwnModel:
         """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better
 
-    def problem(
-        self, find: Callable[[Problem, Start, list[float]], Problem] | None = None
-    ) -> tuple[Problem, Groups, list[str]]:
+    def problem(self, find: Find | None = None) -> tuple[Problem, Groups, list[str]]:
         """Make the problem, its parameter groups, and notes; all that can be checked has been.
 
         Args:
-            find: Given the problem, a start and the metric of all seeds at step 0, returns the
-                problem with a threshold, where `"auto"` is asked for.
+            find: Finds the threshold where `"auto"` is asked for.
 
         Raises:
             ModelError: What was given does not fit together.
             ConfigError: The batch size has no effect.
         """
         weights, state = self._checkpoint()
-        own = self.loss_fn if self.step_fn is None else None
-        origin = GivenOrigin(self.model, self.device, weights, own)
-        seeds = self.seed_list
+        carried = self.step_fn is None and own_loss.has_state(self.loss_fn)
+        origin = GivenOrigin(self.model, self.device, weights, self.loss_fn if carried else None)
+        seeds, notes = self.seed_list, []
         origin.settle_device(seeds[0])
+        model = origin.copy(seeds[0])
+        if origin.varies and origin.same_for_all(seeds[0], seeds[0] + 1):
+            origin.varies = False
+            notes.append(SAME_WEIGHTS)
         factory = OptimizerFactory(self.optimizer, state, probes(self.start_lr, self.end_lr))
-        groups = factory.groups(origin.copy(seeds[0]))
-        train, val = self._batches(origin.device)
-        loss_fn = self.loss_fn
-        if isinstance(loss_fn, nn.Module):
-            loss_fn = copy.deepcopy(loss_fn).to(origin.device)
-        steps = int(self.max_steps or 0) or max(
-            1, round((self.epochs or 1) * train.steps_per_epoch)
-        )
-        often = train.steps_per_epoch
-        if isinstance(train, LoaderBatches):
-            train.limit = steps
-            often = often if train.ends else max(1, steps // EVALUATIONS)
-        auto = self.threshold == AUTO
+        groups = factory.groups(model)
+        train, val = self._batches(origin, notes)
+        steps, often = self._budget(train)
+        functions = [self.step_fn, self.metric, self.optimizer, self.scheduler]
+        functions += [] if carried else [self.loss_fn]
         problem = Problem(
             origin=origin,
             train=train,
             val=val,
-            objective=Objective(
-                loss_fn=loss_fn,
-                step_fn=self.step_fn,
-                metric=self.metric,
-                threshold=NEVER[self.higher] if auto else float(self.threshold),
-                higher_is_better=self.higher,
-                eval_grad=self.eval_grad,
-            ),
+            objective=self._objective(origin.device),
             optimizer=factory,
             max_steps=steps,
             eval_every=self.eval_every or often,
+            scheduler=self.scheduler,
+            held=Held(functions + [type(module).forward for module in model.modules()]),
         )
-        start = Start(seeds[0], seeds[0])
-        problem = checks.with_loss(problem, start)
-        checks.check_first_step(problem, start)
-        problem = checks.with_metric(problem, start)
-        notes = [*answers.notes_of(problem, start), *self._notes(problem)]
-        starts = [Start(seed, seed) for seed in (seeds if origin.varies else seeds[:1])]
-        values = [checks.check_first_metric(problem, each) for each in starts]
-        if auto:
+        everything = Held(problem.held.functions, everything=True)
+        with everything.bound(everything.copies(seeds[0])):  # whatever a step counts, uncounted
+            problem = self._checked(problem, notes, find)
+        return problem, groups, notes
+
+    def _objective(self, device: torch.device) -> Objective:
+        """Return loss and criterion as asked for; a threshold to be found is never met."""
+        loss_fn = self.loss_fn
+        if isinstance(loss_fn, nn.Module):
+            loss_fn = copy.deepcopy(loss_fn).to(device)
+        threshold = NEVER[self.higher] if self.threshold == AUTO else float(self.threshold)
+        return Objective(
+            loss_fn=loss_fn,
+            step_fn=self.step_fn,
+            metric=self.metric,
+            threshold=threshold,
+            higher_is_better=self.higher,
+            eval_grad=self.eval_grad,
+        )
+
+    def _budget(self, train: Batches) -> tuple[int, int]:
+        """Return the steps of a trial, of which no more are read, and those between evaluations."""
+        epoch = train.steps_per_epoch
+        steps = self.max_steps or max(1, round((self.epochs or 1) * epoch))
+        if isinstance(train, LoaderBatches):
+            train.limit = steps
+            epoch = epoch if train.ends else max(1, steps // EVALUATIONS)
+        return steps, epoch
+
+    def _checked(self, problem: Problem, notes: list[str], find: Find | None) -> Problem:
+        """Return the problem with what was learned from its first steps; adds to the notes."""
+        seeds = self.seed_list
+        first = Start(seeds[0], seeds[0])
+        problem = checks.with_loss(problem, first)
+        checks.check_samples(problem, first)
+        checks.check_first_step(problem, first)
+        told = (schedule_note(problem, first), checks.sum_note(problem, first))
+        notes += [note for note in told if note]
+        problem = checks.with_metric(rehearsed(problem, first), first)
+        if problem.objective.in_training:
+            notes.append(IN_TRAINING)
+        notes += answers.notes_of(problem, first)
+        starts = [Start(seed, seed) for seed in (seeds if problem.origin.varies else seeds[:1])]
+        values = [checks.check_first_metric(problem, start) for start in starts]
+        if self.threshold == AUTO:
             assert find is not None
-            problem = find(problem, starts[0], values)
-        answers.check_not_constant(problem, start)
-        for each, value in zip(starts, values, strict=True):
+            problem = find(problem, first, values)
+        share = answers.constant_share(problem, first)
+        for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
-                checks.check_not_met(problem, each, value)
+                checks.check_not_met(problem, start, value, share)
             elif problem.objective.met(value):
                 problem = problem.holding()
                 notes.append(
                     f"the checkpoint already meets the threshold ({value:.4g}): a rate trains if "
                     "the metric stands at the end of the budget."
                 )
-        return problem, groups, notes
+        answers.check_not_constant(problem, share)
+        return problem
 
-    def _notes(self, problem: Problem) -> list[str]:
-        """Return what should be said of the data and the loss, beside their labels."""
-        notes = []
-        samples = getattr(problem.train, "samples", None)
-        if self.batch_size and samples and self.batch_size > samples:
-            notes.append(
-                f"batch_size={self.batch_size} is more than the {samples} training samples: every "
-                "step takes all of them."
-            )
-        if type(self.train_data) is list and len(self.train_data) == 2 and not samples:
-            notes.append(
-                "train_data is a list of two, taken as two batches. If it is (training, "
-                "validation) data, pass train_data=... and val_data=...."
-            )
-        if problem.objective.in_training:
-            notes.append(
-                "the model has a loss in train mode only: the metric is taken in train mode, "
-                "without updates, its buffers put back."
-            )
-        return notes
-
-    def _batches(self, device: torch.device) -> tuple[Batches, Batches]:
+    def _batches(self, origin: GivenOrigin, notes: list[str]) -> tuple[Batches, Batches]:
         """Return training and validation data; an `etastar.Dataset` holds both."""
-        train_data, val_data = self.train_data, self.val_data
+        train_data, val_data, device = self.train_data, self.val_data, origin.device
+        if isinstance(train_data, str):
+            raise ModelError(
+                f"train_data must be data, got {train_data!r}. For a data set of ours pass "
+                f"etastar.load({train_data!r})."
+            )
         if isinstance(train_data, Dataset):
-            data = train_data
+            data = train_data.to(device=device)
+            images = [_images(x, data) for x in (data.x_train, data.x_val)]
+            if _needs_images(origin.copy(self.seed_list[0]), data.x_train, images[0]):
+                data = replace(data, x_train=images[0], x_val=images[1])
+                notes.append(
+                    f"the inputs of {data.name} are given as images, "
+                    f"{['N', *data.input_shape]}: flat ones do not fit the model.".replace("'", "")
+                )
             val_data = (data.x_val, data.y_val) if val_data is None else val_data
             train_data = (data.x_train, data.y_train)
-        size = int(self.batch_size or BATCH_SIZE)
+        size = self.batch_size or BATCH_SIZE
         train = as_batches(
             train_data,
             size,
@@ -261,16 +316,30 @@ class OwnModel:
             eval_size=self.eval_batch_size,
             limit=self.max_steps,
         )
+        if self.batch_size and isinstance(train, TensorBatches) and size > train.samples:
+            notes.append(
+                f"`batch_size` = {size} is more than the {train.samples} training samples: every "
+                "step takes all of them."
+            )
+        if type(train_data) is list and len(train_data) == 2 and isinstance(train, LoaderBatches):
+            notes.append(TWO_BATCHES)
+        return train, self._validation(train, val_data, device)
+
+    def _validation(self, train: Batches, given: Any, device: torch.device) -> Batches:
+        """Return what the metric is evaluated on, at the batch size of training if none is asked.
+
+        Raises:
+            ConfigError: A batch size has no effect, or the training data may not end.
+        """
+        size = self.batch_size or BATCH_SIZE
         if isinstance(train, TensorBatches):
             size = train.batch
         elif isinstance(train, LoaderBatches) and self.batch_size is None:
             size = getattr(train.loader, "batch_size", None) or size
-        if val_data is None:
-            val = train
-        else:
-            at_once = int(self.eval_batch_size or size)
-            val = as_batches(val_data, at_once, device, "val_data", drops=False)
-        if val is train and not getattr(train, "ends", True):
+        val = train
+        if given is not None:
+            val = as_batches(given, self.eval_batch_size or size, device, "val_data", drops=False)
+        elif not getattr(train, "ends", True):
             raise ConfigError(
                 f"train_data did not end within max_steps={self.max_steps} batches, and without "
                 "val_data all of it would be evaluated: pass val_data."
@@ -283,7 +352,7 @@ class OwnModel:
                     f"{name}={getattr(self, name)} has no effect: the data come in batches "
                     "already. Leave it out, or pass tensors or a Dataset."
                 )
-        return train, val
+        return val
 
     def _checkpoint(self) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:
         """Return the states of model and optimizer to start from, copied."""
@@ -298,3 +367,21 @@ class OwnModel:
         if isinstance(given.get("model"), Mapping):
             return copy.deepcopy(given["model"]), copy.deepcopy(given.get("optimizer"))
         return copy.deepcopy(given), None
+
+
+def _images(x: torch.Tensor, data: Dataset) -> torch.Tensor:
+    return x.reshape(len(x), *data.input_shape)
+
+
+def _needs_images(model: nn.Module, flat: torch.Tensor, images: torch.Tensor) -> bool:
+    """Tell whether a model takes samples as images, but not flat."""
+
+    def fits(x: torch.Tensor) -> bool:
+        try:
+            with Stream("model", 0).active(), torch.no_grad():
+                model(x[:2])
+        except Exception:  # whatever the user's code raises
+            return False
+        return True
+
+    return flat.shape != images.shape and not fits(flat) and fits(images)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from etastar.errors import ConfigError
 from etastar.problem.streams import KINDS, restore, snapshot, the_global_ones
 
 PARTS = ("sampler", "batch_sampler", "dataset")
@@ -17,7 +18,7 @@ PARTS = ("sampler", "batch_sampler", "dataset")
 
 @contextmanager
 def untouched(*sources: Any) -> Iterator[None]:
-    """Put back all random streams, the working directory and the gradient mode at the end.
+    """Put back all random streams, the working directory and autograd's modes at the end.
 
     Models are copied before use, so their weights, buffers, gradients, mode and flags need no
     restoring. What cannot be copied, a loader's own generators, is put back here.
@@ -27,13 +28,27 @@ def untouched(*sources: Any) -> Iterator[None]:
     """
     directory = os.getcwd()
     states = snapshot([*the_global_ones(), *generators_of(sources)])
-    with torch.inference_mode(False), torch.enable_grad():
+    anomalies = torch.autograd.set_detect_anomaly(False)  # NaN is an outcome here, no error
+    with torch.inference_mode(False), torch.enable_grad(), anomalies:
         try:
             yield
         finally:
             restore(states)
             if os.getcwd() != directory:
                 os.chdir(directory)
+
+
+def check_ambient() -> None:
+    """Raise if autocast is active.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise ConfigError(
+            "torch.autocast is active around this call, where it would reach backward passes and "
+            "our own arithmetic, too. Call outside of it, and enter it in step_fn, around the loss."
+        )
 
 
 def generators_of(sources: Iterable[Any]) -> list[Any]:

@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader
 
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
+from etastar.problem.held import NOTHING, Held
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import samples_in
-from etastar.problem.objective import Objective
+from etastar.problem.objective import Objective, described_call
 from etastar.problem.optimizers import OptimizerFactory
 from etastar.problem.origin import NetworkOrigin, Origin
 from etastar.problem.streams import Stream
@@ -45,6 +46,8 @@ class Problem:
         from_step: Steps of a common run before the trial begins; the trial goes on with the next
             batch, its own steps, and the optimizer's state, begin at zero.
         from_lr: Learning rate of that run.
+        scheduler: Makes a scheduler of an optimizer, around the trial's rate; None for none.
+        held: What the user's functions hold besides their arguments.
         recipe: How a network of ours trains, as it was asked for; None for a user's model. Only
             networks of ours are ever called dead.
     """
@@ -58,6 +61,8 @@ class Problem:
     eval_every: int
     from_step: int = 0
     from_lr: float | None = None
+    scheduler: Callable[[Any], Any] | None = None
+    held: Held = NOTHING
     recipe: Recipe | None = None
 
     def holding(self) -> Problem:
@@ -129,6 +134,7 @@ class Problem:
             "parameters": parameters,
             "loss": objective.loss_name,
             **optimizer,
+            **({"scheduler": described_call(self.scheduler)} if self.scheduler else {}),
             "metric": objective.name,
             "higher_is_better": objective.higher_is_better,
             "evaluated_on": "training data" if self.val is self.train else "validation data",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from etastar.errors import EtaStarError
-from etastar.report.evidence import Family, Group
-from etastar.study.cell import Cell
+from etastar.report.evidence import Family, Group, evenly
 from etastar.study.measuring import load_data
 
 if TYPE_CHECKING:
+    from etastar.data import Dataset
+    from etastar.problem.losses import Loss
+    from etastar.problem.networks import Network
     from etastar.theory.sharpness_bounds import SharpnessBounds
 
 MOST = 12
@@ -31,21 +33,24 @@ def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[st
         The bounds by the hash of the cell; the measured means over seeds of all networks whose λ1
         is known; and why there are no bounds for some of them, empty if none was refused.
     """
-    measured = {id(group): _measured(group) for group in family.groups}
-    each = max(2, MOST // max(1, sum(map(bool, measured.values()))))
+    measured = [(group, known) for group in family.groups if (known := _measured(group))]
+    each = max(2, MOST // max(1, len(measured)))
     found: dict[str, SharpnessBounds] = {}
-    same: dict[str | None, SharpnessBounds] = {}  # by λ1's own specification
     reasons: dict[str, None] = {}
-    for group in family.groups:
-        for cell in _spread(group, measured[id(group)], each):
+    bounds = cache(_bounds)  # groups share λ1, and so its bounds
+    for group, known in measured:
+        cells = [cell for cell in group.cells if cell.id in known]
+        cells.sort(
+            key=lambda cell: (cell.settings.width * cell.settings.depth, cell.settings.width)
+        )
+        for cell in evenly(cells, each):
             try:
-                if cell.sharpness_id not in same:
-                    same[cell.sharpness_id] = _bounds(cell, measured[id(group)][cell.id][1])
-                found[cell.id] = same[cell.sharpness_id]
+                network, data = cell.settings.network(), load_data(cell.settings)
+                found[cell.id] = bounds(network, data, cell.settings.loss, known[cell.id][1])
             except EtaStarError as error:
                 reasons[f"{group.name}: {error}"] = None
                 break
-    means = {identity: mean for known in measured.values() for identity, (mean, _) in known.items()}
+    means = {identity: mean for _, known in measured for identity, (mean, _) in known.items()}
     return found, means, " ".join(reasons)
 
 
@@ -61,25 +66,8 @@ def _measured(group: Group) -> dict[str, tuple[float, int]]:
     return {i: (float(np.mean(found)), samples[i]) for i, found in values.items()}
 
 
-def _spread(group: Group, known: Mapping[str, object], most: int) -> Sequence[Cell]:
-    """Up to so many cells with a known λ1, the smallest and the largest network among them."""
-    cells = [cell for cell in group.cells if cell.id in known]
-    cells.sort(key=lambda cell: (cell.settings.width * cell.settings.depth, cell.settings.width))
-    if len(cells) > most:
-        picks = np.linspace(0, len(cells) - 1, most).round().astype(int)
-        cells = [cells[i] for i in picks]
-    return cells
-
-
-def _bounds(cell: Cell, samples: int) -> SharpnessBounds:
+def _bounds(network: Network, data: Dataset, loss: Loss, samples: int) -> SharpnessBounds:
     from etastar.theory.sharpness_bounds import sharpness_bounds
 
-    settings = cell.settings
-    data = load_data(settings)
-    return sharpness_bounds(
-        settings.network(),
-        data.x_train[:samples],
-        data.classes,
-        loss=settings.loss,
-        kind="gauss-newton",
-    )
+    inputs = data.x_train[:samples]
+    return sharpness_bounds(network, inputs, data.classes, loss=loss, kind="gauss-newton")

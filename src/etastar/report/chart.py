@@ -8,8 +8,8 @@ as `^{2}`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -40,7 +40,8 @@ class Points:
         x_low, x_high: Ends of horizontal intervals.
         hover: What the pointer shows, one text per point; lines apart by `<br>`.
         joined: Whether a thin line runs through them.
-        size: Size of the marks, in points.
+        size: Size of the marks, in points; of all, or of each.
+        colours: Colours of the marks one by one; intervals and legend keep `colour`. None for one.
     """
 
     x: FloatArray
@@ -55,7 +56,19 @@ class Points:
     x_high: FloatArray | None = None
     hover: Sequence[str] = ()
     joined: bool = False
-    size: float = 5.0
+    size: float | FloatArray = 5.0
+    colours: Sequence[str] | None = None
+
+    @property
+    def edges(self) -> list[str]:
+        """The colour of every mark's outline."""
+        return list(self.colours or [self.colour] * len(self.x))
+
+    @property
+    def faces(self) -> list[str]:
+        """The colour of every mark's inside: white if it is hollow."""
+        hollow = np.zeros(len(self.x), dtype=bool) if self.hollow is None else self.hollow
+        return ["#ffffff" if empty else c for empty, c in zip(hollow, self.edges, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +95,7 @@ class Heat:
         text: Printed in the fields, `[W][D]`.
         hover: What the pointer shows, `[W][D]`.
         label: What the colours mean.
+        ticks: Texts of the scale of colours, by value.
     """
 
     columns: Sequence[str]
@@ -91,6 +105,7 @@ class Heat:
     text: Sequence[Sequence[str]]
     hover: Sequence[Sequence[str]]
     label: str
+    ticks: Mapping[float, str]
 
 
 Layer: TypeAlias = Points | Line | Heat
@@ -111,6 +126,7 @@ class Chart:
         y_range: Limits of the vertical axis, likewise.
         name: What this view is called where there are several.
         views: The same layers in other coordinates, to switch to in the page.
+        key: What colours of marks mean, above the panel; an empty colour stands for hollow marks.
     """
 
     x_label: str
@@ -122,7 +138,8 @@ class Chart:
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     name: str = ""
-    views: Sequence[Chart] = field(default=())
+    views: Sequence[Chart] = ()
+    key: Sequence[tuple[str, str]] = ()
 
     @property
     def legend(self) -> list[str]:
@@ -132,8 +149,7 @@ class Chart:
     @property
     def legend_columns(self) -> int:
         """How many entries of the legend stand side by side: two if they are short."""
-        longest = max(map(len, self.legend), default=0)
-        return 2 if len(self.legend) > 1 and longest < _SHORT_LABEL else 1
+        return 2 if len(self.legend) > 1 and max(map(len, self.legend)) < _SHORT_LABEL else 1
 
     @property
     def legend_lines(self) -> int:
@@ -161,16 +177,7 @@ class Chart:
         found = found[np.isfinite(found) & (found > 0)]
         return (float(found.min()), float(found.max())) if len(found) else None
 
-    def limits(self, axis: str) -> tuple[float, float] | None:
-        """Limits of an axis that must be set: as given, or around values that are all alike."""
-        given = self.x_range if axis == "x" else self.y_range
-        logarithmic = self.log_x if axis == "x" else self.log_y
-        extent = self.extent(axis)
-        if given is None and logarithmic and extent and extent[1] < 1.1 * extent[0]:
-            return extent[0] / 1.5, extent[1] * 1.5
-        return given
-
     def decades(self, axis: str) -> float:
         """How many powers of ten an axis spans; 1 if nothing is on it."""
-        extent = self.limits(axis) or self.extent(axis)
+        extent = self.extent(axis)
         return math.log10(extent[1] / extent[0]) if extent else 1.0

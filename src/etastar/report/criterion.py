@@ -16,13 +16,14 @@ LOSS_TEXTS = {
 
 def criterion_text(family: Family) -> str:
     """Criterion, budget, data, losses, κ and training of a family."""
-    s = family.settings
+    s = _told(next((group for group in family.groups if group.measured), family.groups[0]))
     low, high = _extent(family, "start_lr")[0], _extent(family, "end_lr")[1]
     kind = "touches" if s["criterion"] == "reach" else "is, when the budget ends, at least"
+    batch = "full batch" if s["batch_size"] == "full" else f"batch {s['batch_size']}"
     kappas = listed([number(kappa) for kappa in family.kappas])
     return (
         f"Criterion ({s['criterion']}): validation accuracy {kind} {number(s['threshold'])} "
-        f"{_budgets(family)}. Data: {_data(family)}. {_training(s)}, {_batch(family)}. "
+        f"{_budgets(family)}. Data: {_data(s)}. {_training(s)}, {batch}. "
         f"Loss: {listed([LOSS_TEXTS.get(loss, loss) for loss in family.losses])}. "
         f"κ, the input layer's share of the learning rate: {kappas}. {_search(family)}, rates "
         f"from {number(low)} to {number(high)}."
@@ -46,25 +47,20 @@ def _budgets(family: Family) -> str:
 
 
 def _budget(group: Group) -> str:
-    fields = group.cells[0].fields
-    steps = _known(group, "max_steps") or fields["max_steps"]
-    every = _known(group, "eval_every") or fields["eval_every"]
-    parts = []
-    if steps:
-        parts.append(count(int(steps), "step"))
-    if fields["epochs"]:
-        epochs = f"{number(fields['epochs'])} epoch{'s' if fields['epochs'] != 1 else ''}"
-        parts.append(f"({epochs})" if steps else epochs)
-    checked = f", evaluated every {every}" if every and fields["criterion"] == "reach" else ""
+    told = _told(group)
+    steps, epochs, every = told["max_steps"], told["epochs"], told["eval_every"]
+    parts = [count(int(steps), "step")] if steps else []
+    if epochs:
+        text = f"{number(epochs)} epoch{'s' if epochs != 1 else ''}"
+        parts.append(f"({text})" if steps else text)
+    checked = f", evaluated every {every}" if every and told["criterion"] == "reach" else ""
     return f"within {' '.join(parts)}{checked}"
 
 
-def _data(family: Family) -> str:
-    group = next((g for g in family.groups if g.measured), family.groups[0])
-    sizes = [_known(group, "train_size"), _known(group, "val_size")]
-    if None in sizes:
-        return str(family.settings["dataset"])
-    return f"{family.settings['dataset']}, {sizes[0]} training and {sizes[1]} validation samples"
+def _data(told: Mapping[str, Any]) -> str:
+    if told["train_size"] is None or told["val_size"] is None:
+        return str(told["dataset"])
+    return "{dataset}, {train_size} training and {val_size} validation samples".format(**told)
 
 
 def _training(settings: Mapping[str, Any]) -> str:
@@ -78,12 +74,6 @@ def _training(settings: Mapping[str, Any]) -> str:
         f"{network}, output variance {number(settings['output_variance'])}, trained by "
         f"{settings['optimizer'].upper()}{momentum} at a constant rate"
     )
-
-
-def _batch(family: Family) -> str:
-    group = next((g for g in family.groups if g.measured), family.groups[0])
-    batch = _known(group, "batch_size") or family.settings["batch_size"]
-    return "full batch" if batch == "full" else f"batch {batch}"
 
 
 def _search(family: Family) -> str:
@@ -106,6 +96,8 @@ def _seeds(family: Family) -> str:
     return f"{many} seed{'s' if wanted != [1] else ''} per network"
 
 
-def _known(group: Group, name: str) -> Any:
-    """A setting as the data decided it; None if nothing was measured."""
-    return group.rows[name][0] if group.measured else None
+def _told(group: Group) -> dict[str, Any]:
+    """Its settings, and where something was measured what the data decided."""
+    decided = ("max_steps", "eval_every", "train_size", "val_size", "batch_size")
+    found = {name: group.rows[name][0] for name in decided} if group.measured else {}
+    return group.cells[0].fields | {name: v for name, v in found.items() if v is not None}

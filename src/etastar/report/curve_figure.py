@@ -46,7 +46,7 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
         ax.plot([at[0]] * 2, [interval.low, interval.high], color=COLOURS["trained"], lw=0.8)
         ax.scatter(at[0], at[1] / at[2], s=5 + 2 * at[2], color=COLOURS["trained"], zorder=3)
     _failures(curve.points, ax)
-    if window.high:
+    if window.high and star.safe:  # as `Result.promise` has it
         begin = window.low or (rates[0] if rates else window.high)
         ax.axvspan(begin, window.high, color=SAFE, alpha=0.12, lw=0, label="window, p ≥ 0.95")
     if star.ci_low and star.ci_high:
@@ -91,7 +91,7 @@ def steps_figure(found: Result, ax: Axes) -> Axes:
         ax.plot(*zip(*sorted(middles), strict=True), color="0.15", lw=1.2)
     if found.recommended_lr:
         ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6)
-    ax.set(ylabel="steps to the threshold", ylim=(0, None))
+    ax.set(ylabel="steps to train", ylim=(0, None))
     return ax
 
 

@@ -59,6 +59,8 @@ def draw(chart: Chart, ax: Axes | None = None) -> Axes:
         ax.set_title(for_matplotlib(chart.title), loc="left", fontsize=9, color=INK)
     ax.set_xlabel(for_matplotlib(chart.x_label))
     ax.set_ylabel(for_matplotlib(chart.y_label))
+    if chart.key:
+        ax.add_artist(_key(chart, ax))
     if chart.legend:
         ax.legend(
             loc="upper left",
@@ -81,8 +83,10 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
         caption: Kept in the files' metadata.
 
     Returns:
-        The files.
+        The files, the SVG last; none if there is no chart.
     """
+    if not charts:
+        return []
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -125,24 +129,46 @@ def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
         figure.savefig(partial, format=ending, metadata=metadata[ending])
 
 
+def _key(chart: Chart, ax: Axes) -> Any:
+    """A line above the panel that says what colours mean."""
+    marks = [
+        ax.scatter([], [], s=16, c=colour or "white", edgecolors=colour or MUTED, lw=0.8)
+        for _, colour in chart.key
+    ]
+    return ax.legend(
+        marks,
+        [text for text, _ in chart.key],
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.1,
+        handletextpad=0.0,
+        columnspacing=0.5,
+        fontsize=7,
+        ncols=len(chart.key),
+    )
+
+
 def _axes(chart: Chart, ax: Axes) -> None:
     ax.set_xscale("log" if chart.log_x else "linear")
     ax.set_yscale("log" if chart.log_y else "linear")
     if chart.log_x:
-        _decimal_ticks(ax.xaxis, chart.decades("x"))
+        decimal_ticks(ax.xaxis, chart.decades("x"))
     if chart.log_y:
-        _decimal_ticks(ax.yaxis, chart.decades("y"))
+        decimal_ticks(ax.yaxis, chart.decades("y"))
     ax.grid(True, color=GRID, lw=0.6)
     ax.set_axisbelow(True)
     ax.tick_params(colors=MUTED, labelcolor=INK, which="both", width=0.6)
-    if ends := chart.limits("x"):
-        ax.set_xlim(*ends)
-    if ends := chart.limits("y"):
-        ax.set_ylim(*ends)
+    ends = {"xlim": chart.x_range, "ylim": chart.y_range}
+    ax.set(**{name: limits for name, limits in ends.items() if limits})
 
 
-def _decimal_ticks(axis: Any, decades: float) -> None:
-    """0.2, 0.5, 1 rather than powers of ten, as long as they find room."""
+def decimal_ticks(axis: Any, decades: float) -> None:
+    """Label a logarithmic axis 0.2, 0.5, 1 rather than in powers of ten, where they find room.
+
+    Args:
+        axis: Of matplotlib.
+        decades: How many powers of ten it spans.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if decades > MOST_DECADES:
@@ -157,31 +183,26 @@ def _decimal_ticks(axis: Any, decades: float) -> None:
 
 
 def _points(layer: Points, ax: Axes) -> None:
-    for ends, values, error in (
-        ((layer.y_low, layer.y_high), layer.y, "yerr"),
-        ((layer.x_low, layer.x_high), layer.x, "xerr"),
-    ):
-        if ends[0] is not None and ends[1] is not None:
-            lengths = np.maximum(0.0, [values - ends[0], ends[1] - values])
-            bars: Any = {error: lengths}
-            ax.errorbar(
-                layer.x, layer.y, fmt="none", ecolor=layer.colour, elinewidth=0.7, alpha=0.5, **bars
-            )
+    for axis in "xy":
+        value, low, high = (getattr(layer, f"{axis}{end}") for end in ("", "_low", "_high"))
+        if low is not None and high is not None:
+            bars: Any = {f"{axis}err": np.maximum(0.0, [value - low, high - value])}
+            look: Any = {"fmt": "none", "ecolor": layer.colour, "elinewidth": 0.7, "alpha": 0.5}
+            ax.errorbar(layer.x, layer.y, **bars, **look)
     if layer.joined:
         ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
-    hollow = layer.hollow if layer.hollow is not None else np.zeros(len(layer.x), dtype=bool)
-    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "s": layer.size**2, "zorder": 3}
+    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "zorder": 3}
+    sizes = np.square(layer.size)
     if layer.shape == "dash":
-        mark |= {"color": layer.colour, "lw": 1.2}
-        ax.scatter(layer.x, layer.y, **mark)
+        ax.scatter(layer.x, layer.y, s=sizes, c=layer.edges, lw=1.2, **mark)
     else:
-        mark |= {"edgecolors": layer.colour, "lw": 0.8}
-        faces = ["white" if empty else layer.colour for empty in hollow]
-        ax.scatter(layer.x, layer.y, c=faces or layer.colour, **mark)
-        # the legend shows the usual mark, whatever the first point happens to be
-        mark["c"] = "white" if len(hollow) and hollow.all() else layer.colour
+        mark |= {"lw": 0.8}
+        ax.scatter(layer.x, layer.y, s=sizes, c=layer.faces, edgecolors=layer.edges, **mark)
     if layer.label:
-        ax.scatter([], [], label=for_matplotlib(layer.label), **mark)
+        # the legend shows the usual mark, whatever the first point happens to be
+        all_hollow = layer.hollow is not None and len(layer.hollow) and layer.hollow.all()
+        mark |= {"edgecolors": layer.colour, "c": "white" if all_hollow else layer.colour}
+        ax.scatter([], [], s=25, label=for_matplotlib(layer.label), **mark)
 
 
 def _line(layer: Line, ax: Axes) -> None:
@@ -219,7 +240,8 @@ def _heat(layer: Heat, ax: Axes) -> None:
             ink = "white" if abs(value) > 0.7 * layer.limit else INK
             ax.text(i, j, text, ha="center", va="center", fontsize=small, color=ink)
     if ax.figure is not None:
-        bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=25)
+        bar = ax.figure.colorbar(image, ax=ax, pad=0.02, aspect=25, ticks=list(layer.ticks))
+        bar.ax.set_yticklabels(list(layer.ticks.values()))
         bar.outline.set_visible(False)
         bar.set_label(for_matplotlib(layer.label), fontsize=8)
         bar.ax.tick_params(labelsize=7, length=2)

@@ -50,6 +50,13 @@ _LABELS = ("input_lr_ratio", "loss", "inputs", "output_variance")
 T = TypeVar("T")
 
 
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """Up to so many of these, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.linspace(0, len(items) - 1, most).round().astype(int)]
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """All networks under one set of conditions.
@@ -225,6 +232,10 @@ class Family:
     def kappas(self) -> list[float]:
         """Its values of κ, ascending."""
         return sorted({group.kappa for group in self.groups})
+
+    def sizes(self, name: str) -> list[int]:
+        """Its widths or depths, ascending: `width` or `depth`."""
+        return sorted({getattr(cell.settings, name) for g in self.groups for cell in g.cells})
 
     @property
     def name(self) -> str:

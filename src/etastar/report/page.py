@@ -30,7 +30,6 @@ from etastar.report.style import (
     percent,
     thousands,
 )
-from etastar.report.summary import finding, opening
 from etastar.scaling import FORMS, Coefficient, PowerLawFit
 from etastar.study.cell import Cell
 from etastar.study.filesystem import as_a_whole
@@ -74,7 +73,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
         chapters = [_chapter(family, evidence, folder) for family in evidence.families]
         with as_a_whole(output) as partial:
-            partial.write_text(_page(evidence, chapters), encoding="utf-8")
+            partial.write_text(_page(evidence, chapters), "utf-8", errors="replace")
     except OSError as error:
         place = error.filename or output
         raise ConfigError(
@@ -89,32 +88,32 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
     # what its anchors and files begin with
     key = "" if alone else _slug(family.name, evidence.families.index(family)) + "-"
     criterion = criterion_text(family)
-    figures, files = [], []
+    figures: list[dict[str, Any]] = []
+    files: list[Path] = []
     for name, kind in FIGURES.items():
         drawing, stem = kind.make(family), folder / f"{key}{name}"
-        figure: dict[str, Any] = {"anchor": f"{key}{name}", "title": kind.title, "stem": stem}
-        figure |= {"drawing": drawing, "criterion": criterion}
-        if drawing.charts:
-            caption = for_plain_text(f"{kind.title}. {drawing.caption} {criterion}")
-            written = save_charts(drawing.charts, stem, caption=caption)
-            files += written
-            svg = next(path for path in written if path.suffix == ".svg").read_bytes()
-            shown = [interactive(chart) for chart in drawing.charts]
-            figure |= {
-                "svg": base64.b64encode(svg).decode("ascii"),
-                "alternative": for_plain_text(f"{kind.title}. {drawing.caption}"),
+        about = for_plain_text(f"{kind.title}. {drawing.caption}")
+        written = save_charts(drawing.charts, stem, caption=for_plain_text(f"{about} {criterion}"))
+        twins = map(interactive, drawing.charts)
+        figures.append(
+            {
+                "anchor": stem.name,
+                "title": kind.title,
+                "stem": stem,
+                "drawing": drawing,
+                "criterion": criterion,
+                "alternative": about,
+                "svg": base64.b64encode(written[-1].read_bytes()).decode() if written else "",
                 # JSON that cannot end the script element which holds it
                 "panels": [
                     (chart, round(twin.layout.height), twin.to_json().replace("<", "\\u003c"))
-                    for chart, twin in zip(drawing.charts, shown, strict=True)
+                    for chart, twin in zip(drawing.charts, twins, strict=True)
                 ],
             }
-        figures.append(figure)
-    found = [(group.name, finding(group)) for group in family.groups]
-    return {"family": family, "key": key, "criterion": criterion, "findings": found} | {
-        "figures": figures,
-        "files": files,
-    }
+        )
+        files += written
+    chapter = {"family": family, "key": key, "criterion": criterion}
+    return {**chapter, "figures": figures, "files": files}
 
 
 def _slug(name: str, place: int) -> str:
@@ -144,7 +143,6 @@ def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
         study=study,
         evidence=evidence,
         chapters=chapters,
-        opening=opening(evidence),
         study_file=study.path.read_text(encoding="utf-8") if known else "",
         version=__version__,
         css=(_HERE / "page.css").read_text(encoding="utf-8"),

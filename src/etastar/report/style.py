@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 # Okabe & Ito (2008): distinguishable with any colour vision, and in grey.
 COLOURS = {
     "trained": "#0072B2",
@@ -46,19 +48,21 @@ INK = "#1b1f24"
 MUTED = "#6b7280"
 GRID = "#e6e8eb"
 
-# Seven steps of viridis (van der Walt & Smith 2015), its palest left out: networks by size.
-_ORDERED = ("#440154", "#443983", "#31688e", "#21918c", "#35b779", "#90d743")
 DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b")
 """ColorBrewer's RdBu, reversed: blue where the law is too high, red where it is too low, evenly
 spaced from far below to far above; the middle is almost white."""
 
 
 def ordered_colours(count: int) -> list[str]:
-    """So many colours from dark to light, for things that have an order."""
-    if count == 1:
-        return [_ORDERED[2]]
-    last = len(_ORDERED) - 1
-    return [_ORDERED[round(i * last / (count - 1))] for i in range(count)]
+    """So many colours from dark to light, for things that have an order; readable in grey.
+
+    They are viridis (van der Walt & Smith 2015) without its palest end.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    ends = (0.0, 0.85) if count > 1 else (0.4, 0.4)
+    return [to_hex(colormaps["viridis"](at)) for at in np.linspace(*ends, count)]
 
 
 def number(value: float | None, digits: int = 3) -> str:

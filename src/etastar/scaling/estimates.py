@@ -21,6 +21,7 @@ from etastar.scaling.cells import (
     Response,
     SeedValues,
 )
+from etastar.search.estimate import middle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,8 +207,7 @@ def _common_variance(variance: FloatArray, freedom: IntArray) -> tuple[float, fl
 def medians(cell: IntArray, values: FloatArray, m: IntArray) -> FloatArray:
     """Median of the values `[S]` of every cell, `[M]`; NaN for a cell without seeds.
 
-    For an even number of seeds it is the mean of the middle two; if one of them is infinite, the
-    median is too, and −∞ if they are −∞ and ∞.
+    For an even number of seeds it is that of the middle two: see `search.estimate.middle`.
     """
     order = np.lexsort([values, cell])
     ranked = values[order]
@@ -215,8 +215,7 @@ def medians(cell: IntArray, values: FloatArray, m: IntArray) -> FloatArray:
     out = np.full(len(m), np.nan)
     some = m > 0
     low, high = (ranked[place[some]] for place in (start + (m - 1) // 2, start + m // 2))
-    nowhere = np.isneginf(low)
-    out[some] = np.where(nowhere, -np.inf, 0.5 * (np.where(nowhere, 0.0, low) + high))
+    out[some] = middle(low, high)
     return out
 
 
@@ -258,10 +257,10 @@ def resample_medians(
         if jitter:
             draw += rng.random(pick.shape) * bracket[pick]
         draw.sort(-1)
-        middle = 0.5 * (draw[..., (size - 1) // 2] + draw[..., size // 2])
+        drawn = middle(draw[..., (size - 1) // 2], draw[..., size // 2])
         stretch = np.sqrt(size / (size - 1)) if size > 1 else 1.0
         value = estimates.value[chosen]
-        out[:, chosen] = value + stretch * (middle - value)
+        out[:, chosen] = value + stretch * (drawn - value)
     return out[:, estimates.used]
 
 

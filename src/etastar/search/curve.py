@@ -199,6 +199,8 @@ class Curve(CurveState):
         """Rounds of whole runs until the interval is narrow, a safe rate known, or a cap met."""
         if self.ended_by in ("precision", "nowhere"):
             self.ended_by = ""
+        if not self.whole:
+            yield from self._run(self._first_round())
         while not self.ended_by:
             fit = self.fit()
             if fit.nowhere_half() and self._looked():
@@ -262,14 +264,15 @@ class Curve(CurveState):
         self._next_seed += 1
         return Trial(Start(seed, seed), self.lattice.rate(point), to_end=to_end)
 
+    def _first_round(self) -> list[int]:
+        """Lattice points of the first round, about where partial runs saw the boundary."""
+        size, cells = self.options.round_size, self.lattice.cells
+        first, last = (self.begins + distance / self.step for distance in FIRST)
+        return spread(first if self.learned else 0, last if self.learned else cells, size, cells)
+
     def _place(self, fit: Fit) -> list[int]:
         """Lattice points of the next round of the search for the edge."""
-        size, cells, done = self.options.round_size, self.lattice.cells, len(self.whole)
-        if not done:
-            first, last = (self.begins + distance / self.step for distance in FIRST)
-            return spread(
-                first if self.learned else 0, last if self.learned else cells, size, cells
-            )
+        size = self.options.round_size
         if not fit.counts.trained.any():
             return self._where_none_trained(size)
         few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
@@ -327,7 +330,7 @@ class Curve(CurveState):
                 high = min(high, attempt.point - APART / self.step)
         if high < 0:
             return None
-        if low is None:
+        if low is None or low > high:
             seen = lowest_seen(fit.counts, high)
             low = None if seen is None else float(seen)
         return None if low is None or low > high else Window(low, high)

@@ -14,9 +14,10 @@ class CurveEtaStar:
         median: η_50: where p falls through one half, the median of its posterior.
         ci_low: Lower end of its 95 % interval.
         ci_high: Upper end.
-        safe: The one-sided 90 % lower bound of η_95.
-        set_by: `budget` where slow runs end η*: had they trained, η_50 would lie beyond its
-            interval; else `stability`; None where no run failed above.
+        safe: The one-sided 90 % lower bound of η_95; None where runs may be too slow there.
+        set_by: `budget` where slow runs end η*: with twice the budget, judged by the steps of the
+            runs that trained, η_50 would lie beyond its interval; else `stability`; None where no
+            run failed above.
     """
 
     median: float | None

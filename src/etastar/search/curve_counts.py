@@ -98,6 +98,8 @@ class SlowEdge:
         upper: Its 90 % quantile, the upper bound.
         edge: Where a run is slow with probability one half, the best guess.
         width: The best guess of the edge's width, in lattice points.
+        below: Lattice point up to which slow failures are left out of the fast edge's fit: `upper`,
+            or the peak of p; −1 if no slow edge was seen.
     """
 
     last: int = -1
@@ -106,6 +108,7 @@ class SlowEdge:
     upper: float | None = None
     edge: float = -math.inf
     width: float = 1.0
+    below: int = -1
 
     def fine(self, points: Array) -> Array:
         """Probability that a run is not too slow, [N].
@@ -126,7 +129,7 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     Args:
         counts: Whole runs.
         step: Distance of lattice points in log η.
-        top: Lattice point above which a slow failure belongs to the fast edge too: η_50.
+        top: Lattice point from which on slow failures belong to the fast edge: above the peak of p.
     """
     below = np.arange(len(counts.trained)) < top
     slow, fine = counts.slow * below, counts.trained * below
@@ -146,12 +149,17 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     best = int(log_likelihood.argmax())
     if log_likelihood[best] - without < EVIDENCE:
         return SlowEdge()
-    mine = at[(k > 0) & (rise[best] / q[best] > 0.5)]
     five = edge + width * math.log(0.95 / 0.05) / step
     order = np.argsort(five)
     total = np.cumsum(np.exp(log_likelihood - log_likelihood[best])[order])
     low, lower, upper = five[order][np.searchsorted(total, np.array([0.5, 0.1, 0.9]) * total[-1])]
-    last = int(mine.max()) if len(mine) else -1
+    mine = at[(k > 0) & (rise[best] / q[best] > 0.5)]
     return SlowEdge(
-        last, float(low), float(lower), float(upper), float(edge[best]), float(width[best]) / step
+        int(mine.max()) if len(mine) else -1,
+        float(low),
+        float(lower),
+        float(upper),
+        float(edge[best]),
+        float(width[best]) / step,
+        min(math.ceil(top) - 1, math.floor(upper)),
     )

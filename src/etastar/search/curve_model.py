@@ -111,11 +111,14 @@ def shapes() -> Shapes:
 
 @lru_cache(maxsize=8)
 def _tables(half: float) -> tuple[Array, Array, int]:
-    """Log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row."""
+    """Log p and log(1 − p), [offsets, S], at x − m = (row − centre)·half, and the centre row.
+
+    In single precision: its error in the log likelihood of hundreds of trials is below 1e-4.
+    """
     centre = int(np.ceil(SPAN / half))
     offset = np.arange(-centre, centre + 1)[:, None] * half
     p = np.clip(shapes().success(offset), FLOOR, CEILING)
-    return np.log(p), np.log1p(-p), centre
+    return np.log(p).astype(np.float32), np.log1p(-p).astype(np.float32), centre
 
 
 @lru_cache(maxsize=64)
@@ -164,16 +167,22 @@ class Posterior:
         ends = -margin, 2 * cells + margin
         low, high = self._region(*ends)
         room = int(round(ROOM / self.half))
+        low, high = max(low - room, ends[0]), min(high + room, ends[1])
+        log_weight = self._log_weight(np.arange(low, high + 1), None)
         while True:
-            low, high = max(low - room, ends[0]), min(high + room, ends[1])
-            self.points: NDArray[np.int64] = np.arange(low, high + 1)
-            weight = _normalised(self._log_weight(self.points, None))
+            weight = _normalised(log_weight)
             mass = weight.sum(axis=1)
-            if (low == ends[0] or mass[:3].sum() < OUTSIDE) and (
-                high == ends[1] or mass[-3:].sum() < OUTSIDE
-            ):
+            left = max(low - room, ends[0]) if mass[:3].sum() >= OUTSIDE else low
+            right = min(high + room, ends[1]) if mass[-3:].sum() >= OUTSIDE else high
+            if (left, right) == (low, high):
                 break
+            more = [np.arange(left, low), np.arange(high + 1, right + 1)]
+            below, above = (self._log_weight(points, None) for points in more)
+            log_weight = np.concatenate([below, log_weight, above])
+            low, high = left, right
+        self.points: NDArray[np.int64] = np.arange(low, high + 1)
         self._trim(weight)
+        self._distributions: dict[float, tuple[Array, Array, float]] = {}
 
     def _region(self, low: int, high: int) -> tuple[int, int]:
         """Where m lies, from every `COARSE`-th point of the whole range and the simplest shapes."""
@@ -191,16 +200,19 @@ class Posterior:
         """
         yes, no, centre = _tables(self.half)
         tried = np.flatnonzero(self.trained + self.failed)
+        if not len(tried) or not len(points):
+            prior = shapes().log_prior if columns is None else shapes().log_prior[columns]
+            return np.tile(prior.astype(np.float32), (len(points), 1))
         rows = np.clip(2 * tried[None, :] - points[:, None] + centre, 0, len(yes) - 1)
-        used, at = np.unique(rows, return_inverse=True)
-        where = np.repeat(np.arange(len(points)), len(tried)), at.ravel()
-        number = np.zeros((2, len(points), len(used)))
+        first, last = int(rows.min()), int(rows.max()) + 1
+        number = np.zeros((2, len(points), last - first), dtype=np.float32)
+        where = np.repeat(np.arange(len(points)), len(tried)), rows.ravel() - first
         for k, runs in enumerate((self.trained[tried], self.failed[tried])):
-            np.add.at(number[k], where, np.tile(runs, len(points)))
-        prior = shapes().log_prior
+            np.add.at(number[k], where, np.tile(runs, len(points)).astype(np.float32))
+        prior, yes, no = shapes().log_prior, yes[first:last], no[first:last]
         if columns is not None:
             yes, no, prior = yes[:, columns], no[:, columns], prior[columns]
-        return np.asarray(prior + number[0] @ yes[used] + number[1] @ no[used])
+        return np.asarray(number[0] @ yes + number[1] @ no + prior.astype(np.float32))
 
     def _trim(self, weight: Array) -> None:
         """Keep what holds more than next to no mass, which makes the rest much faster."""
@@ -208,7 +220,7 @@ class Posterior:
         rows = slice(held[0], held[-1] + 1)
         self.kept: NDArray[np.int64] = np.flatnonzero(weight.sum(axis=0) > NEGLIGIBLE)
         self.points = self.points[rows]
-        kept = weight[rows, self.kept]
+        kept = weight[rows, self.kept].astype(float)
         self.weight: Array = kept / kept.sum()
         self.mass: Array = self.weight.sum(axis=1)
         self.shape_mass: Array = self.weight.sum(axis=0)
@@ -223,6 +235,11 @@ class Posterior:
             Lattice points in half steps [N], their masses [N], and the mass of "p is nowhere
             `level`"; all masses sum to 1.
         """
+        if level not in self._distributions:
+            self._distributions[level] = self._distribution(level)
+        return self._distributions[level]
+
+    def _distribution(self, level: float) -> tuple[Array, Array, float]:
         if level == 0.5:
             return self.points.astype(float), self.mass, 0.0
         drop, exists = (column[self.kept] for column in _drops(self.half, level))
@@ -262,11 +279,10 @@ class Posterior:
         Returns:
             Mean, lower and upper end, each [N].
         """
-        bins = np.linspace(0, 1, 401)
-        out = np.empty((3, len(points)))
+        bins, out, weight = np.linspace(0, 1, 401), np.empty((3, len(points))), self.weight.ravel()
         for n, p in enumerate(self._at(points)):
-            mass, _ = np.histogram(p, bins, weights=self.weight)
-            ends = np.concatenate([[0.0], np.cumsum(mass)])
+            cell = (p * 400).astype(np.int64).ravel()
+            ends = np.concatenate([[0.0], np.cumsum(np.bincount(cell, weight, 400))])
             tails = np.interp([(1 - level) / 2, (1 + level) / 2], ends / ends[-1], bins)
             out[:, n] = float((self.weight * p).sum()), *tails
         return out[0], out[1], out[2]

@@ -13,7 +13,7 @@ from etastar.search.curve_fit import SAFE, Fit
 TARGETS = (0.65, 0.35, 0.92, 0.5, 0.65, 0.35, 0.97, 0.25)
 """Values of p at which trials are placed in turn: most about the edge, for η_50 and its width; two
 of eight on its shoulder, for η_95."""
-FIRST = (-0.8, 0.3)
+FIRST = (-1.2, 0.3)
 """Distances in log η from the located boundary over which the first round is spread: where training
 begins well it does not always end well."""
 BELOW = (0.75, 0.5, 0.33)

@@ -47,11 +47,16 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
 def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options, middle = curve.options, float(fit.eta_50()[1])
     if curve.ended_by == "nowhere" or fit.nowhere_half():
-        yield Remark(
-            "nowhere-half",
-            "No rate was found at which half of the runs train. Lower the threshold, or raise the "
-            "budget.",
-        )
+        runs = [(trial.lr, outcome) for _, trial, outcome in curve.whole]
+        lowest = min(lr for lr, _ in runs)
+        ends = {o.cause or o.kind for lr, o in runs if lr == lowest}
+        remedy = "Lower the threshold, or raise the budget."
+        if ends <= {"diverged", "dead", "collapsed"}:  # a longer budget helps none of these
+            remedy = (
+                f"Even at the lowest rate tried, {lowest:.4g}, runs {' or '.join(sorted(ends))}: "
+                "lower start_lr."
+            )
+        yield Remark("nowhere-half", f"No rate was found at which half of the runs train. {remedy}")
     elif middle >= curve.lattice.cells:
         yield Remark(
             "above-range",
@@ -108,7 +113,7 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
             f"none is {nowhere:.2f}.",
         )
-    elif fit.slow.upper is not None and fit.slow.upper > fit.safe():
+    elif fit.no_width():
         yield Remark(
             "no-width",
             "The window has no width: runs become too slow for the budget where they have not yet "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from etastar.search.curve_blocks import (
     Recommended,
     WindowBlock,
 )
+from etastar.search.curve_budget import set_by
 from etastar.search.curve_counts import CAUSES, Counts, SlowEdge
 from etastar.search.curve_fit import SAFE, Fit
-from etastar.search.curve_model import Posterior
 from etastar.search.curve_remarks import remarks
 from etastar.search.curve_state import CurveState
 
@@ -82,27 +81,8 @@ def _eta_star(curve: CurveState, fit: Fit) -> CurveEtaStar:
     if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
         return CurveEtaStar(None, None, None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
-    return CurveEtaStar(middle, low, high, _rate(curve, fit.safe()), set_by(fit))
-
-
-def set_by(fit: Fit) -> Literal["budget", "stability"] | None:
-    """What ends η*: `budget` if slow runs do.
-
-    The fit is made again as if the slow runs above the slow edge had trained, which is the most
-    that a longer budget could do; where η_50 then lies beyond its interval, slow runs end it.
-
-    Args:
-        fit: To all whole runs.
-    """
-    counts, above = fit.counts, np.arange(fit.cells + 1) > fit.slow.last
-    slow = counts.slow * above
-    if not (counts.failed * above).any() or not counts.trained.any():
-        return None
-    if not slow.any():
-        return "stability"
-    failed = (counts.failed - counts.slow) * 1.0
-    longer = Posterior(fit.step, fit.cells, counts.trained + slow, failed)
-    return "budget" if float(longer.quantile(0.5, 0.5)) > fit.eta_50()[2] else "stability"
+    safe = None if fit.no_width() else _rate(curve, fit.safe())
+    return CurveEtaStar(middle, low, high, safe, set_by(fit, curve.options.max_steps))
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:

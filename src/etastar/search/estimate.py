@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -109,8 +110,6 @@ def success_curve(
     Returns:
         A point per rate, with an exact binomial interval.
     """
-    from scipy.stats import binomtest
-
     curve = []
     for lr in sorted({rate for outcomes in tried for rate in outcomes}):
         counts = dict.fromkeys(("trained", "diverged", "dead", "short"), 0)
@@ -124,7 +123,7 @@ def success_curve(
                 below += 1
         seeds = sum(counts.values()) + above + below
         good = counts["trained"] + above
-        interval = binomtest(good, seeds).proportion_ci(LEVEL)
+        low, high = _interval(good, seeds)
         curve.append(
             SuccessAt(
                 lr=lr,
@@ -132,11 +131,20 @@ def success_curve(
                 inferred_trained=above,
                 inferred_failed=below,
                 p=good / seeds,
-                ci_low=float(interval.low),
-                ci_high=float(interval.high),
+                ci_low=low,
+                ci_high=high,
             )
         )
     return curve
+
+
+@lru_cache(maxsize=4096)
+def _interval(good: int, seeds: int) -> tuple[float, float]:
+    """The exact binomial interval; a study asks for the same few again and again."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(good, seeds).proportion_ci(LEVEL)
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -209,13 +217,23 @@ def middle_bracket(
 
 
 def _median(values: np.ndarray) -> np.ndarray:
-    """Median over the last axis that keeps infinities: no mean of −∞ and +∞ is ever taken."""
+    """Median over the last axis: see `middle`."""
     ordered = np.sort(values, axis=-1)
     size = ordered.shape[-1]
-    low, high = ordered[..., (size - 1) // 2], ordered[..., size // 2]
-    finite = np.isfinite(low) & np.isfinite(high)
-    middle = (np.where(finite, low, 0.0) + np.where(finite, high, 0.0)) / 2
-    return np.asarray(np.where(finite, middle, np.where(np.isfinite(low), high, low)))
+    return middle(ordered[..., (size - 1) // 2], ordered[..., size // 2])
+
+
+def middle(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the mean of the two middle logarithms of each sample: the rule of every η* of seeds.
+
+    A seed that trains nowhere is −∞, and the median with it; one that trains everywhere is ∞.
+
+    Args:
+        low: The lower one; the same as `high` where the sample is odd.
+        high: The upper one.
+    """
+    nowhere = np.isneginf(low)
+    return np.asarray(np.where(nowhere, low, (np.where(nowhere, 0.0, low) + high) / 2))
 
 
 def _log_brackets(results: Sequence[SeedResult]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from etastar.errors import ConfigError
 from etastar.study.export import seed_columns
+from etastar.study.plan import require_results
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -33,12 +33,9 @@ def cell_table(study: Study, store: Store) -> CellTable:
     """
     from etastar.scaling import CellTable
 
+    require_results(study, store)
     columns = dict(seed_columns(study, store))
     columns["lambda1"] = columns.pop("lambda1_preconditioned")
-    if not columns["cell"]:
-        raise ConfigError(
-            f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"
-        )
     labels = labels_of(study)
     for name in labels:
         # an unset budget has no number: as a label it is a word

@@ -43,6 +43,11 @@ class Task:
     sharpness: SharpnessSettings | None = None
     known: Mapping[Trial, Outcome] = field(default_factory=dict)
 
+    @property
+    def curve(self) -> bool:
+        """Whether a success curve is measured, rather than brackets or λ1."""
+        return self.kind == "maximal-lr" and self.settings.strategy == "curve"
+
 
 def run_task(task: Task, on_outcome: OnOutcome | None = None) -> Results:
     """Do a task, in whatever process this is.
@@ -71,19 +76,18 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
         if on_outcome:
             on_outcome(trial, outcome)
 
-    curve = task.settings.strategy == "curve"
     found = measured(
         task.settings.network(),
         data,
         task.settings,
-        None if curve else task.seeds,
+        None if task.curve else task.seeds,
         known=task.known,
         on_outcome=told,
     )
     assert found.recipe is not None
     return Results(
-        seeds={task.seeds[0]: _curve_found(found)} if curve else found.seeds,
-        trials=known if curve else found.trials,
+        seeds={task.seeds[0]: _curve_found(found)} if task.curve else found.seeds,
+        trials=known if task.curve else found.trials,
         resolved={"recipe": found.recipe.model_dump(), **_facts(data)},
         seconds=found.cost.seconds,
         environment=found.environment,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from etastar.errors import ConfigError, EmptyStoreError
-from etastar.study.cell import Asked, Cell
+from etastar.study.cell import Asked, Cell, TaskKind
 from etastar.study.cost import Cost
+from etastar.study.export import seed_columns
 from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -39,18 +44,30 @@ class State:
         Raises:
             StoreError: It exists, and is damaged, newer, or something else.
         """
-        if not path.exists() or not path.stat().st_size:
-            return cls()
-        try:
-            with Store(path) as store:
-                return cls.of(store)
-        except EmptyStoreError:
-            return cls()
+        with suppress(EmptyStoreError), Store(path) as store:
+            return cls.of(store)
+        return cls()
 
     def missing(self, asked: Asked) -> tuple[Any, ...]:
         """What is wanted of a specification and has no result."""
         done = self.done.get(asked.id, set())
         return tuple(one for one in asked.wanted if one not in done)
+
+    def count(self, study: Study) -> tuple[int, int]:
+        """Results of a study (η* and λ1, by seed) that are missing, and all; each counts once."""
+        wanted = {(a.id, one) for cell in study.cells for a in cell.asked for one in a.wanted}
+        return len(wanted) - sum(one in self.done.get(i, ()) for i, one in wanted), len(wanted)
+
+    def gaps(self, study: Study) -> str:
+        """Say how much of a study is missing, and what to do; empty if nothing is."""
+        missing, wanted = self.count(study)
+        if not missing:
+            return ""
+        cells = sum(not self.is_done(cell) for cell in study.cells)
+        return (
+            f"{missing} of {wanted} results (η* and λ1, by seed) are missing, in {cells} of "
+            f"{len(study.cells)} cells: etastar study run {study.path}"
+        )
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether everything that a cell asks for is there."""
@@ -59,6 +76,46 @@ class State:
     def error(self, cell: Cell) -> str | None:
         """The error for which a cell was given up; None if it was not."""
         return next((self.failures[a.id] for a in cell.asked if a.id in self.failures), None)
+
+
+def require_results(study: Study, store: Store) -> State:
+    """Return the state of a store that holds some η* of a study.
+
+    Raises:
+        ConfigError: It holds none, so that nothing can be made of it.
+    """
+    state = State.of(store)
+    if any(state.done.get(cell.id, set()) & set(cell.wanted) for cell in study.cells):
+        return state
+    raise ConfigError(
+        f"{store.path} holds no η* of this study yet. Run: etastar study run {study.path}"
+        + elsewhere(study, store, state)
+    )
+
+
+def elsewhere(study: Study, store: Store, state: State) -> str:
+    """Say which settings differ where a store holds networks, but none of a study; else nothing."""
+    ours = {cell.id for cell in study.cells}
+    query = "SELECT id, json FROM specification WHERE kind = 'maximal-lr'"
+    with store.decoded():
+        others = [json.loads(t) for i, t in store.rows(query) if i in state.done and i not in ours]
+    if not others or ours & state.done.keys():
+        return ""
+    wanted = json.loads(study.cells[0].specification)
+
+    def differing(other: dict[str, Any]) -> list[str]:
+        names = sorted(wanted.keys() | other.keys())
+        return [name for name in names if wanted.get(name) != other.get(name)]
+
+    near = min(others, key=lambda other: len(differing(other)))
+    told = ", ".join(
+        f"{name} = {near.get(name)!r} (in the study file {wanted.get(name)!r})"
+        for name in differing(near)
+    )
+    return (
+        f". The store holds {len(others)} networks of other settings, nearest to the first of the "
+        f"study with {told}: was the file edited, or is the store another study's?"
+    )
 
 
 def costs(study: Study) -> dict[str, Cost]:
@@ -108,6 +165,59 @@ def plan(
     return sorted(tasks.values(), key=lambda found: (-rank[found[0].id], -found[1]))
 
 
+def like_before(
+    study: Study, known: Mapping[str, Cost], tasks: Sequence[tuple[Task, float]], store: Path
+) -> tuple[float, float] | None:
+    """Predict trials and seconds of tasks from the results of the study that a store holds.
+
+    Per kind (bracket, curve, λ1), a result takes as many trials as one took in the mean, and as
+    many times its expected time as all of them took together.
+
+    Returns:
+        Trials and seconds; None if the store has no result of a kind that is to do.
+    """
+    try:
+        opened = Store(store)
+    except EmptyStoreError:
+        return None
+    with opened:
+        state, rows = State.of(opened), seed_columns(study, opened)
+        taken = dict(
+            opened.rows(
+                "SELECT id, sum(seconds) FROM work JOIN specification ON key = cell GROUP BY id"
+            )
+        )
+    trials: dict[str, list[int]] = {"sharpness": [0]}
+    for strategy, count in zip(rows["strategy"], rows["trials"], strict=True):
+        trials.setdefault(_kind("maximal-lr", strategy), []).append(count)
+    expected, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
+    for cell in study.cells:
+        for asked in cell.asked:
+            there = len(asked.wanted) - len(state.missing(asked))
+            if there and asked.id in taken:
+                kind = _kind(asked.kind, cell.settings.strategy)
+                expected[kind] += _seconds(cell, known[cell.id], asked.kind, there)
+                seconds[kind] += taken.pop(asked.id)
+    kinds = [_kind(task.kind, task.settings.strategy) for task, _ in tasks]
+    if not set(kinds) <= trials.keys() & expected.keys():
+        return None
+    return (
+        sum(mean(trials[k]) * len(t.seeds) for k, (t, _) in zip(kinds, tasks, strict=True)),
+        sum(s * seconds[k] / expected[k] for k, (_, s) in zip(kinds, tasks, strict=True)),
+    )
+
+
+def _kind(kind: TaskKind, strategy: str | None) -> str:
+    """What a task measures: λ1, a curve, or brackets."""
+    return "curve" if kind == "maximal-lr" and strategy == "curve" else kind
+
+
+def _seconds(cell: Cell, cost: Cost, kind: TaskKind, results: int) -> float:
+    """Return the expected time of so many results of a cell."""
+    wanted = cell.sharpness if kind == "sharpness" else None
+    return cost.sharpness(wanted, results) if wanted else cost.lr(results)
+
+
 def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
     """Return the tasks of one cell, at most two: η* and λ1."""
     found = []
@@ -115,8 +225,7 @@ def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
         if seeds := state.missing(asked):
             wanted = cell.sharpness if asked.kind == "sharpness" else None
             task = Task(*asked[:3], cell.settings, seeds, wanted)
-            seconds = cost.sharpness(wanted, len(seeds)) if wanted else cost.lr(len(seeds))
-            found.append((task, seconds))
+            found.append((task, _seconds(cell, cost, asked.kind, len(seeds))))
     return found
 
 

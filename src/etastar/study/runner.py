@@ -152,6 +152,7 @@ class _Run:
         finally:
             for future in self.in_flight:
                 future.cancel()
+        self.store.verify()
         failures = {
             cell.title: self.state.error(cell) or ""
             for cell in self.study.cells
@@ -161,9 +162,8 @@ class _Run:
 
     def _submit(self, task: Task) -> Future[Results]:
         """Start a task; one in this process reports and stores its trials as they end."""
-        curve = task.settings.strategy == "curve" and task.kind == "maximal-lr"
-        known = (self.store.runs if curve else self.store.unfinished_trials)(task.id)
-        task = replace(task, known=known)
+        read = self.store.runs if task.curve else self.store.unfinished_trials
+        task = replace(task, known=read(task.id))
         threads = getattr(self.executor, "threads_per_task", None)
         if threads and task.settings.threads is None:
             settings = task.settings.model_copy(update={"threads": threads})
@@ -172,8 +172,10 @@ class _Run:
         if isinstance(self.executor, InProcess):
             key = self.store.specify(task.id, task.kind, task.specification)
 
+            add = self.store.add_run if task.curve else self.store.add_trial
+
             def on_outcome(trial: Trial, outcome: Outcome) -> None:
-                self.store.add_trial(key, trial, outcome, curve=curve)
+                add(key, trial, outcome)
                 self._report("", trials=1)
 
             function = partial(run_task, on_outcome=on_outcome)
@@ -250,8 +252,7 @@ def _gone(error: BaseException) -> ExecutorError:
 
 def _title(task: Task) -> str:
     what = "η*" if task.kind == "maximal-lr" else "λ1"
-    curve = task.settings.strategy == "curve" and task.kind == "maximal-lr"
-    seeds = "its curve" if curve else f"{len(task.seeds)} seeds"
+    seeds = "its curve" if task.curve else f"{len(task.seeds)} seeds"
     return f"{what} of {title_of(task.settings)}, {seeds}"
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 from etastar.errors import EmptyStoreError, StoreError
@@ -25,6 +25,12 @@ APPLICATION_ID = 0x45544153  # "ETAS": tells a store from other SQLite files
 MAGIC = b"SQLite format 3\0"
 SMALLEST = 512
 """Bytes of the shortest SQLite file that is not empty: one page of the smallest size."""
+WRITE_VERSION = 18
+"""Where an SQLite file says whether it has a write-ahead log (2) or none (1)."""
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""Errors of SQLite that mean that another program holds a lock."""
+OnBusy: TypeAlias = Callable[[sqlite3.OperationalError], None]
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 """Raised whenever a table changes; a store of a newer version is refused."""
 
@@ -34,10 +40,14 @@ TABLES, CURVE_TABLES = (
 )
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
+def connect_writer(path: Path, on_busy: OnBusy) -> sqlite3.Connection:
     """Open a store for writing, or make a new one. The caller holds the store's lock.
 
     Every commit is on the disk when it returns (`synchronous=FULL`).
+
+    Args:
+        path: The store.
+        on_busy: See `patient`.
 
     Raises:
         StoreError: The file is damaged, newer, or something else; it is left as it is.
@@ -48,11 +58,32 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         # transactions are begun and ended in `store.py`; searches report from several threads
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            _prepare(connection, "DELETE" if is_network(path.parent) else "WAL")
+            journal = "DELETE" if is_network(path.parent) else "WAL"
+            patient(lambda: _prepare(connection, journal), on_busy)
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def patient(action: Callable[[], T], on_busy: OnBusy) -> T:
+    """Do something with a store until no other program holds a lock that forbids it.
+
+    Args:
+        action: What to do; nothing is left of it where it fails.
+        on_busy: Called after every failure (SQLite itself waits 5 seconds) with the error, which
+            it may raise.
+
+    Returns:
+        What the action returns.
+    """
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in LOCKED:
+                raise
+            on_busy(error)
 
 
 def _prepare(connection: sqlite3.Connection, journal: str) -> None:
@@ -66,6 +97,28 @@ def _prepare(connection: sqlite3.Connection, journal: str) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO note VALUES ('sqlite_version', ?)", (sqlite3.sqlite_version,)
     )
+    mark_open(connection, True)
+    # that a log belongs to this file is written in the file itself
+    connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+
+
+def mark_open(connection: sqlite3.Connection, is_open: bool) -> None:
+    """Note in the store whether a writer has it open: then results may be in the log beside it."""
+    connection.execute("INSERT OR REPLACE INTO note VALUES ('open', ?)", (str(int(is_open)),))
+
+
+def lost_log(path: Path, connection: sqlite3.Connection) -> bool:
+    """Check if a writer did not close the store, and the write-ahead log that it left is gone.
+
+    Args:
+        path: The store.
+        connection: To it.
+    """
+    marked = connection.execute("SELECT 1 FROM note WHERE name = 'open' AND value = '1'").fetchone()
+    with path.open("rb") as file:
+        file.seek(WRITE_VERSION)
+        has_log = file.read(1) == b"\x02"
+    return bool(marked) and has_log and not _log(path, "-wal")
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -158,7 +211,10 @@ def _connect_read_only(path: Path) -> sqlite3.Connection:
         # written and nobody left a log, nobody can be writing either
         mode = "mode=ro&immutable=1"
     connection = sqlite3.connect(
-        f"file:{quote(str(real))}?{mode}", uri=True, isolation_level=None, check_same_thread=False
+        f"file:{quote(os.fsencode(real))}?{mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
     )
     connection.execute("PRAGMA query_only=ON")
     return connection
@@ -233,6 +289,6 @@ def _meaning(path: Path, error: sqlite3.Error) -> StoreError:
             f"{path} cannot be read or written ({error}). What was stored before is kept. Check "
             "the folder's permissions and the disk (also for free space), then run again."
         )
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if primary in LOCKED:
         return StoreError(f"{path} is locked by another program ({error}). Close it, run again.")
     return StoreError(f"{path}: {error}.")

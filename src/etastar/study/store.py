@@ -16,13 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, StoreError
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import Cell, TaskKind
-from etastar.study.lock import locked
+from etastar.study.lock import POLL, locked
 from etastar.study.results import CurveFound, Results, SharpnessRow
-from etastar.study.schema import connect_reader, connect_writer, rollback, translated
+from etastar.study.schema import (
+    connect_reader,
+    connect_writer,
+    lost_log,
+    mark_open,
+    patient,
+    rollback,
+    translated,
+)
 
 FLUSH_EVERY = 1.0
 """Seconds of trials that a sudden death may cost; committing each alone would slow short ones."""
@@ -94,6 +102,12 @@ class Store:
                 for identity, one in self.rows(query):
                     done.setdefault(identity, set()).add(one)
         return done
+
+    @property
+    def log_missing(self) -> bool:
+        """Whether results are missing since the log beside the store is: it was copied alone."""
+        with translated(self.path):
+            return lost_log(self.path, self._connection)
 
     def failures(self) -> dict[str, str]:
         """Specifications that were given up, with the last error."""
@@ -170,11 +184,13 @@ class StoreWriter(Store):
 
     Args:
         path: The file.
-        wait: Wait for another process that is writing it; otherwise raise.
+        wait: Wait for another process that is writing it, or for another program that holds a lock
+            on it; otherwise raise.
         on_wait: Called once before waiting, with who is writing.
 
     Raises:
-        StoreError: Another process is writing and `wait` is false; or as `Store`.
+        StoreError: Another process is writing and `wait` is false; or as `Store`. Later: the file
+            has been removed or replaced.
         ConfigError: The folder does not exist.
     """
 
@@ -187,19 +203,45 @@ class StoreWriter(Store):
         self._writing = threading.RLock()
         self._buffer: list[tuple[str, tuple[Any, ...]]] = []
         self._flushed = time.monotonic()
+        self._wait, self._on_wait = wait, on_wait
         try:
             super().__init__(path)
+            self._file = _identity(path)
         except BaseException:
             self._lock.close()
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        return connect_writer(self.path)
+        return connect_writer(self.path, self._busy)
+
+    def _busy(self, error: sqlite3.OperationalError) -> None:
+        """Wait a moment for another program that holds a lock; tell of it once."""
+        if not self._wait:
+            raise error
+        if self._on_wait:
+            self._on_wait("another program, which has locked it")
+            self._on_wait = None
+        time.sleep(POLL)
+
+    def verify(self) -> None:
+        """Raise if the file that is written is not the one of that name any more.
+
+        Raises:
+            StoreError: It was removed or replaced.
+        """
+        if _identity(self.path) != self._file:
+            raise StoreError(
+                f"{self.path} was removed or replaced while it was being written. What was written "
+                "to it is lost, unless it was moved: then move it back. Run the same command again."
+            )
 
     def close(self) -> None:
         """Store what is buffered, close the file, let others write."""
         try:
             self.flush()
+            if _identity(self.path) == self._file:
+                with self._transaction() as connection:
+                    mark_open(connection, False)
         finally:
             super().close()
             self._lock.close()
@@ -215,11 +257,17 @@ class StoreWriter(Store):
             found = connection.execute("SELECT key FROM specification WHERE id = ?", (identity,))
             return int(found.fetchone()[0])
 
-    def add_trial(self, key: int, trial: Trial, outcome: Outcome, *, curve: bool = False) -> None:
+    def add_trial(self, key: int, trial: Trial, outcome: Outcome) -> None:
         """Take in a trial that has ended; on the disk within `FLUSH_EVERY` of the next call."""
+        self._add(_ADD_TRIAL, _trial_row(key, trial, outcome))
+
+    def add_run(self, key: int, trial: Trial, outcome: Outcome) -> None:
+        """Take in a trial of a curve: see `add_trial`."""
+        self._add(_ADD_RUN, _run_row(key, trial, outcome))
+
+    def _add(self, statement: str, row: tuple[Any, ...]) -> None:
         with self._writing:
-            row = (_run_row if curve else _trial_row)(key, trial, outcome)
-            self._buffer.append((_ADD_RUN if curve else _ADD_TRIAL, row))
+            self._buffer.append((statement, row))
             if time.monotonic() - self._flushed > FLUSH_EVERY:
                 self.flush()
 
@@ -265,10 +313,11 @@ class StoreWriter(Store):
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._writing, translated(self.path):
-            self._connection.execute("BEGIN IMMEDIATE")
+            self.verify()
+            patient(lambda: self._connection.execute("BEGIN IMMEDIATE"), self._busy)
             try:
                 yield self._connection
-                self._connection.execute("COMMIT")
+                patient(lambda: self._connection.execute("COMMIT"), self._busy)
             except BaseException:
                 rollback(self._connection)
                 raise
@@ -313,6 +362,15 @@ def _trial_row(key: int, trial: Trial, o: Outcome) -> tuple[Any, ...]:
 def _run_row(key: int, trial: Trial, outcome: Outcome) -> tuple[Any, ...]:
     told = {name: value for name, value in vars(outcome).items() if value is not None}
     return key, trial.seed, trial.lr, trial.steps or 0, int(trial.to_end), json.dumps(told)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of the file that has this name; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _now() -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.sparse.linalg import eigsh
 
 from etastar.machine import use_threads
 
@@ -22,8 +24,6 @@ DENSE = 250
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues `[..., m]`, ascending, and eigenvectors in columns, `[..., m, m]`."""
-    import torch
-
     with use_threads(1):
         values, vectors = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix)))
     return np.asarray(values.numpy()), np.asarray(vectors.numpy())
@@ -33,7 +33,5 @@ def largest(matrix: Array) -> float:
     """Largest eigenvalue of a symmetric matrix, by Lanczos if it has more than `DENSE` rows."""
     if len(matrix) <= DENSE:
         return float(eigh(matrix)[0][-1])
-    from scipy.sparse.linalg import eigsh
-
     start = np.ones(len(matrix))
     return float(eigsh(matrix, k=1, which="LA", v0=start, return_eigenvectors=False)[0])

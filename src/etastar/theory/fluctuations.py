@@ -10,6 +10,7 @@ up at a time. Nothing is fitted, and no network is drawn. Derivation: `docs/theo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,18 +19,23 @@ from etastar.theory.dense import Array, eigh
 from etastar.theory.kernel import layer_kernels
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from numpy.typing import NDArray
 
     from etastar.problem.networks import MLP
-    from etastar.theory.kernel import LayerKernels
-
-
 UNITS = 1024
 """Units drawn per layer: the averages over one unit have standard errors of about 3 %."""
+DEEP = 32
+"""Hidden layers beyond which all that is drawn is drawn less often; see `fewer`."""
 COUPLED = 3
 """Outputs of a unit, and pairs of them, that couplings to other eigenvectors are averaged over."""
 GAP = 0.05
 """Least gap, as a part of λ1, that a coupling is divided by."""
+
+
+def fewer(most: int, depth: int, least: int) -> int:
+    """A count for so many layers: beyond `DEEP` it falls like 1/L, so that the cost stays."""
+    return max(least, most * DEEP // max(DEEP, depth))
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class LayerUnits:
     """
 
     units: Array
-    """`[UNITS, C² + 1]`: a unit's C × C matrix, mean 1; and its squared signal, mean 1."""
+    """`[units, C² + 1]`: a unit's C × C matrix, mean 1; and its squared signal, mean 1."""
     other: Array
     """Coupling of an output to another output: through the gradients alone."""
     gradient: Array
@@ -92,7 +98,8 @@ def fluctuations_of(net: MLP, x: Array, classes: int, seed: int) -> Fluctuations
 
     Args:
         net: A plain MLP.
-        x: `[m, d]`; the cost is m³ and `UNITS·C·m²` per layer.
+        x: `[m, d]`; the cost is m³ and `UNITS·C·m²` per layer,
+            up to `DEEP` layers.
         classes: C.
         seed: Of the single units.
 
@@ -103,52 +110,51 @@ def fluctuations_of(net: MLP, x: Array, classes: int, seed: int) -> Fluctuations
     values, vectors = eigh(kernels.total / len(x))
     parts = np.array([np.sum(vectors * (term @ vectors), axis=0) for term in kernels.terms])
     parts /= parts[:, -1].sum() if values[-1] > 0 else 1.0
-    shares = parts[:, -1]
-    rng = np.random.default_rng(seed)
-    below, layers = np.zeros_like(kernels.total), []
-    fan_in = [x.shape[1]] + [net.width] * net.depth
-    for layer in range(net.depth):
-        if layer:
-            below = below * kernels.slopes[layer - 1]
-        own = fan_in[layer] * kernels.forward[layer] + net.biases
-        below = below + net.layer_ratios()[layer] * own
+    shares, rng, layers = parts[:, -1], np.random.default_rng(seed), []
+    slopes, ones = kernels.slopes, np.ones_like(kernels.total)
+    units = 2 * fewer(UNITS // 2, net.depth, 64)
+    above = list(accumulate(slopes[:0:-1], np.multiply, initial=ones))[::-1]
+    later = list(accumulate(kernels.terms[:0:-1]))[::-1]
+    below = np.zeros_like(ones)
+    for layer, ratio in enumerate(net.layer_ratios()[: net.depth]):
+        own = (net.width if layer else x.shape[1]) * kernels.forward[layer] + net.biases
+        below = below * (slopes[layer - 1] if layer else 1.0) + ratio * own
+        around = (*kernels.forward[layer : layer + 2], below, above[layer], later[layer])
         lower = float(shares[: layer + 1].sum())
-        drawn = _draw(kernels, layer, below, vectors, lower, net.width, classes, rng)
-        layers.append(drawn)
+        layers.append(_draw(around, lower, vectors, (units, classes, net.width), rng))
     return Fluctuations(values, shares, parts[:, :-1], tuple(layers), net.width, classes)
 
 
 def _draw(
-    kernels: LayerKernels,
-    layer: int,
-    below: Array,
-    vectors: Array,
-    lower: float,
-    n: int,
-    classes: int,
-    rng: np.random.Generator,
+    around: tuple[Array, ...], lower: float, vectors: Array, sizes: tuple[int, ...], rng: Generator
 ) -> LayerUnits:
-    """Draw units of hidden layer `layer` (from 0).
+    """Draw units of one hidden layer.
 
     With z its pre-activations on the samples, `g_k` the gradient of output k in its activation, and
-    P (`below`) the kernel of all parameters up to here in its pre-activation, a unit contributes
+    P the kernel of all parameters up to here in one of its pre-activations, a unit contributes
     `X_kk' = Σ_ij e_i g_k(i) 1[z_i>0] · P_ij · 1[z_j>0] g_k'(j) e_j` to the C × C matrix, e the
-    first of the `vectors`. `lower` is the share in λ1 that is made of these; the rest comes through
-    `relu(z_i) relu(z_j)`. Those parts of X that lead from e to other samples are the couplings.
+    first of the `vectors`. Those parts of X that lead from e to other samples are the couplings.
+
+    Args:
+        around: q of the layer's inputs and of its outputs; P; the product of the slopes, and the
+            sum of the kernel's terms, of the layers above: `[m, m]` each.
+        lower: The share in λ1 that is made of X; the rest comes through `relu(z_i) relu(z_j)`.
+        vectors: The kernel's eigenvectors, `[m, m]`.
+        sizes: Number of units, C and n.
+        rng: Of the units.
     """
+    (q, outputs, below, above, later), (units, classes, n) = around, sizes
     first, others = vectors[:, -1], vectors[:, :-1]
-    half = _gaussian(kernels.forward[layer], (UNITS // 2,), rng)
+    half = rng.normal(size=(units // 2, len(q))) @ _root(q).T
     z = np.concatenate([half, -half])  # (U, m): in pairs, for the exact share of active units
     active = z > 0
-    above = np.prod(kernels.slopes[layer + 1 :], axis=0) * np.ones_like(below)
-    gradients = active[:, None] * _gaussian(above, (UNITS, max(classes, COUPLED)), rng)
+    normal = rng.normal(size=(units, max(classes, COUPLED), len(q)))
+    gradients = active[:, None] * (normal @ _root(above).T)
     images = (gradients * first) @ below  # (U, C, m)
     matrices = images[:, :classes] @ (gradients[:, :classes] * first).transpose(0, 2, 1)
     traces = np.sum((active * first) @ (below * above) * active * first, axis=1)  # E X_kk given z
-    mean = float(traces.mean())
-    q, later = kernels.forward[layer + 1], np.sum(kernels.terms[layer + 1 :], axis=0)
-    h = z * active
-    signals = h * ((h * first) @ np.divide(later, q, out=np.zeros_like(q), where=q > 0))
+    mean, h = float(traces.mean()), z * active
+    signals = h * ((h * first) @ np.divide(later, outputs, out=np.zeros_like(q), where=outputs > 0))
     norms = signals @ first
     scale = lower / mean if mean > 0 else 0.0  # 0 where nothing below is trained
     signals *= (1 - lower) / norms.mean() if norms.mean() > 0 else 0.0
@@ -156,18 +162,15 @@ def _draw(
     identity = np.broadcast_to(np.eye(classes), matrices.shape)
     matrices = identity + (matrices - matrices.mean(0)) / mean if scale else identity
     squares = norms / norms.mean() if norms.mean() > 0 else np.ones_like(norms)
-    found: dict[str, list[Array]] = {"other": [], "gradient": [], "crossed": []}
-    for j in range(COUPLED):
-        for k in range(COUPLED):
-            coupling = scale * gradients[:, k] * images[:, j]
-            coupling = (coupling - (j == k) * coupling.mean(0)) @ others
-            found["gradient" if j == k else "other"].append(np.mean(coupling**2, axis=0))
-            if j == k:
-                found["crossed"].append(np.mean(coupling * signals, axis=0))
+    couplings = scale * images[:, :COUPLED, None] * gradients[:, None, :COUPLED]  # (U, 3, 3, m)
+    own = np.eye(COUPLED, dtype=bool)
+    same = (couplings[:, own] - couplings[:, own].mean(0)) @ others
     return LayerUnits(
-        units=np.column_stack([matrices.reshape(UNITS, -1), squares]),
+        units=np.column_stack([matrices.reshape(units, -1), squares]),
+        other=np.mean((couplings[:, ~own] @ others) ** 2, axis=(0, 1)) / n,
+        gradient=np.mean(same**2, axis=(0, 1)) / n,
+        crossed=np.mean(same * signals[:, None], axis=(0, 1)) / n,
         signal=np.mean(signals**2, axis=0) / n,
-        **{name: np.mean(rows, axis=0) / n for name, rows in found.items()},
     )
 
 
@@ -208,7 +211,8 @@ def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
     depth, n, classes = len(fluctuations.layers), fluctuations.width, fluctuations.classes
     signal, means = np.ones((draws, depth + 1)), []
     for layer, drawn in enumerate(fluctuations.layers):
-        chosen = rng.multinomial(n, np.full(UNITS, 1 / UNITS), size=draws) / n
+        units = len(drawn.units)
+        chosen = rng.multinomial(n, np.full(units, 1 / units), size=draws) / n
         sums = chosen @ drawn.units
         signal[:, layer + 1] = signal[:, layer] * sums[:, -1]
         means.append(sums[:, :-1].reshape(draws, classes, classes))
@@ -220,11 +224,6 @@ def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
         root = root @ _root(means[layer])
         psi[:, layer] = root @ root.transpose(0, 2, 1)
     return Chains(psi * signal[..., None, None], np.stack(above[::-1], axis=1), signal)
-
-
-def _gaussian(covariance: Array, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draws of a centred Gaussian vector, `[*shape, m]`."""
-    return rng.normal(size=(*shape, len(covariance))) @ _root(covariance).T
 
 
 def _root(matrix: Array) -> Array:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from etastar.errors import ConfigError, CurvatureError
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from etastar.problem.networks import MLP, Network
+    from etastar.problem.networks import Network
 
 MAX_SAMPLES = 5000
 """Samples beyond which m × m matrices are refused: at 5000 a handful of them take 1 GB."""
@@ -100,20 +101,15 @@ def layer_kernels(network: Network, x: Any) -> LayerKernels:
     takes the derivative 0: its b is 0.
     """
     net, x = checked_mlp(network), checked_inputs(x)
-    depth = net.depth
-    forward = [x @ x.T / x.shape[1]]
-    hidden = list(hidden_kernels(forward[0], depth))
-    forward += [q for q, _ in hidden]
-    slopes = [slope for _, slope in hidden]
-    fan_in = [x.shape[1]] + [net.width] * depth
-    backward, terms = np.ones_like(forward[0]), []
-    for layer in reversed(range(depth + 1)):
-        own = fan_in[layer] * forward[layer] + net.biases
+    first = x @ x.T / x.shape[1]
+    hidden, slopes = zip(*hidden_kernels(first, net.depth), strict=True)
+    forward, backward, terms = (first, *hidden), np.ones_like(first), []
+    for layer in reversed(range(net.depth + 1)):
+        own = (net.width if layer else x.shape[1]) * forward[layer] + net.biases
         terms.append(net.layer_ratios()[layer] * backward * own)
-        if layer:
-            factor = net.output_variance / 2 if layer == depth else 1.0
-            backward = factor * slopes[layer - 1] * backward
-    return LayerKernels(tuple(forward), tuple(slopes), tuple(terms[::-1]))
+        factor = net.output_variance / 2 if layer == net.depth else 1.0
+        backward = factor * backward * slopes[layer - 1]  # that of layer 0 is of no use
+    return LayerKernels(forward, slopes, tuple(terms[::-1]))
 
 
 def expected_gradient_norm(network: Network, x: Any) -> Array:
@@ -157,8 +153,6 @@ def checked_mlp(network: Network) -> MLP:
     Raises:
         CurvatureError: It is not a plain `MLP`.
     """
-    from etastar.problem.networks import MLP
-
     if type(network) is not MLP:
         raise CurvatureError(
             f"the theory covers plain ReLU MLPs only; got {type(network).__name__}. Measure λ1 "

@@ -5,7 +5,9 @@ Proofs: `docs/theory.md`, §3. MSE normalised as in `etastar.problem.losses`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,11 +27,12 @@ def block_bound(net: MLP, x: Array, classes: int) -> float:
     """`(1/m) Σ_i √(E‖K(x_i, x_i)‖_F²)`: above E λ1(G) for MSE, about √C below the trace bound.
 
     Because λ1 is subadditive over samples, and at most the Frobenius norm of each sample's C × C
-    block, whose second moment is exact (`block_second_moment`).
+    block, whose second moment is exact (`block_second_moment`). Not finite where that overflows.
     """
     return float(np.sqrt(block_second_moment(net, x, classes)).mean())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def block_second_moment(net: MLP, x: Array, classes: int) -> Array:
     """`E‖K(x, x)‖_F²` of the C × C tangent kernel of one input, at finite width, `[m]`.
 
@@ -45,27 +48,27 @@ def block_second_moment(net: MLP, x: Array, classes: int) -> Array:
         classes: C.
 
     Returns:
-        The moments, `[m]`.
+        The moments, `[m]`; not finite where they overflow.
     """
     n, depth, half = net.width, net.depth, net.output_variance / 2
-    beta, ratios = float(net.biases), net.layer_ratios()
+    beta, ratios, growth = float(net.biases), net.layer_ratios(), 1 + 5 / n
     q = (x**2).sum(1) / x.shape[1]
-    norms = [q * x.shape[1]] + [q * n] * depth  # E N_0 ... E N_L
     grams = _chain(half**2 * classes, half**2 * classes**2, n, depth)  # of layers L ... 1
     squares = [s for s, _ in reversed([_step(*g, n) for g in grams])] + [float(classes)]
-    overlap = overlaps(n, depth)  # for p = 1 ... L shared layers
-    growth = 1 + 5 / n
-    total = np.zeros_like(q)
-    for low in range(depth + 1):
-        own = norms[low] ** 2 * growth**low + 2 * beta * norms[low] + beta**2
-        total += ratios[low] ** 2 * own * squares[low]
-        for high in range(low + 1, depth + 1):
-            psi = overlap[high - low - 1]
-            last = half if high == depth else 1.0  # the step through the output weights
-            pair = norms[low] * norms[high] * growth**low * psi
-            pair += beta * (norms[low] + norms[high] * psi) + beta**2
-            total += 2 * ratios[low] * ratios[high] * pair * squares[high] * last
-    return np.asarray(total)
+    total = np.zeros(3)  # coefficients of q², q and 1
+    below = np.zeros((2, 2))  # layers below: of their signals and biases, weighted (σ_p, τ_p)
+    sums = np.zeros(2)  # the same without the layers between
+    for layer, (ratio, square) in enumerate(zip(ratios, squares, strict=True)):
+        size = n if layer else x.shape[1]
+        signal, bias = 4 / n**2 * below[:, 1]
+        pairs = np.array([size * signal, beta * sums[0] + size * bias, beta * sums[1]])
+        own = np.array([size**2 * power(growth, layer), 2 * beta * size, beta])
+        last = half if layer == depth else 1.0  # the step through the output weights
+        total += ratio * square * (ratio * own + 2 * last * pairs)
+        step = np.stack(_step(below[:, 0], below[:, 1], n), axis=1)
+        below = step + ratio * np.outer([size * power(growth, layer), beta], _first(n))
+        sums += ratio * np.array([size, beta])
+    return np.asarray(total[0] * q**2 + total[1] * q + total[2])
 
 
 def softmax_trace_bound(net: MLP, x: Array, classes: int) -> float:
@@ -80,24 +83,31 @@ def softmax_trace_bound(net: MLP, x: Array, classes: int) -> float:
     total = rest * (n * q + net.biases)
     for layer, ratio in enumerate(net.layer_ratios()[:depth], start=1):
         fan_in = n if layer > 1 else x.shape[1]
-        shared = classes / 2 * ((1 + 2 / n) ** (depth + 1 - layer) - 1)
+        shared = classes / 2 * (power(1 + 2 / n, depth + 1 - layer) - 1)
         total += half * ratio * (fan_in * q + net.biases) * (rest + shared)
     return total
 
 
 def overlaps(n: int, depth: int) -> list[float]:
     """`ψ_p = (4/n²) E (tr PᵀP)²`, p = 1 ... L, P a product of p masks and the matrices between."""
-    return [4 / n**2 * t for _, t in _chain(n / 2, n**2 / 4 + n / 4, n, depth)]
+    return [4 / n**2 * t for _, t in _chain(*_first(n), n, depth)]
 
 
-def _step(s: float, t: float, n: int) -> tuple[float, float]:
+def power(base: float, exponent: int) -> float:
+    """The power, or infinity where it overflows."""
+    return math.exp(exponent * math.log(base)) if exponent * math.log(base) < 700 else math.inf
+
+
+def _first(n: int) -> tuple[float, float]:
+    """`(σ_1, τ_1)`, of one mask."""
+    return n / 2, n**2 / 4 + n / 4
+
+
+def _step(s: Any, t: Any, n: int) -> tuple[Any, Any]:
     """`(E tr B², E (tr B)²)` one hidden layer further down."""
     return (1 + 3 / n) * s + 2 / n * t, (1 + 1 / n) * t + 4 / n * s
 
 
 def _chain(s: float, t: float, n: int, length: int) -> list[tuple[float, float]]:
     """The first `length` states of `_step`, the start included."""
-    states = [(s, t)]
-    while len(states) < length:
-        states.append(_step(*states[-1], n))
-    return states
+    return list(accumulate(range(length - 1), lambda at, _: _step(at[0], at[1], n), initial=(s, t)))

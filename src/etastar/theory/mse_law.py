@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import softmax
 
 from etastar.theory.dense import Array, eigh, largest
-from etastar.theory.fluctuations import chains
+from etastar.theory.fluctuations import chains, fewer
 
 if TYPE_CHECKING:
     from etastar.problem.networks import MLP
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""
-MATRICES = 32 * DRAWS
-"""Most matrices of all layers and draws, as each is held: beyond 32 layers fewer are drawn."""
-LEAST_DRAWS = 128
-"""Draws for the deepest networks."""
 SCHATTEN = 3
 """Power p of the norm that the upper estimate takes: any p ≥ 1 is above λ1, by a factor of at most
 `C^(1/p)` where the kernel's first eigenvalue stands alone; 2 would be loose, 4 within the error of
@@ -49,8 +46,7 @@ class Law:
 
 def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
     """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
-    draws = max(min(DRAWS, MATRICES // len(fluctuations.layers)), LEAST_DRAWS)
-    drawn = chains(fluctuations, draws, seed)
+    drawn = chains(fluctuations, fewer(DRAWS, len(fluctuations.layers), 128), seed)
     values, shift = split(fluctuations, drawn)
     top = fluctuations.top
     others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)
@@ -95,13 +91,7 @@ def contrast_bound(net: MLP, x: Array, total: Array, classes: int, seed: int) ->
     q = np.sum(x**2, axis=1) / x.shape[1]
     grid = np.linspace(q.min(), q.max(), NORMS)
     normal = np.random.default_rng([seed, 2]).normal(size=(CONTRAST_DRAWS, classes))
-    p = _softmax(np.sqrt(net.output_variance * grid)[:, None, None] * normal)
+    p = softmax(np.sqrt(net.output_variance * grid)[:, None, None] * normal, axis=-1)
     traces = (1 - np.sum(p**2, axis=-1).mean(-1)) / (classes - 1)
     roots = np.sqrt(np.interp(q, grid, traces))
     return largest(roots[:, None] * total * roots) / len(x)
-
-
-def _softmax(logits: Array) -> Array:
-    """Over the last axis."""
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(weights / weights.sum(-1, keepdims=True))

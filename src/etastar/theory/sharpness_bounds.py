@@ -13,7 +13,7 @@ import numpy as np
 from etastar.curvature.graphs import KINDS
 from etastar.errors import unknown_name
 from etastar.machine import use_threads
-from etastar.theory.fluctuations import fluctuations_of
+from etastar.theory.fluctuations import fewer, fluctuations_of
 from etastar.theory.kernel import checked_inputs, checked_mlp
 from etastar.theory.mse_law import mse_law
 from etastar.theory.softmax_law import softmax_law
@@ -100,7 +100,7 @@ def sharpness_bounds(
     if kind not in KINDS:
         raise unknown_name("kind of curvature", str(kind), KINDS)
     entries = theorem_entries(net, x, classes, loss)
-    fluctuations = fluctuations_of(net, x[_evenly(len(x))], classes, seed)
+    fluctuations = fluctuations_of(net, x[_evenly(len(x), net.depth)], classes, seed)
     named = {(e.name, e.side): e.value for e in entries}
     if loss == "mse":
         top, lower = named["kernel", "upper"], named["constant vector", "lower"]
@@ -108,16 +108,13 @@ def sharpness_bounds(
     else:
         top, lower = 2 * named["kernel", "upper"], named["contrast", "lower"]
         law = softmax_law(net, x, fluctuations, top, seed)
-    proved = {
-        side: [e.value for e in entries if (e.side, e.label) == (side, "proved")]
-        for side in ("lower", "upper")
-    }
-    block, estimate = min(proved["upper"]), top * law.above
-    exact = kind == "gauss-newton"
+    below = max(e.value for e in entries if (e.side, e.label) == ("lower", "proved"))
+    block = min(e.value for e in entries if (e.side, e.label) == ("upper", "proved"))
+    exact, estimate = kind == "gauss-newton", top * law.above
     return SharpnessBounds(
         lower=lower,
         lower_label="proved" if exact and loss == "mse" and net.depth == 1 else "asymptotic",
-        lower_proved=max(proved["lower"]) if exact else None,
+        lower_proved=below if exact else None,
         upper=min(estimate, block),
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
@@ -128,6 +125,7 @@ def sharpness_bounds(
     )
 
 
-def _evenly(samples: int) -> NDArray[np.int_]:
-    """At most `SAMPLES` of the indices below `samples`, evenly spaced."""
-    return np.unique(np.linspace(0, samples - 1, min(samples, SAMPLES)).round().astype(int))
+def _evenly(samples: int, depth: int) -> NDArray[np.int_]:
+    """At most `SAMPLES` of the indices below `samples`, evenly spaced; fewer for deep networks."""
+    most = min(samples, fewer(SAMPLES, depth, 50))
+    return np.unique(np.linspace(0, samples - 1, most).round().astype(int))

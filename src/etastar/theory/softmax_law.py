@@ -8,21 +8,21 @@ Derivation: `docs/theory.md`, §8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from etastar.curvature.lanczos import KrylovSpaces, lanczos
 from etastar.theory.dense import Array, eigh
-from etastar.theory.fluctuations import chains
+from etastar.theory.fluctuations import chains, fewer
 from etastar.theory.kernel import layer_kernels
 from etastar.theory.mse_law import Law, split
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
     from etastar.problem.networks import MLP
     from etastar.theory.fluctuations import Fluctuations
 
@@ -63,24 +63,24 @@ def softmax_law(net: MLP, x: Array, fluctuations: Fluctuations, top: float, seed
         In units of `top`. `above` is the mean of `(λ1·‖A‖_F²)^⅓`, which is above the Schatten
         3-norm, which is above λ1, with ‖A‖_F/λ1 taken at infinite width.
     """
-    import torch
-
     if top <= 0:
         return Law(0.0, 0.0, 0.0)
-    draws, classes = LOGIT_DRAWS, fluctuations.classes
+    draws, classes = fewer(LOGIT_DRAWS, net.depth, 64), fluctuations.classes
     drawn = chains(fluctuations, draws, seed)
     psi, signal = (torch.as_tensor(a).float() for a in (drawn.psi, drawn.signal[:, -1]))
     rng = np.random.default_rng([seed, 1])
-    count = -(-len(x) // BLOCK)
+    count = min(draws, -(-len(x) // fewer(BLOCK, net.depth, 50)))
     limits, medians, above = (torch.empty(draws) for _ in range(3))
     for first in range(count):
         block = _Block(net, x[first::count])
-        for rows in _chunks(np.arange(first, draws, count), classes * block.samples):
+        together = max(1, BASIS_BYTES // (4 * CAPACITY * classes * block.samples))
+        mine = np.arange(first, draws, count)
+        for rows in np.split(mine, range(together, len(mine), together)):
             bend = _Bend(block.logits(len(rows), classes, rng))
             limit, vectors = _top(partial(bend, middle=block.limit), bend.start(rng))
             limits[rows] = limit
             spectrum = (bend.squares(block.kernel) / limit**2).clamp(min=1)
-            bend = bend.scaled(signal[rows])
+            bend = _Bend(bend.logits * signal[rows].sqrt()[:, None, None])
             values, _ = _top(partial(bend, middle=block.matrices(psi[rows])), vectors)
             _, shift = split(fluctuations, drawn.bent(rows, bend.mean()))
             medians[rows] = values + torch.as_tensor(shift).float()
@@ -92,8 +92,6 @@ class _Block:
     """The kernel of one block of samples, divided by its own m·λ1(K/m)."""
 
     def __init__(self, net: MLP, x: Array) -> None:
-        import torch
-
         self.samples = len(x)
         kernels = layer_kernels(net, x)
         total = kernels.total
@@ -102,24 +100,18 @@ class _Block:
         unit = float(values[-1]) or 1.0
         modes = vectors[:, -MODES:]
         rest = total - (modes * values[-MODES:]) @ modes.T
-        shares = np.array([np.trace(t) - np.trace(modes.T @ t @ modes) for t in kernels.terms])
-        mean = np.array([np.trace(t) for t in kernels.terms])
+        terms = np.array([modes.T @ term @ modes for term in kernels.terms])
+        mean = np.array([np.trace(term) for term in kernels.terms])
+        shares = mean - np.trace(terms, axis1=1, axis2=2)
         shares = shares if shares.sum() > NOTHING * unit else mean
         variance, roots = eigh(net.output_variance * kernels.forward[-1])
-
-        def tensor(array: Array) -> Tensor:
-            return torch.as_tensor(array, dtype=torch.float32)
-
-        self.kernel, self._rest = tensor(total / unit), tensor(rest / unit)
-        self._modes = tensor(modes)
-        self._terms = tensor(np.array([modes.T @ t @ modes for t in kernels.terms]) / unit)
-        self._shares = tensor(shares / shares.sum())
-        self._root = tensor(roots * np.sqrt(variance.clip(0)))
+        root, arrays = roots * np.sqrt(variance.clip(0)), (total / unit, rest / unit, terms / unit)
+        self.kernel, self._rest, self._terms, self._modes, self._shares, self._root = (
+            torch.as_tensor(a).float() for a in (*arrays, modes, shares / shares.sum(), root)
+        )
 
     def logits(self, draws: int, classes: int, rng: np.random.Generator) -> Tensor:
         """Draws of the limiting network's outputs on the samples, `[r, C, m]`."""
-        import torch
-
         normal = torch.as_tensor(rng.normal(size=(draws, classes, self.samples)))
         return normal.float() @ self._root.T
 
@@ -132,8 +124,6 @@ class _Block:
 
         On the rest of the kernel the layers share one matrix, weighted as they are in its trace.
         """
-        import torch
-
         shared = torch.einsum("l,rlij->rij", self._shares, psi)
 
         def product(v: Tensor) -> Tensor:
@@ -159,51 +149,26 @@ class _Bend:
         v = middle(v - p * v.sum(1, keepdim=True))
         return (root * (v - (p * v).sum(1, keepdim=True))).flatten(1)
 
-    def scaled(self, squares: Tensor) -> _Bend:
-        """The same with logits whose squared norm is multiplied by `squares` `[r]`."""
-        return _Bend(self.logits * squares.sqrt()[:, None, None])
-
     def start(self, rng: np.random.Generator) -> Tensor:
         """Random vectors `[r, C·m]`, in half constant over samples, as K's first mode nearly is."""
-        import torch
-
         r, classes, m = self.p.shape
         normal = rng.normal(size=(r, classes, m)) + m**0.5 * rng.normal(size=(r, classes, 1))
         return torch.as_tensor(normal).float().flatten(1)
 
     def squares(self, kernel: Tensor) -> Tensor:
         """`‖A‖_F² = Σ_ij K_ij² tr(S_i S_j)` of each draw, `[r]`."""
-        import torch
-
-        found = []
-        for p in self.p:
-            square = p.square().T @ p
-            traces = p.T @ p
-            traces = traces - square - square.T + traces.square()
-            found.append((kernel.square() * traces).sum())
-        return torch.stack(found)
+        pairs = ((p.T @ p, p.square().T @ p) for p in self.p)
+        traces = (dot - square - square.T + dot.square() for dot, square in pairs)
+        return torch.stack([(kernel.square() * trace).sum() for trace in traces])
 
     def mean(self) -> Array:
         """`diag(p) − ppᵀ`, the mean over samples, `[r, C, C]`."""
-        import torch
-
         mean = torch.diag_embed(self.p.mean(2)) - self.p @ self.p.transpose(1, 2) / self.p.shape[2]
         return np.asarray(mean.double().numpy())
 
 
-def _chunks(rows: NDArray[np.int_], size: int) -> Iterator[NDArray[np.int_]]:
-    """Draws whose Krylov spaces, of vectors of this size, fit into memory together."""
-    step = max(1, BASIS_BYTES // (4 * CAPACITY * size))
-    for at in range(0, len(rows), step):
-        yield rows[at : at + step]
-
-
 def _top(product: Callable[[Tensor], Tensor], start: Tensor) -> tuple[Tensor, Tensor]:
     """Largest eigenvalue of each operator `[r]` and its vector `[r, P]`: batched Lanczos."""
-    import torch
-
-    from etastar.curvature.lanczos import KrylovSpaces, lanczos
-
     size = start.shape[1]
     spaces = KrylovSpaces(start, min(CAPACITY, size))
 

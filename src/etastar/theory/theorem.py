@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,9 +66,16 @@ def theorem_entries(network: Network, x: Any, classes: int, loss: str) -> list[E
     """
     net, x = checked_mlp(network), checked_inputs(x)
     check_classes(classes, loss)
-    size = net.width * net.depth
-    found = _mse(net, x, classes) if loss == "mse" else _cross_entropy(net, x, classes)
-    return [Entry(name, side, label, v, v / size) for name, side, label, v in found]
+    size, total = net.width * net.depth, kernel(net, x)
+    if loss == "mse":
+        lowers, uppers = _lower(net, x, total), _upper(net, x, classes, total)
+    else:
+        lowers, uppers = _lower_softmax(net, x, classes, total), _upper(net, x, classes, total)
+        uppers = [(name, label, value / 2) for name, label, value in uppers]  # S ⪯ ½
+        uppers.insert(0, ("softmax trace", "proved", softmax_trace_bound(net, x, classes)))
+    found = [Entry(name, "lower", label, v, v / size) for name, label, v in lowers]
+    above = [(name, label, v if math.isfinite(v) else math.inf) for name, label, v in uppers]
+    return found + [Entry(name, "upper", label, v, v / size) for name, label, v in above]
 
 
 def check_classes(classes: int, loss: str) -> None:
@@ -92,52 +98,42 @@ def check_classes(classes: int, loss: str) -> None:
         )
 
 
-def _finite(bound: Callable[[], float]) -> float:
-    """The bound, or infinity where its fourth moments, of order (1 + 5/n)^L, overflow."""
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = bound()
-    except OverflowError:
-        return math.inf
-    return value if math.isfinite(value) else math.inf
+_Row = tuple[str, Label, float]
 
 
-_Row = tuple[str, Side, Label, float]
-
-
-def _mse(net: MLP, x: Array, classes: int) -> list[_Row]:
-    q, half = (x**2).mean(1), net.output_variance / 2
+def _lower(net: MLP, x: Array, total: Array) -> list[_Row]:
+    q, norms = (x**2).mean(1), expected_gradient_norm(net, x)
     size = net.width * net.depth
-    input_layer = half * net.input_lr_ratio * x.shape[1]
-    biases = net.biases * (1 + half * (net.depth - 1 + net.input_lr_ratio))
-    product = float(q.mean()) * (max(1, half) * size + input_layer) + biases
-    total, norms = kernel(net, x), expected_gradient_norm(net, x)
     return [
-        ("product", "lower", "proved", float(q.max()) * min(1, half) * size / len(x)),
-        ("gradient", "lower", "proved", float(norms.max()) / len(x)),
-        ("layers", "lower", "proved", layers_bound(net, x)),
-        ("depth", "lower", "asymptotic", depth_bound(net, x)),
-        ("constant vector", "lower", "asymptotic", float(total.mean())),
-        ("kernel", "lower", "asymptotic", largest(total) / len(x)),
-        ("kernel", "upper", "asymptotic", largest(total) / len(x)),
-        ("gradient", "upper", "asymptotic", float(norms.mean())),
-        ("blocks", "upper", "proved", _finite(lambda: block_bound(net, x, classes))),
-        ("trace", "upper", "proved", trace_bound(net, x, classes)),
-        ("product", "upper", "proved", classes * product),
+        ("product", "proved", float(q.max()) * min(1, net.output_variance / 2) * size / len(x)),
+        ("gradient", "proved", float(norms.max()) / len(x)),
+        ("layers", "proved", layers_bound(net, x)),
+        ("depth", "asymptotic", depth_bound(net, x)),
+        ("constant vector", "asymptotic", float(total.mean())),
+        ("kernel", "asymptotic", largest(total) / len(x)),
     ]
 
 
-def _cross_entropy(net: MLP, x: Array, classes: int) -> list[_Row]:
-    total = kernel(net, x)
-    softmax = _finite(lambda: softmax_trace_bound(net, x, classes))
-    uppers = [row for row in _mse(net, x, classes) if row[1] == "upper"]
+def _lower_softmax(net: MLP, x: Array, classes: int, total: Array) -> list[_Row]:
     return [
-        ("sample", "lower", "proved", softmax_sample_bound(net, x, classes)),
-        ("output layer", "lower", "proved", softmax_output_bound(net, x, classes)),
-        ("depth", "lower", "asymptotic", depth_bound(net, x, classes)),
-        ("contrast", "lower", "asymptotic", contrast_bound(net, x, total, classes, 0)),
-        ("softmax trace", "upper", "proved", softmax),
-        *((name, side, label, value / 2) for name, side, label, value in uppers),
+        ("sample", "proved", softmax_sample_bound(net, x, classes)),
+        ("output layer", "proved", softmax_output_bound(net, x, classes)),
+        ("depth", "asymptotic", depth_bound(net, x, classes)),
+        ("contrast", "asymptotic", contrast_bound(net, x, total, classes, 0)),
+    ]
+
+
+def _upper(net: MLP, x: Array, classes: int, total: Array) -> list[_Row]:
+    """For MSE; half of each holds for cross-entropy."""
+    half, kappa = net.output_variance / 2, net.input_lr_ratio
+    product = max(1, half) * net.width * net.depth + half * kappa * x.shape[1]
+    product = product * float((x**2).mean()) + net.biases * (1 + half * (net.depth - 1 + kappa))
+    return [
+        ("kernel", "asymptotic", largest(total) / len(x)),
+        ("gradient", "asymptotic", float(expected_gradient_norm(net, x).mean())),
+        ("blocks", "proved", block_bound(net, x, classes)),
+        ("trace", "proved", trace_bound(net, x, classes)),
+        ("product", "proved", classes * product),
     ]
 
 

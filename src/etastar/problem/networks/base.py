@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from etastar.checking import plain
 from etastar.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Network(BaseModel, ABC):
 
     def __init__(self, **fields: Any) -> None:
         try:
-            super().__init__(**fields)
+            super().__init__(**{name: plain(value) for name, value in fields.items()})
         except ValidationError as error:
             raise _refused(type(self), error) from None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from etastar.report.plots import (
-    cost,
     eta_law,
     eta_sharpness,
     lambda1_law,
     predicted,
     residual_map,
     success,
+    time_spent,
 )
 from etastar.report.plots.base import Drawing, Figure
 
@@ -20,7 +20,7 @@ FIGURES: dict[str, Figure] = {
     "lambda1-law": Figure("λ₁ against depth × width", lambda1_law.make),
     "eta-lambda1": Figure("η* against λ₁", eta_sharpness.make),
     "prediction": Figure("Predicted against measured", predicted.make),
-    "cost": Figure("What it took", cost.make),
+    "cost": Figure("What it took", time_spent.make),
 }
 """By the name of their files, in the order of the page."""
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from etastar.report.chart import Chart, FloatArray, IntArray, Points
+from etastar.report.chart import Chart, FloatArray, Points
 from etastar.report.draw_matplotlib import draw, save_charts
 from etastar.report.draw_plotly import interactive
 from etastar.report.evidence import Family, Group
-from etastar.report.style import SERIES, SHAPES, for_plain_text, number
+from etastar.report.style import SERIES, SHAPES, for_plain_text, number, ordered_colours
 from etastar.scaling import CellEstimates, Response
 from etastar.study.export import Columns
 
@@ -97,8 +97,6 @@ class Figure:
             The files; none if there is nothing to draw.
         """
         drawing = self.make(family)
-        if not drawing.charts:
-            return []
         return save_charts(drawing.charts, Path(stem), caption=for_plain_text(drawing.caption))
 
 
@@ -114,51 +112,73 @@ def ends(found: CellEstimates) -> tuple[FloatArray, FloatArray]:
     return np.exp(found.value - half), np.exp(found.value + half)
 
 
-def marks(
+def points(
     family: Family,
     group: Group,
-    found: CellEstimates,
-    which: IntArray,
-    symbol: str,
+    rows: Columns,
+    axes: tuple[str, str],
     label: str,
-    extra: Sequence[str] = (),
+    names: Mapping[str, str],
+    **look: Any,
 ) -> Points:
-    """The medians of the networks with these indices against n·L.
+    """Rows as marks: shaped by κ, coloured by depth, sized by width.
 
     Args:
-        family: Decides the colour and shape of the group's κ.
-        group: The group.
-        found: Its medians.
-        which: Indices of networks, `[P]`.
-        symbol: What the pointer calls the median.
-        label: In the legend, after the group's κ.
-        extra: A line for each of these networks that the pointer shows too, `[P]`.
+        family: Holds all depths, widths and κ, which have the same looks in all its panels.
+        group: Where the rows come from.
+        rows: One row per network, as `rows_of` makes them.
+        axes: The columns along x and y; an empty name is n·L. Intervals are drawn where a column
+            has others beside it that end in `_low` and `_high`.
+        label: In the legend, after κ; not listed there if empty.
+        names: What the pointer calls the columns that it shows.
+        **look: Other attributes of the points.
     """
-    kappa = f"κ = {group.kappa:g}"
-    low, high = ends(found)
-    texts = []
-    for place, i in enumerate(which):
-        if found.used[i]:
-            value = f"{number(np.exp(found.value[i]))} [{number(low[i])}, {number(high[i])}]"
-        else:
-            value = f"above {number(np.exp(found.bound[i]))}"
-        more = f"<br>{extra[place]}" if len(extra) else ""
-        texts.append(
-            f"<b>{found.width[i]:g} × {found.depth[i]:g}</b><br>{kappa}, {symbol} {value}{more}<br>"
-            f"{found.informative[i]:.0f} seeds<br>cell "
-            f"{group.cell_id(found.width[i], found.depth[i])}"
-        )
     colour, shape = series(family, group)
-    return Points(
-        (found.width * found.depth)[which],
-        np.exp(found.value[which]),
-        colour,
-        f"{kappa}: {label}",
-        shape,
-        y_low=low[which],
-        y_high=high[which],
-        hover=texts,
-    )
+    widths = family.sizes("width")
+    depths = depth_colours(family)
+    label = f"κ = {group.kappa:g}: {label}" if label else ""
+    columns = rows | {"": np.multiply(rows["width"], rows["depth"])}
+    placed = {
+        axis + end: np.array(columns[name + end], dtype=float)
+        for axis, name in zip("xy", axes, strict=True)
+        for end in ("", "_low", "_high")
+        if name + end in columns
+    }
+    rank = np.searchsorted(widths, rows["width"]) / max(1, len(widths) - 1)
+    given: dict[str, Any] = {
+        "colour": colour,
+        "label": label,
+        "shape": shape,
+        "size": 3.5 + 2.5 * rank,
+    }
+    given |= {"colours": [depths[depth] for depth in rows["depth"]], **placed, **look}
+    return Points(**given, hover=[_hover(rows, i, names) for i in range(len(rows["cell"]))])
+
+
+def _hover(rows: Columns, row: int, names: Mapping[str, str]) -> str:
+    """What the pointer shows of a row: the network, these columns with intervals, the cell."""
+    shown = {name: column[row] for name, column in rows.items()}
+    lines = ["<b>{width} × {depth}</b>, κ = {input_lr_ratio:g}".format(**shown)]
+    for name, called in names.items():
+        if type(shown[name]) is int and not shown[name]:  # nothing to count
+            continue
+        text = f"{called} {number(shown[name])}"
+        if f"{name}_low" in shown:
+            text += f" [{number(shown[f'{name}_low'])}, {number(shown[f'{name}_high'])}]"
+        lines.append(text)
+    return "<br>".join([*lines, f"cell {shown['cell']}"])
+
+
+def depth_colours(family: Family) -> dict[int, str]:
+    """The colour of every depth of a family, the same in all panels."""
+    depths = family.sizes("depth")
+    return dict(zip(depths, ordered_colours(len(depths)), strict=True))
+
+
+def depth_key(family: Family) -> list[tuple[str, str]]:
+    """What stands above a panel: the depths, each with its colour."""
+    colours = depth_colours(family)
+    return [(f"L = {d}" if d == min(colours) else f"{d}", c) for d, c in colours.items()]
 
 
 def series(family: Family, group: Group) -> tuple[str, str]:
@@ -173,68 +193,89 @@ def per_loss(family: Family, layers: Callable[[Group], Sequence[Any]], **axes: A
     for loss in family.losses:
         found = [layer for group in family.of_loss(loss) for layer in layers(group)]
         if any(isinstance(layer, Points) for layer in found):
-            charts.append(Chart(layers=found, title=loss, **axes))
-    return charts
+            charts.append(Chart(layers=found, title=loss, key=depth_key(family), **axes))
+    return alike(charts)
 
 
-def network_rows(groups: Sequence[Group], *, lambda1: bool = False) -> Columns:
-    """One row per network: its settings, counts of seeds, and η* with its interval.
+def alike(charts: Sequence[Chart]) -> list[Chart]:
+    """The same charts with the same limits on their logarithmic axes, so that they compare."""
+    found = list(charts)
+    for axis in "xy":
+        ends = [chart.extent(axis) for chart in found if getattr(chart, f"log_{axis}")]
+        known = np.array([end for end in ends if end])
+        if len(known):
+            low, high = float(known.min()), float(known.max())
+            room = 1.5 if high < 1.1 * low else (high / low) ** 0.06
+            limits: Any = {f"{axis}_range": (low / room, high * room)}
+            found = [replace(chart, **limits) for chart in found]
+    return found
+
+
+def network_rows(group: Group, *, lambda1: bool = False) -> Columns:
+    """One row per network: counts of seeds, and η* with its interval.
 
     Args:
-        groups: The groups.
+        group: The group.
         lambda1: Whether to add λ1 likewise.
     """
-    records = []
-    for group in groups:
-        if (eta := medians(group)) is None:
-            continue
-        sharp = medians(group, "lambda1") if lambda1 else None
-        numbers = {
-            "ended_by_budget": group.budget_share(),
-            "eta_star": np.exp(eta.value),
-            **dict(zip(("eta_star_low", "eta_star_high"), ends(eta), strict=True)),
-            "eta_star_above": np.exp(eta.bound),
-        }
-        if lambda1:
-            unknown = np.full(len(eta.width), np.nan)
-            low, high = ends(sharp) if sharp else (unknown, unknown)
-            numbers |= {"lambda1": np.exp(sharp.value) if sharp else unknown}
-            numbers |= {"lambda1_low": low, "lambda1_high": high}
-        for i, (n, d) in enumerate(zip(eta.width, eta.depth, strict=True)):
-            records.append(
-                {
-                    **identity(group, n, d),
-                    "seeds": int(eta.informative[i]),
-                    "bracketed": int(eta.bracketed[i]),
-                    "all_trained": int(eta.all_trained[i]),
-                    "none_trained": int(eta.none_trained[i]),
-                    **{name: plain(values[i]) for name, values in numbers.items()},
-                    "cell": group.cell_id(n, d),
-                }
-            )
-    return columns_of(records)
+    eta = medians(group)
+    if eta is None:
+        return {}
+    counts = ("bracketed", "all_trained", "none_trained")
+    return rows_of(
+        group,
+        eta.width,
+        eta.depth,
+        seeds=eta.informative,
+        **{name: getattr(eta, name) for name in counts},
+        ended_by_budget=group.budget_share(),
+        **_with_interval("eta_star", eta),
+        eta_star_above=np.exp(eta.bound),
+        **(_with_interval("lambda1", medians(group, "lambda1"), len(eta.width)) if lambda1 else {}),
+    )
 
 
-def identity(group: Group, width: float, depth: float) -> dict[str, Any]:
-    """The columns that every figure's rows begin with."""
+def _with_interval(name: str, found: CellEstimates | None, count: int = 0) -> Columns:
+    """Medians and the ends of their intervals; NaN where nothing is known."""
+    names = (name, f"{name}_low", f"{name}_high")
+    columns = (np.exp(found.value), *ends(found)) if found else [np.full(count, np.nan)] * 3
+    return dict(zip(names, map(list, columns), strict=True))
+
+
+def rows_of(group: Group, width: Iterable[Any], depth: Iterable[Any], **columns: Any) -> Columns:
+    """One row per network: what it is, these columns, its cell; None for a number there is not."""
+    networks = [(round(n), round(d)) for n, d in zip(width, depth, strict=True)]
+    dataset = str(group.cells[0].fields["dataset"])
+    same = {"input_lr_ratio": group.kappa, "loss": group.loss, "dataset": dataset}
     return {
-        "width": int(width),
-        "depth": int(depth),
-        "input_lr_ratio": group.kappa,
-        "loss": group.loss,
-        "dataset": str(group.cells[0].fields["dataset"]),
+        "width": [n for n, _ in networks],
+        "depth": [d for _, d in networks],
+        **{name: [value] * len(networks) for name, value in same.items()},
+        **{name: [_plain(value) for value in column] for name, column in columns.items()},
+        "cell": [group.ids[network] for network in networks],
     }
 
 
-def columns_of(records: Sequence[dict[str, Any]]) -> Columns:
-    """Records with the same keys, column by column."""
-    return {name: [record[name] for record in records] for name in (records[0] if records else ())}
+def _plain(value: Any) -> Any:
+    """A value of Python's own types; None for a number there is not."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def plain(value: Any) -> float | None:
-    """A number for a table: None where there is none."""
-    value = float(value)
-    return value if np.isfinite(value) else None
+def where(rows: Columns, *names: str) -> Columns:
+    """The rows that have a value in these columns."""
+    known = zip(*(rows.get(name, ()) for name in names), strict=True)
+    keep = [i for i, values in enumerate(known) if None not in values]
+    return {name: [column[i] for i in keep] for name, column in rows.items()} if keep else {}
+
+
+def stacked(tables: Iterable[Columns]) -> Columns:
+    """The rows of all these tables."""
+    found: Columns = {}
+    for table in tables:
+        for name, column in table.items():
+            found.setdefault(name, []).extend(column)
+    return found
 
 
 def sentence(reason: str) -> str:

@@ -11,17 +11,19 @@ from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import Family, Group
 from etastar.report.plots.base import (
     Drawing,
-    ends,
-    marks,
     medians,
     network_rows,
     per_loss,
+    points,
     sentence,
+    stacked,
+    where,
 )
 from etastar.report.plots.lambda1_law import NOTHING
-from etastar.report.style import MUTED, count, fixed, interval, number
+from etastar.report.style import MUTED, count, fixed, interval
 from etastar.scaling import SlopeFit
 from etastar.scaling.slope import LEAST_POINTS
+from etastar.study.export import Columns
 
 
 def make(family: Family) -> Drawing:
@@ -40,23 +42,26 @@ def make(family: Family) -> Drawing:
         for group in family.groups
         if isinstance(group.slope, str)
     ]
-    return Drawing(charts, network_rows(family.groups, lambda1=True), _CAPTION, " ".join(reasons))
+    rows = stacked(network_rows(group, lambda1=True) for group in family.groups)
+    return Drawing(charts, rows, _CAPTION, " ".join(reasons))
 
 
 _CAPTION = (
     "Every network once: η* and λ₁ of D^{½}HD^{½} at initialisation, medians over the same seeds "
-    "with 95 % intervals. Solid lines: the slope of log η* on log λ₁, corrected for the noise of "
-    "both (BCES), with its 95 % interval, the wider of Student t and the bootstrap. Dotted: slope "
+    "with 95 % intervals. The shape of a mark is κ, its colour the depth L, its size the width n. "
+    "Lines: the slope of log η* on log λ₁, corrected for the noise of both (BCES), with its 95 % "
+    "interval, the wider of Student t and the bootstrap; dashed where that holds 0. Dotted: slope "
     "−1, η* ∝ 1/λ₁, through the middle of the points."
 )
 
 
+def _known(group: Group) -> Columns:
+    return where(network_rows(group, lambda1=True), "eta_star", "lambda1")
+
+
 def _why(group: Group) -> str:
     """Why a group has no slope."""
-    eta, sharp = medians(group), medians(group, "lambda1")
-    if eta is None or sharp is None:
-        return "λ₁ has not been measured."
-    both = int((eta.used & sharp.used).sum())
+    both = len(_known(group).get("cell", ()))
     if both < LEAST_POINTS:
         return f"{count(both, 'network')} with known η* and λ₁; at least {LEAST_POINTS} are needed."
     return sentence(str(group.slope))
@@ -72,20 +77,18 @@ def slope_text(fit: SlopeFit | str) -> str:
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
-    eta, sharp = medians(group), medians(group, "lambda1")
-    if eta is None or sharp is None or not (both := eta.used & sharp.used).any():
+    if not (known := _known(group)):
         return []
-    fit, which = group.slope, np.flatnonzero(both)
-    x = np.exp(sharp.value[which])
-    low, high = (end[which] for end in ends(sharp))
-    shown = [f"λ₁ {number(value)}" for value in x]
-    points = marks(family, group, eta, which, "η*", slope_text(fit), shown)
-    layers: list[Points | Line] = [replace(points, x=x, x_low=low, x_high=high)]
-    if not isinstance(fit, str):
-        span = np.array([x.min(), x.max()])
-        y = np.exp(fit.intercept + fit.corrected.value * np.log(span))
-        layers.append(Line(span, y, points.colour))
-    return layers
+    fit = group.slope
+    label = slope_text(fit)
+    names = {"eta_star": "η*", "lambda1": "λ₁", "seeds": "seeds"}
+    found = points(family, group, known, ("lambda1", "eta_star"), label, names)
+    if isinstance(fit, str):
+        return [found]
+    span = np.array([found.x.min(), found.x.max()])
+    y = np.exp(fit.intercept + fit.corrected.value * np.log(span))
+    low, high = fit.corrected.widest
+    return [found, Line(span, y, found.colour, dash="dash" if low < 0 < high else "solid")]
 
 
 def _with_reference(chart: Chart) -> Chart:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from etastar.report.bounds import bounds_of
 from etastar.report.chart import Line, Points
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, marks, medians, network_rows, per_loss
+from etastar.report.plots.base import (
+    Drawing,
+    medians,
+    network_rows,
+    per_loss,
+    points,
+    stacked,
+    where,
+)
 from etastar.report.plots.eta_law import law_line, law_text
-from etastar.report.style import listed, number
+from etastar.report.style import listed
+from etastar.study.export import Columns
 
 if TYPE_CHECKING:
     from etastar.theory.sharpness_bounds import SharpnessBounds
@@ -27,13 +34,10 @@ def make(family: Family) -> Drawing:
     values, means, refused = bounds_of(family)
     charts = per_loss(
         family,
-        lambda group: _layers(family, group, values),
+        lambda group: _layers(family, group, _rows(group, values)),
         x_label="width × depth, n·L",
         y_label="λ₁ at initialisation",
     )
-    rows = network_rows(family.groups, lambda1=True)
-    for name in _IN_ROWS:
-        rows[name] = [getattr(values.get(cell), name, None) for cell in rows["cell"]]
     note = missing = ""
     if values:
         inside = sum(b.lower <= means[cell] <= b.upper for cell, b in values.items())
@@ -53,6 +57,7 @@ def make(family: Family) -> Drawing:
             f"Bounds are computed for {len(values)} of {len(means)} networks, spread "
             "evenly over n·L."
         )
+    rows = stacked(_rows(group, values) for group in family.groups)
     return Drawing(charts, rows, _CAPTION + note, missing)
 
 
@@ -64,31 +69,33 @@ _IN_ROWS = (
 _CAPTION = (
     "λ₁ of D^{½}HD^{½} at initialisation, H the Hessian of the training loss over the first "
     "samples of the training set and D the layers' learning-rate ratios (κ on the input layer); "
-    "median over seeds with its 95 % interval. Solid lines: the law λ₁ = a·(n·L)^{b}, its exponent "
-    "with a 95 % interval (Student t, over networks) and R². Dashes above and below, in the same "
-    "colour: bounds on the expected λ₁ of the Gauss-Newton part of H, from the inputs alone; "
-    "proved, or asymptotic in the width, as the rows say for each."
+    "median over seeds with its 95 % interval. The shape of a mark is κ, its colour the depth L, "
+    "its size the width n. Lines: the law λ₁ = a·(n·L)^{b}, dotted where the interval of b holds "
+    "0; its exponent with a 95 % interval (Student t, over networks) and R². Dashes above and "
+    "below, in the same colour: bounds on the expected λ₁ of the Gauss-Newton part of H, from the "
+    "inputs alone; proved, or asymptotic in the width, as the rows say for each."
 )
 
 
-def _layers(
-    family: Family, group: Group, bounds: Mapping[str, SharpnessBounds]
-) -> Sequence[Points | Line]:
-    found = medians(group, "lambda1")
-    if found is None or not found.used.any():
+def _rows(group: Group, bounds: Mapping[str, SharpnessBounds]) -> Columns:
+    rows = network_rows(group, lambda1=True)
+    cells = rows.get("cell", [])
+    added = {name: [getattr(bounds.get(i), name, None) for i in cells] for name in _IN_ROWS}
+    return rows | added if rows else {}
+
+
+def _layers(family: Family, group: Group, rows: Columns) -> Sequence[Points | Line]:
+    known = where(rows, "lambda1")
+    if not known:
         return []
-    fit, used = group.law("product", "lambda1"), np.flatnonzero(found.used)
-    points = marks(family, group, found, used, "λ₁", law_text(fit, "λ₁"))
-    layers: list[Points | Line] = [points]
-    if not isinstance(fit, str):
-        layers.append(law_line(fit, points.colour))
-    ids = [group.cell_id(found.width[i], found.depth[i]) for i in used]
-    known = np.array([identity in bounds for identity in ids])
-    for side in ("lower", "upper") if known.any() else ():
-        values = [(i, getattr(bounds[i], side)) for i in ids if i in bounds]
-        hover = [f"{side} bound {number(value)}<br>cell {i}" for i, value in values]
-        y = np.array([value for _, value in values])
-        layers.append(
-            Points(points.x[known], y, points.colour, shape="dash", hover=hover, size=6.0)
-        )
+    fit = group.law("product", "lambda1")
+    label = law_text(fit, "λ₁")
+    names = {"lambda1": "λ₁", "seeds": "seeds"}
+    found = points(family, group, known, ("", "lambda1"), label, names)
+    layers: list[Points | Line] = [found, *law_line(fit, found.colour)]
+    for side in ("lower", "upper"):
+        if bounded := where(known, side):
+            look = {"shape": "dash", "size": 6.0}
+            names = {side: f"{side} bound"}
+            layers.append(points(family, group, bounded, ("", side), "", names, **look))
     return layers

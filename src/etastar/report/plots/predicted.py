@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from etastar.report.chart import Chart, FloatArray, Line, Points
+from etastar.report.chart import Chart, Line, Points
 from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group
-from etastar.report.plots.base import Drawing, columns_of, identity, sentence, series
+from etastar.report.plots.base import Drawing, alike, depth_key, points, rows_of, sentence, stacked
 from etastar.report.style import MUTED, number, percent
-from etastar.scaling import HeldOut
+from etastar.study.export import Columns
 
-_ROOM = 8.0
+_ROOM = 4.0
 """Bars that reach further than this factor from the points run out of the picture."""
 FORM_NAMES = {"product": "one exponent, a·(nL)^{b}", "separate": "separate exponents, a·n^{b}L^{c}"}
 
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
-    charts = [
-        chart
-        for loss in family.losses
-        for form in LAW_FORMS
-        if (chart := _chart(family, loss, form))
-    ]
+    charts: list[Chart] = []
+    for loss in family.losses:
+        panels = [_chart(family, loss, form) for form in LAW_FORMS]
+        charts += alike([panel for panel in panels if panel])
+    pairs = [(group, form) for group in family.groups for form in LAW_FORMS]
     reasons = [
         f"No prediction for {group.name} with {FORM_NAMES[form]}: {sentence(found)}"
-        for group in family.groups
-        for form in LAW_FORMS
+        for group, form in pairs
         if isinstance(found := group.held_out(form), str)
     ]
-    return Drawing(charts, columns_of(_rows(family)), _CAPTION, " ".join(reasons))
+    rows = stacked(_rows(group, form) for group, form in pairs)
+    return Drawing(charts, rows, _CAPTION, " ".join(reasons))
 
 
 _CAPTION = (
@@ -45,77 +41,57 @@ _CAPTION = (
 )
 
 
-def _chart(family: Family, loss: str, form: str) -> Chart | None:
-    points = [
-        _points(family, group, found)
-        for group in family.of_loss(loss)
-        if not isinstance(found := group.held_out(form), str)
-    ]
-    if not points:
-        return None
-    layers: list[Points | Line] = [*points]
-    ends = np.concatenate([np.r_[p.x, p.y] for p in points])
-    equal = np.array([ends.min(), ends.max()])
-    layers.append(Line(equal, equal, MUTED, dash="dot"))
-    low, high = equal[0] / _ROOM, equal[1] * _ROOM
-    beyond = any(np.any(p.y_low < low) or np.any(p.y_high > high) for p in points)
-    return Chart(
-        x_label="measured η*",
-        y_label="predicted η*",
-        layers=layers,
-        title=f"{loss}: {FORM_NAMES[form]}",
-        y_range=(float(low), float(high)) if beyond else None,
-    )
-
-
-def _points(family: Family, group: Group, found: HeldOut) -> Points:
-    colour, shape = series(family, group)
-    _, _, measured, predicted, low, high = _columns(found)
-    return Points(
-        measured,
-        predicted,
-        label=(
-            f"κ = {group.kappa:g}: off by {percent(found.median_error)}, "
-            f"{percent(found.coverage)} inside, of {found.test}"
-        ),
-        y_low=low,
-        y_high=high,
-        hover=[
-            f"<b>{n:g} × {d:g}</b>, κ = {group.kappa:g}<br>measured {number(measured)}<br>"
-            f"predicted {number(predicted)} [{number(low)}, {number(high)}]<br>"
-            f"cell {group.cell_id(n, d)}"
-            for n, d, measured, predicted, low, high in _zipped(found)
-        ],
-        colour=colour,
-        shape=shape,
-    )
-
-
-def _columns(found: HeldOut) -> tuple[FloatArray, ...]:
-    """Width, depth, measured and predicted η*, and both ends of the interval, each `[test]`."""
+def _rows(group: Group, form: str) -> Columns:
+    """The networks that a law has not seen: measured, predicted, with the ends of the interval."""
+    found = group.held_out(form)
+    if isinstance(found, str):
+        return {}
     centre, half = found.log_predicted, found.half
     logs = (found.log_measured, centre, centre - half, centre + half)
-    return found.width, found.depth, *map(np.exp, logs)
+    measured, predicted, low, high = map(np.exp, logs)
+    return rows_of(
+        group,
+        found.width,
+        found.depth,
+        form=[form] * found.test,
+        measured=measured,
+        predicted=predicted,
+        low=low,
+        high=high,
+        inside=(low <= measured) & (measured <= high),
+    )
 
 
-def _zipped(found: HeldOut) -> Sequence[tuple[float, ...]]:
-    return [tuple(map(float, values)) for values in zip(*_columns(found), strict=True)]
+def _chart(family: Family, loss: str, form: str) -> Chart | None:
+    found = [_points(family, group, form) for group in family.of_loss(loss)]
+    layers: list[Points | Line] = [each for each in found if each]
+    if not layers:
+        return None
+    values = np.concatenate([np.r_[layer.x, layer.y] for layer in layers])
+    bars = np.concatenate([np.r_[each.y_low, each.y_high] for each in found if each])
+    low = max(values.min() / _ROOM, min(values.min(), bars.min()))
+    high = min(values.max() * _ROOM, max(values.max(), bars.max()))
+    ends = (float(low), float(high))
+    layers.append(Line(np.array(ends), np.array(ends), MUTED, dash="dot"))
+    return Chart(
+        "measured η*",
+        "predicted η*",
+        layers,
+        title=f"{loss}: {FORM_NAMES[form]}",
+        # the same limits on both axes, so that the diagonal is one
+        x_range=ends,
+        y_range=ends,
+        key=depth_key(family),
+    )
 
 
-def _rows(family: Family) -> list[dict[str, Any]]:
-    return [
-        {
-            **identity(group, n, d),
-            "form": form,
-            "measured": measured,
-            "predicted": predicted,
-            "low": low,
-            "high": high,
-            "inside": low <= measured <= high,
-            "cell": group.cell_id(n, d),
-        }
-        for group in family.groups
-        for form in LAW_FORMS
-        if not isinstance(found := group.held_out(form), str)
-        for n, d, measured, predicted, low, high in _zipped(found)
-    ]
+def _points(family: Family, group: Group, form: str) -> Points | None:
+    found, rows = group.held_out(form), _rows(group, form)
+    if isinstance(found, str):
+        return None
+    rows |= {"predicted_low": rows["low"], "predicted_high": rows["high"]}
+    label = (
+        f"off by {percent(found.median_error)}, {percent(found.coverage)} inside, of {found.test}"
+    )
+    names = {"measured": "measured", "predicted": "predicted"}
+    return points(family, group, rows, ("measured", "predicted"), label, names)

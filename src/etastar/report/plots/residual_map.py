@@ -6,9 +6,10 @@ import numpy as np
 
 from etastar.report.chart import Chart, Heat
 from etastar.report.evidence import Family, Group
-from etastar.report.plots.base import Drawing, columns_of, identity, plain, sentence
+from etastar.report.plots.base import Drawing, rows_of, sentence, stacked
 from etastar.report.style import fixed, percent
 from etastar.scaling import PowerLawFit, residual_map
+from etastar.study.export import Columns
 
 _LEAST_LIMIT = 0.1
 """In log units: colours that end nearer to zero would make a pattern of rounding."""
@@ -20,47 +21,42 @@ def make(family: Family) -> Drawing:
     fitted = [(group, fit) for group, fit in fits if not isinstance(fit, str)]
     limit = max([_LEAST_LIMIT, *(float(np.abs(fit.residual).max()) for _, fit in fitted)])
     charts = [_chart(group, fit, limit) for group, fit in fitted]
+    rows = stacked(_rows(group, fit) for group, fit in fitted)
     reasons = [f"{group.name}: {sentence(fit)}" for group, fit in fits if isinstance(fit, str)]
-    return Drawing(
-        charts,
-        columns_of([row for group, fit in fitted for row in _rows(group, fit)]),
-        _CAPTION,
-        " ".join(reasons),
-    )
+    return Drawing(charts, rows, _CAPTION, " ".join(reasons))
 
 
 _CAPTION = (
     "How far the measured η* lies above (red) or below (blue) the law of one exponent, "
-    "a·(n·L)^{b}; the colours are the natural logarithm of measured ÷ law, on one scale for all "
-    "panels. A law that holds leaves no pattern; a gradient along one axis says that width and "
-    "depth need exponents of their own."
+    "a·(n·L)^{b}, in % of the law; on one scale of colours for all panels, even in log(measured ÷ "
+    "law). Empty: not in the study, or without a known η*. A law that holds leaves no pattern; a "
+    "gradient along one axis says that width and depth need exponents of their own."
 )
 
 
 def _chart(group: Group, fit: PowerLawFit, limit: float) -> Chart:
     widths, depths, values, in_noise = residual_map(fit)
-
-    def text(i: int, j: int) -> str:
-        return _signed(values[i, j]) if np.isfinite(values[i, j]) else ""
-
-    def hover(i: int, j: int) -> str:
-        if not np.isfinite(values[i, j]):
-            return ""
-        n, d = widths[i], depths[j]
-        return (
-            f"<b>{n:g} × {d:g}</b><br>measured {text(i, j)} % off the law<br>"
+    text = [[_signed(value) if np.isfinite(value) else "" for value in row] for row in values]
+    hover = [
+        [
+            f"<b>{n:g} × {d:g}</b><br>measured {text[i][j]} % off the law<br>"
             f"{fixed(in_noise[i, j], 1)} standard deviations of its seed noise<br>"
             f"cell {group.cell_id(n, d)}"
-        )
-
+            if text[i][j]
+            else ""
+            for j, d in enumerate(depths)
+        ]
+        for i, n in enumerate(widths)
+    ]
     heat = Heat(
         columns=[f"{n:g}" for n in widths],
         rows=[f"{d:g}" for d in depths],
         values=values,
         limit=limit,
-        text=[[text(i, j) for j in range(len(depths))] for i in range(len(widths))],
-        hover=[[hover(i, j) for j in range(len(depths))] for i in range(len(widths))],
-        label="ln(measured ÷ law); fields: %",
+        text=text,
+        hover=hover,
+        label="measured ÷ law − 1, %",
+        ticks={end: _signed(end) for end in np.linspace(-limit, limit, 5)},
     )
     return Chart("width n", "depth L", [heat], title=group.name)
 
@@ -70,16 +66,13 @@ def _signed(log_residual: float) -> str:
     return text if text.startswith("−") or text == "0" else f"+{text}"
 
 
-def _rows(group: Group, fit: PowerLawFit) -> list[dict[str, object]]:
-    law = np.exp(fit.log_value - fit.residual)
-    return [
-        {
-            **identity(group, n, d),
-            "eta_star": plain(np.exp(fit.log_value[i])),
-            "law": plain(law[i]),
-            "log_residual": plain(fit.residual[i]),
-            "in_noise": plain(fit.residual[i] / np.sqrt(fit.variance[i])),
-            "cell": group.cell_id(n, d),
-        }
-        for i, (n, d) in enumerate(zip(fit.width, fit.depth, strict=True))
-    ]
+def _rows(group: Group, fit: PowerLawFit) -> Columns:
+    return rows_of(
+        group,
+        fit.width,
+        fit.depth,
+        eta_star=np.exp(fit.log_value),
+        law=np.exp(fit.log_value - fit.residual),
+        log_residual=fit.residual,
+        in_noise=fit.residual / np.sqrt(fit.variance),
+    )

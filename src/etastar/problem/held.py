@@ -1,0 +1,213 @@
+"""What a user's functions hold besides their arguments, of which every trial gets its own copies.
+
+A gradient scaler, a moving average of the weights or a generator that a step reads from its closure
+or its module would carry what one trial does into the next. While a trial runs, such names are
+bound to copies; afterwards they are bound to the originals again, which nothing has touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MethodType,
+    ModuleType,
+    SimpleNamespace,
+)
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from etastar.problem.streams import KINDS, mixed, seed_generator
+from etastar.problem.user_errors import NOT_THE_USERS
+
+DEEPEST = 6
+"""Objects between a function and what is looked for in it."""
+LARGEST = 2**26
+"""Bytes from which on a tensor or an array is taken for data, not for a state."""
+MOST = 1000
+"""Entries from which on a container is taken for data."""
+NO_STATE = (ModuleType, type, BuiltinFunctionType, Dataset, DataLoader)
+"""What is not copied."""
+
+
+class Slot(NamedTuple):
+    """A name through which a function reaches an object: how to read it, and to bind it anew."""
+
+    read: Callable[[], Any]
+    bind: Callable[[Any], None]
+
+
+class Held:
+    """What functions hold: objects with a state that they can tell and load, and generators.
+
+    Args:
+        functions: Any objects; of those that the user has not written nothing is held.
+        everything: Whether numbers, lists, tensors and other objects count, too; attributes of an
+            object that is called, or whose method is, always do.
+    """
+
+    def __init__(self, functions: Iterable[Any], *, everything: bool = False) -> None:
+        self.functions = tuple(functions)
+        seen: set[int] = set()
+        written = [f for f in self.functions if _is_code(f) or _is_users(f)]
+        self._slots = [
+            slot
+            for f in written
+            for slot in _slots(f, seen, DEEPEST, everything or not isinstance(f, FunctionType))
+        ]
+
+    def copies(self, *numbers: int, after: list[Any] | None = None) -> list[Any]:
+        """Return copies of what is held; generators among them are seeded.
+
+        Args:
+            numbers: Seeds.
+            after: Copies of before, of which all go on but objects with a state, and generators.
+        """
+        memo: dict[int, Any] = {}
+        made = [_copied(slot.read(), memo) for slot in self._slots]
+        if after is not None:
+            made = [new if has_state(new) else old for new, old in zip(made, after, strict=True)]
+        for place, value in enumerate(made):
+            if isinstance(value, tuple(KINDS)):
+                seed_generator(value, mixed("training", *numbers, place + 1))
+        return made
+
+    @contextmanager
+    def bound(self, copies: list[Any]) -> Iterator[None]:
+        """Bind the names to copies inside, which go on from there the next time.
+
+        Args:
+            copies: As `copies` returned them.
+        """
+        originals = [slot.read() for slot in self._slots]
+        for slot, value in zip(self._slots, copies, strict=True):
+            slot.bind(value)
+        try:
+            yield
+        finally:
+            copies[:] = [slot.read() for slot in self._slots]
+            for slot, value in zip(self._slots, originals, strict=True):
+                slot.bind(value)
+
+
+NOTHING = Held(())
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a copy; the value itself if it cannot be copied."""
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # whatever a class of the user's own raises
+        return value
+
+
+def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterator[Slot]:
+    """Yield the names through which something reaches what has a state."""
+    if id(holder) in seen or depth == 0:
+        return
+    seen.add(id(holder))
+    for slot in _names(holder):
+        try:
+            value = slot.read()
+        except ValueError:  # a name that is not bound yet
+            continue
+        inside = _is_code(value) or _is_users(value) or isinstance(value, dict | list | tuple)
+        if has_state(value):
+            yield slot
+        elif inside and not (everything and isinstance(value, dict | list)):
+            yield from _slots(value, seen, depth - 1, everything)
+        elif everything and not isinstance(value, NO_STATE) and _is_small(value):
+            yield slot
+
+
+def _names(holder: Any) -> list[Slot]:
+    """Return the names that a function, an object or a container holds."""
+    if isinstance(holder, functools.partial):
+        parts: dict[Any, Any] = {
+            "func": holder.func,
+            **dict(enumerate(holder.args)),
+        }  # which stay as they are
+        return [*_of_items(parts, parts), *_of_items(holder.keywords, holder.keywords)]
+    if isinstance(holder, MethodType):
+        return [*_names(holder.__func__), *_names(holder.__self__)]
+    if isinstance(holder, FunctionType):
+        used = [name for name in _global_names(holder.__code__) if name in holder.__globals__]
+        return [
+            *(_of_cell(cell) for cell in holder.__closure__ or ()),
+            *_of_items(holder.__globals__, dict.fromkeys(used)),
+            *_of_items(holder.__kwdefaults__ or {}, holder.__kwdefaults__ or ()),
+            *_of_items(vars(holder), vars(holder)),
+        ]
+    if isinstance(holder, dict):
+        return _of_items(holder, holder)
+    if isinstance(holder, list | tuple):
+        return _of_items(holder, range(len(holder)))
+    kinds = type(holder).__mro__
+    called = next((vars(k)["__call__"] for k in kinds if "__call__" in vars(k)), None)
+    own = _names(called) if isinstance(called, FunctionType) else []
+    return [*own, *_names(getattr(holder, "__dict__", {}))]
+
+
+def _of_cell(cell: CellType) -> Slot:
+    return Slot(lambda: cell.cell_contents, functools.partial(setattr, cell, "cell_contents"))
+
+
+def _of_items(owner: Any, keys: Iterable[Any]) -> list[Slot]:
+    """Return the places in a dictionary, a list, or a tuple, which stays as it is."""
+    if isinstance(keys, Sized) and len(keys) > MOST:
+        return []
+    frozen = isinstance(owner, tuple)
+    return [
+        Slot(
+            functools.partial(operator.getitem, owner, key),
+            (lambda value: None) if frozen else functools.partial(operator.setitem, owner, key),
+        )
+        for key in keys
+    ]
+
+
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that a function and those written inside it look up in their module."""
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)]
+    return (*code.co_names, *(name for c in inner for name in _global_names(c)))
+
+
+def _is_small(value: Any) -> bool:
+    return int(getattr(value, "nbytes", 0)) < LARGEST
+
+
+def has_state(value: Any) -> bool:
+    """Tell whether something carries a state from step to step: a scaler, a module, a generator."""
+    if isinstance(value, type):
+        return False
+    return isinstance(value, tuple(KINDS)) or (
+        hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    )
+
+
+def _is_code(value: Any) -> bool:
+    """Tell whether a value is a function that the user has written."""
+    if isinstance(value, FunctionType):
+        return not value.__code__.co_filename.startswith(NOT_THE_USERS)
+    return isinstance(value, MethodType | functools.partial)
+
+
+def _is_users(value: Any) -> bool:
+    """Tell whether a value is an object of a class of the user's own, which may hold others."""
+    if isinstance(value, (*NO_STATE, FunctionType, MethodType, nn.Module)):
+        return False
+    module = sys.modules.get(type(value).__module__)
+    file = getattr(module, "__file__", None) or ""
+    if module is None or module.__name__ in sys.builtin_module_names:
+        return False
+    return type(value) is SimpleNamespace or not file.startswith(NOT_THE_USERS)
