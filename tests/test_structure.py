@@ -33,7 +33,18 @@ ORDER = [
         "search",
         "curvature",
     ),
-    *("theory", "scaling", "settings", "result", "advice", "run", "api", "schedule", "warm_up"),
+    *(
+        "theory",
+        "scaling",
+        "settings",
+        "result",
+        "advice",
+        "run",
+        "auto_threshold",
+        "api",
+        "schedule",
+        "warm_up",
+    ),
     *("lambda1", "study", "report", "cli"),
 ]
 """The rooms and root modules along the data flow; each may import what stands before it."""

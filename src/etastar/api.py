@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from etastar.auto_threshold import finder
 from etastar.checking import known_names
 from etastar.data import Dataset
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.machine import device_named
+from etastar.problem.answers import label_notes
 from etastar.problem.networks import Network
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import check_ambient, untouched
@@ -107,6 +109,7 @@ def measured(
         data={"name": data.name, "classes": data.classes, **data.provenance},
         threads=settings.threads,
         settings=told,
+        notes=label_notes([data.y_train], data.classes, "the network"),
         **how,
     )
 
@@ -201,10 +204,10 @@ def _criterion_line(problem: Problem) -> str:
     objective, steps = problem.objective, problem.max_steps
     on = "training" if problem.val is problem.train else "validation"
     side = "" if objective.higher_is_better else "at most "
-    what = "accuracy" if objective.metric == "accuracy" else objective.name
     return (
-        f"{'hold' if objective.hold else 'reach'} {on} {what} {side}{objective.threshold:g} within "
-        f"{steps} step{'s' * (steps > 1)}, evaluated every {problem.eval_every}"
+        f"{'hold' if objective.hold else 'reach'} {on} {objective.name} {side}"
+        f"{objective.threshold:g} within {steps} step{'s' * (steps > 1)}, evaluated "
+        f"every {problem.eval_every}"
     )
 
 
@@ -216,8 +219,8 @@ def maximal_lr(
     loss_fn: Callable[..., Any] = torch.nn.functional.cross_entropy,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     metric: str | Callable[..., Any] = "accuracy",
-    threshold: float = 0.9,
-    epochs: float = 1,
+    threshold: float | str = 0.9,
+    epochs: float | None = None,
     batch_size: int | None = None,
     eval_every: int | None = None,
     seeds: int | Sequence[int] | None = None,
@@ -239,6 +242,9 @@ def maximal_lr(
     round_size: int | None = None,
     slow_edge: bool = False,
     first_seed: int = 0,
+    max_steps: int | None = None,
+    eval_batch_size: int | None = None,
+    eval_grad: bool = False,
     scheduler: Callable[..., Any] | None = None,
 ) -> Result:
     """Measure the largest constant learning rate that a model can start training with.
@@ -251,18 +257,24 @@ def maximal_lr(
         model: A module, which is copied, or a factory seed → module, called under random streams
             fixed by the seed. With a module, seeds vary the order of the data and the random
             numbers of training; with a factory, the initialisation too.
-        train_data: Tensors `(inputs, targets)`, a `Dataset`, a `DataLoader`, or an iterable of
-            batches. What can be read only once is kept in memory; batches from a loader are kept
-            too, while they fit into a quarter of the free memory.
+        train_data: Tensors `(inputs, targets)`, where inputs may be a tuple or dictionary; a
+            `Dataset`, a `DataLoader`, or an iterable of batches. A batch is a pair, or holds its
+            targets by a name such as `labels`. What can be read only once is kept in memory;
+            batches from a loader are kept too, while they fit into a quarter of the free memory.
         val_data: The same; None evaluates on the training data.
-        loss_fn: Maps `(model(inputs), targets)` to the mean loss, a scalar.
+        loss_fn: Maps `(model(inputs), targets)` to the mean loss, a scalar. A module with weights
+            or buffers of its own is trained and copied as the model is. Left out, a model that is
+            given its targets by name and returns its `loss` has that.
         optimizer: A class or `functools.partial`, called `(params, lr=lr)`, or a function
             `(model, lr) -> Optimizer` for parameter groups, each a fixed multiple of `lr`. It may
             return a list of optimizers, or an object with `param_groups`, `step` and `zero_grad`.
-        metric: `"accuracy"`; `"loss"` (of the validation data); or a callable of all
+        metric: `"accuracy"`, whose meaning the outputs, targets and loss decide: classes, 0/1 per
+            sample, label or pixel, tokens without those that the loss ignores; `"loss"` (of the
+            validation data); or a callable of all
             `(outputs, targets)`, or of `(model, batch)` where `step_fn` is given.
-        threshold: What the metric must reach.
-        epochs: The budget, in passes over the training data.
+        threshold: What the metric must reach; `"auto"` is half-way from what is reached without
+            training to the best of a few located runs, and is shown first.
+        epochs: The budget, in passes over the training data; 1 if None.
         batch_size: For tensors and data sets, 128 if None; loaders come as they are. A smaller last
             batch of training tensors is dropped.
         eval_every: Steps between evaluations; None is once per epoch, and at the end.
@@ -295,6 +307,12 @@ def maximal_lr(
         round_size: Trials that are placed at once; 4 if None.
         slow_edge: Whether the rates that are too slow for the budget are looked for, too.
         first_seed: The first seed; the others follow.
+        max_steps: The budget in steps, instead of `epochs`; no more batches are read, so the data
+            need not end.
+        eval_batch_size: Samples of tensors and data sets that are evaluated at once; as many as in
+            training if None.
+        eval_grad: Whether evaluation records gradients, which models and losses with derivatives in
+            their inputs need.
         scheduler: Maps an optimizer to an `LRScheduler`, whose `step()` follows every training
             step. What is measured is the rate that the optimizer begins with, its peak.
 
@@ -318,7 +336,7 @@ def maximal_lr(
     """
     asked = OwnModel(**locals())
     with untouched(train_data, val_data):
-        problem, groups, notes = asked.problem()
+        problem, groups, notes = asked.problem(finder(asked))
         name = problem.described(asked.seed_list[0])["model"]
         with progress_line(progress) as show:
             found = run(

@@ -244,7 +244,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON types; keys are fixed by `schema_version`."""
-        accuracy = self.settings["metric"] == "accuracy"
+        accuracy = self.settings["metric"].partition(" ")[0] == "accuracy"
         names = ("kind", "metric", "evaluated_on", "threshold", "max_steps", "eval_every", "epochs")
         own = self.recipe.criterion.model_dump() if self.recipe else self.settings
         criterion = {name: own.get(name) for name in names}

@@ -308,6 +308,13 @@ class Settings(BaseModel):
                 f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most "
                 f"1, got {threshold:g}."
             )
+        share = data.commonest_share
+        if threshold <= share:
+            raise ConfigError(
+                f"one class for all samples meets the threshold: the commonest is {share:.4g} of "
+                f"the validation data of {data.name}, the threshold {threshold:g}, so a network "
+                "that learns nothing would count as trained. Raise threshold above that share."
+            )
         samples = len(data.y_train)
         batch = full.batch_size or BATCH_SIZE
         batch = "full" if batch == "full" or batch >= samples else batch

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from etastar.api import SCAN_RATIO, maximal_lr, own_heading
+from etastar.auto_threshold import finder
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
 from etastar.engines.loop import run_trial
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
-from etastar.problem import checks
+from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import untouched
@@ -93,7 +94,7 @@ def _found(
     asked: OwnModel, target: float, ladder: Sequence[int], shape: Shape, pace: float
 ) -> Warmup:
     """Problem → η* along the ladder → schedule → check."""
-    problem, groups, _ = asked.problem()
+    problem, groups, _ = asked.problem(finder(asked))
     starts = [Start(seed, seed) for seed in asked.seed_list]
     first = _measure(problem, [(start, problem) for start in starts], 0, asked)
     pace_lr = None if first.lowest is None else pace * first.lowest
@@ -195,7 +196,8 @@ class _Reached(GivenOrigin):
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    own = own_loss.modules(model)
+    return [t for module in own for t in (*module.parameters(), *module.buffers())]
 
 
 def _from(session: Session, problem: Problem) -> Problem:

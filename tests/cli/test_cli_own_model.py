@@ -138,7 +138,7 @@ DATA = ("--data", "my_module:load")
             "raised ZeroDivisionError: division by zero (in wont_import.py, line 2)",
         ),
         (("--width", "32"), "--width does not apply to a model of your own"),
-        (("--max-steps=9",), "give the budget in --epochs"),
+        (("--max-steps=9", "--epochs=2"), "give the budget in --epochs or in --max-steps"),
         (("--no-biases",), "--no-biases does not apply"),
         (("--dataset", "digits"), "from --dataset; got both"),
         (("--val-size", "9"), "goes with --dataset"),

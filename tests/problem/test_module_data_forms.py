@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import etastar
-from etastar.problem.batches import LoaderBatches, as_batches
+from etastar.problem.batches import LoaderBatches
+from etastar.problem.given_data import as_batches
 from etastar.problem.nested import equal
 
 X, Y = data()
@@ -145,9 +146,9 @@ def test_what_does_not_fit_is_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("etastar.problem.batches.SHARE", 0.0)
     again = batches_of(FORMS["seeded loader"]())
     assert isinstance(again, LoaderBatches)
-    assert again.streaming
     for a, b in zip(itertools.islice(kept.stream(2), 13), again.stream(2), strict=False):
         assert equal(a, b)
+    assert again.streaming
     options = QUICK | {"seeds": 1, "engine": "loop"}
     streamed = etastar.maximal_lr(drawn(mlp), FORMS["augmented data set"](), **options)
     monkeypatch.undo()

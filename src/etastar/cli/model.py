@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
@@ -96,14 +96,27 @@ class ModelOptions(BaseModel):
     metric: Literal["accuracy", "loss"] = Field(
         "accuracy", description="On the validation data, else on the training data."
     )
-    threshold: float | None = Field(
+    threshold: FiniteFloat | Literal["auto"] | None = Field(
         None,
-        allow_inf_nan=False,
-        description=f"What the metric must reach. [default: {DEFAULT_THRESHOLD} for accuracy]",
+        description="What the metric must reach; auto is half-way from no training to the best of "
+        f"a few runs. [default: {DEFAULT_THRESHOLD} for accuracy]",
     )
-    epochs: Positive = Field(1.0, description="Budget in passes over the training data.")
+    epochs: float | None = Field(
+        None,
+        gt=0.0,
+        allow_inf_nan=False,
+        description="Budget in passes over the training data. [default: 1]",
+    )
+    max_steps: Count = Field(
+        None, description="Budget in steps, instead of --epochs; no more batches are read."
+    )
     eval_every: Count = Field(
         None, description="Steps between evaluations. [default: once per epoch]"
+    )
+    eval_batch_size: Count = Field(
+        None,
+        description="Samples evaluated at once, where the data are no DataLoader. [default: as in "
+        "training]",
     )
 
     strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = told("strategy")
@@ -167,8 +180,7 @@ def _check_not_of_networks(arguments: list[str]) -> None:
         name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
         known = name in Settings.model_fields and name not in ModelOptions.model_fields
         if word.startswith("--") and known:
-            instead = ": give the budget in --epochs" if name == "max_steps" else ": leave it out"
-            raise ConfigError(f"{flag} does not apply to a model of your own{instead}.")
+            raise ConfigError(f"{flag} does not apply to a model of your own: leave it out.")
 
 
 def old_command(arguments: list[str]) -> int:
@@ -217,7 +229,19 @@ def _measure(options: ModelOptions) -> Result:
         optimizer = functools.partial(optimizer, momentum=options.momentum)
     model = _model(options.model)
     train_data, val_data = _data(options)
-    same = [*("metric", "epochs", "batch_size", "eval_every", "start_lr", "end_lr", "resolution")]
+    same = [
+        *(
+            "metric",
+            "epochs",
+            "max_steps",
+            "eval_batch_size",
+            "batch_size",
+            "eval_every",
+            "start_lr",
+            "end_lr",
+            "resolution",
+        )
+    ]
     same += ["strategy", "seeds", "first_seed", *OF_THE_CURVE]
     with use_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotBracketedWarning)  # printed with the result
@@ -258,7 +282,7 @@ def _model(place: str) -> Any:
 def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
     from etastar.data import load
-    from etastar.problem.batches import Array
+    from etastar.problem.given_data import Array
     from etastar.problem.user_errors import told
 
     if options.data is None:

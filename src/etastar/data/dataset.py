@@ -46,6 +46,11 @@ class Dataset:
         """Input dimension d."""
         return self.x_train.shape[1]
 
+    @property
+    def commonest_share(self) -> float:
+        """Share of the commonest class in the validation data: what one class for all reaches."""
+        return int(self.y_val.bincount().max()) / len(self.y_val)
+
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Dataset:

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from etastar.errors import ModelError
-from etastar.problem import hooks
+from etastar.problem import hooks, own_loss
+from etastar.problem.answers import targets_of
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import to_device
 from etastar.problem.objective import call, pair
@@ -161,13 +161,17 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     if objective.metric != "accuracy" or not objective.higher_is_better:
         return Ceiling()
     constant = constant_accuracy(problem)
+    plain = objective.accuracy.axis == 1 and not objective.own_loss and objective.step_fn is None
     squared = objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss)
     if constant is None or not problem.train.fixed or objective.threshold <= constant or squared:
         return Ceiling(constant)
+    if not plain or objective.whole_step or problem.scheduler:
+        return Ceiling(constant)
+    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     model = problem.origin.copy(start.initialisation)
     revived = (
-        objective.whole_step
-        or problem.scheduler
+        len(list(own_loss.named_parameters(model))) > len(list(model.parameters()))
+        or not isinstance(objective.outputs(model, batch), Tensor)
         or _stateful_layer(model)
         or draws_or_remembers(problem, start)
         or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
@@ -190,15 +194,13 @@ def varies(problem: Problem, one: Start, other: Start) -> bool:
 
 
 def constant_accuracy(problem: Problem) -> float | None:
-    """Return the share of the commonest class in the validation data; None without classes."""
-    try:
-        targets = [pair(batch)[1] for batch in problem.val.once()]
-    except ModelError:
-        return None
-    if any(t.is_floating_point() and t.ndim < 2 for t in targets):
-        return None
-    flat = torch.cat([(t.argmax(1) if t.is_floating_point() else t).flatten() for t in targets])
-    return float(torch.unique(flat, return_counts=True)[1].max()) / len(flat)
+    """Return what one answer for all validation samples reaches; None without tensors of targets.
+
+    In a sequence or image the answer may differ from place to place: outputs that do not depend on
+    the inputs may, too.
+    """
+    targets = targets_of(problem.val)
+    return None if targets is None else problem.objective.accuracy.constant(targets, by_place=True)
 
 
 def _stateful_layer(model: nn.Module) -> bool:

@@ -17,7 +17,6 @@ from etastar.engines.record import Record
 from etastar.errors import ModelError
 from etastar.problem.batches import TensorBatches
 from etastar.problem.nested import to_device
-from etastar.problem.objective import call, pair
 from etastar.problem.origin import OneReplica
 from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import Stream
@@ -163,13 +162,15 @@ def _short(session: Session, run: Record, constant: float | None) -> Outcome:
 
 
 def _one_class(session: Session) -> bool:
-    """Tell whether the model predicts one class for all validation inputs."""
+    """Tell whether the model gives one answer for all validation inputs."""
     problem, model, seen = session.problem, session.model.eval(), None
-    with Stream("metric", 1).active(), torch.no_grad():
+    objective, device = problem.objective, problem.origin.device
+    with Stream("metric", 1).active(), torch.set_grad_enabled(objective.eval_grad):
         for raw in problem.val.once():
-            outputs = call(model, pair(to_device(raw, problem.origin.device))[0])
-            found = outputs.argmax(1 if outputs.ndim > 1 else 0).flatten()
-            seen = found[:1] if seen is None else seen
-            if bool((found != seen).any()):
+            found = objective.accuracy.answers(objective.parts(model, to_device(raw, device))[0])
+            yes_or_no = objective.accuracy.axis is None and found.ndim > 0
+            rows = found.reshape(len(found), -1) if yes_or_no else found.reshape(-1, 1)
+            seen = rows[:1] if seen is None else seen
+            if rows.shape[1:] != seen.shape[1:] or bool((rows != seen).any()):
                 return False
     return True

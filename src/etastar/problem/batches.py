@@ -5,38 +5,39 @@ are read epoch by epoch, each epoch with its own random streams; what was read i
 into a share of the free memory, and read again otherwise. An iterator, which can be read only once,
 is kept whole. A model may do what it likes to a batch, so nothing that belongs to the user or is
 kept is handed out, but a copy each time; nor is anything kept but a copy, for a loader may refill
-one buffer for every batch.
+one buffer for every batch. No more is read than a trial may use (`LoaderBatches.limit`).
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import count
+from itertools import count, islice
+from operator import itemgetter
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
 
 from etastar.errors import ModelError
 from etastar.machine import free_bytes
-from etastar.problem.nested import copied, equal, nbytes
+from etastar.problem.nested import copied, equal, leaves, nbytes, rebuilt
 from etastar.problem.order import DataOrder
 from etastar.problem.preserve import generators_of, untouched
 from etastar.problem.streams import Stream, mixed, seed_generator
 from etastar.problem.user_errors import told
 
 END = object()
-Array = torch.Tensor | np.ndarray
-
 SHARE = 0.25
 """Of the free memory that batches read from a loader may fill."""
-EVALUATED_AT_ONCE = 4
-"""Tensors are evaluated in pieces of this many training batches: no gradient needs the rest."""
+MOST_BATCHES, MOST_SECONDS = 10_000, 10.0
+"""What has no length and goes on beyond so many batches, or so long, is taken to be endless."""
+STEPS, FINITE = "pass max_steps", "take a part of them, e.g. list(itertools.islice(batches, 100))"
+"""What is to be done about endless training data, and about others."""
 
 
 class Batches(ABC):
@@ -67,17 +68,18 @@ class TensorBatches(Batches):
     """Samples in memory; a last batch smaller than the others is dropped.
 
     Args:
-        data: One tensor `[N, ...]`, or a tuple of tensors with equal N.
+        data: A tensor `[N, ...]`, or tuples and dictionaries of tensors with equal N.
         batch_size: Samples per batch; all of them if there are no more.
+        eval_size: Samples that are evaluated at once; the same if None.
     """
 
     fixed = True
 
-    def __init__(self, data: torch.Tensor | tuple[torch.Tensor, ...], batch_size: int) -> None:
-        self.data = data
-        self.parts = data if isinstance(data, tuple) else (data,)
+    def __init__(self, data: Any, batch_size: int, eval_size: int | None = None) -> None:
+        self.data, self.parts = data, tuple(leaves(data))
         self.samples = len(self.parts[0])
         self.batch = min(batch_size, self.samples)
+        self.eval_size = eval_size or self.batch
         self.steps_per_epoch = self.samples // self.batch
 
     def rows(self, seed: int) -> Iterator[torch.Tensor]:
@@ -95,8 +97,7 @@ class TensorBatches(Batches):
     def take(self, rows: torch.Tensor) -> Any:
         """Return the samples `rows`, of any shape, as one batch."""
         rows = rows.to(self.parts[0].device)
-        taken = tuple(part[rows] for part in self.parts)
-        return taken if isinstance(self.data, tuple) else taken[0]
+        return rebuilt(lambda part: part[rows], self.data)
 
     def stream(self, seed: int) -> Iterator[Any]:
         """See `Batches`."""
@@ -108,9 +109,9 @@ class TensorBatches(Batches):
 
     def once(self) -> Iterable[Any]:
         """See `Batches`; without shuffling, and with the last samples."""
-        size = EVALUATED_AT_ONCE * self.batch
-        pieces = zip(*(torch.split(p, size) for p in self.parts), strict=True)
-        return map(copied, pieces if isinstance(self.data, tuple) else (p for (p,) in pieces))
+        for start in range(0, self.samples, self.eval_size):
+            piece = slice(start, start + self.eval_size)
+            yield copied(rebuilt(itemgetter(piece), self.data))
 
     def varies(self, one: int, other: int) -> bool:
         """See `Batches`."""
@@ -123,20 +124,24 @@ class LoaderBatches(Batches):
     Args:
         loader: Read under random streams fixed by seed and epoch, its own generators included.
         what: Its name in messages.
+        limit: Batches that a trial may use; None if that is not known yet.
+
+    Attributes:
+        limit: The same.
+        ends: Whether an epoch is known to end: it has a length, or has been read to its end.
 
     Raises:
-        ModelError: It yields nothing.
+        ModelError: It yields nothing, or does not end and there is no limit.
     """
 
     batched = True
     """Whether the user made the batches, rather than `as_batches`."""
 
-    def __init__(self, loader: Iterable[Any], what: str) -> None:
-
+    def __init__(self, loader: Iterable[Any], what: str, limit: int | None = None) -> None:
         if isinstance(loader, torch.utils.data.DataLoader):
             loader = copy.copy(loader)
             vars(loader)["_iterator"] = None  # persistent workers stay with the user's loader
-        self.loader, self.what = loader, what
+        self.loader, self.what, self.limit = loader, what, limit
         self.fixed = isinstance(loader, list) or (
             type(loader) is DataLoader
             and type(loader.dataset) is TensorDataset
@@ -144,43 +149,74 @@ class LoaderBatches(Batches):
             and not loader.drop_last
         )
         self._budget = int(SHARE * free_bytes(torch.device("cpu")))
-        self._kept: OrderedDict[tuple[int, int], tuple[list[Any], int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], tuple[list[Any], int, bool]] = OrderedDict()
         self._first: dict[tuple[int, int], Any] = {}
+        self._drops = False
         self.streaming = False
-        """Whether an epoch does not fit into its share of the memory."""
-        self.steps_per_epoch = sum(1 for _ in self._epoch(0, 0))
+        """Whether what a trial reads of an epoch does not fit into its share of the memory."""
+        length = length_of(loader)
+        self.ends = length is not None
+        if length is None:
+            length = sum(1 for _ in self._epoch(0, 0, limit))
+            self.ends = limit is None or length < limit
+        elif length == 0:
+            raise self._empty((0, 0))
+        self.steps_per_epoch = length
 
     def stream(self, seed: int) -> Iterator[Any]:
-        """See `Batches`."""
+        """See `Batches`; after the limit, if there is one, it goes on reading batch by batch."""
+        taken, length = 0, self.steps_per_epoch if self._drops else None
         for epoch in count():
-            yield from self._epoch(seed, epoch)
+            left = length if self.limit is None else max(1, self.limit - taken)
+            left = left if length is None or left is None else min(left, length)
+            for batch in self._epoch(seed, epoch, left):
+                taken += 1
+                yield batch
+
+    def drop_last(self, batch_size: int) -> None:
+        """Leave a last batch smaller than this out of training; evaluation reads it.
+
+        Args:
+            batch_size: Of the data set that was given.
+        """
+        assert isinstance(self.loader, DataLoader)
+        whole = len(self.loader.dataset) // batch_size  # type: ignore[arg-type]
+        self._drops, self.steps_per_epoch = True, max(1, whole)
 
     def once(self) -> Iterable[Any]:
         """See `Batches`: the first epoch of seed 0."""
         # an epoch in progress keeps its place
         with untouched(self.loader) if self.streaming else nullcontext():
-            yield from self._epoch(0, 0)
+            yield from self._epoch(0, 0, None)
 
     def varies(self, one: int, other: int) -> bool:
         """See `Batches`; judged by the first two batches."""
-        firsts = zip(self.stream(one), self.stream(other), range(2), strict=False)
-        return one != other and not all(equal(a, b) for a, b, _ in firsts)
+        return one != other and not all(map(equal, self._peek(one), self._peek(other)))
 
-    def _epoch(self, seed: int, epoch: int) -> Iterable[Any]:
-        """Return the batches of one epoch: kept ones, else read."""
+    def _peek(self, seed: int) -> list[Any]:
+        """Return the first two batches of a seed; no more are read."""
+        if (seed, 0) in self._kept:
+            return self._kept[seed, 0][0][:2]
+        return [copied(batch) for batch in islice(self._read((seed, 0)), 2)]
+
+    def _epoch(self, seed: int, epoch: int, most: int | None) -> Iterator[Any]:
+        """Yield the batches of one epoch, at most so many: kept ones, else read."""
         key = (seed, epoch)
+        kept, _, whole = self._kept.get(key, ([], 0, False))
+        if not whole and not self.streaming and (most is None or most > len(kept)):
+            self._keep(key, most)
         if key in self._kept:
             self._kept.move_to_end(key)
-        elif not self.streaming:
-            self._keep(key)
-        return map(copied, self._kept[key][0] if key in self._kept else self._read(key))
+            yield from map(copied, self._kept[key][0][:most])
+        else:
+            yield from map(copied, islice(self._read(key), most))
 
     def _read(self, key: tuple[int, int]) -> Iterator[Any]:
         """Read one epoch, under streams of its own."""
         stream = Stream("data", *key)
         for number, generator in enumerate(generators_of([self.loader])):
             seed_generator(generator, mixed("data", *key, number))
-        length = 0
+        length, began = 0, time.monotonic()
         with stream.active(), reading(self.loader, f"{self.what}: opening epoch {key[1]}"):
             batches = iter(self.loader)
         while True:
@@ -192,27 +228,32 @@ class LoaderBatches(Batches):
             if length == 0:
                 self._check_repeats(key, batch)
             length += 1
+            if self.limit is None and length_of(self.loader) is None:
+                check_ends(self.what, length, began, FINITE if "val" in self.what else STEPS)
             yield batch
         if length == 0:
-            raise ModelError(
-                f"{self.what} is empty: epoch {key[1]} of seed {key[0]} gave no batch. Expected at "
-                "least one. If it can be read only once, pass an iterator (it is then kept), a "
-                "list of batches or a Dataset."
-            )
+            raise self._empty(key)
 
-    def _keep(self, key: tuple[int, int]) -> None:
+    def _empty(self, key: tuple[int, int]) -> ModelError:
+        return ModelError(
+            f"{self.what} is empty: epoch {key[1]} of seed {key[0]} gave no batch. Expected at "
+            "least one. If it can be read only once, pass an iterator (it is then kept), a "
+            "list of batches or a Dataset."
+        )
+
+    def _keep(self, key: tuple[int, int], most: int | None) -> None:
         """Read one epoch and keep it; if it does not fit, no epoch is kept from now on."""
         read, size = [], 0
         refills = not isinstance(self.loader, list)  # maybe, one buffer for every batch
-        for batch in self._read(key):
+        for batch in islice(self._read(key), most):
             read.append(copied(batch) if refills else batch)
             size += nbytes(batch)
             if size > self._budget:
                 self.streaming = True
                 self._kept.clear()
                 return
-        self._kept[key] = read, size
-        while sum(size for _, size in self._kept.values()) > self._budget:
+        self._kept[key] = read, size, most is None or len(read) < most
+        while sum(size for _, size, _ in self._kept.values()) > self._budget:
             self._kept.popitem(last=False)
 
     def _check_repeats(self, key: tuple[int, int], batch: Any) -> None:
@@ -225,6 +266,38 @@ class LoaderBatches(Batches):
                 "stream is the same: rates cannot be compared. Give it a seed or a generator of "
                 "its own, or pass a list of batches."
             )
+
+
+def length_of(loader: Any) -> int | None:
+    """Return the batches of an epoch where that is sure without reading; else None.
+
+    A `__len__` of a class of one's own may count samples.
+    """
+    sized = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+    try:
+        return len(loader) if sized or isinstance(loader, list | tuple) else None
+    except (TypeError, NotImplementedError):  # a sampler without a length
+        return None
+
+
+def check_ends(what: str, read: int, began: float, instead: str) -> None:
+    """Raise if what has no length has given so many batches, or taken so long, that it may not end.
+
+    Args:
+        what: The argument's name.
+        read: Batches so far.
+        began: When reading began, by `time.monotonic`.
+        instead: The remedy.
+
+    Raises:
+        ModelError: It has.
+    """
+    seconds = time.monotonic() - began
+    if read > MOST_BATCHES or seconds > MOST_SECONDS:
+        raise ModelError(
+            f"{what} has no length and did not end within {read} batches and {seconds:.0f} s: it "
+            f"may be endless. Expected data that end, or that have a length: {instead}."
+        )
 
 
 def reading(source: Any, doing: str) -> AbstractContextManager[None]:
@@ -240,81 +313,3 @@ def reading(source: Any, doing: str) -> AbstractContextManager[None]:
         "Expected a Dataset whose __getitem__ gives every sample from 0 to len - 1, all of one "
         "shape, or an iterable of batches (inputs, targets).",
     )
-
-
-def as_batches(data: Any, batch_size: int, device: torch.device, what: str) -> Batches:
-    """Return batches from tensors, a `Dataset`, a `DataLoader` or any iterable of batches.
-
-    Args:
-        data: See `etastar.maximal_lr`.
-        batch_size: For tensors and data sets.
-        device: Where tensors are put, if they are not batched already.
-        what: The argument's name, for messages.
-
-    Raises:
-        ModelError: The data is empty or of no form that is known.
-    """
-    given = data
-    if isinstance(data, TensorDataset):
-        data = data.tensors
-    tensors = _as_tensors(data)
-    if tensors is not None:
-        parts = tensors if isinstance(tensors, tuple) else (tensors,)
-        sizes = [len(part) if part.ndim else 0 for part in parts]
-        if min(sizes) == 0 or len(set(sizes)) > 1:
-            raise ModelError(
-                f"{what}: the tensors must have the same number of samples, at least one, along "
-                f"their first axis; got shapes {[tuple(part.shape) for part in parts]}."
-            )
-        moved = tuple(part.detach().to(device) for part in parts)
-        return TensorBatches(moved if isinstance(tensors, tuple) else moved[0], batch_size)
-    if isinstance(data, IterableDataset):
-        data = DataLoader(data, batch_size)
-    elif isinstance(data, Dataset):
-        try:
-            size = len(data)  # type: ignore[arg-type]
-        except Exception as error:  # TypeError, or what a __len__ of its own raises
-            raise ModelError(
-                f"{what}: the Dataset {type(data).__name__} has no length: {error}. Give it a "
-                "__len__, or make it an IterableDataset."
-            ) from error
-        if size == 0:
-            raise ModelError(f"{what} is empty: the data set has no samples.")
-        generator = torch.Generator()
-        enough = size >= batch_size
-        data = DataLoader(data, batch_size, True, drop_last=enough, generator=generator)
-    batched = data is given
-    if isinstance(data, Iterator):
-        data = _all(data, what)
-    if not isinstance(data, Iterable) or isinstance(data, str | bytes | Mapping):
-        raise ModelError(
-            f"{what} must be tensors, a Dataset, a DataLoader or an iterable of batches, got "
-            f"{type(data).__name__}."
-        )
-    batches = LoaderBatches(data, what)
-    batches.batched = batched
-    return batches
-
-
-def _all(batches: Iterator[Any], what: str) -> list[Any]:
-    """Return everything that an iterator has."""
-    read: list[Any] = []
-    while not read or read[-1] is not END:
-        with reading(batches, f"{what}: reading batch {len(read)}"):
-            batch = next(batches, END)
-        read.append(batch if batch is END else copied(batch))  # it may be one buffer, refilled
-    return read[:-1]
-
-
-def _as_tensors(data: Any) -> Any:
-    """Return a tensor or an array as a tensor, a tuple or pair of them as a tuple; else None."""
-    if isinstance(data, Array):
-        return torch.as_tensor(data)
-    parts = (
-        list(data) if isinstance(data, tuple) or (isinstance(data, list) and len(data) == 2) else []
-    )
-    if not parts or not all(isinstance(part, Array) for part in parts):
-        return None
-    if isinstance(data, list) and len(data[0]) != len(data[1]):
-        return None  # two batches of inputs only
-    return tuple(torch.as_tensor(part) for part in parts)

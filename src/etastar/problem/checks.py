@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from etastar.errors import ModelError
+from etastar.problem import own_loss
+from etastar.problem.batches import LoaderBatches
 from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
@@ -18,8 +23,68 @@ from etastar.problem.user_errors import told
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
 
+MOST_NAMED = 5
+"""Tensors that a message names."""
 SUMS = 1.8
 """Times the loss of a batch that twice the batch has, from where on it is taken for a sum."""
+
+
+def with_loss(problem: Problem, start: Start) -> Problem:
+    """Return the problem with the loss that the model itself returns, if it does.
+
+    Args:
+        problem: As asked for.
+        start: A start.
+    """
+    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    model = problem.origin.copy(start.initialisation)
+    with Stream("training", start.order).active(), _first_batch(batch):
+        own = problem.objective.returns_loss(model, batch)
+    return replace(problem, objective=replace(problem.objective, own_loss=own))
+
+
+def with_metric(problem: Problem, start: Start) -> Problem:
+    """Return the problem with what `"accuracy"` counts, or how the loss is evaluated, decided.
+
+    Args:
+        problem: Its loss is decided.
+        start: A start.
+
+    Raises:
+        ModelError: The metric has no meaning here, or the validation data cannot be evaluated.
+    """
+    model = problem.origin.copy(start.initialisation)
+    own_loss.set_training(model, False)
+    with Stream("metric", 0).active(), _metric(problem):
+        objective = problem.objective.settled(model, problem.val.once, problem.origin.device)
+    return replace(problem, objective=objective)
+
+
+def _first_batch(batch: Any) -> AbstractContextManager[None]:
+    """Tell what the user's code raises on the first batch."""
+    return told(
+        lambda: (
+            "the first training batch does not go through model and loss: it is "
+            f"{shape_of(batch)}, expected (inputs, targets) with "
+            "loss_fn(model(inputs), targets), and it"
+        ),
+        "Check shapes, types and device, or pass step_fn.",
+    )
+
+
+def _metric(problem: Problem) -> AbstractContextManager[None]:
+    """Tell what the user's code raises at the first evaluation."""
+    first = next(iter(problem.val.once()), None)
+    if first is None:
+        raise ModelError("val_data is empty: there is nothing to evaluate.")
+    return told(
+        lambda: (
+            f"the metric {problem.objective.name!r} cannot be evaluated on the validation data, "
+            f"whose first batch is {shape_of(first)}: it"
+        ),
+        "A callable is called (outputs, targets), on all of them at once; with step_fn it is "
+        "called (model, batch).",
+    )
 
 
 def check_first_step(problem: Problem, start: Start) -> None:
@@ -27,7 +92,7 @@ def check_first_step(problem: Problem, start: Start) -> None:
 
     Raises:
         ModelError: Batch, model and loss do not fit each other; the loss is not finite; or it does
-            not depend on the parameters.
+            not depend on the parameters, or on some that would not train.
     """
     if problem.objective.whole_step:
         return  # it is taken in the rehearsal
@@ -35,15 +100,8 @@ def check_first_step(problem: Problem, start: Start) -> None:
     model = problem.origin.copy(seed)
     batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
     with Stream("training", start.order).active(), torch.enable_grad():
-        with told(
-            lambda: (
-                "the first training batch does not go through model and loss: it is "
-                f"{shape_of(batch)}, expected (inputs, targets) with "
-                "loss_fn(model(inputs), targets), and it"
-            ),
-            "Check shapes, types and device, or pass step_fn.",
-        ):
-            loss = problem.objective.loss(model, batch)
+        with _first_batch(batch):
+            loss = problem.objective.loss(model, copied(batch))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise not_finite(value, seed)
@@ -59,9 +117,78 @@ def check_first_step(problem: Problem, start: Start) -> None:
                 "step_fn(model, batch) called backward() itself: let it return the loss only, or "
                 "take (model, batch, optimizer) and do the whole step."
             )
+        _check_all_train(problem, model, loss, copied(batch))
         loss.backward()  # type: ignore[no-untyped-call]
-    if all(p.grad is None for p in model.parameters() if p.requires_grad):
+    if all(p.grad is None for _, p in own_loss.named_parameters(model) if p.requires_grad):
         raise ModelError(f"{ignored}: none of them has a gradient. {remedy}")
+    _check_smallest_batch(problem, start, samples_in(batch))
+
+
+def _check_all_train(problem: Problem, model: nn.Module, loss: Tensor, batch: Any) -> None:
+    """Raise if the loss depends on tensors that would not train, and whose gradients would change.
+
+    Those that are the same in a second evaluation outlive a step; the others are made in it.
+    """
+    known = {id(p) for _, p in own_loss.named_parameters(model)}
+    known |= {id(leaf) for leaf in tensors(batch)}
+    again = problem.objective.loss(model, batch)
+    one, other = _leaves(loss), _leaves(again)
+    if foreign := [leaf for key, leaf in one.items() if key in other and key not in known]:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in foreign[:MOST_NAMED])
+        raise ModelError(
+            f"the loss depends on {len(foreign)} trainable tensors (of shape {shapes}) that belong "
+            "neither to the model nor to loss_fn: they would not train. Pass the module that holds "
+            "them as loss_fn, or make it a part of the model, and use that part in step_fn."
+        )
+
+
+def _leaves(loss: Tensor) -> dict[int, Tensor]:
+    """Return the tensors whose gradients `loss.backward()` would change, by identity."""
+    found, seen, waiting = {}, set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found[id(variable)] = variable
+        waiting += [before for before, _ in node.next_functions]
+    return found
+
+
+def first_epoch(problem: Problem, start: Start) -> Iterator[Any]:
+    """Yield the batches of the first epoch that a trial uses, if they are in memory."""
+    train = problem.train
+    if isinstance(train, LoaderBatches) and not train.streaming:
+        most = min(problem.max_steps, train.steps_per_epoch)
+        yield from islice(train.stream(start.order), most)
+
+
+def _check_smallest_batch(problem: Problem, start: Start, usual: int) -> None:
+    """Raise if the smallest batch of an epoch does not go through model and loss.
+
+    Raises:
+        ModelError: It does not; it names the batch.
+    """
+    smallest, place = usual, None
+    for number, batch in enumerate(first_epoch(problem, start)):
+        if samples_in(batch) < smallest:
+            smallest, place, odd = samples_in(batch), number, batch
+    if place is None:
+        return
+    model = problem.origin.copy(start.initialisation)
+    try:
+        with Stream("training", start.order).active(), torch.enable_grad():
+            problem.objective.loss(model, to_device(odd, problem.origin.device))
+    except Exception as error:
+        plural = "s" * (smallest > 1)
+        raise ModelError(
+            f"batch {place} of an epoch has {smallest} sample{plural}, the others {usual}, and "
+            f"does not go through model and loss: {type(error).__name__}: {error}. Leave the last "
+            "batch out (drop_last=True of the DataLoader), or mend the step. It is "
+            f"{shape_of(odd)}."
+        ) from error
 
 
 def check_samples(problem: Problem, start: Start) -> None:
@@ -75,7 +202,8 @@ def check_samples(problem: Problem, start: Start) -> None:
         del data["val_data"]
     for what, batches in data.items():
         seen = 0
-        for batch in islice(batches.once(), problem.max_steps):
+        kept = batches is problem.train and isinstance(batches, LoaderBatches)
+        for batch in first_epoch(problem, start) if kept else batches.once():
             parts = [t for t in tensors(batch) if t.is_floating_point() and t.ndim]
             strided = [t for t in parts if t.layout == torch.strided and t.numel()]
             bad = [~t.isfinite().reshape(len(t), -1).all(1) for t in strided]
@@ -94,9 +222,9 @@ def _survives(problem: Problem, start: Start, batch: Any) -> bool:
     if problem.objective.whole_step:
         return True  # what becomes of such a sample is known to that step only
     model = problem.origin.copy(start.initialisation)
-    with suppress(Exception), Stream("training", start.order).active(), torch.no_grad():
+    with suppress(Exception), Stream("training", start.order).active(), torch.enable_grad():
         loss = problem.objective.loss(model, to_device(batch, problem.origin.device))
-        return math.isfinite(float(loss))
+        return math.isfinite(float(loss.detach()))
     return True
 
 
@@ -114,8 +242,8 @@ def sum_note(problem: Problem, start: Start) -> str | None:
     with suppress(Exception):  # not every batch can be put together with itself
         for doubled in (copied(batch), [torch.cat([part, part]) for part in batch]):
             model = problem.origin.copy(start.initialisation)
-            with Stream("training", start.order).active(), torch.no_grad():
-                losses.append(abs(float(problem.objective.loss(model, doubled))))
+            with Stream("training", start.order).active(), torch.enable_grad():
+                losses.append(abs(float(problem.objective.loss(model, doubled).detach())))
         if losses[1] > SUMS * losses[0]:
             return (
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
@@ -150,17 +278,7 @@ def check_first_metric(problem: Problem, start: Start) -> float:
     seed = start.initialisation
     model = problem.origin.copy(seed)
     objective = problem.objective
-    first = next(iter(problem.val.once()), None)
-    if first is None:
-        raise ModelError("val_data is empty: there is nothing to evaluate.")
-    with told(
-        lambda: (
-            f"the metric {objective.name!r} cannot be evaluated on the validation data, whose "
-            f"first batch is {shape_of(first)}: it"
-        ),
-        "A callable is called (outputs, targets), on all of them at once; with step_fn it is "
-        "called (model, batch).",
-    ):
+    with _metric(problem):
         value = problem.evaluate(model)
     if math.isnan(value):
         raise ModelError(
@@ -171,13 +289,14 @@ def check_first_metric(problem: Problem, start: Start) -> float:
     return value
 
 
-def check_not_met(problem: Problem, start: Start, value: float) -> None:
+def check_not_met(problem: Problem, start: Start, value: float, share: float | None = None) -> None:
     """Check that a threshold is not met before the first step.
 
     Args:
         problem: Whose threshold.
         start: Where the metric was evaluated.
         value: The metric there.
+        share: What one answer for all samples reaches, if that is known.
 
     Raises:
         ModelError: It is met, so that every rate would count as trained.
@@ -185,10 +304,11 @@ def check_not_met(problem: Problem, start: Start, value: float) -> None:
     objective, seed = problem.objective, start.initialisation
     if objective.met(value):
         side = "Raise" if objective.higher_is_better else "Lower"
+        constant = f", which one answer for all samples takes to {share:.4g}," if share else ","
         raise ModelError(
             f"the threshold is met before the first step: {objective.name} is {value:g} at "
             f"initialisation (seed {seed}), the threshold {objective.threshold:g}. Every "
-            f"rate would count as trained. {side} threshold, or set higher_is_better if the "
-            "metric points the other way; a model that is trained already needs a factory, or "
+            f"rate would count as trained. {side} threshold{constant} or set higher_is_better if "
+            "the metric points the other way; a model that is trained already needs a factory, or "
             "fresh weights."
         )

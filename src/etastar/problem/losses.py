@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -78,3 +80,44 @@ def half_squared_distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch
     if not targets.is_floating_point():
         targets = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
     return functional.mse_loss(outputs, targets, reduction="sum") / (2 * len(outputs))
+
+
+def options_of(loss_fn: Callable[..., Any]) -> dict[str, Any]:
+    """Return `reduction`, `weight` and `ignore_index` of a loss, and what a partial binds.
+
+    Args:
+        loss_fn: Any loss; a function of one's own has none that could be seen.
+    """
+    if isinstance(loss_fn, functools.partial):
+        return options_of(loss_fn.func) | loss_fn.keywords
+    names = ("reduction", "weight", "ignore_index")
+    return {name: getattr(loss_fn, name) for name in names if hasattr(loss_fn, name)}
+
+
+def batch_weight(loss_fn: Callable[..., Any], targets: Any, samples: int) -> tuple[float, float]:
+    """Return how a batch's loss enters the loss of all samples taken at once.
+
+    With `(factor, weight)` of every batch, that is `Σ factor · loss ÷ Σ weight`; a sum over samples
+    is divided by their number. PyTorch's cross-entropies divide by the weights of the labels that
+    they do not ignore, so a batch counts as much.
+
+    Args:
+        loss_fn: The loss; one of the user's own is taken for a mean over samples.
+        targets: Of the batch.
+        samples: In the batch.
+    """
+    import torch
+    from torch import nn
+
+    options = options_of(loss_fn)
+    if options.get("reduction") == "sum":
+        return 1.0, float(samples)
+    inner = loss_fn.func if isinstance(loss_fn, functools.partial) else loss_fn
+    known = (nn.functional.cross_entropy, nn.functional.nll_loss)
+    of_classes = inner in known or type(inner) in (nn.CrossEntropyLoss, nn.NLLLoss)
+    if not of_classes or not isinstance(targets, torch.Tensor) or targets.is_floating_point():
+        return float(samples), float(samples)
+    kept = targets[targets != options.get("ignore_index", -100)]
+    weights = options.get("weight")
+    counted = float(kept.numel() if weights is None else weights[kept].sum())
+    return counted, counted

@@ -1,20 +1,38 @@
-"""One batch, of whatever form: nested lists, tuples and mappings with tensors as their leaves."""
+"""One batch, of whatever form: tensors in lists, tuples, mappings, named tuples and dataclasses."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 
-def leaves(batch: Any) -> list[Any]:
-    """Return what a batch holds, in order, without its lists, tuples and mappings."""
+def named_parts(batch: Any) -> dict[Any, Any] | None:
+    """Return what a mapping, a named tuple or a dataclass holds by name; None for anything else."""
     if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, Sequence) and not isinstance(batch, str | bytes):
-        return [leaf for value in batch for leaf in leaves(value)]
+        return dict(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return dict(zip(batch._fields, batch, strict=True))
+    if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
+        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return None
+
+
+def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
+    """Return what a batch holds, in order, without its containers.
+
+    Args:
+        batch: Of any form.
+        whole: Types of containers that are leaves.
+    """
+    held = None if isinstance(batch, whole) else named_parts(batch)
+    parts = batch if held is None else list(held.values())
+    if isinstance(parts, Sequence) and not isinstance(parts, (str, bytes, *whole)):
+        return [leaf for part in parts for leaf in leaves(part, whole)]
     return [batch]
 
 
@@ -24,8 +42,22 @@ def tensors(batch: Any) -> list[torch.Tensor]:
 
 
 def samples_in(batch: Any) -> int:
-    """Return the samples in a batch: the length of its first tensor, 1 without one."""
-    return next((len(tensor) for tensor in tensors(batch) if tensor.ndim), 1)
+    """Return the samples in a batch: the length of its targets or first tensor, 1 without one.
+
+    The targets of a pair come first, since sequences may have the time along their first axis. A
+    list of mappings, as of objects in images, holds one per sample.
+    """
+    if type(batch) in (list, tuple) and len(batch) == 2:
+        targets = batch[1]
+        if isinstance(targets, list) and targets and isinstance(targets[0], Mapping):
+            return len(targets)
+        batch = (targets, batch[0])
+    for part in leaves(batch, (PackedSequence,)):
+        if isinstance(part, PackedSequence):
+            return int(part.batch_sizes[0])
+        if isinstance(part, torch.Tensor) and part.ndim:
+            return len(part)
+    return 1
 
 
 def nbytes(batch: Any) -> int:
@@ -46,8 +78,10 @@ def shape_of(batch: Any) -> str:
     """Return the shapes and types of a batch, for messages."""
     if isinstance(batch, torch.Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{k}: {shape_of(v)}" for k, v in batch.items()) + "}"
+    held = named_parts(batch)
+    if held is not None:
+        inner = ", ".join(f"{k}: {shape_of(v)}" for k, v in held.items())
+        return f"{{{inner}}}" if isinstance(batch, dict) else f"{type(batch).__name__}({inner})"
     if isinstance(batch, list | tuple):
         return f"{type(batch).__name__}({', '.join(map(shape_of, batch))})"
     return type(batch).__name__
@@ -64,7 +98,7 @@ def copied(batch: Any) -> Any:
         except Exception:  # whatever a class of the user's own raises
             return leaf
 
-    return _rebuilt(own, batch, lambda part: type(part) in (list, tuple))
+    return rebuilt(own, batch, lambda part: type(part) in (list, tuple))
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -73,19 +107,93 @@ def to_device(batch: Any, device: torch.device) -> Any:
     def moved(leaf: Any) -> Any:
         return leaf.to(device) if hasattr(leaf, "to") else leaf
 
-    return _rebuilt(moved, batch, lambda part: isinstance(part, list | tuple))
+    return rebuilt(moved, batch, lambda part: isinstance(part, list | tuple))
 
 
-def _rebuilt(change: Callable[[Any], Any], batch: Any, is_sequence: Callable[[Any], bool]) -> Any:
-    """Return the batch with its leaves changed; plain dictionaries and named tuples are no leaves.
+def rebuilt(
+    change: Callable[[Any], Any],
+    batch: Any,
+    is_sequence: Callable[[Any], bool] = lambda part: isinstance(part, list | tuple),
+) -> Any:
+    """Return the batch with its leaves changed.
 
-    Not `torch.utils._pytree`: that refuses keys that cannot be compared, and takes subclasses of
-    `dict` of its own choice for containers.
+    Plain dictionaries, named tuples and dataclasses are no leaves; packed sequences are, since the
+    lengths that they hold stay on the CPU. Not `torch.utils._pytree`: that refuses
+    keys that cannot be compared, and takes subclasses of `dict` of its own choice for containers.
+
+    Args:
+        change: Leaf → leaf.
+        batch: Of any form.
+        is_sequence: Tells of a list or tuple whether it is a container.
     """
+
+    def again(part: Any) -> Any:
+        return rebuilt(change, part, is_sequence)
+
+    if isinstance(batch, PackedSequence):
+        return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_rebuilt(change, part, is_sequence) for part in batch))
+        return type(batch)(*map(again, batch))
     if is_sequence(batch):
-        return type(batch)(_rebuilt(change, part, is_sequence) for part in batch)
+        return type(batch)(map(again, batch))
     if type(batch) is dict:
-        return {key: _rebuilt(change, part, is_sequence) for key, part in batch.items()}
-    return change(batch)
+        return {key: again(part) for key, part in batch.items()}
+    if isinstance(batch, Mapping) or not dataclasses.is_dataclass(batch):
+        return change(batch)
+    changed = copy.copy(batch)
+    for name, part in (named_parts(batch) or {}).items():
+        object.__setattr__(changed, name, again(part))
+    return changed
+
+
+class NotJoinedError(Exception):
+    """Outputs or targets of several batches cannot be put together."""
+
+
+def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """Return outputs or targets of several batches as one, of the form that one batch has.
+
+    Tensors are put together along their first axis, numbers averaged. A list is one item per
+    sample, unless its tensors are as long as the batch.
+
+    Args:
+        parts: One per batch.
+        sizes: Samples of each batch.
+
+    Raises:
+        NotJoinedError: They have no common form, e.g. sequences of several lengths.
+    """
+    first = parts[0]
+    if all(isinstance(part, torch.Tensor) for part in parts):
+        if all(part.ndim == 0 for part in parts):
+            weights = torch.tensor(sizes, dtype=torch.float64)
+            values = torch.stack(list(parts)).double().cpu()
+            return ((values * weights).sum() / weights.sum()).to(first)
+        try:
+            return torch.cat(list(parts))
+        except RuntimeError as error:
+            raise NotJoinedError from error
+    if isinstance(first, PackedSequence) or any(type(part) is not type(first) for part in parts):
+        raise NotJoinedError
+    held = [named_parts(part) for part in parts]
+    if isinstance(first, list) and not _is_of_fields(first, sizes[0]):
+        return [item for part in parts for item in part]
+    if isinstance(first, list | tuple) and held[0] is None:
+        if any(len(part) != len(first) for part in parts):
+            raise NotJoinedError
+        return type(first)(joined(each, sizes) for each in zip(*parts, strict=True))
+    if held[0] is not None:
+        if any((other or {}).keys() != held[0].keys() for other in held):
+            raise NotJoinedError
+        whole = {key: joined([(other or {})[key] for other in held], sizes) for key in held[0]}
+        return whole if type(first) is dict else type(first)(**whole)
+    if first is None:
+        return None
+    raise NotJoinedError
+
+
+def _is_of_fields(part: list[Any], size: int) -> bool:
+    """Tell whether a list holds a tensor `[B, ...]` per field, rather than an item per sample."""
+    return len(part) != size and all(
+        isinstance(item, torch.Tensor) and item.ndim and len(item) == size for item in part
+    )

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from etastar.errors import ModelError
-from etastar.problem.nested import samples_in, shape_of, to_device
+from etastar.problem import own_loss
+from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide, logits_of
+from etastar.problem.losses import batch_weight, options_of
+from etastar.problem.nested import (
+    NotJoinedError,
+    joined,
+    named_parts,
+    samples_in,
+    shape_of,
+    to_device,
+)
+
+TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
+"""What the targets are called in a batch that holds its parts by name."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,12 @@ class Objective:
         threshold: What the metric must reach.
         higher_is_better: Whether reaching means at least, rather than at most, `threshold`.
         hold: Whether the threshold must stand at the end of the budget, rather than be touched.
+        eval_grad: Whether evaluation records gradients, as losses with derivatives need.
+        accuracy: What `"accuracy"` counts, see `settled`.
+        own_loss: Whether the model returns its loss, as `.loss` of its outputs, see `settled`.
+        in_training: Whether the loss, as a metric, is taken in train mode, see `settled`.
+        located: Of a threshold that was looked for: the metric at step 0 and of the best run, and
+            the rate of that run.
     """
 
     loss_fn: Callable[..., Any]
@@ -37,6 +58,11 @@ class Objective:
     threshold: float
     higher_is_better: bool
     hold: bool = False
+    eval_grad: bool = False
+    accuracy: Accuracy = PLAIN
+    own_loss: bool = False
+    in_training: bool = False
+    located: tuple[float, float, float] | None = None
 
     @functools.cached_property
     def whole_step(self) -> bool:
@@ -58,50 +84,175 @@ class Objective:
         """
         if self.step_fn is not None and not self.whole_step:
             loss = self.step_fn(model, batch)
+        elif self.own_loss:
+            loss = self.outputs(model, batch)
         else:
-            inputs, targets = pair(batch)
-            loss = self.loss_fn(call(model, inputs), targets)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            got = shape_of(loss)
+            loss = self._loss_of(model, *self.parts(model, batch))
+        if not isinstance(loss, Tensor):
+            loss = (named_parts(loss) or {}).get("loss", getattr(loss, "loss", loss))
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            remedy = "Take its mean over the samples"
+            if isinstance(loss, Mapping):
+                remedy = "Add up its parts, e.g. sum(losses.values()),"
             raise ModelError(
-                f"the loss must be one number per batch, a tensor with one element, got {got}. "
-                "Take its mean over the samples"
+                "the loss must be one number per batch, a tensor with one element, got "
+                f"{shape_of(loss)}. {remedy}"
                 + (" before returning it." if self.step_fn else ", e.g. reduction='mean'.")
             )
         return loss.reshape(())
 
+    def parts(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
+        """Return outputs and targets of a batch."""
+        if self.own_loss:
+            return self.outputs(model, batch), pair(batch)[1]
+        inputs, targets = pair(batch)
+        return call(model, inputs), targets
+
+    def outputs(self, model: nn.Module, batch: Any) -> Any:
+        """Return the outputs of a batch."""
+        return model(**(named_parts(batch) or {})) if self.own_loss else call(model, pair(batch)[0])
+
+    def _loss_of(self, model: nn.Module, outputs: Any, targets: Any) -> Any:
+        """Return what the loss function makes of outputs; PyTorch's own take their logits."""
+        loss_fn = own_loss.of(model, self.loss_fn)
+        inner = loss_fn.func if isinstance(loss_fn, functools.partial) else loss_fn
+        place = type(inner) if isinstance(inner, nn.Module) else inner
+        if getattr(place, "__module__", "").startswith("torch.nn"):
+            with suppress(ModelError):
+                outputs = logits_of(outputs)
+        return loss_fn(outputs, targets)
+
+    def settled(
+        self, model: nn.Module, val: Callable[[], Iterable[Any]], device: torch.device
+    ) -> Objective:
+        """Return the objective with what the model's outputs and its data decide of the metric.
+
+        Args:
+            model: A copy in eval mode that may be spoilt.
+            val: Gives the batches that the metric is evaluated on.
+            device: Where they are put.
+
+        Raises:
+            ModelError: `"accuracy"` has no meaning here, or more than one.
+        """
+        if self.metric == "loss":
+            return replace(self, in_training=self._needs_training(model, val, device))
+        if self.metric != "accuracy":
+            return self
+        now: list[Any] = []
+
+        def read() -> Iterator[tuple[Any, Any]]:
+            for raw in val():
+                batch = to_device(raw, device)
+                outputs, targets = self.parts(model, batch)
+                now[:] = batch, outputs
+                yield outputs, targets
+
+        with torch.set_grad_enabled(self.eval_grad):
+            return replace(self, accuracy=decide(read(), lambda: self._slope(model, *now)))
+
+    def returns_loss(self, model: nn.Module, batch: Any) -> bool:
+        """Tell whether a model called with a batch by name, targets included, gives its loss.
+
+        Args:
+            model: A copy that may be spoilt.
+            batch: On its device.
+        """
+        held = named_parts(batch)
+        if self.step_fn is not None or self.loss_fn is not cross_entropy or not held:
+            return False
+        if not _target_names(held) or not takes(model, **held):
+            return False
+        outputs = model(**held)
+        return (named_parts(outputs) or {}).get("loss", getattr(outputs, "loss", None)) is not None
+
+    def _needs_training(
+        self, model: nn.Module, val: Callable[[], Iterable[Any]], device: torch.device
+    ) -> bool:
+        """Tell whether the loss of a validation batch exists in train mode only."""
+        batch = to_device(next(iter(val()), None), device)
+        if batch is None:
+            return False
+        with torch.set_grad_enabled(self.eval_grad):
+            try:
+                self.loss(model, batch)
+            except Exception:  # of the user's own: it is raised again if nothing helps
+                own_loss.set_training(model, True)
+                with suppress(Exception):
+                    self.loss(model, batch)
+                    return True
+        return False
+
+    def _slope(self, model: nn.Module, batch: Any, outputs: Any) -> Gradient | None:
+        """Return what gives the gradient of the loss in the logits."""
+        if self.step_fn is not None:
+            return None
+
+        def slope(at: Tensor | None, targets: Tensor) -> Tensor:
+            with torch.enable_grad():
+                if self.own_loss:
+                    held = named_parts(batch) or {}
+                    given = model(**(held | {_target_names(held)[0]: targets}))
+                    loss, logits = given.loss, logits_of(given)
+                else:
+                    logits = (logits_of(outputs) if at is None else at).detach().requires_grad_()
+                    loss = self._loss_of(model, _with_logits(outputs, logits), targets)
+                return torch.autograd.grad(loss, logits)[0].detach()
+
+        return slope
+
     def evaluate(self, model: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
         """Return the metric of a model in eval mode over a whole pass.
 
-        Accuracy counts samples; the loss, and a metric of `(model, batch)`, are averaged over
-        batches by their number of samples; a metric of `(outputs, targets)` is called once, on all
-        outputs and targets put together.
+        Accuracy counts answers; the loss is averaged over batches as it averages within them
+        (`losses.batch_weight`), and a metric of `(model, batch)` by their number of samples. A
+        metric of `(outputs, targets)` is called once, on all outputs and targets put together, or,
+        where they have no common form, batch by batch.
         """
         total = weight = 0.0
-        outputs, targets = [], []
-        with torch.no_grad():
+        outputs, targets, sizes = [], [], []
+        mode = own_loss.in_training(model) if self.in_training else nullcontext()
+        with torch.set_grad_enabled(self.eval_grad), mode:
             for raw in batches:
                 batch = to_device(raw, device)
                 if callable(self.metric) and self.step_fn is None:
-                    inputs, target = pair(batch)
-                    outputs.append(call(model, inputs))
+                    output, target = self.parts(model, batch)
+                    outputs.append(output)
                     targets.append(target)
+                    sizes.append(samples_in(batch))
                     continue
                 value, size = self._on_batch(model, batch)
                 total, weight = total + value, weight + size
             if callable(self.metric) and self.step_fn is None:
-                return as_number(self.metric(_together(outputs), _together(targets)))
+                return self._of_all(outputs, targets, sizes)
         return total / weight
+
+    def _of_all(self, outputs: list[Any], targets: list[Any], sizes: list[int]) -> float:
+        """Return a metric of `(outputs, targets)`, of all together if they can be."""
+        assert callable(self.metric)
+        if not sizes:
+            raise ZeroDivisionError
+        try:
+            whole = joined(outputs, sizes), joined(targets, sizes)
+        except NotJoinedError:
+            values = (self.metric(*each) for each in zip(outputs, targets, strict=True))
+            each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
+            return sum(each) / sum(sizes)
+        return as_number(self.metric(*whole))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
         """Return the metric summed over a batch, and the weight of the batch."""
         if self.metric == "accuracy":
-            inputs, targets = pair(batch)
-            return correct(call(model, inputs), targets)
+            return self.accuracy.count(*self.parts(model, batch))
         size = samples_in(batch)
         if callable(self.metric):
             return as_number(self.metric(model, batch)) * size, size
-        return float(self.loss(model, batch)) * size, size
+        factor, weight = float(size), float(size)
+        if not self.own_loss and (self.step_fn is None or self.whole_step):
+            factor, weight = batch_weight(self.loss_fn, pair(batch)[1], size)
+        if not weight:  # every label is left out
+            return 0.0, 0.0
+        return float(self.loss(model, batch).detach()) * factor, weight
 
     def met(self, value: float) -> bool:
         """Tell whether the metric has reached the threshold; never for NaN."""
@@ -117,70 +268,86 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """Return the metric's name."""
-        return self.metric if isinstance(self.metric, str) else name_of(self.metric)
+        """Return the metric's name, with what it means where that is not plain."""
+        if callable(self.metric):
+            return name_of(self.metric)
+        if self.metric == "accuracy":
+            return self.accuracy.name
+        summed = self.step_fn is None and options_of(self.loss_fn).get("reduction") == "sum"
+        parts = ["the sum per sample"] * summed + ["in train mode"] * self.in_training
+        return f"loss ({', '.join(parts)})" if parts else "loss"
+
+    @property
+    def loss_name(self) -> str:
+        """Return the loss as a record names it."""
+        if self.own_loss:
+            return "the model's own (.loss)"
+        return described_call(self.step_fn or self.loss_fn)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
-    """Return `(inputs, targets)`.
+    """Return `(inputs, targets)`: of a pair, or of a batch that holds its targets by name.
 
     Raises:
-        ModelError: The batch is no pair.
+        ModelError: The batch is neither.
     """
     if isinstance(batch, list | tuple) and len(batch) == 2:
         return batch[0], batch[1]
+    held = named_parts(batch) or {}
+    if len(names := _target_names(held)) == 1 and len(held) > 1:
+        return {key: part for key, part in held.items() if key != names[0]}, held[names[0]]
     raise ModelError(
-        f"a batch must be a pair (inputs, targets), got {shape_of(batch)}. For batches of another "
-        "form pass step_fn=lambda model, batch: loss, and metric='loss' or a callable."
+        "a batch must be a pair (inputs, targets), or hold its targets by one of the names "
+        f"{', '.join(TARGETS)}, got {shape_of(batch)}. Several inputs go into one tuple: ((a, b), "
+        "targets). For batches of another form pass step_fn=lambda model, batch: loss, and "
+        "metric='loss' or a callable of (model, batch)."
     )
 
 
+def _target_names(held: Mapping[Any, Any]) -> list[str]:
+    return [name for name in TARGETS if name in held]
+
+
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Return the outputs: a tuple or list of inputs is the arguments, a mapping the keywords."""
+    """Return the outputs: a tuple or list of inputs is the arguments, a mapping the keywords.
+
+    Where a model takes one argument only, it gets them as they are, or the only one there is. Named
+    tuples, packed sequences and dataclasses are one argument always.
+    """
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, list | tuple):
+        if all(isinstance(key, str) for key in inputs) and takes(model, **inputs):
+            return model(**inputs)
+        if len(inputs) == 1 and takes(model, inputs):
+            return model(next(iter(inputs.values())))
+        return model(inputs) if takes(model, inputs) else model(**inputs)
+    if type(inputs) in (list, tuple) and (takes(model, *inputs) or not takes(model, inputs)):
         return model(*inputs)
     return model(inputs)
 
 
-def correct(outputs: Any, targets: Any) -> tuple[float, float]:
-    """Count the predictions that are right, and all.
-
-    Classes lie along the second axis of the outputs, as for `cross_entropy`, or along the last one
-    if only that fits. A non-finite output is a mistake.
-
-    Raises:
-        ModelError: Outputs and targets are not those of a classification.
-    """
-    if isinstance(outputs, torch.Tensor) and isinstance(targets, torch.Tensor):
-        shape, wanted = list(outputs.shape), list(targets.shape)
-        if targets.is_floating_point() and shape == wanted and len(shape) > 1 and shape[1] > 1:
-            targets = targets.argmax(1)  # probabilities of classes
-            wanted = list(targets.shape)
-        if not targets.is_floating_point():
-            if len(shape) > 1 and [*shape[:1], *shape[2:]] == wanted:
-                return _count(outputs, targets, 1)
-            if len(shape) > 1 and shape[:-1] == wanted:
-                return _count(outputs, targets, -1)
-    raise ModelError(
-        "metric='accuracy' needs outputs [B, classes, ...] and integer targets [B, ...], got "
-        f"{shape_of(outputs)} and {shape_of(targets)}. Pass metric='loss' with a threshold for the "
-        "loss, or a callable, e.g. metric=lambda outputs, targets: ((outputs > 0) == "
-        "targets).float().mean()."
-    )
+def takes(model: nn.Module, *args: Any, **keywords: Any) -> bool:
+    """Tell whether the model's forward can be called with these arguments."""
+    try:
+        inspect.signature(model.forward).bind(*args, **keywords)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to be read
+        return True
+    return True
 
 
-def _count(outputs: Tensor, targets: Tensor, axis: int) -> tuple[float, float]:
-    right = (outputs.argmax(axis) == targets) & outputs.isfinite().all(axis)
-    return float(right.sum()), float(right.numel())
-
-
-def _together(parts: list[Any]) -> Any:
-    """Join outputs or targets of several batches; return the list if they are not tensors."""
-    if all(isinstance(part, torch.Tensor) for part in parts):
-        return torch.cat(parts)
-    return parts
+def _with_logits(outputs: Any, logits: Tensor) -> Any:
+    """Return outputs like these with other logits."""
+    if isinstance(outputs, Tensor):
+        return logits
+    if isinstance(outputs, tuple) and hasattr(outputs, "_replace"):
+        return outputs._replace(logits=logits)
+    changed = copy.copy(outputs)
+    if isinstance(outputs, dict):
+        changed["logits"] = logits
+    if hasattr(outputs, "logits"):
+        object.__setattr__(changed, "logits", logits)
+    return changed
 
 
 def as_number(value: Any, what: str = "the metric") -> float:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from etastar.errors import ModelError
-from etastar.problem import hooks
+from etastar.problem import hooks, own_loss
 from etastar.problem.objective import name_of
 from etastar.problem.user_errors import told
 
@@ -127,11 +127,13 @@ class OptimizerFactory:
         given: Callable[..., Any] = self.given
         optimizer: Any
         if inspect.isclass(self.given) or isinstance(self.given, functools.partial):
-            optimizer = given([p for p in model.parameters() if p.requires_grad], lr=lr)
+            trainable = [p for _, p in own_loss.named_parameters(model) if p.requires_grad]
+            optimizer = given(trainable, lr=lr)
         else:
             optimizer = given(model, lr)
         if isinstance(optimizer, list | tuple) and optimizer:
             optimizer = Several(optimizer)
+        _add_loss(optimizer, model, lr)
         if self.state is not None:
             rates = [group["lr"] for group in optimizer.param_groups]
             optimizer.load_state_dict(copy.deepcopy(self.state))  # it keeps tensors, not copies
@@ -146,7 +148,8 @@ class OptimizerFactory:
             ModelError: It returns no optimizer, leaves parameters out, takes foreign ones, or a
                 group's rate is not a fixed multiple of `lr`.
         """
-        trainable = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        named = own_loss.named_parameters(model)
+        trainable = {id(p): name for name, p in named if p.requires_grad}
         first, base = None, self.rates[0]
         for lr in self.rates:
             optimizer = self._tried(model, lr)
@@ -231,6 +234,15 @@ class OptimizerFactory:
         return optimizer
 
 
+def _add_loss(optimizer: Any, model: nn.Module, lr: float) -> None:
+    """Let an optimizer train the parameters of the loss that a model carries, if it does not."""
+    named = own_loss.named_parameters(model)
+    own = [p for name, p in named if name.startswith("loss_fn.") and p.requires_grad]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]} if own else set()
+    if rest := [p for p in own if id(p) not in held]:
+        parts_of(optimizer)[-1].add_param_group({"params": rest, "lr": lr})
+
+
 def _check_kind(given: Any) -> None:
     """Raise if what is given is no factory."""
     if not isinstance(given, Optimizer) and callable(given):
@@ -247,7 +259,7 @@ def _check_kind(given: Any) -> None:
 
 def _check_covers(optimizer: Any, trainable: dict[int, str], model: nn.Module) -> None:
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if foreign := held - {id(p) for p in model.parameters()}:
+    if foreign := held - {id(p) for _, p in own_loss.named_parameters(model)}:
         raise ModelError(
             f"the optimizer factory uses {len(foreign)} parameters that are not those of the "
             "model it was given. Every trial trains a copy: take the parameters from the "

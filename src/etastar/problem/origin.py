@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from etastar.errors import ConfigError, ModelError
+from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.nested import tensors
 from etastar.problem.streams import Stream
@@ -103,6 +104,7 @@ class GivenOrigin(Origin):
             fixed by the seed, so it need not use the seed itself.
         device: Where copies are put; None for where the given model is.
         checkpoint: A state dict to start from instead, see `etastar.maximal_lr`.
+        loss_fn: Of which every model carries a copy, if it may keep something.
 
     Raises:
         ModelError: What is given is no model, or cannot be copied.
@@ -113,6 +115,7 @@ class GivenOrigin(Origin):
         given: nn.Module | Callable[[int], nn.Module],
         device: torch.device | str | None,
         checkpoint: Mapping[str, Any] | None = None,
+        loss_fn: Callable[..., Any] | None = None,
     ) -> None:
         self.is_factory = not isinstance(given, nn.Module)
         if self.is_factory and not callable(given):
@@ -122,6 +125,7 @@ class GivenOrigin(Origin):
             )
         self._given = given
         self._checkpoint = checkpoint
+        self._loss_fn = loss_fn if loss_fn and own_loss.has_state(loss_fn) else None
         self.varies = self.is_factory and checkpoint is None
         self._drawn: dict[int, nn.Module] = {}
         self._anew: dict[int, tuple[nn.Module, str]] = {}  # as built first, and why no copies serve
@@ -158,11 +162,13 @@ class GivenOrigin(Origin):
         model = getattr(model, "_orig_mod", model)  # of torch.compile: each copy would compile anew
         lost, copied = lost_by_copying(model), model
         try:
-            copied = copied_model(model)  # a factory may hand out the same one every time
+            # a factory may hand out the same one every time
+            copied = copied_model(model, self._loss_fn)
         except ModelError:
             if not self.is_factory:
                 raise
             lost, copied = "what cannot be copied", self._built(seed)
+            _carry(copied, self._loss_fn, {})
         if lost and not self.is_factory:
             raise ModelError(
                 f"the model has {lost}: copies lose it, and every rate trains a fresh copy. "
@@ -203,6 +209,7 @@ class GivenOrigin(Origin):
         """
         model = self._built(seed)
         self._check_new(seed, model)
+        _carry(model, self._loss_fn, {})
         model = self._ready(model)
         model.zero_grad(set_to_none=True)
         if not _same(self._drawn[seed], model):
@@ -227,7 +234,10 @@ class GivenOrigin(Origin):
         """Put a model of our own on its device, in train mode and at the checkpoint, if any."""
         if self._device is not None:
             model = model.to(self._device)
-        model.train()
+        for module in own_loss.modules(model)[1:]:
+            module.to(next((p.device for p in model.parameters()), self.device))
+            module.zero_grad(set_to_none=True)
+        own_loss.set_training(model, True)
         if self._checkpoint is not None:
             try:
                 model.load_state_dict(self._checkpoint)
@@ -261,12 +271,31 @@ class GivenOrigin(Origin):
             self.device = next(self.copy(seed).parameters()).device
 
 
-def copied_model(model: nn.Module) -> nn.Module:
+def _carry(model: nn.Module, loss_fn: Callable[..., Any] | None, memo: dict[int, Any]) -> None:
+    """Let a model of our own carry a copy of the loss.
+
+    Raises:
+        ModelError: It cannot be copied.
+    """
+    if loss_fn is None:
+        return
+    try:
+        own_loss.attach(model, copy.deepcopy(loss_fn, memo))
+    except Exception as error:
+        raise ModelError(
+            f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
+            "a copy of what it may keep. Pass a plain function, or a module without tensors "
+            "that were computed."
+        ) from error
+
+
+def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) -> nn.Module:
     """Return a deep copy without gradients.
 
     Args:
         model: Tensors that it keeps of an earlier forward pass, as `weight_norm` does, come without
             their history.
+        loss_fn: Of which the copy carries one, which may share parts of the model.
 
     Raises:
         ModelError: It cannot be copied.
@@ -283,6 +312,7 @@ def copied_model(model: nn.Module) -> nn.Module:
             "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
         ) from error
     copied.zero_grad(set_to_none=True)
+    _carry(copied, loss_fn, memo)
     return copied
 
 

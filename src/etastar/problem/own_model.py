@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -15,8 +15,9 @@ from torch import nn
 from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
-from etastar.problem import checks
-from etastar.problem.batches import Batches, LoaderBatches, TensorBatches, as_batches
+from etastar.problem import answers, checks, own_loss
+from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
+from etastar.problem.given_data import as_batches
 from etastar.problem.held import Held
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
@@ -35,6 +36,22 @@ SEEDS = 3
 """Of a search per seed, where none are asked for."""
 BATCH_SIZE = 128
 """Samples per step of tensors and data sets, where none are asked for."""
+EVALUATIONS = 10
+"""In the budget, of training data whose epochs have no known end."""
+AUTO = "auto"
+"""The threshold that is looked for."""
+NEVER = {True: math.inf, False: -math.inf}
+"""A threshold that no metric meets, by whether higher is better."""
+Find: TypeAlias = Callable[[Problem, Start, list[float]], Problem]
+"""Given a problem, a start and the metric of all seeds at step 0: the problem with a threshold."""
+IN_TRAINING = (
+    "the model has a loss in train mode only: the metric is taken in train mode, without updates, "
+    "its buffers put back."
+)
+TWO_BATCHES = (
+    "train_data is a list of two, taken as two batches. If it is (training, validation) data, pass "
+    "train_data=... and val_data=...."
+)
 SAME_WEIGHTS = (
     "the model factory draws the same weights for every seed, so that seeds vary the order of the "
     "data only. Let it draw them from PyTorch's global stream, or from the seed."
@@ -55,8 +72,8 @@ class OwnModel:
     loss_fn: Callable[..., Any]
     optimizer: Callable[..., Optimizer]
     metric: str | Callable[..., Any]
-    threshold: float
-    epochs: float
+    threshold: float | str
+    epochs: float | None
     batch_size: int | None
     eval_every: int | None
     seeds: int | Sequence[int] | None
@@ -78,20 +95,24 @@ class OwnModel:
     slow_edge: bool = False
     first_seed: int = 0
     scheduler: Callable[..., Any] | None = None
+    max_steps: int | None = None
+    eval_batch_size: int | None = None
+    eval_grad: bool = False
 
     def __post_init__(self) -> None:
         check_ambient()
         for name, value in vars(self).items():
             object.__setattr__(self, name, plain(value))  # PyTorch and JSON take no others
-        optional = ("resolution", "precision", "budgets")
-        for name in ("epochs", "start_lr", "end_lr", *optional):
+        optional = ("epochs", "resolution", "precision", "budgets")
+        for name in ("start_lr", "end_lr", *optional):
             value = getattr(self, name)
             if name in optional and value is None:
                 continue
             if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
             object.__setattr__(self, name, getattr(value, "item", lambda value=value: value)())
-        for name in ("batch_size", "eval_every", "trials", "round_size", "confirm", "first_seed"):
+        whole = ("batch_size", "eval_every", "trials", "round_size", "confirm", "first_seed")
+        for name in (*whole, "max_steps", "eval_batch_size"):
             if (value := getattr(self, name)) is not None:
                 least = 0 if name in ("confirm", "first_seed") else 1
                 object.__setattr__(self, name, check_whole(name, value, least=least))
@@ -101,23 +122,34 @@ class OwnModel:
             )
         if isinstance(self.metric, str) and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
-        if not is_number(self.threshold) or not math.isfinite(self.threshold):
-            raise ConfigError(f"threshold must be a finite number, got {self.threshold!r}.")
-        if self.metric == "accuracy" and not 0 < self.threshold <= 1:
-            percent = f" For {self.threshold:g} % write {self.threshold / 100:g}."
-            raise ConfigError(
-                "threshold of an accuracy must be above 0 and at most 1, got "
-                f"{self.threshold:g}.{percent if 1 < self.threshold <= 100 else ''}"
-            )
+        if self.epochs is not None and self.max_steps is not None:
+            raise ConfigError("give the budget in `epochs` or in `max_steps`, not in both.")
+        self._check_threshold()
         for name in ("loss_fn", "step_fn", "metric", "scheduler"):
             self._check_callable(name)
         default = self.loss_fn is nn.functional.cross_entropy
-        whole = Objective(self.loss_fn, self.step_fn, self.metric, 0, self.higher).whole_step
-        if self.step_fn is not None and not default and not (whole and self.metric == "loss"):
+        by_steps = Objective(self.loss_fn, self.step_fn, self.metric, 0, self.higher).whole_step
+        if self.step_fn is not None and not default and not (by_steps and self.metric == "loss"):
             raise ConfigError(
                 "loss_fn has no effect beside step_fn, which returns the loss itself: leave it out."
             )
         _ = self.seed_list
+
+    def _check_threshold(self) -> None:
+        """Raise if the threshold is neither `"auto"` nor a number that the metric can reach."""
+        threshold = self.threshold
+        if isinstance(threshold, str) and threshold == AUTO:
+            return
+        if isinstance(threshold, str) or not is_number(threshold) or not math.isfinite(threshold):
+            raise ConfigError(
+                f"threshold must be a finite number, got {threshold!r}; {AUTO!r} looks for one."
+            )
+        if self.metric == "accuracy" and not 0 < threshold <= 1:
+            percent = f" For {threshold:g} % write {threshold / 100:g}."
+            raise ConfigError(
+                "threshold of an accuracy must be above 0 and at most 1, got "
+                f"{threshold:g}.{percent if 1 < threshold <= 100 else ''}"
+            )
 
     def _check_callable(self, name: str) -> None:
         """Raise if a function is none, or the class of one."""
@@ -160,15 +192,19 @@ class OwnModel:
         """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better
 
-    def problem(self) -> tuple[Problem, Groups, list[str]]:
+    def problem(self, find: Find | None = None) -> tuple[Problem, Groups, list[str]]:
         """Make the problem, its parameter groups, and notes; all that can be checked has been.
+
+        Args:
+            find: Finds the threshold where `"auto"` is asked for.
 
         Raises:
             ModelError: What was given does not fit together.
             ConfigError: The batch size has no effect.
         """
         weights, state = self._checkpoint()
-        origin = GivenOrigin(self.model, self.device, weights)
+        carried = self.step_fn is None and own_loss.has_state(self.loss_fn)
+        origin = GivenOrigin(self.model, self.device, weights, self.loss_fn if carried else None)
         seeds, notes = self.seed_list, []
         origin.settle_device(seeds[0])
         model = origin.copy(seeds[0])
@@ -178,54 +214,78 @@ class OwnModel:
         factory = OptimizerFactory(self.optimizer, state, probes(self.start_lr, self.end_lr))
         groups = factory.groups(model)
         train, val = self._batches(origin, notes)
-        loss_fn = self.loss_fn
-        if isinstance(loss_fn, nn.Module):
-            loss_fn = copy.deepcopy(loss_fn).to(origin.device)
+        steps, often = self._budget(train)
+        functions = [self.step_fn, self.metric, self.optimizer, self.scheduler]
+        functions += [] if carried else [self.loss_fn]
         problem = Problem(
             origin=origin,
             train=train,
             val=val,
-            objective=Objective(
-                loss_fn=loss_fn,
-                step_fn=self.step_fn,
-                metric=self.metric,
-                threshold=float(self.threshold),
-                higher_is_better=self.higher,
-            ),
+            objective=self._objective(origin.device),
             optimizer=factory,
-            max_steps=max(1, round(self.epochs * train.steps_per_epoch)),
-            eval_every=self.eval_every or train.steps_per_epoch,
+            max_steps=steps,
+            eval_every=self.eval_every or often,
             scheduler=self.scheduler,
-            held=Held(
-                [self.step_fn, self.loss_fn, self.metric, self.optimizer, self.scheduler]
-                + [type(module).forward for module in model.modules()]
-            ),
+            held=Held(functions + [type(module).forward for module in model.modules()]),
         )
         everything = Held(problem.held.functions, everything=True)
         with everything.bound(everything.copies(seeds[0])):  # whatever a step counts, uncounted
-            problem = self._checked(problem, notes)
+            problem = self._checked(problem, notes, find)
         return problem, groups, notes
 
-    def _checked(self, problem: Problem, notes: list[str]) -> Problem:
+    def _objective(self, device: torch.device) -> Objective:
+        """Return loss and criterion as asked for; a threshold to be found is never met."""
+        loss_fn = self.loss_fn
+        if isinstance(loss_fn, nn.Module):
+            loss_fn = copy.deepcopy(loss_fn).to(device)
+        threshold = NEVER[self.higher] if self.threshold == AUTO else float(self.threshold)
+        return Objective(
+            loss_fn=loss_fn,
+            step_fn=self.step_fn,
+            metric=self.metric,
+            threshold=threshold,
+            higher_is_better=self.higher,
+            eval_grad=self.eval_grad,
+        )
+
+    def _budget(self, train: Batches) -> tuple[int, int]:
+        """Return the steps of a trial, of which no more are read, and those between evaluations."""
+        epoch = train.steps_per_epoch
+        steps = self.max_steps or max(1, round((self.epochs or 1) * epoch))
+        if isinstance(train, LoaderBatches):
+            train.limit = steps
+            epoch = epoch if train.ends else max(1, steps // EVALUATIONS)
+        return steps, epoch
+
+    def _checked(self, problem: Problem, notes: list[str], find: Find | None) -> Problem:
         """Return the problem with what was learned from its first steps; adds to the notes."""
         seeds = self.seed_list
         first = Start(seeds[0], seeds[0])
+        problem = checks.with_loss(problem, first)
         checks.check_samples(problem, first)
         checks.check_first_step(problem, first)
         told = (schedule_note(problem, first), checks.sum_note(problem, first))
         notes += [note for note in told if note]
-        problem = rehearsed(problem, first)
-        for seed in seeds if problem.origin.varies else seeds[:1]:
-            start = Start(seed, seed)
-            value = checks.check_first_metric(problem, start)
+        problem = checks.with_metric(rehearsed(problem, first), first)
+        if problem.objective.in_training:
+            notes.append(IN_TRAINING)
+        notes += answers.notes_of(problem, first)
+        starts = [Start(seed, seed) for seed in (seeds if problem.origin.varies else seeds[:1])]
+        values = [checks.check_first_metric(problem, start) for start in starts]
+        if self.threshold == AUTO:
+            assert find is not None
+            problem = find(problem, first, values)
+        share = answers.constant_share(problem, first)
+        for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
-                checks.check_not_met(problem, start, value)
+                checks.check_not_met(problem, start, value, share)
             elif problem.objective.met(value):
                 problem = problem.holding()
                 notes.append(
                     f"the checkpoint already meets the threshold ({value:.4g}): a rate trains if "
                     "the metric stands at the end of the budget."
                 )
+        answers.check_not_constant(problem, share)
         return problem
 
     def _batches(self, origin: GivenOrigin, notes: list[str]) -> tuple[Batches, Batches]:
@@ -248,20 +308,51 @@ class OwnModel:
             val_data = (data.x_val, data.y_val) if val_data is None else val_data
             train_data = (data.x_train, data.y_train)
         size = self.batch_size or BATCH_SIZE
-        train = as_batches(train_data, size, device, "train_data")
-        val = train if val_data is None else as_batches(val_data, size, device, "val_data")
+        train = as_batches(
+            train_data,
+            size,
+            device,
+            "train_data",
+            eval_size=self.eval_batch_size,
+            limit=self.max_steps,
+        )
         if self.batch_size and isinstance(train, TensorBatches) and size > train.samples:
             notes.append(
                 f"`batch_size` = {size} is more than the {train.samples} training samples: every "
                 "step takes all of them."
             )
-        batched = (isinstance(b, LoaderBatches) and b.batched for b in (train, val))
-        if self.batch_size and all(batched):
+        if type(train_data) is list and len(train_data) == 2 and isinstance(train, LoaderBatches):
+            notes.append(TWO_BATCHES)
+        return train, self._validation(train, val_data, device)
+
+    def _validation(self, train: Batches, given: Any, device: torch.device) -> Batches:
+        """Return what the metric is evaluated on, at the batch size of training if none is asked.
+
+        Raises:
+            ConfigError: A batch size has no effect, or the training data may not end.
+        """
+        size = self.batch_size or BATCH_SIZE
+        if isinstance(train, TensorBatches):
+            size = train.batch
+        elif isinstance(train, LoaderBatches) and self.batch_size is None:
+            size = getattr(train.loader, "batch_size", None) or size
+        val = train
+        if given is not None:
+            val = as_batches(given, self.eval_batch_size or size, device, "val_data", drops=False)
+        elif not getattr(train, "ends", True):
             raise ConfigError(
-                f"batch_size={self.batch_size} has no effect: the data come in batches already. "
-                "Leave it out, or pass tensors or a Dataset."
+                f"train_data did not end within max_steps={self.max_steps} batches, and without "
+                "val_data all of it would be evaluated: pass val_data."
             )
-        return train, val
+        batched = [isinstance(b, LoaderBatches) and b.batched for b in (train, val)]
+        fixed = batched[1] or (val is train and isinstance(val, LoaderBatches))
+        for name, useless in (("batch_size", all(batched)), ("eval_batch_size", fixed)):
+            if getattr(self, name) and useless:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} has no effect: the data come in batches "
+                    "already. Leave it out, or pass tensors or a Dataset."
+                )
+        return val
 
     def _checkpoint(self) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:
         """Return the states of model and optimizer to start from, copied."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from etastar.problem import own_loss
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.held import NOTHING, Held
 from etastar.problem.losses import half_squared_distance
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from etastar.data import Dataset
     from etastar.problem.networks import Network
     from etastar.problem.trial import Recipe
+
+EVALUATED_AT_ONCE = 4
+"""Our networks are evaluated in pieces of this many training batches: no answer depends on it."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ class Problem:
             random: Whether the model or the metric may draw random numbers: then they are the same
                 at every evaluation.
         """
-        model.eval()
+        own_loss.set_training(model, False)
         with Stream("metric", 0).active() if random else nullcontext():
             value = self.objective.evaluate(model, self.val.once(), self.origin.device)
-        model.train()
+        own_loss.set_training(model, True)
         return value
 
     @property
@@ -121,13 +125,14 @@ class Problem:
         else:
             model = origin.copy(seed)
             name = type(model).__name__
-            parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            named = own_loss.named_parameters(model)
+            parameters = sum(p.numel() for _, p in named if p.requires_grad)
             optimizer = self.optimizer.described(model)
         return {
             "model": name,
             "factory": origin.is_factory,
             "parameters": parameters,
-            "loss": described_call(objective.step_fn or objective.loss_fn),
+            "loss": objective.loss_name,
             **optimizer,
             **({"scheduler": described_call(self.scheduler)} if self.scheduler else {}),
             "metric": objective.name,
@@ -135,10 +140,14 @@ class Problem:
             "evaluated_on": "training data" if self.val is self.train else "validation data",
             "criterion": "hold" if objective.hold else "reach",
             "threshold": objective.threshold,
+            "threshold_from": objective.located
+            and dict(zip(("step_0", "best", "lr"), objective.located, strict=True)),
             "batch_size": self.batch_size,
             "steps_per_epoch": self.train.steps_per_epoch,
             "max_steps": self.max_steps,
             "eval_every": self.eval_every,
+            "eval_batch_size": getattr(self.val, "eval_size", None),
+            "eval_grad": objective.eval_grad,
             "from_step": self.from_step,
             "from_lr": self.from_lr,
         }
@@ -173,11 +182,12 @@ def of_network(
         "cross-entropy": nn.functional.cross_entropy,
         "mse": half_squared_distance,
     }
+    at_once = EVALUATED_AT_ONCE * min(int(batch), len(data.y_train))
     train = TensorBatches((data.x_train, data.y_train), int(batch))
     return Problem(
         origin=NetworkOrigin(network, data.inputs, data.classes, dtype, device),
         train=train,
-        val=TensorBatches((data.x_val, data.y_val), train.batch),
+        val=TensorBatches((data.x_val, data.y_val), train.batch, at_once),
         objective=Objective(
             loss_fn=losses[recipe.loss],
             step_fn=None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from etastar.errors import ModelError
+from etastar.problem import own_loss
 from etastar.problem.checks import not_finite
 from etastar.problem.held import Held
 from etastar.problem.nested import copied
@@ -111,7 +112,8 @@ def _steps(
             f"parameter changed in {session.steps} steps: call backward() on the loss and "
             "optimizer.step(). A step_fn of (model, batch) returns the loss and leaves them to us."
         )
-    ends = [torch.tensor(losses), *(p.detach() for p in session.model.parameters())]
+    named = own_loss.named_parameters(session.model)
+    ends = [torch.tensor(losses), *(p.detach() for _, p in named)]
     return session, [end.nan_to_num() for end in ends]  # NaN is the same as NaN
 
 
@@ -146,8 +148,8 @@ def draws_or_remembers(problem: Problem, start: Start) -> bool:
 def _besides_parameters(model: nn.Module) -> list[Any]:
     """Return copies of the buffers and of the Python attributes of every module."""
     known = {*vars(nn.Module()), "training"}
-    kept: list[Any] = [buffer.clone() for buffer in model.buffers()]
-    for module in model.modules():
+    kept: list[Any] = [b.clone() for whole in own_loss.modules(model) for b in whole.buffers()]
+    for module in (m for whole in own_loss.modules(model) for m in whole.modules()):
         kept += [_frozen(value) for name, value in vars(module).items() if name not in known]
     return kept
 

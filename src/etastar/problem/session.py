@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from etastar.errors import ModelError
+from etastar.problem import own_loss
 from etastar.problem.nested import shape_of, to_device
 from etastar.problem.objective import as_number, name_of
 from etastar.problem.optimizers import parts_of
@@ -133,7 +134,8 @@ class Session:
 
     def healthy(self) -> bool:
         """Tell whether every parameter is finite."""
-        return all(bool(p.isfinite().all()) for p in self.model.parameters())
+        named = own_loss.named_parameters(self.model)
+        return all(bool(p.isfinite().all()) for _, p in named)
 
 
 def is_divergence(error: ModelError, first: float, peak: float, healthy: bool) -> bool:

@@ -24,8 +24,8 @@ REMEDIES = {
     "replace x += y by x = x + y, or clone() it first.",
     r"create_graph|does not have grad_fn": "Do the whole step in "
     "step_fn(model, batch, optimizer), with loss.backward(create_graph=True).",
-    r"element 0 of tensors does not require grad": "Look for detach(), no_grad() or .item() "
-    "between parameters and loss.",
+    r"does not require grad": "Look for detach(), no_grad() or .item() between parameters and "
+    "loss; evaluation records no gradients: pass eval_grad=True if it needs derivatives.",
     r"out of memory|can't allocate memory": "Lower batch_size, or train elsewhere (device).",
     r"[Ii]nference tensor": "A tensor was made in torch.inference_mode: clone() it outside.",
     r"same device|on device .* but": "Say where to train (device), and make new tensors in the "

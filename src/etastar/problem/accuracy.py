@@ -1,0 +1,357 @@
+"""What `"accuracy"` means for a model: decided from outputs, targets and loss, before any trial.
+
+Classes are an axis of the outputs where the targets are class indices, one-hot, or probabilities of
+classes. Where outputs and targets have one shape and the targets are 0 and 1 (or −1 and 1), every
+entry is a yes or no: one logit per sample or pixel, or one per label. What the shapes leave open is
+asked of the loss, whose gradient in the outputs tells which labels it ignores, along which axis its
+classes lie, whether it compares an output with the next target, and where yes begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from etastar.errors import ModelError
+from etastar.problem.nested import named_parts, shape_of
+
+Gradient: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
+"""Maps outputs (None for the model's own) and targets to the loss's gradient in the outputs."""
+
+IGNORED = -100
+"""The label that PyTorch's losses, and those of most libraries, leave out."""
+MOST_PLACES = 10_000_000
+"""Entries of the targets up to which the best constant answer is looked for place by place."""
+ANSWERS = "metric=lambda outputs, targets: ((outputs > 0) == targets).float().mean()"
+MOST_TRIED = 64
+"""Places at which a target is changed until the loss feels it."""
+SYMMETRIC = 1e-3
+"""Relative difference of a loss's slopes for yes and for no that is rounding."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of answers that are right.
+
+    Attributes:
+        axis: Along which the classes of the outputs lie; None where every entry is a yes or no.
+        cut: The output above which an entry is a yes.
+        ignored: Labels that are left out.
+        dense: Whether the targets are one-hot vectors or probabilities along the same axis.
+        shifted: Whether an output is compared with the next target of its sequence.
+        of: What is counted, in words.
+        classes: How many there are along the axis; None where that is not asked.
+    """
+
+    axis: int | None = 1
+    cut: float = 0.0
+    ignored: tuple[int, ...] = ()
+    dense: bool = False
+    shifted: bool = False
+    of: str = ""
+    classes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return `accuracy`, and what it means where that is not the plain one."""
+        return f"accuracy ({self.of})" if self.of else "accuracy"
+
+    def answers(self, outputs: Any) -> Tensor:
+        """Return the classes, or the yeses, that outputs stand for, shaped like the targets."""
+        logits = logits_of(outputs)
+        if self.axis is None:
+            return (logits > self.cut).long()
+        return logits.argmax(self.axis)
+
+    def truths(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the right answers and which of them count, shaped like the targets."""
+        kept = torch.ones_like(targets, dtype=torch.bool)
+        for label in self.ignored:
+            kept &= targets != label
+        if self.axis is None:
+            return (targets > 0).long(), kept
+        if self.dense:
+            return targets.argmax(self.axis), kept.select(self.axis, 0)
+        return targets.long(), kept
+
+    def count(self, outputs: Any, targets: Tensor) -> tuple[float, float]:
+        """Count the answers that are right, and all; a non-finite output is a mistake."""
+        logits = logits_of(outputs)
+        finite = logits.isfinite() if self.axis is None else logits.isfinite().all(self.axis)
+        found, (truth, kept) = self.answers(logits), self.truths(targets)
+        if self.shifted:
+            found, finite, truth, kept = found[:, :-1], finite[:, :-1], truth[:, 1:], kept[:, 1:]
+        truth, kept = truth.reshape(found.shape), kept.reshape(found.shape)
+        return float(((found == truth) & finite & kept).sum()), float(kept.sum())
+
+    def constant(self, targets: Iterable[Tensor], *, by_place: bool = False) -> float | None:
+        """Return the accuracy of one answer for all samples; of yes or no, one for every label.
+
+        Args:
+            targets: All of them, by batches.
+            by_place: Whether the answer may differ from place to place in a sequence or image.
+        """
+        truths, kept = zip(*map(self.truths, targets), strict=True)
+        pairs = zip(truths, kept, strict=True)
+        rows = [t.masked_fill(~k, -1).reshape(len(t), -1) for t, k in pairs]
+        labels = self.axis is None and truths[0].ndim == 2
+        even = len({row.shape[1] for row in rows}) == 1
+        if not even or not (by_place or labels) or sum(r.numel() for r in rows) > MOST_PLACES:
+            rows = [row.reshape(-1, 1) for row in rows]
+        whole = torch.cat(rows)
+        counted = int((whole >= 0).sum())
+        best = sum(
+            int(torch.bincount(column[column >= 0], minlength=1).max()) for column in whole.T
+        )
+        return best / counted if counted else None
+
+
+PLAIN = Accuracy()
+"""Of class indices along the second axis of the outputs."""
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the tensor of the outputs: themselves, or what they hold as `logits`.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = (named_parts(outputs) or {}).get("logits", getattr(outputs, "logits", None))
+    if isinstance(found, Tensor):
+        return found
+    raise ModelError(
+        "metric='accuracy' needs outputs that are a tensor, or an object with `logits`, got "
+        f"{shape_of(outputs)}. Pass a callable, e.g. metric=lambda outputs, targets: "
+        "(outputs[0].argmax(1) == targets).float().mean()."
+    )
+
+
+@dataclass
+class _Seen:
+    """What all batches of outputs and targets have in common."""
+
+    axes: set[int] = field(default_factory=lambda: {1, -1})
+    alike: bool = True
+    binary: bool = True
+    signs: bool = True
+    one_hot: bool = True
+    whole: bool = True
+    shares: bool = True
+    unit: bool = True
+    labels: set[int] = field(default_factory=set)
+    classes: dict[int, int] = field(default_factory=dict)
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        """Look at one batch."""
+        out, wanted = list(outputs.shape), list(targets.shape)
+        self.whole &= not targets.is_floating_point()
+        fitting = {
+            axis
+            for axis, shape in ((1, out[:1] + out[2:]), (-1, out[:-1]))
+            if len(out) > 1 and out[axis] > 1 and shape == wanted and self.whole
+        }
+        self.axes &= fitting
+        self.classes |= {axis: out[axis] for axis in fitting}
+        self.alike &= _squeezed(out) == _squeezed(wanted)
+        values = torch.unique(targets)
+        if self.whole:
+            self.labels |= set(map(int, values.tolist()))
+        self.binary &= set(values[:3].tolist()) <= {0, 1}
+        self.signs &= set(values[:3].tolist()) <= {-1, 1}
+        dense = self.alike and len(wanted) in (2, 4) and wanted[1] > 1
+        self.one_hot &= dense and self.binary and bool((targets.sum(1) == 1).all())
+        self.shares &= dense and bool((targets >= 0).all())
+        self.shares &= dense and bool(((targets.sum(1) - 1).abs() < 1e-4).all())
+        self.unit &= bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def _squeezed(shape: list[int]) -> list[int]:
+    """Return a shape without axes of length one, but for that of the samples."""
+    return shape[:1] + [length for length in shape[1:] if length != 1]
+
+
+def decide(
+    batches: Iterable[tuple[Any, Any]],
+    gradient: Callable[[], Gradient | None],
+) -> Accuracy:
+    """Return what accuracy means.
+
+    Args:
+        batches: Outputs and targets of every validation batch, in order; read once.
+        gradient: Returns the gradient of the loss of the batch just read; None if there is none.
+
+    Raises:
+        ModelError: Nothing that is known fits, or several things do; it says what to do.
+    """
+    seen, asked, ignored = _Seen(), set[int](), set[int]()
+    layout: tuple[int | None, bool] | None = None
+    first: tuple[Tensor, Tensor, Gradient | None] | None = None
+    last: tuple[Any, Any] = (None, None)
+    for last in batches:
+        if not isinstance(last[1], Tensor):
+            raise _unknown(*last)
+        outputs, targets = logits_of(last[0]), last[1]
+        seen.add(outputs, targets)
+        if first is not None and not (seen.axes and seen.labels - asked):
+            continue
+        slope = gradient()
+        first = first or (outputs, targets, slope)
+        if seen.axes:
+            layout = layout or _layout(outputs, targets, slope, seen)
+            ignored |= _ignored(outputs, targets, slope, seen.labels - asked, layout)
+            asked |= seen.labels
+    if first is None:
+        raise ModelError("val_data is empty: there is nothing to evaluate.")
+    if seen.axes:
+        return _of_classes(seen, ignored, layout or (None, False), *first[:2])
+    if seen.alike and (seen.one_hot or (seen.shares and not seen.binary)):
+        return Accuracy(dense=True, of="targets one per class, the largest is right")
+    if seen.alike and (seen.binary or seen.signs):
+        return _of_entries(seen, *first)
+    raise _unknown(*last)
+
+
+def _unknown(outputs: Any, targets: Any) -> ModelError:
+    return ModelError(
+        "metric='accuracy' needs outputs [B, classes, ...] and integer targets [B, ...], or "
+        f"outputs and 0/1 targets of one shape, got {shape_of(outputs)} and {shape_of(targets)}. "
+        "Pass metric='loss' with a threshold for the loss, or a callable, e.g. metric=lambda "
+        "outputs, targets: (outputs - targets).abs().mean() with higher_is_better=False."
+    )
+
+
+def _layout(
+    outputs: Tensor, targets: Tensor, gradient: Gradient | None, seen: _Seen
+) -> tuple[int | None, bool]:
+    """Return the axis of the classes, None if it stays open, and whether targets are shifted.
+
+    Raises:
+        ModelError: The loss compares a target with an output at another place.
+    """
+    only = next(iter(seen.axes)) if len(seen.axes) == 1 or outputs.ndim == 2 else None
+    places = _places(outputs, targets, gradient, seen) if targets.ndim > 1 else None
+    if places is None:
+        return only, False
+    changed, felt = places
+    if fitting := [axis for axis in seen.axes if _without(felt, axis) == changed]:
+        return (fitting[0] if len(fitting) == 1 else only), False
+    if targets.ndim == 2 and -1 in seen.axes and felt[:-1] == (changed[0], changed[1] - 1):
+        return -1, True
+    raise ModelError(
+        "metric='accuracy' does not fit the loss: it compares a target with an output at "
+        f"another place. Pass a callable, e.g. {ANSWERS}."
+    )
+
+
+def _without(place: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return a place in the outputs as one in the targets."""
+    return place[:1] + place[2:] if axis == 1 else place[:-1]
+
+
+def _places(
+    outputs: Tensor, targets: Tensor, gradient: Gradient | None, seen: _Seen
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Change one target; return its place, and that where the gradient changes most."""
+    classes = min(seen.classes.values())
+    usable = [label for label in sorted(seen.labels) if 0 <= label < classes]
+    if gradient is None or len(usable) < 2:
+        return None
+    good = torch.isin(targets, torch.tensor(usable, device=targets.device))
+    good[..., :1] &= targets.shape[-1] < 2  # what precedes the first one is not to be seen
+    for place in good.nonzero().tolist()[:MOST_TRIED]:
+        old = int(targets[tuple(place)])
+        new = next((u for u in usable if u != old and place[-1] not in (old, u)), None)
+        if new is None:
+            continue  # the change would fit both axes
+        other = targets.clone()
+        other[tuple(place)] = new
+        try:
+            change = (gradient(None, other) - gradient(None, targets)).abs()
+        except Exception:  # the loss may have reasons
+            return None
+        if change.shape == outputs.shape and bool(change.any()):
+            felt = torch.unravel_index(change.argmax(), change.shape)
+            return tuple(place), tuple(map(int, felt))
+    return None
+
+
+def _ignored(
+    outputs: Tensor,
+    targets: Tensor,
+    gradient: Gradient | None,
+    labels: set[int],
+    layout: tuple[int | None, bool],
+) -> set[int]:
+    """Return the labels at whose places the loss has no gradient, at two outputs."""
+    axis, shifted = layout
+    if gradient is None or axis is None:
+        return labels & {IGNORED}
+    other = torch.linspace(-1, 1, outputs.numel(), device=outputs.device).reshape(outputs.shape)
+    with suppress(Exception):  # a loss may refuse other outputs
+        slopes = [gradient(None, targets), gradient(other.to(outputs.dtype), targets)]
+        felt = (slopes[0].abs() + slopes[1].abs()).sum(axis)
+        if shifted:
+            felt, targets = felt[:, :-1], targets[:, 1:]
+        if bool(felt.any()) and felt.shape == targets.shape:
+            there = [label for label in labels if bool((targets == label).any())]
+            return {label for label in there if not bool(felt[targets == label].any())}
+    return labels & {IGNORED}
+
+
+def _of_classes(
+    seen: _Seen,
+    ignored: set[int],
+    layout: tuple[int | None, bool],
+    outputs: Tensor,
+    targets: Tensor,
+) -> Accuracy:
+    """Return the accuracy of class indices."""
+    axis, shifted = layout
+    if len(seen.axes) == 1 or outputs.ndim == 2:
+        axis = axis if axis in seen.axes else next(iter(seen.axes))
+    if axis is None:
+        raise ModelError(
+            f"metric='accuracy' cannot tell which axis of the outputs {shape_of(outputs)} holds "
+            f"the classes: both fit the targets {shape_of(targets)}. Pass a callable, e.g. "
+            "metric=lambda outputs, targets: (outputs.argmax(-1) == targets).float().mean()."
+        )
+    usable, count = sorted(seen.labels - ignored), seen.classes[axis]
+    if usable and not 0 <= usable[0] <= usable[-1] < count:
+        raise ModelError(
+            f"the labels of the validation data run from {usable[0]} to {usable[-1]}, and the "
+            f"model has {count} classes, 0 to {count - 1}. Count the labels from 0, or give a "
+            "label that is left out to the loss as ignore_index."
+        )
+    left_out = f"labels {', '.join(map(str, sorted(ignored)))} left out" if ignored else ""
+    parts = [left_out, "each output against the next target" if shifted else ""]
+    of = "; ".join(part for part in parts if part)
+    axis = 1 if outputs.ndim == 2 else axis
+    return Accuracy(axis, 0.0, tuple(sorted(ignored)), shifted=shifted, of=of, classes=count)
+
+
+def _of_entries(
+    seen: _Seen, outputs: Tensor, targets: Tensor, gradient: Gradient | None
+) -> Accuracy:
+    """Return the accuracy of yes and no, entry by entry."""
+    cut = 0.5 if seen.unit and not seen.signs else 0.0
+    for level in (0.0, 0.5) if seen.binary else ():
+        if gradient is None:
+            break
+        with suppress(Exception):  # e.g. a loss of probabilities only
+            slope = gradient(torch.full_like(outputs, level), targets).abs().reshape(targets.shape)
+            no, yes = (float(slope[targets == value].double().mean()) for value in (0, 1))
+            if yes > 0 and abs(yes - no) <= SYMMETRIC * yes:
+                cut = level
+                break
+    several = outputs.ndim == 2 and outputs.shape[1] > 1
+    of = "0/1 per label" if several else "0/1 per sample"
+    if outputs[0].numel() > 1 and not several:
+        of = "0/1 per entry"
+    return replace(Accuracy(None, cut), of=f"{of}, yes above an output of {cut:g}")
