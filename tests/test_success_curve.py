@@ -220,13 +220,6 @@ def test_an_unreachable_threshold() -> None:
     assert "η* = –" in str(found)
 
 
-@pytest.mark.parametrize("entry", ["warmup", "study"])
-def test_where_a_curve_cannot_be_it_is_refused(entry: str, tmp_path: Any) -> None:
-    if entry == "warmup":
-        with pytest.raises(ConfigError, match="`precision` has no effect on a warm-up"):
-            etastar.warmup(build, data(), target_lr=1.0, precision=0.1)
-        return
-    from etastar.study.specification import Study
-
-    with pytest.raises(ConfigError, match="curve"):
-        Study.from_text('[base]\nstrategy = "curve"\n[grid]\nwidth = [8]')
+def test_where_a_curve_cannot_be_it_is_refused() -> None:
+    with pytest.raises(ConfigError, match="`precision` has no effect on a warm-up"):
+        etastar.warmup(build, data(), target_lr=1.0, precision=0.1)

@@ -219,7 +219,7 @@ def maximal_lr(
     loss_fn: Callable[..., Any] = torch.nn.functional.cross_entropy,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     metric: str | Callable[..., Any] = "accuracy",
-    threshold: float | str = 0.9,
+    threshold: float | str | None = None,
     epochs: float | None = None,
     batch_size: int | None = None,
     eval_every: int | None = None,
@@ -272,8 +272,8 @@ def maximal_lr(
             sample, label or pixel, tokens without those that the loss ignores; `"loss"` (of the
             validation data); or a callable of all
             `(outputs, targets)`, or of `(model, batch)` where `step_fn` is given.
-        threshold: What the metric must reach; `"auto"` is half-way from what is reached without
-            training to the best of a few located runs, and is shown first.
+        threshold: What the metric must reach, 0.9 of an accuracy if None; `"auto"` is half-way from
+            what is reached without training to the best of a few located runs, and is shown first.
         epochs: The budget, in passes over the training data; 1 if None.
         batch_size: For tensors and data sets, 128 if None; loaders come as they are. A smaller last
             batch of training tensors is dropped.

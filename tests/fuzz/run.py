@@ -23,7 +23,7 @@ dataset = "digits"
 train_size = 200
 val_size = 50
 max_steps = 20
-threshold = 0.2
+threshold = 0.3
 resolution = 0.5
 threads = 1
 [grid]

@@ -38,6 +38,8 @@ BATCH_SIZE = 128
 """Samples per step of tensors and data sets, where none are asked for."""
 EVALUATIONS = 10
 """In the budget, of training data whose epochs have no known end."""
+THRESHOLD = 0.9
+"""Of an accuracy, where none is asked for."""
 AUTO = "auto"
 """The threshold that is looked for."""
 NEVER = {True: math.inf, False: -math.inf}
@@ -72,7 +74,7 @@ class OwnModel:
     loss_fn: Callable[..., Any]
     optimizer: Callable[..., Optimizer]
     metric: str | Callable[..., Any]
-    threshold: float | str
+    threshold: float | str | None
     epochs: float | None
     batch_size: int | None
     eval_every: int | None
@@ -138,6 +140,14 @@ class OwnModel:
     def _check_threshold(self) -> None:
         """Raise if the threshold is neither `"auto"` nor a number that the metric can reach."""
         threshold = self.threshold
+        if threshold is None:
+            if self.metric != "accuracy":
+                raise ConfigError(
+                    f"threshold is missing: only an accuracy has a default, {THRESHOLD}. Say what "
+                    f"the metric must reach, or {AUTO!r} to look for it."
+                )
+            threshold = THRESHOLD
+            object.__setattr__(self, "threshold", threshold)
         if isinstance(threshold, str) and threshold == AUTO:
             return
         if isinstance(threshold, str) or not is_number(threshold) or not math.isfinite(threshold):
@@ -238,6 +248,7 @@ class OwnModel:
         loss_fn = self.loss_fn
         if isinstance(loss_fn, nn.Module):
             loss_fn = copy.deepcopy(loss_fn).to(device)
+        assert self.threshold is not None
         threshold = NEVER[self.higher] if self.threshold == AUTO else float(self.threshold)
         return Objective(
             loss_fn=loss_fn,
