@@ -201,7 +201,8 @@ class Result:
         if self.found and self.lr:
             return self.eta_star.ci_low, self.eta_star.ci_high
         if self.found:
-            return (self.search["end_lr"], None) if self.status == "all-trained" else (None, None)
+            low = self.eta_star.ci_low or self.search["end_lr"]
+            return (low, None) if self.status == "all-trained" else (None, None)
         status, lo, hi = middle_bracket(list(self.seeds.values()))
         return (self.search["end_lr"], None) if status == "all-trained" else (lo, hi)
 

@@ -264,7 +264,8 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
     """Give the rows of success curves, which have no seed, one of their own and a bracket.
 
     The bracket lies around η_50, and log η uniform in it has the standard deviation that the 95 %
-    interval has. An end of the interval beyond the range that was searched is the range's end.
+    interval has. An end of the interval beyond the range that was searched is the range's end; a
+    curve whose η_50 is not known is censored at the lower end of its interval.
     """
     seed = _numbers(columns, "seed", missing=True)
     curve = np.isnan(seed)
@@ -282,8 +283,9 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
         if (bad := np.flatnonzero(found & ~(values > 0))).size:
             i = int(bad[0])
             raise _bad_row(i, name, "positive, or seed a number", columns.get(name, none), i)
+    floor = np.where(np.isnan(low), end, low)
     factor = (ends[1] / ends[0]) ** _HALF_WIDTH
-    lo = np.where(found, eta / factor, np.where(curve & (status == "all-trained"), end, lo))
+    lo = np.where(found, eta / factor, np.where(curve & (status == "all-trained"), floor, lo))
     hi = np.where(found, eta * factor, hi)
     changed = {"seed": np.where(curve, 0, seed), "eta_lo": lo, "eta_hi": hi}
     return {**columns, **{name: values.tolist() for name, values in changed.items()}}
