@@ -33,6 +33,7 @@ SHOWN = {
     ".cff": "yaml",
     ".txt": "text",
     ".csv": "text",
+    ".json": "json",
     "": "text",
 }
 MOST_LINES = 400

@@ -240,7 +240,8 @@ def test_a_reader_that_goes_away_is_no_error(finished: Path, command: str) -> No
     process.stdout.close()  # before anything is printed
     _, told = process.communicate()
     assert told == b""
-    assert process.returncode in (1, 141)
+    # argparse itself is silent about a help text that nobody takes
+    assert process.returncode in (0 if "--help" in command else 1, 141)
 
 
 def test_paths_of_any_bytes(tmp_path: Path) -> None:

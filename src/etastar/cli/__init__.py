@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from importlib import import_module
+
+from etastar.errors import EtaStarError, unknown_name
 
 BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
 """Exit codes: of a refused command, as argparse has it; after Ctrl-C, and where nobody reads on, as
@@ -24,24 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `etastar ARGUMENTS`; returns the exit code (2 for bad input, 130 for Ctrl-C)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _use_utf8()
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if arguments[0] == "--version":
-        from etastar import __version__
-
-        print(__version__)
-        return 0
-    from etastar.errors import EtaStarError, unknown_name
-
     try:
-        if arguments[0] not in COMMANDS:
-            raise unknown_name("command", arguments[0], COMMANDS)
-        from importlib import import_module
-
-        code = int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
-        sys.stdout.flush()
-        return code
+        try:
+            return _run(arguments)
+        finally:  # also where argparse leaves by SystemExit, after `--help`
+            sys.stdout.flush()
     except BrokenPipeError:  # `… | head -1`: who read it has gone, and what is left is not for us
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python flushes once more at its end
@@ -56,6 +46,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from etastar import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise unknown_name("command", arguments[0], COMMANDS)
+    return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
 
 
 def _use_utf8() -> None:
