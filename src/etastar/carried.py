@@ -46,10 +46,11 @@ class AppliedResult(Result):
         schedule = self.warmup if self.warmup and self.warmup.verified else None
         rate = schedule.target_lr if schedule else self.recommended_lr
         if rate is None:
+            more = "measure with more `trials`, as the notes say" if self.found else "use `curve`"
             half = f", e.g. half of η*, {number(self.lr / 2)}" if self.lr else ""
             raise ConfigError(
-                f"apply: the result has no recommended rate ({self.reason or 'brackets name none'})"
-                f": measure with the default strategy, `curve`, or set a rate yourself{half}."
+                f"apply: the result recommends no rate. {self.reason or ''}".rstrip()
+                + f" For one that fresh seeds have tried {more}; or set a rate yourself{half}."
             )
         self.setter(target, rate, schedule)
         return rate
@@ -77,6 +78,7 @@ def measured(
     notes: Sequence[str],
     settings: Mapping[str, Any],
     setter: Callable[[Any, float, Warmup | None], None],
+    on_training: bool = False,
     warmup: Callable[[Result], Warmup | None] = lambda found: None,
     **training: Any,
 ) -> AppliedResult:
@@ -88,6 +90,7 @@ def measured(
         notes: What was not carried over.
         settings: How a step is taken, for the record.
         setter: Of the result.
+        on_training: Whether the metric is evaluated on the training data.
         warmup: Finds a warm-up, given the result.
         **training: The arguments of `maximal_lr` that were read; options come before these.
 
@@ -112,6 +115,9 @@ def measured(
     told = schedule.notes if schedule else ()
     values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))
     values["settings"] = {**found.settings, "step": dict(settings)}
+    if on_training:
+        values["settings"]["evaluated_on"] = "training data"
+        values["heading"] = found.heading.replace("reach validation", "reach training")
     return AppliedResult(**values, setter=setter, warmup=schedule)
 
 

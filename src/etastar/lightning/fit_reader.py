@@ -78,17 +78,15 @@ def lightning_maximal_lr(
     prepared = Prepared(training, factory or module)
     copied = prepared(0)
     rate = rate_name(training, copied)
-    options, seen = _evaluated(
-        training, copied, val if val is None else Grouped(val, limit=most[1]), options
-    )
-    if seen is None and (size > 1 or most[0] is not None):
-        raise ConfigError(f"{ENTRY}: there are no validation data. Pass loaders (train, val).")
+    held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
+    options, seen = _evaluated(training, copied, held, val is not None, options)
     root = getattr(getattr(trainer, "strategy", None), "root_device", None)
     return measured(
         {"device": root} | options,
         where="the module, its loaders and the Trainer",
         notes=_notes(example, trainer, configured(training, prepared(0))[1]),
         settings=_told(trainer, size),
+        on_training=val is None,
         setter=lambda target, lr, _: set_rate(training, rate, target, lr),
         model=prepared if factory else copied,
         train_data=steps_of(train, size, most[0]),
@@ -222,22 +220,21 @@ def _budget(trainer: Any, options: dict[str, Any], epoch: int | None) -> dict[st
 
 
 def _evaluated(
-    training: Training, module: Any, val: Any, options: dict[str, Any]
+    training: Training, module: Any, held: Grouped, given: bool, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Any]:
     """Return the options with the metric, and what it is evaluated on."""
     metric = options.get("metric", "accuracy")
     named_so = isinstance(metric, str) and metric not in ("accuracy", "loss")
-    if named_so and (val is None or not is_own(module, "validation_step")):
+    if named_so and not (given and is_own(module, "validation_step")):
         raise ConfigError(
             f"{ENTRY}: metric={metric!r} is what validation_step logs, and there is no "
-            f"{'loader of validation data' if val is None else 'validation_step'}. Expected that, "
+            f"{'validation_step' if given else 'loader of validation data'}. Expected that, "
             "'accuracy', 'loss' or a function of (model, batch)."
         )
     if named_so:
         better = {"higher_is_better": "loss" not in metric and "error" not in metric}
-        return better | options | {"metric": Logged(training, metric)}, [Whole(val)]
+        return better | options | {"metric": Logged(training, metric)}, [Whole(held)]
     if metric == "loss":
         options = {"higher_is_better": False} | options | {"metric": TrainingLoss(training)}
-    if val is not None:
-        val.change = lambda batch: training.moved(module, batch)
-    return options, val
+    held.change = lambda batch: training.moved(module, batch)
+    return options, held
