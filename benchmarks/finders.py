@@ -21,6 +21,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +29,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch comes, here and in the workers
 
 import torch
 from finders_tasks import MILLISECONDS, SUITE, Problem
@@ -86,6 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.data_dir:
         os.environ["ETASTAR_DATA_DIR"] = args.data_dir
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     torch.set_num_threads(1)
     if args.report:
         from finders_report import report
@@ -121,6 +121,8 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def measure(args: argparse.Namespace) -> None:
     """Run what the file lacks, in a pool of processes, and append it."""
     began, old, asked = time.time(), rows(args.results), list(jobs(args))
+    if args.results.exists():  # without a last line that was cut off
+        args.results.write_text(re.sub(r"[^\n]+\Z", "", args.results.read_text()))
     missing = [job for job in asked if not any(job.key.items() <= row.items() for row in old)]
     args.results.parent.mkdir(parents=True, exist_ok=True)
     written = 0
