@@ -286,6 +286,7 @@ class OwnModel:
         if self.threshold == AUTO:
             assert find is not None
             problem = find(problem, first, values)
+        notes += checks.percent_notes(problem, values)
         share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
@@ -361,7 +362,7 @@ class OwnModel:
             if getattr(self, name) and useless:
                 raise ConfigError(
                     f"{name}={getattr(self, name)} has no effect: the data come in batches "
-                    "already. Leave it out, or pass tensors or a Dataset."
+                    "already. Leave it out, or pass tensors, (inputs, targets), or a Dataset."
                 )
         return val
 
