@@ -1,6 +1,6 @@
 """The promise of the recommended rate, kind by kind: model × step × data, retrained by hand.
 
-    python benchmarks/matrix.py --json benchmarks/results/matrix.json
+    python benchmarks/matrix.py --workers 16 --minutes 5 --json benchmarks/results/matrix.json
 
 Every kind is measured by `etastar.maximal_lr` and then trained by a plain loop of this file, which
 uses nothing of the package, on fresh initialisations and orders: at the recommended rate, where at
@@ -14,6 +14,8 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -158,6 +160,14 @@ PAIRS = [
     ),
 ]
 """Kinds: `MODEL, WAY`; every other one is given as a shuffled loader instead of tensors."""
+KINDS = [", ".join(pair) for pair in PAIRS]
+CHEAP = ("mlp", "dropout", "layer norm", "cnn", "weight norm", "batch norm", "residual")
+"""Models from the cheapest on; those that are not named cost most, and begin first."""
+
+
+def cost(name: str) -> int:
+    model = name.split(", ")[0]
+    return CHEAP.index(model) if model in CHEAP else len(CHEAP)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -242,7 +252,7 @@ def falls_through(found: etastar.Result, p: float = 0.05) -> float | None:
 def row(name: str) -> dict[str, Any]:
     kind, step = name.split(", ")
     model, way = MODELS[kind], WAYS[step]
-    found = measured(model, way, loader=PAIRS.index((kind, step)) % 2 == 1)
+    found = measured(model, way, loader=KINDS.index(name) % 2 == 1)
     low, high = found.recommended_lr, falls_through(found)
     counts = {}
     for what, lr in (("recommended", low), ("beyond", None if high is None else 2 * high)):
@@ -265,22 +275,41 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
+def rows_of(names: list[str], workers: int, minutes: float) -> Iterator[dict[str, Any]]:
+    """Yield rows as they come, one process a kind; what is not there in time is given up."""
+    end = time.monotonic() + 60 * minutes
+    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
+        waiting = {name: pool.apply_async(row, (name,)) for name in names}
+        while waiting and time.monotonic() < end:
+            for name in [name for name, task in waiting.items() if task.ready()]:
+                try:
+                    yield waiting.pop(name).get()
+                except etastar.EtaStarError as error:
+                    print(f"{name}: {error}", flush=True)
+            time.sleep(0.1)
+    for name in waiting:
+        print(f"{name}: not done in {minutes:g} minutes", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=[", ".join(pair) for pair in PAIRS])
+    parser.add_argument("--kinds", nargs="+", default=KINDS, help="of all, in quotes each")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then stop")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-    for name in options.kinds:
-        if name not in {row["kind"] for row in rows}:
-            rows.append(row(name))
-            print(rows[-1], flush=True)
-            record = {"summary": summary(rows), "rows": rows}
-            options.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(summary(rows), indent=1))
+    kept = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    rows = {row["kind"]: row for row in kept}
+    missing = sorted(set(options.kinds) - set(rows), key=cost, reverse=True)
+    for found in rows_of(missing, options.workers, options.minutes):
+        print(found, flush=True)
+        rows[found["kind"]] = found
+        ordered = [rows[name] for name in KINDS if name in rows]
+        record = {"summary": summary(ordered), "rows": ordered}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(summary(list(rows.values())), indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
 from etastar.cli.output import progress_bar, write_results
 from etastar.result import counted, number
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
-    """Print a result and write what was asked for; return the exit code.
+    """Print a result and write what was asked for; return the exit code, 1 where no run trained.
 
     Raises:
         EtaStarError: A file could not be written; what could be is.
@@ -42,7 +43,7 @@ def show(found: Result, plot: str | None, json_file: str | None) -> int:
     for what, file in (("JSON", json_file), ("picture", plot)):
         if file and file != "-":
             console.print(f"{what}: {file}")
-    return 0
+    return 0 if any(trial.outcome == "trained" for trial in found.history) else NOTHING
 
 
 class ProgressLine:

@@ -46,9 +46,11 @@ class Batches(ABC):
     Attributes:
         steps_per_epoch: Batches in one pass.
         fixed: Whether every epoch is known to hold the same samples.
+        batch: Samples per batch, where that is known.
     """
 
     steps_per_epoch: int
+    batch: int | None
     fixed: bool
 
     @abstractmethod
@@ -74,6 +76,7 @@ class TensorBatches(Batches):
     """
 
     fixed = True
+    batch: int
 
     def __init__(self, data: Any, batch_size: int, eval_size: int | None = None) -> None:
         self.data, self.parts = data, tuple(leaves(data))
@@ -142,6 +145,7 @@ class LoaderBatches(Batches):
             loader = copy.copy(loader)
             vars(loader)["_iterator"] = None  # persistent workers stay with the user's loader
         self.loader, self.what, self.limit = loader, what, limit
+        self.batch = loader.batch_size if isinstance(loader, DataLoader) else None
         self.fixed = isinstance(loader, list) or (
             type(loader) is DataLoader
             and type(loader.dataset) is TensorDataset
