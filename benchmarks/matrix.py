@@ -207,15 +207,12 @@ def batches(x: torch.Tensor, y: torch.Tensor, seed: int) -> Iterator[Any]:
             yield x[rows], y[rows]
 
 
-def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bool:
-    """Train by hand; tell whether the threshold is touched within the budget."""
-    x, y = data()
-    torch.manual_seed(seed)
-    net = model()
+def steps_of(net: nn.Module, way: Way, lr: float, source: Iterator[Any]) -> Iterator[float]:
+    """Train by hand, batch after batch; yield the loss of each step."""
     optimizer = way.optimizer(net, lr)
     scheduler = way.scheduler(optimizer) if way.scheduler else None
     step_fn = way.step() if way.step else None
-    for step, batch in enumerate(batches(x[:SAMPLES], y[:SAMPLES], seed), start=1):
+    for batch in source:
         if step_fn:
             loss = step_fn(net, batch, optimizer)
         else:
@@ -225,7 +222,17 @@ def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bo
             optimizer.step()
         if scheduler:
             scheduler.step()
-        if not loss.isfinite():
+        yield loss.item()
+
+
+def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bool:
+    """Train by hand; tell whether the threshold is touched within the budget."""
+    x, y = data()
+    torch.manual_seed(seed)
+    net = model()
+    losses = steps_of(net, way, lr, batches(x[:SAMPLES], y[:SAMPLES], seed))
+    for step, loss in enumerate(itertools.islice(losses, STEPS), start=1):
+        if not math.isfinite(loss):
             return False
         if step % EVERY == 0 or step == STEPS:
             net.eval()
@@ -234,8 +241,6 @@ def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bo
             net.train()
             if right >= THRESHOLD:
                 return True
-        if step == STEPS:
-            return False
     return False
 
 
