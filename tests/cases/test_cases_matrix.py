@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,9 +25,12 @@ SEED, STEPS = 5, 7
 """Of a start, and so many that an accumulation ends between two of its own."""
 
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+RESULT = BENCHMARKS / "results" / "matrix.json"
+
+
 def program() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "matrix.py"
-    spec = importlib.util.spec_from_file_location("matrix", path)
+    spec = importlib.util.spec_from_file_location("matrix", BENCHMARKS / "matrix.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -69,12 +73,9 @@ def test_a_trial_is_the_loop_that_its_owner_writes(kind: str) -> None:
         assert torch.equal(mine, other)
 
 
-@pytest.mark.filterwarnings("ignore::etastar.NotBracketedWarning")
-def test_a_row_of_the_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"SAMPLES": 256, "STEPS": 24, "EVERY": 4, "THRESHOLD": 0.55, "FRESH": 5}
-    for name, value in small.items():
-        monkeypatch.setattr(matrix, name, value)
-    row = matrix.row("dropout, sgd")
-    assert row["recommended"] == 5
-    assert row["beyond"] <= 1
-    assert matrix.summary([row])["recommended"] == {"kinds": 1, "worst of 20": 5, "share": 1.0}
+def test_the_committed_result_is_of_these_kinds_and_sums_up_what_it_holds() -> None:
+    record = json.loads(RESULT.read_text(encoding="utf-8"))
+    kinds = [row["kind"] for row in record["rows"]]
+    assert kinds == [kind for kind in matrix.KINDS if kind in kinds]
+    assert record["summary"] == matrix.summary(record["rows"])
+    assert record["summary"]["recommended"]["worst of 20"] >= 17
