@@ -1,12 +1,8 @@
-"""The stack on a GPU: recorded against launched steps, against the CPU, and a whole measurement.
+"""The stack on a GPU: a step recorded as a CUDA graph against the same step launched anew.
 
     python benchmarks/gpu.py --json benchmarks/results/gpu.json
 
-- *recorded*: the same trials with steps as a CUDA graph and launched one by one; every outcome must
-  be equal, losses included.
-- *agreement*: outcomes of the same trials on the CPU and on the GPU, where products are summed in
-  another order: the share that agrees on whether a run trains.
-- *measurement*: seconds of `measure` with its defaults on the digits, on both.
+The same trials are run in both ways; every outcome must be equal, losses included.
 """
 
 from __future__ import annotations
@@ -17,8 +13,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from engine import machine, synthetic
+from engine import machine
 
 import etastar
 from etastar.engines import StackEngine, train_all
@@ -37,11 +32,6 @@ def main() -> None:
     args = parser.parse_args()
     record: dict[str, Any] = {"machine": machine(args.device)}
     record["recorded"] = [recorded(case, args.device) for case in cases()]
-    record["agreement"] = [agreement(case, args.device) for case in cases()]
-    record["step"] = [
-        step_time(width, replicas, args.device) for width in (32, 256) for replicas in (16, 256)
-    ]
-    record["measurement"] = [whole(device) for device in (args.device, args.device, "cpu")]
     print(json.dumps(record, indent=1))
     if args.json:
         with open(args.json, "w") as file:
@@ -88,34 +78,6 @@ def recorded(case: tuple[str, Any, dict[str, Any]], device: str) -> dict[str, An
         "differ": differ,
         "launched_over_recorded": (end - middle) / (middle - start),
     }
-
-
-def agreement(case: tuple[str, Any, dict[str, Any]], device: str) -> dict[str, Any]:
-    pairs = list(zip(outcomes(case, device), outcomes(case, "cpu"), strict=True))
-    same = sum(a["kind"] == b["kind"] for a, b in pairs)
-    trained = sum((a["kind"] == "trained") == (b["kind"] == "trained") for a, b in pairs)
-    return {"case": case[0], "trials": len(pairs), "same_kind": same, "same_verdict": trained}
-
-
-def step_time(width: int, replicas: int, device: str) -> dict[str, Any]:
-    """Return seconds per step of a whole run of `replicas` networks on MNIST-sized data."""
-    criterion = Criterion(threshold=1.0, max_steps=300, eval_every=300)
-    recipe = Recipe(loss="cross-entropy", batch_size=128, criterion=criterion)
-    problem = of_network(MLP(width=width, depth=4), synthetic(784), recipe, device=device)
-    engine = StackEngine(1, slots=replicas)
-    trials = [Trial.of(i % 8, 0.01 + 1e-5 * i) for i in range(replicas)]
-    train_all(engine, problem, trials)
-    start = time.perf_counter()
-    train_all(engine, problem, trials)
-    return {"width": width, "replicas": replicas, "s_per_step": (time.perf_counter() - start) / 300}
-
-
-def whole(device: str) -> dict[str, Any]:
-    start = time.perf_counter()
-    found = etastar.measure(MLP(width=64, depth=4), "digits", device=device)
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return {"device": device, "s": time.perf_counter() - start, "eta_star": found.lr}
 
 
 if __name__ == "__main__":

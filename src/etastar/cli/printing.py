@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
-from etastar.cli.output import progress_bar, write_results
+from etastar.cli.output import console_beside, progress_bar, write_results
 from etastar.result import counted, number
 
 if TYPE_CHECKING:
@@ -25,11 +25,9 @@ def show(found: Result, plot: str | None, json_file: str | None) -> int:
     Raises:
         EtaStarError: A file could not be written; what could be is.
     """
-    from rich.console import Console
-
     from etastar.report.figures import save_measurement
 
-    console = Console(stderr=json_file == "-", highlight=False)
+    console = console_beside(json_file)
     text = found.to_json() + "\n"
     try:
         write_results(
