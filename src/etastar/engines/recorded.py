@@ -27,7 +27,7 @@ class RecordedStep:
     ) -> None:
         self._rows = None if rows is None else rows.clone()
         self._graph = torch.cuda.CUDAGraph()
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             self._graph.capture_begin(capture_error_mode="thread_local")

@@ -68,6 +68,8 @@ def _training(settings: Mapping[str, Any]) -> str:
     network = "ReLU networks"
     if settings["norm"] != "none":
         network += f" with {settings['norm']} normalisation"
+    if settings["parametrization"] != "standard":
+        network += f" in the {settings['parametrization']} parametrisation"
     if not settings["biases"]:
         network += " without biases"
     return (

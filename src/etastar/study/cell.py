@@ -106,6 +106,8 @@ class Cell:
             del fields["resolution"]
         if not fields["from_step"]:  # from initialisation: as before there were checkpoints
             del fields["from_step"], fields["from_lr"]
+        if fields["parametrization"] == "standard":  # the only one that 0.1.0 had
+            del fields["parametrization"]
         return canonical({"kind": "maximal-lr", "identity": IDENTITY_VERSION, **fields})
 
     @cached_property

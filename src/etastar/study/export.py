@@ -31,6 +31,8 @@ FACTS = ["inputs", "classes"]
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
 """Columns that tell the networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
+NEW = ("parametrization",)
+"""Settings that 0.1.0 did not have: these come last, since scripts count columns."""
 CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
 """Columns of a study with success curves, after those of seeds. A curve is one row, without a seed
 and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
@@ -45,9 +47,10 @@ SEED_COLUMNS = [
     *SEED,
     *SHARPNESS,
     *("lambda1_converged", "sharpness_samples"),
-    *(name for name in SETTINGS if name not in NETWORK),
+    *(name for name in SETTINGS if name not in (*NETWORK, *NEW)),
     *FACTS,
     "cell",
+    *NEW,
 ]
 """Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
 λ1 are empty where they do not exist; `cell` is the hash of the specification."""
