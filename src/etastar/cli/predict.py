@@ -19,6 +19,11 @@ from etastar.scaling.forms import get_form
 if TYPE_CHECKING:
     from etastar.scaling.cells import CellTable
     from etastar.scaling.power_law import PowerLawFit
+    from etastar.scaling.process import Process
+
+
+PROCESS = "process"
+"""The form that predicts by default; the others are laws."""
 
 
 class PredictOptions(BaseModel):
@@ -42,7 +47,9 @@ class PredictOptions(BaseModel):
     )
     response: Response = Field("eta_star", description="Predict η* (eta_star) or λ1 (lambda1).")
     form: str = Field(
-        "separate", description="The law: separate exponents of n and L, or one of n·L (product)."
+        PROCESS,
+        description="What predicts: a Gaussian process around a law (process), or a law alone: "
+        "separate exponents of n and L (separate), or one of n·L (product).",
     )
     cutoff: float | None = Field(
         None, ge=0.0, allow_inf_nan=False, description="Fit only cells with n/L at least this."
@@ -139,12 +146,19 @@ def _conditions(text: str | None, cells: CellTable) -> dict[str, str | float]:
     return found
 
 
-def _doubts(cells: CellTable, law: PowerLawFit, options: PredictOptions) -> tuple[str, ...]:
+def _doubts(
+    cells: CellTable, law: PowerLawFit | Process, options: PredictOptions
+) -> tuple[str, ...]:
     """Why the law was not seen to hold for this network, by the region found from the cells."""
     from etastar.scaling import find_region
 
-    if not get_form(law.form).exponents:
+    # the process leans on separate exponents, so it is doubted where they were not seen to hold
+    form = "separate" if law.form == PROCESS else law.form
+    if not get_form(form).exponents:
         return ()
     group = cells.select(**law.labels)
-    region = find_region(group, form=law.form, response=law.response, n_boot=0)
+    try:
+        region = find_region(group, form=form, response=law.response, n_boot=0)
+    except ConfigError as error:  # the process needs fewer networks than the law
+        return (f"no region is known in which a power law holds: {error}",)
     return region.doubts(options.width, options.depth)
