@@ -136,7 +136,10 @@ def test_the_specification_is_canonical_json() -> None:
     assert " " not in text
     assert text.isascii()
     assert cell().id == hashlib.sha256(text.encode()).hexdigest()[:20]
-    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"} - {"from_step", "parametrization"}
+    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"} - {
+        "from_step",
+        "parametrization",
+    }
     assert canonical({"b": 1, "a": "κ"}) == '{"a":"\\u03ba","b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"a": float("inf")})
