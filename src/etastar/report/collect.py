@@ -117,9 +117,10 @@ def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:
 
 def _beside(families: Sequence[Family], family: Family, name: str) -> list[tuple[Any, Any]]:
     """Values of a setting, each with the groups of the family that differs in it alone."""
+    apart = OF_THE_SEARCH | {name}  # rates that are tried may go with it
 
     def others(one: Family) -> dict[str, Any]:
-        return {key: value for key, value in one.settings.items() if key != name}
+        return {key: value for key, value in one.settings.items() if key not in apart}
 
     return [(f.settings[name], f.groups) for f in families if others(f) == others(family)]
 

@@ -19,7 +19,7 @@ from etastar.report.plots.base import (
     stacked,
     where,
 )
-from etastar.report.style import SHAPES, fixed, listed
+from etastar.report.style import SHAPES, fixed
 from etastar.study.export import Columns
 
 _NAMES = {"eta_star": "η*", "batch_size": "batch size", "seeds": "seeds"}
@@ -44,8 +44,8 @@ def make(family: Family) -> Drawing:
                 charts.append(
                     Chart(
                         layers=layers,
-                        title=group.name,
-                        x_label="width n" if key == "width" else "batch size",
+                        title=group.name if len(family.groups) > 1 else group.loss,
+                        x_label="width n" if key == "width" else "batch size B",
                         y_label="η*, median over seeds",
                         key=depth_key(family),
                     )
@@ -103,9 +103,11 @@ def _exponent(found: tuple[float, float, float]) -> str:
     return fixed(b) + (f" ± {fixed(error)}" if np.isfinite(error) else "")
 
 
-def _line(x: Sequence[float], found: tuple[float, float, float], colour: str, dash: str) -> Line:
+def _line(
+    x: Sequence[float], found: tuple[float, float, float], colour: str, label: str, dash: str
+) -> Line:
     ends = np.array([min(x), max(x)], dtype=float)
-    return Line(ends, np.exp(found[2]) * ends ** found[0], colour, dash=dash)
+    return Line(ends, np.exp(found[2]) * ends ** found[0], colour, label, dash)
 
 
 def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points | Line]:
@@ -114,17 +116,16 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
     for place, (value, group) in enumerate(alike):
         if not (known := where(_rows(group), "eta_star")):
             continue
-        texts, lines = [], []
+        lines, name = [], str(value or "η*")
         for depth in sorted(set(known["depth"])):
             at = [i for i, other in enumerate(known["depth"]) if other == depth]
-            x, y = ([known[name][i] for i in at] for name in ("width", "eta_star"))
+            x, y = ([known[column][i] for i in at] for column in ("width", "eta_star"))
             if found := slope(x, y):
-                texts.append(f"{_exponent(found)} (L = {depth})")
+                text = f"{name}, L = {depth}: n^{{{_exponent(found)}}}"
                 dash = DASHES[place % len(DASHES)]
-                lines.append(_line(x, found, colours.get(depth, "#444444"), dash))
-        label = f"{value or 'own'}" + (f": η* ∝ n^{{b}}, b = {listed(texts)}" if texts else "")
+                lines.append(_line(x, found, colours.get(depth, "#444444"), text, dash))
         shown = points(family, group, known, ("width", "eta_star"), "", _NAMES)
-        layers.append(replace(shown, label=label, shape=SHAPES[place % len(SHAPES)]))
+        layers.append(replace(shown, label=name, shape=SHAPES[place % len(SHAPES)]))
         layers += lines
     return layers
 
@@ -135,7 +136,7 @@ def _by_batch(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
     if not known:
         return []
     networks = sorted(set(zip(known["width"], known["depth"], strict=True)))
-    colours, texts = depth_colours(family), []
+    colours = depth_colours(family)
     lines: list[Points | Line] = []
     named = evenly(networks, MOST_NETWORKS)
     for network in networks:
@@ -143,10 +144,8 @@ def _by_batch(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
         at = [i for i, other in enumerate(pairs) if other == network]
         x, y = ([known[name][i] for i in at] for name in ("batch_size", "eta_star"))
         if found := slope(x, y):
-            lines.append(_line(x, found, colours.get(network[1], "#444444"), "solid"))
-            if network in named:
-                texts.append(f"{_exponent(found)} ({network[0]}×{network[1]})")
-    label = f"η* ∝ batch size^{{b}}, b = {listed(texts)}" if texts else "η*"
+            text = f"{network[0]}×{network[1]}: B^{{{_exponent(found)}}}"
+            colour, text = colours.get(network[1], "#444444"), text if network in named else ""
+            lines.append(_line(x, found, colour, text, "solid"))
     group = alike[0][1]
-    shown = points(family, group, known, ("batch_size", "eta_star"), "", _NAMES)
-    return [replace(shown, label=label), *lines]
+    return [points(family, group, known, ("batch_size", "eta_star"), "", _NAMES), *lines]
