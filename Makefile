@@ -56,7 +56,7 @@ oldest: .venv/.dev
 
 # the promise of the recommended rate over kinds of model, step and data; kinds that are there are kept
 matrix: .venv/.core
-	$(BIN)/python benchmarks/matrix.py --json benchmarks/results/matrix.json
+	$(BIN)/python benchmarks/matrix.py --workers 2 --json benchmarks/results/matrix.json
 
 clean:
 	rm -rf .venv out build dist

@@ -1,6 +1,6 @@
 """The promise of the recommended rate, kind by kind: model × step × data, retrained by hand.
 
-    python benchmarks/matrix.py --json benchmarks/results/matrix.json
+    python benchmarks/matrix.py --workers 16 --minutes 8 --json benchmarks/results/matrix.json
 
 Every kind is measured by `etastar.maximal_lr` and then trained by a plain loop of this file, which
 uses nothing of the package, on fresh initialisations and orders: at the recommended rate, where at
@@ -14,6 +14,8 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +29,8 @@ import etastar
 SAMPLES, BATCH, STEPS, EVERY, THRESHOLD = 640, 32, 80, 8, 0.65
 FRESH, FIRST = 20, 100_000
 """Fresh seeds, and the first of them: no measurement comes near."""
+MISSES = 3
+"""Of these, as many as may fail at the recommended rate, or train far beyond the edge."""
 cross_entropy = nn.functional.cross_entropy
 
 
@@ -158,6 +162,14 @@ PAIRS = [
     ),
 ]
 """Kinds: `MODEL, WAY`; every other one is given as a shuffled loader instead of tensors."""
+KINDS = [", ".join(pair) for pair in PAIRS]
+CHEAP = ("mlp", "dropout", "layer norm", "cnn", "weight norm", "batch norm", "residual")
+"""Models from the cheapest on; those that are not named cost most, and begin first."""
+
+
+def cost(name: str) -> int:
+    model = name.split(", ")[0]
+    return CHEAP.index(model) if model in CHEAP else len(CHEAP)
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,15 +209,12 @@ def batches(x: torch.Tensor, y: torch.Tensor, seed: int) -> Iterator[Any]:
             yield x[rows], y[rows]
 
 
-def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bool:
-    """Train by hand; tell whether the threshold is touched within the budget."""
-    x, y = data()
-    torch.manual_seed(seed)
-    net = model()
+def steps_of(net: nn.Module, way: Way, lr: float, source: Iterator[Any]) -> Iterator[float]:
+    """Train by hand, batch after batch; yield the loss of each step."""
     optimizer = way.optimizer(net, lr)
     scheduler = way.scheduler(optimizer) if way.scheduler else None
     step_fn = way.step() if way.step else None
-    for step, batch in enumerate(batches(x[:SAMPLES], y[:SAMPLES], seed), start=1):
+    for batch in source:
         if step_fn:
             loss = step_fn(net, batch, optimizer)
         else:
@@ -215,7 +224,17 @@ def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bo
             optimizer.step()
         if scheduler:
             scheduler.step()
-        if not loss.isfinite():
+        yield loss.item()
+
+
+def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bool:
+    """Train by hand; tell whether the threshold is touched within the budget."""
+    x, y = data()
+    torch.manual_seed(seed)
+    net = model()
+    losses = steps_of(net, way, lr, batches(x[:SAMPLES], y[:SAMPLES], seed))
+    for step, loss in enumerate(itertools.islice(losses, STEPS), start=1):
+        if not math.isfinite(loss):
             return False
         if step % EVERY == 0 or step == STEPS:
             net.eval()
@@ -224,8 +243,6 @@ def trains(model: Callable[[], nn.Module], way: Way, lr: float, seed: int) -> bo
             net.train()
             if right >= THRESHOLD:
                 return True
-        if step == STEPS:
-            return False
     return False
 
 
@@ -242,7 +259,7 @@ def falls_through(found: etastar.Result, p: float = 0.05) -> float | None:
 def row(name: str) -> dict[str, Any]:
     kind, step = name.split(", ")
     model, way = MODELS[kind], WAYS[step]
-    found = measured(model, way, loader=PAIRS.index((kind, step)) % 2 == 1)
+    found = measured(model, way, loader=KINDS.index(name) % 2 == 1)
     low, high = found.recommended_lr, falls_through(found)
     counts = {}
     for what, lr in (("recommended", low), ("beyond", None if high is None else 2 * high)):
@@ -262,25 +279,63 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "worst of 20": worst(counts, default=None),
             "share": sum(counts) / (FRESH * len(counts)) if counts else math.nan,
         }
+    failed = [(row["kind"], FRESH - (row["recommended"] or 0), row["beyond"] or 0) for row in rows]
+    told["missed"] = [kind for kind, *counts in failed if max(counts) > MISSES]
     return told
+
+
+def count(name: str, rates: list[float], fresh: int) -> None:
+    """Print how many of so many fresh seeds train at each rate."""
+    kind, step = name.split(", ")
+    for lr in rates:
+        seeds = range(FIRST, FIRST + fresh)
+        trained = sum(trains(MODELS[kind], WAYS[step], lr, seed) for seed in seeds)
+        print(f"{name}, {lr:g}: {trained} of {fresh} train", flush=True)
+
+
+def rows_of(names: list[str], workers: int, minutes: float) -> Iterator[dict[str, Any]]:
+    """Yield rows as they come, one process a kind; what is not there in time is given up."""
+    end = time.monotonic() + 60 * minutes
+    with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
+        waiting = {name: pool.apply_async(row, (name,)) for name in names}
+        while waiting and time.monotonic() < end:
+            for name in [name for name, task in waiting.items() if task.ready()]:
+                try:
+                    yield waiting.pop(name).get()
+                except etastar.EtaStarError as error:
+                    print(f"{name}: {error}", flush=True)
+            time.sleep(0.1)
+    for name in waiting:
+        print(f"{name}: not done in {minutes:g} minutes", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="+", default=[", ".join(pair) for pair in PAIRS])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rates", nargs="+", type=float, help="only count what trains at these")
+    parser.add_argument("--fresh", type=int, default=100, help="seeds at each of these")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, help="of all, in quotes each")
+    parser.add_argument("--workers", type=int, default=1, help="processes of one thread")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then stop")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-    for name in options.kinds:
-        if name not in {row["kind"] for row in rows}:
-            rows.append(row(name))
-            print(rows[-1], flush=True)
-            record = {"summary": summary(rows), "rows": rows}
-            options.json.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(summary(rows), indent=1))
+    if options.rates:
+        for name in options.kinds:
+            count(name, options.rates, options.fresh)
+        return
+    if options.json is None:
+        parser.error("--json is missing, the file that rows are kept in")
+    kept = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+    rows = {row["kind"]: row for row in kept}
+    missing = sorted((name for name in options.kinds if name not in rows), key=cost, reverse=True)
+    for found in rows_of(missing, options.workers, options.minutes):
+        print(found, flush=True)
+        rows[found["kind"]] = found
+        ordered = [rows[name] for name in KINDS if name in rows]
+        record = {"summary": summary(ordered), "rows": ordered}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(summary(list(rows.values())), indent=1))
 
 
 if __name__ == "__main__":

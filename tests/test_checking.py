@@ -26,10 +26,9 @@ def test_whole_numbers_of_python_and_numpy_count(value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)], ids=repr)
 def test_numbers_of_python_and_numpy_count(value: Any) -> None:
-    for check in (checking.check_number, checking.check_positive, checking.check_ratio):
-        found = check("rate", value)
-        assert type(found) is float
-        assert found == 0.5
+    found = checking.check_number("rate", value)
+    assert type(found) is float
+    assert found == 0.5
 
 
 @pytest.mark.parametrize("value", [True, np.True_, "3", None, [3], np.array([3])], ids=repr)
@@ -37,12 +36,7 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
     assert not checking.is_number(value)
     assert not checking.is_whole(value)
     assert not checking.is_ratio(value)
-    for check in (
-        checking.check_whole,
-        checking.check_number,
-        checking.check_positive,
-        checking.check_ratio,
-    ):
+    for check in (checking.check_whole, checking.check_number):
         with pytest.raises(ConfigError, match=r"^rate must be .*, got "):
             check("rate", value)
 
@@ -53,16 +47,15 @@ MESSAGES: list[Case] = [
     (lambda: checking.check_whole("n", 0), "n must be at least 1, got 0."),
     (lambda: checking.check_whole("n", 5, 2, 4), "n must be at most 4, got 5."),
     (lambda: checking.check_whole("n", 2**63), f"n must be below 2**63, got {2**63}."),
-    (lambda: checking.check_positive("lr", 0), "lr must be finite and above 0, got 0."),
-    (lambda: checking.check_positive("lr", math.inf), "lr must be finite and above 0, got inf."),
+    (lambda: checking.check_number("lr", 0, above=0), "lr must be finite and above 0, got 0."),
+    (
+        lambda: checking.check_number("lr", math.inf, above=0),
+        "lr must be finite and above 0, got inf.",
+    ),
     (lambda: checking.check_number("x", math.nan), "x must be finite, got nan."),
     (
         lambda: checking.check_number("tol", 1, above=0, below=1),
         "tol must be above 0 and below 1, got 1.",
-    ),
-    (
-        lambda: checking.check_ratio("kappa", -1),
-        "kappa must be a number, finite and not negative, got -1.",
     ),
     (
         lambda: checking.check_choice("loss", "mes", ("mse", "cross-entropy")),

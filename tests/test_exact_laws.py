@@ -20,9 +20,14 @@ RESOLUTION = 0.03
 
 
 def one_sample() -> etastar.Dataset:
-    """A single input of norm 1 with label 1 of two, for validation too."""
+    """A single input of norm 1 with label 1 of two.
+
+    For validation it and its mirror image with the other label, which a linear network without
+    biases gets right where it gets the input right.
+    """
     x = torch.tensor([[0.6, 0.8]])
-    return etastar.Dataset.from_tensors(x, torch.tensor([1]), x, torch.tensor([1]), classes=2)
+    both, labels = torch.cat([x, -x]), torch.tensor([1, 0])
+    return etastar.Dataset.from_tensors(x, torch.tensor([1]), both, labels, classes=2)
 
 
 def curvature(network: Network, data: etastar.Dataset, seeds: list[int]) -> list[float]:

@@ -44,6 +44,9 @@ ORDER = [
         "api",
         "schedule",
         "warm_up",
+        "carried",
+        "lightning",
+        "huggingface",
     ),
     *("lambda1", "study", "report", "cli"),
 ]

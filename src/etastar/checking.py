@@ -78,26 +78,6 @@ def check_number(
     raise ConfigError(f"{name} must be {' and '.join(expected)}, got {value!r}.")
 
 
-def check_positive(name: str, value: Any) -> float:
-    """Return the value as a float; raise if it is no finite number above 0.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    return check_number(name, value, above=0)
-
-
-def check_ratio(name: str, value: Any) -> float:
-    """Return the value as a float; raise if it is no finite number of at least 0.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if not is_ratio(value):
-        raise ConfigError(f"{name} must be a number, finite and not negative, got {value!r}.")
-    return float(value)
-
-
 def check_choice(kind: str, value: Any, known: Collection[str]) -> None:
     """Raise if the value is not one of the known names; the message has the nearest one.
 

@@ -358,3 +358,11 @@ def test_numpy_numbers_are_numbers() -> None:
         nn.Linear(8, 2), (X, Y), batch_size=np.int64(16), threshold=np.float32(0.9)
     )
     assert problem.batch_size == 16
+
+
+def test_a_batch_size_that_loaders_have_too_is_no_mistake() -> None:
+    loader = DataLoader(TensorDataset(X, Y), 16)
+    problem, _ = problem_of(nn.Linear(8, 2), loader, loader, batch_size=16)
+    assert problem.batch_size == 16
+    with pytest.raises(etastar.ConfigError, match="batch_size=32 has no effect"):
+        problem_of(nn.Linear(8, 2), loader, loader, batch_size=32)

@@ -240,6 +240,10 @@ def test_measure_refuses_it_too() -> None:
 def test_labels_that_do_not_start_at_0_are_said() -> None:
     _, notes = problem_of(nn.Linear(8, 3), (X, LABELS + 1))
     assert any("no training label is below 1" in note for note in notes)
+    _, notes = problem_of(nn.Linear(8, 1002), (X, LABELS + 1000))
+    assert any("count from 1000, subtract 1000" in note for note in notes)
+    _, notes = problem_of(nn.Linear(8, 1002), (X, 1 + 10 * LABELS))  # two words of a vocabulary
+    assert not notes
     _, notes = problem_of(nn.Linear(8, 5), (X, 2 * LABELS))
     assert any("3 of 5 classes (1, 3, 4) have no training sample" in note for note in notes)
     _, notes = problem_of(nn.Linear(8, 2), (X, LABELS))

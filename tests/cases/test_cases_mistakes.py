@@ -56,6 +56,18 @@ STOPPED: dict[str, tuple[dict[str, Any], str]] = {
     "int32 labels": ({"train_data": (X, Y.int())}, r"int64: y\.long\(\)"),
     "float64 inputs": ({"train_data": (X.double(), Y)}, r"x\.float\(\) for float64"),
     "uint8 inputs": ({"train_data": (X.abs().byte(), Y)}, r"x\.float\(\) for float64 or integer"),
+    "four tensors": (
+        {"train_data": (X, Y, X, Y)},
+        r"\(x, y, xv, yv\) is train_data=\(x, y\) and val_data=\(xv, yv\)\.",
+    ),
+    "four of two lengths": (
+        {"train_data": (X, Y, X[:40].numpy(), Y[:40])},
+        r"in one: four tensors.*pass train_data=\.\.\. and val_data=",
+    ),
+    "a list of four": (
+        {"train_data": [X, Y, X[:40], Y[:40]]},
+        r"in one: four tensors.*pass train_data=\.\.\. and val_data=",
+    ),
     "labels from 1": ({"train_data": (X, Y + 1)}, "indices count from 0"),
     "channels last": (
         {"model": CNN, "train_data": (IMAGES, Y)},
@@ -129,6 +141,9 @@ def test_what_is_said_in_notes() -> None:
     assert "`batch_size` = 500 is more than the 96 training samples" in notes_of(
         batch_size=500, epochs=12
     )
+    fraction = {"metric": lambda z, y: (z.argmax(1) == y).float().mean(), "epochs": 1}
+    assert "write 0.925 for 92.5 %" in notes_of(**fraction, threshold=92.5)
+    assert "write 0." not in notes_of(**fraction)
     one = mlp()
     assert "draws the same weights for every seed" in notes_of(model=lambda seed: one)
 
@@ -213,7 +228,7 @@ def test_files_as_people_write_them(
     for name in ("arrays", "tensors"):
         place = ["model", "mistaken.py:build", "--data", f"mistaken.py:{name}", *options.split()]
         assert main(place) == 0
-        told.append(capsys.readouterr().out.replace(name, ""))
+        told.append(capsys.readouterr().out.replace(name, "").partition("cost:")[0])
     assert told[0] == told[1]
     assert "training accuracy" in told[0]
     few = ["--epochs", "0.2", "--threshold", "0.2", "--end-lr", "1"]

@@ -361,11 +361,11 @@ def test_batches_count_so_that_their_sizes_do_not_matter(
     loss_fn: Any, labels: Tensor, note: str | None, kind: Any
 ) -> None:
     whole = sharpness(net(), loss_fn, [(X, labels)], kind=kind)
-    for size in (10, 8, 3):
+    for size in (8, 3):
         batches = [(X[i : i + size], labels[i : i + size]) for i in range(0, 20, size)]
         if any((part == -100).all() for _, part in batches):
             continue  # the loss of a batch without labels is NaN
-        found = sharpness(net(), loss_fn, batches, kind=kind)
+        found = sharpness(net(), loss_fn, batches, kind=kind, tol=1e-3)
         assert found.value == pytest.approx(whole.value, rel=1e-4)
         assert found.loss == pytest.approx(whole.loss, rel=1e-5)
         assert (note or "") in " ".join(found.notes)

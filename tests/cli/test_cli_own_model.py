@@ -200,7 +200,7 @@ def test_nothing_trains_is_a_status(folder: Path, capsys: pytest.CaptureFixture[
         "--seeds",
         "1",
     ]
-    assert main([*wanted, "--json", "-"]) == 0
+    assert main([*wanted, "--json", "-"]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["eta_star"]["median"] is None
     assert "Lengthen the budget (--epochs)" in " ".join(said.err.split())

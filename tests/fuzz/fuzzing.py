@@ -127,7 +127,9 @@ def command(*arguments: str | Path, may_write: bool = False) -> tuple[str, str]:
         raise
     except BaseException as error:
         raise Broken("".join(traceback.format_exception(error)[-6:])) from error
-    if code == 0 and not err.getvalue():
+    if code == 0 and (not err.getvalue() or err.getvalue().startswith("WARNING: ")):
+        if err.getvalue():  # that results are missing: their rows were damaged
+            one_line(err.getvalue().strip())
         return "right", out.getvalue()
     if code != 2 or out.getvalue() or not err.getvalue().startswith("etastar: "):
         raise Broken(f"exit code {code}, {err.getvalue()!r}, {out.getvalue()[:200]!r}")

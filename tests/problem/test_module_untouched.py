@@ -166,15 +166,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore::etastar.NotBracketedWarning")
-@pytest.mark.parametrize("way", [*OPTIONS, "warmup"])
+@pytest.mark.parametrize("way", [*OPTIONS, "warmup", "sharpness"])
 def test_everything_is_as_before_in_every_way_in(
     way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    inner, optimizer = used_model("mlp")
+    inner, optimizer = used_model("cnn with batch norm" if way == "sharpness" else "mlp")
+    inner.train(way == "sharpness")
+    next(inner.children()).train()
     model, given = Disturbing(inner, None, after=0), data()
     kept, before = [part.clone() for part in given], Snapshot(inner, optimizer)
-    if way == "warmup":
+    if way == "sharpness":
+        loader = DataLoader(TensorDataset(*given), 32, shuffle=True)
+        found = etastar.sharpness(model, nn.functional.cross_entropy, loader, tol=0.1)
+        assert found.value > 0
+    elif way == "warmup":
         etastar.warmup(model, given, target_lr=50.0, ladder=(0, 2), **(EASY | {"epochs": 1}))
     else:
         etastar.maximal_lr(model, given, **(EASY | {"epochs": 3} | OPTIONS[way]))

@@ -139,7 +139,7 @@ def test_the_export_has_one_row_per_network(
 
 
 def test_more_trials_and_precision_go_on_from_what_is_there(done: Study, tmp_path: Path) -> None:
-    fine = TEXT.replace("precision = 0.5\ntrials = 48", "precision = 0.25\ntrials = 90")
+    fine = TEXT.replace("precision = 0.5\ntrials = 48", "precision = 0.12\ntrials = 160")
     whole = tiny(tmp_path / "whole.toml", fine)
     from_nothing = run_study(whole)
     grown = tiny(tmp_path / "grown.toml", TEXT)

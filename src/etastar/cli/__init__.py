@@ -9,9 +9,9 @@ from importlib import import_module
 
 from etastar.errors import EtaStarError, unknown_name
 
-BAD_INPUT, INTERRUPTED, READER_GONE = 2, 130, 141
-"""Exit codes: of a refused command, as argparse has it; after Ctrl-C, and where nobody reads on, as
-shells have them."""
+NOTHING, BAD_INPUT, INTERRUPTED, READER_GONE = 1, 2, 130, 141
+"""Exit codes: of a measurement in which no run trained; of a refused command, as argparse has it;
+after Ctrl-C, and where nobody reads on, as shells have them."""
 
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `etastar ARGUMENTS`; returns the exit code (2 for bad input, 130 for Ctrl-C)."""
+    """Run `etastar ARGUMENTS`; returns the exit code, 0 unless one of those above."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _use_utf8()
     try:

@@ -14,6 +14,7 @@ from etastar.errors import ConfigError, EtaStarError
 from etastar.study.filesystem import as_a_whole, try_writing
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
@@ -112,6 +113,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {error}"
+
+
+def console_beside(json_file: str | None) -> Console:
+    """A console on standard output, or on standard error where JSON goes there."""
+    from rich.console import Console
+
+    class Here(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # to `main`, instead of leaving with exit code 1
+
+    return Here(stderr=json_file == "-", highlight=False)
 
 
 def progress_bar(unit: str, total: int, doing: str) -> Progress | None:

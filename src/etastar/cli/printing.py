@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
-from etastar.cli.output import progress_bar, write_results
+from etastar.cli.output import console_beside, progress_bar, write_results
 from etastar.result import counted, number
 
 if TYPE_CHECKING:
@@ -19,16 +20,14 @@ if TYPE_CHECKING:
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
-    """Print a result and write what was asked for; return the exit code.
+    """Print a result and write what was asked for; return the exit code, 1 where no run trained.
 
     Raises:
         EtaStarError: A file could not be written; what could be is.
     """
-    from rich.console import Console
-
     from etastar.report.figures import save_measurement
 
-    console = Console(stderr=json_file == "-", highlight=False)
+    console = console_beside(json_file)
     text = found.to_json() + "\n"
     try:
         write_results(
@@ -42,7 +41,7 @@ def show(found: Result, plot: str | None, json_file: str | None) -> int:
     for what, file in (("JSON", json_file), ("picture", plot)):
         if file and file != "-":
             console.print(f"{what}: {file}")
-    return 0
+    return 0 if any(trial.outcome == "trained" for trial in found.history) else NOTHING
 
 
 class ProgressLine:

@@ -11,7 +11,7 @@ from pydantic import Field
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
 from etastar.cli.options import in_shell, parse
-from etastar.cli.output import check_output, write_text
+from etastar.cli.output import check_output, console_beside, write_text
 from etastar.cli.printing import ProgressLine, bracket_table
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.result import number
@@ -66,11 +66,9 @@ def run(arguments: list[str]) -> int:
         groups={**{k: v for k, v in GROUPS.items() if k != "plot"}, "kind": "sharpness"},
     )
     check_output(options.json_file)
-    from rich.console import Console
-
     from etastar.lambda1 import measure_sharpness
 
-    console = Console(stderr=options.json_file == "-", highlight=False)
+    console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
     with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
         try:

@@ -17,14 +17,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import PackedSequence
 
 from etastar.errors import ConfigError, CurvatureError
+from etastar.problem.nested import rebuilt
 
 Kind: TypeAlias = Literal["hessian", "gauss-newton"]
 KINDS: tuple[Kind, ...] = ("hessian", "gauss-newton")
@@ -156,23 +157,22 @@ def with_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
     def again(part: Any) -> Any:
         return with_tensors(change, part)
 
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if value is None or isinstance(value, (int, float, str)):
-        return value
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(again, value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(again, value))
-    if isinstance(value, Mapping):
-        parts = {key: again(part) for key, part in value.items()}
-        return parts if type(value) is dict else type(value)(**parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: again(getattr(value, f.name)) for f in fields(value)})
-    raise ConfigError(
-        "Gauss-Newton needs the model's outputs as tensors, tuples, lists or mappings of them; got "
-        f"{type(value).__name__}. Wrap the model so that it returns the tensor the loss needs."
-    )
+    def leaf(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return change(part)
+        if part is None or isinstance(part, (int, float, str)):
+            return part
+        if isinstance(part, PackedSequence):
+            return PackedSequence(*map(again, part))
+        if isinstance(part, Mapping):
+            return type(part)(**{key: again(inner) for key, inner in part.items()})
+        raise ConfigError(
+            "Gauss-Newton needs the model's outputs as tensors, tuples, lists or mappings of them; "
+            f"got {type(part).__name__}. Wrap the model so that it returns the tensor the loss "
+            "needs."
+        )
+
+    return rebuilt(leaf, value)
 
 
 def scalar_loss(loss: Any) -> Tensor:

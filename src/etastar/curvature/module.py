@@ -36,15 +36,18 @@ class SharpnessResult(Eigenpairs):
         residuals: ‖A·v − θ·v‖ of each value, for a unit vector v.
         lambda_min_residual: The residual of `lambda_min`.
         iterations: Products with the curvature matrix.
-        converged: Whether every residual is within `tol`, and the second start ended, within
-            `max_iter`.
+        converged: Whether every residual is within `tol` of its own value (of the largest, for
+            `lambda_min`), and the second start ended, within `max_iter`.
+        limit: What kept it from converging: `"steps"` (raise `max_iter`) or `"precision"`, that of
+            products, which no `max_iter` changes; None if nothing did.
         vectors: Unit eigenvectors `[k, P]`, if asked for.
         kind: `"hessian"` or `"gauss-newton"`.
         loss: The loss at these weights, weighted over the batches by their sample counts.
         samples: The number of samples in all batches, or what `batch_size` says.
         parameters: Names of the trainable parameters, in the order of the vectors' entries.
         preconditioned: Whether the matrix is `D^½ H D^½` with learning-rate ratios D, not H.
-        notes: What qualifies the numbers: frozen statistics, kinks, a budget that ended.
+        notes: What qualifies the numbers: frozen statistics, kinks, hooks that were left out, how
+            batches count, what did not converge.
     """
 
     kind: Kind
@@ -96,7 +99,12 @@ def sharpness(
 
     Batch normalisation in train mode normalises every batch by its own statistics: λ1 is then a
     property of this partition into batches, and a note says so. Dropout in train mode gives a
-    different loss at every evaluation, and is refused.
+    different loss at every evaluation, and is refused by the name of its layer.
+
+    Before and after the search the products are held to the loss itself, by forward passes: it is
+    the same twice, products are symmetric, the gradient is its slope, and along the eigenvector it
+    bends by λ1 (the Hessian's only). What is off is refused or noted with its likely cause. Each
+    batch counts as it would in one batch with all others, which is found from the loss.
 
     The Hessian of a ReLU network does not see its kinks (`etastar.curvature.graphs`); the
     Gauss-Newton value is worth printing beside it.
@@ -123,7 +131,8 @@ def sharpness(
 
     Raises:
         ConfigError: A setting is out of range, a name is unknown, a batch does not fit.
-        CurvatureError: The loss is not finite, not deterministic, or not differentiable.
+        CurvatureError: The loss is not finite, not deterministic or not twice differentiable, or
+            the products are not its second derivatives.
 
     Example:
         The loss ½·3·w² has curvature 3:

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 CHUNK = 500
 """Samples per forward pass: bounds the activations, and how much is read beyond a decision."""
 
+ROWS_ON_GPU = 1 << 16
+"""Samples per forward pass of all replicas together that a GPU takes at once: few waits for it."""
+
+
+def chunk(replicas: int, device: torch.device) -> int:
+    """Return the samples of a forward pass of so many replicas."""
+    return CHUNK if device.type == "cpu" else max(CHUNK, ROWS_ON_GPU // replicas)
+
 
 class LazyAccuracy:
     """Validation accuracy that stops reading as soon as a replica is sure to be below a threshold.
@@ -55,7 +63,7 @@ class LazyAccuracy:
         right = [0] * replicas
         alive = list(range(replicas))
         seen = 0
-        for x, labels, mistakes in zip(*self._chunks(), strict=True):
+        for x, labels, mistakes in zip(*self._chunks(replicas), strict=True):
             part = params if len(alive) == replicas else [p[alive] for p in params]
             outputs = self.network.apply(part, x)
             wrong = (outputs.argmax(-1) != labels) | ~outputs.isfinite().all(-1)
@@ -72,7 +80,7 @@ class LazyAccuracy:
                 break
         return [right[row] / self.samples if row in set(alive) else None for row in range(replicas)]
 
-    def _chunks(self) -> tuple[tuple[torch.Tensor, ...], ...]:
+    def _chunks(self, replicas: int) -> tuple[tuple[torch.Tensor, ...], ...]:
         """Cut inputs, labels and mistake counts so that a verdict reads little beyond its need.
 
         They are sorted anew, hardest first, at calls 1, 2, 4, 8, ...: often enough to follow the
@@ -83,7 +91,8 @@ class LazyAccuracy:
             self._x, self._labels = self._x[hardest], self._labels[hardest]
             self._mistakes = self._mistakes[hardest]
         self._asked += 1
-        return tuple(torch.split(t, CHUNK) for t in (self._x, self._labels, self._mistakes))
+        size = chunk(replicas, self._x.device)
+        return tuple(torch.split(t, size) for t in (self._x, self._labels, self._mistakes))
 
 
 @torch.no_grad()
@@ -97,7 +106,7 @@ def silent_everywhere(network: Network, params: Params, x: torch.Tensor) -> list
         return [False] * replicas
     silent = [True] * replicas
     active = torch.zeros(replicas, network.depth, dtype=torch.bool, device=x.device)
-    for part in torch.split(x, CHUNK):
+    for part in torch.split(x, chunk(replicas, x.device)):
         active |= network.active_layers(params, part)
         silent = (~active.all(1)).tolist()
         if not any(silent):
@@ -115,8 +124,9 @@ def one_class(network: Network, params: Params, x: torch.Tensor) -> list[bool]:
         x: Inputs `[N, d]`.
     """
     first: torch.Tensor | None = None
-    same = torch.ones(params[0].shape[0], dtype=torch.bool, device=x.device)
-    for part in torch.split(x, CHUNK):
+    replicas = params[0].shape[0]
+    same = torch.ones(replicas, dtype=torch.bool, device=x.device)
+    for part in torch.split(x, chunk(replicas, x.device)):
         predicted = network.apply(params, part).argmax(-1)  # (R, N)
         first = predicted[:, :1] if first is None else first
         same &= (predicted == first).all(1)

@@ -95,7 +95,7 @@ def _stepped(
         step = session.steps
         if not math.isfinite(loss):
             return _diverged(session, run, step)
-        run.note(step, loss, problem.recipe is not None and _is_silent(model))
+        run.note(step, [loss], [problem.recipe is not None and _is_silent(model)])
         gone = collapsed(model, step)
         last = step == problem.max_steps
         evaluates = trial.steps is None and problem.evaluates_at(step)

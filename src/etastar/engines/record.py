@@ -45,14 +45,22 @@ class Record:
         """Return the steps after which the run ends."""
         return self.trial.steps or self.budget
 
-    def note(self, step: int, loss: float, silent: bool) -> None:
-        """Keep what a step shows, its finite loss and whether the input layer had no gradient."""
+    def note(self, step: int, losses: list[float], silent: list[bool]) -> None:
+        """Keep what consecutive steps show.
+
+        Args:
+            step: The first of them.
+            losses: Finite losses, one or more.
+            silent: Whether the input layer had no gradient, for each.
+        """
         if not self.last:
-            self.first = loss
-        self.peak = max(self.peak, loss)
-        self.last.append(loss)
-        if not silent:
+            self.first = losses[0]
+        self.peak = max(self.peak, *losses)
+        self.last.extend(losses[-LAST_LOSSES:])
+        if not silent[-1]:
             self.silent_since = None
+        elif not all(silent):  # since the step after the last one with a gradient
+            self.silent_since = step + len(silent) - silent[::-1].index(False)
         elif self.silent_since is None:
             self.silent_since = step
 

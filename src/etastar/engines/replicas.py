@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from etastar.engines.backprop import make_step
+from etastar.engines.backprop import MLPStep, make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.engines.record import Record
+from etastar.engines.recorded import RecordedStep, Shown
 from etastar.problem.order import DataOrder
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Recipe, Start, Trial
 
@@ -49,13 +50,15 @@ class Stack:
         self._evaluation = LazyAccuracy(network, data.x_val, data.y_val)
         self._step = make_step(network, recipe.loss, recipe.momentum)
         self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
-        self._order = DataOrder(self.samples)
+        self._order = DataOrder(self.samples, self.device)
         self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
         self._drawn: dict[Start | int, Params] = {}
         self.runs: list[Record] = []
         self.params: Params = []
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._recordable = self.device.type == "cuda" and isinstance(self._step, MLPStep)
+        self._recorded: RecordedStep | None = None  # of the replicas as they are now
 
     def advance(self) -> dict[int, Outcome]:
         """Take a round of steps with every replica.
@@ -76,6 +79,7 @@ class Stack:
             fresh = [torch.cat(pair) for pair in zip(self.params, fresh, strict=True)]
             still = [torch.cat(pair) for pair in zip(self.velocity, still, strict=True)]
         self.params, self.velocity, self.lr = fresh, still, torch.cat([self.lr, rates])
+        self._recorded = None
         self.runs += [Record(trial, self.recipe.criterion.max_steps) for trial in trials]
 
     def _draw(self, start: Start) -> Params:
@@ -108,6 +112,7 @@ class Stack:
         self.params = [p[index] for p in self.params]
         self.velocity = [v[index] for v in self.velocity]
         self.lr = self.lr[index]
+        self._recorded = None
         self.runs = [self.runs[row] for row in kept]
 
     def _evaluates(self, run: Record) -> bool:
@@ -131,17 +136,17 @@ class Stack:
 
     def _rows(self, steps: int) -> torch.Tensor:
         """Return the samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
-        places = [divmod(self.recipe.from_step + run.steps, self.per_epoch) for run in self.runs]
-        orders = [run.trial.start.order for run in self.runs]
-        self._order.keep_only(
-            {(seed, epoch) for seed, (epoch, _) in zip(orders, places, strict=True)}
-        )
+        taken = [divmod(self.recipe.from_step + run.steps, self.per_epoch) for run in self.runs]
+        places = [(run.trial.start.order, *at) for run, at in zip(self.runs, taken, strict=True)]
+        self._order.keep_only({(seed, epoch) for seed, epoch, _ in places})
+        which = {place: i for i, place in enumerate(dict.fromkeys(places))}  # many share one
         spans = [
             self._order.permutation(seed, epoch)[at * self.batch : (at + steps) * self.batch]
-            for seed, (epoch, at) in zip(orders, places, strict=True)
+            for seed, epoch, at in which
         ]
-        rows = torch.stack(spans).view(len(spans), steps, self.batch).transpose(0, 1)
-        return rows.contiguous().to(self.device, non_blocking=True)
+        index = torch.tensor([which[place] for place in places], device=self.device)
+        batches = torch.stack(spans).view(len(spans), steps, self.batch).transpose(0, 1)
+        return batches[:, index]
 
     def _round(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Take `steps` steps with every replica; return losses and silent flags `[steps, R]`."""
@@ -153,17 +158,27 @@ class Stack:
             whole = self.data.x_train.expand(replicas, -1, -1)
             partial = (replicas, self.batch, self.inputs)
             self._batch_buffer = whole if full else whole.new_empty(partial)
-        labels = self.data.y_train.expand(replicas, -1)
         rows = None if full else self._rows(steps)
         for step in range(steps):
-            if rows is not None:
-                labels = self._gather(rows[step])
-            losses[step], silent[step] = self._step(
-                self.params, self.velocity, self.lr, self._batch_buffer, labels
-            )
+            losses[step], silent[step] = self._advance(None if rows is None else rows[step])
         for run in self.runs:
             run.steps += steps
         return losses, silent
+
+    def _advance(self, rows: torch.Tensor | None) -> Shown:
+        """Take a step on these samples `[R, B]`, or all: as written, or as recorded."""
+        if self._recorded is not None:
+            return self._recorded(rows)
+        shown = self._take(rows)
+        if self._recordable:
+            self._recorded = RecordedStep(self._take, rows)
+        return shown
+
+    def _take(self, rows: torch.Tensor | None) -> Shown:
+        labels = self.data.y_train.expand(len(self.runs), -1)
+        if rows is not None:
+            labels = self._gather(rows)
+        return self._step(self.params, self.velocity, self.lr, self._batch_buffer, labels)
 
     def _gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Put the samples `rows` `[R, B]` into the batch buffer; returns their labels `[R, B]`."""
@@ -177,12 +192,13 @@ class Stack:
         decided: dict[int, Outcome] = {}
         columns = zip(losses.double().T.tolist(), silent.T.tolist(), strict=True)
         for row, (run, (values, flags)) in enumerate(zip(self.runs, columns, strict=True)):
-            taken = run.steps - len(values)
-            for step, (value, is_silent) in enumerate(zip(values, flags, strict=True), taken + 1):
-                if not math.isfinite(value):
-                    decided[row] = Outcome("diverged", step, run.metric)
-                    break
-                run.note(step, value, is_silent)
+            first, good = run.steps - len(values) + 1, len(values)
+            if not math.isfinite(sum(values)):  # rarely: a sum of finite numbers overflows too
+                good = next((i for i, value in enumerate(values) if not math.isfinite(value)), good)
+            if good:
+                run.note(first, values[:good], flags[:good])
+            if good < len(values):
+                decided[row] = Outcome("diverged", first + good, run.metric)
         self._evaluate(decided)
         self._bury(decided)
         self._end(decided)

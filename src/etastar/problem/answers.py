@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MOST_CLASSES = 100
 """Classes whose constant answers a metric of one's own is asked about."""
 MOST_OUTPUTS = 1000
-"""Outputs up to which classes without a sample are worth a word: a vocabulary has many."""
+"""Outputs up to which classes without a sample are worth a word: a vocabulary has many. Above, only
+labels that seem to count from another number than 0 are."""
 MOST_NAMED = 5
 """Classes that a note names."""
 
@@ -130,22 +131,25 @@ def label_notes(train: list[Tensor], classes: int, what: str = "the model") -> l
         classes: Outputs of the model.
         what: What has them.
     """
-    if not train or classes > MOST_OUTPUTS or any(t.is_floating_point() for t in train):
+    if not train or any(t.is_floating_point() for t in train):
         return []
     labels = torch.unique(torch.cat([t.flatten() for t in train]))
     present = set(labels[(labels >= 0) & (labels < classes)].tolist())
     empty = [label for label in range(classes) if label not in present]
     if not empty or not present:
         return []
-    first, shown = min(present), ", ".join(map(str, empty[:MOST_NAMED]))
-    more = ", ..." * (len(empty) > MOST_NAMED)
+    first, last = min(present), max(present)
+    shifted = last - first + 1 == len(present) or first > classes // 2
+    if classes > MOST_OUTPUTS and not (first and shifted):
+        return []
+    shown = ", ".join(map(str, empty[:MOST_NAMED])) + ", ..." * (len(empty) > MOST_NAMED)
     if first > 0:
+        without = f"{len(empty)} classes ({shown}) have" if empty[1:] else f"class {shown} has"
         return [
             f"no training label is below {first}, and {what} has {classes} outputs: if the labels "
-            f"count from {first}, subtract {first}. As it is, {len(empty)} classes ({shown}{more}) "
-            "have no sample."
+            f"count from {first}, subtract {first}. As it is, {without} no sample."
         ]
     return [
-        f"{len(empty)} of {classes} classes ({shown}{more}) have no training sample: {what} has "
+        f"{len(empty)} of {classes} classes ({shown}) have no training sample: {what} has "
         "outputs for them."
     ]

@@ -14,7 +14,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count, islice
 from operator import itemgetter
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 
 from etastar.errors import ModelError
 from etastar.machine import free_bytes
-from etastar.problem.nested import copied, equal, leaves, nbytes, rebuilt
+from etastar.problem.nested import Accumulated, copied, equal, leaves, nbytes, rebuilt
 from etastar.problem.order import DataOrder
 from etastar.problem.preserve import generators_of, untouched
 from etastar.problem.streams import Stream, mixed, seed_generator
@@ -46,9 +46,11 @@ class Batches(ABC):
     Attributes:
         steps_per_epoch: Batches in one pass.
         fixed: Whether every epoch is known to hold the same samples.
+        batch: Samples per batch, where that is known.
     """
 
     steps_per_epoch: int
+    batch: int | None
     fixed: bool
 
     @abstractmethod
@@ -74,6 +76,7 @@ class TensorBatches(Batches):
     """
 
     fixed = True
+    batch: int
 
     def __init__(self, data: Any, batch_size: int, eval_size: int | None = None) -> None:
         self.data, self.parts = data, tuple(leaves(data))
@@ -142,6 +145,7 @@ class LoaderBatches(Batches):
             loader = copy.copy(loader)
             vars(loader)["_iterator"] = None  # persistent workers stay with the user's loader
         self.loader, self.what, self.limit = loader, what, limit
+        self.batch = loader.batch_size if isinstance(loader, DataLoader) else None
         self.fixed = isinstance(loader, list) or (
             type(loader) is DataLoader
             and type(loader.dataset) is TensorDataset
@@ -268,6 +272,47 @@ class LoaderBatches(Batches):
             )
 
 
+class Grouped:
+    """A loader of which an epoch ends early, or whose batches come in groups, one a step.
+
+    Args:
+        loader: Whatever can be iterated anew for every epoch.
+        size: Batches of a step, the last one of an epoch may have fewer; None for the batches as
+            they are.
+        limit: Batches of an epoch; None for all.
+        change: Batch → batch.
+
+    Attributes:
+        dataset: The loader, where `preserve.generators_of` looks for one.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        size: int | None = None,
+        limit: int | None = None,
+        change: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
+        self.dataset, self.size, self.limit, self.change = loader, size, limit, change
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield a batch, or the `Accumulated` batches, of step after step."""
+        batches = map(self.change, islice(self.dataset, self.limit))
+        if self.size is None:
+            yield from batches
+            return
+        while group := Accumulated(islice(batches, self.size)):
+            yield group
+
+    def __len__(self) -> int:
+        """Return the steps of an epoch."""
+        length = length_of(self.dataset)
+        if length is None:
+            raise TypeError("the loader has no length")
+        length = length if self.limit is None else min(length, self.limit)
+        return -(-length // (self.size or 1))
+
+
 def length_of(loader: Any) -> int | None:
     """Return the batches of an epoch where that is sure without reading; else None.
 
@@ -275,7 +320,7 @@ def length_of(loader: Any) -> int | None:
     """
     sized = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
     try:
-        return len(loader) if sized or isinstance(loader, list | tuple) else None
+        return len(loader) if sized or isinstance(loader, list | tuple | Grouped) else None
     except (TypeError, NotImplementedError):  # a sampler without a length
         return None
 

@@ -23,6 +23,7 @@ from etastar.problem.user_errors import told
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
 
+PERCENT = 100
 MOST_NAMED = 5
 """Tensors that a message names."""
 SUMS = 1.8
@@ -287,6 +288,24 @@ def check_first_metric(problem: Problem, start: Start) -> float:
             "that is never predicted."
         )
     return value
+
+
+def percent_notes(problem: Problem, values: list[float]) -> list[str]:
+    """Say so if the threshold of a metric of one's own is in percent and the metric is a fraction.
+
+    Args:
+        problem: Its threshold is known.
+        values: The metric before any step.
+    """
+    objective, threshold = problem.objective, problem.objective.threshold
+    fraction = all(0 <= value <= 1 for value in values)
+    if not callable(objective.metric) or not fraction or not 1 < threshold <= PERCENT:
+        return []
+    return [
+        f"the metric {objective.name!r} is {values[0]:.4g} at initialisation and the `threshold` "
+        f"{threshold:g}: if the metric is a fraction, write {threshold / PERCENT:g} for "
+        f"{threshold:g} %."
+    ]
 
 
 def check_not_met(problem: Problem, start: Start, value: float, share: float | None = None) -> None:

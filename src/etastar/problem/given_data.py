@@ -121,14 +121,24 @@ def _check_one_purpose(data: Any, what: str) -> None:
             one, other = ([(p.dtype, p.shape[1:]) for p in leaves(part)] for part in data)
             sizes = {len(part) for part in leaves(data)}
             found = "two pairs of tensors" if one == other or len(sizes) > 1 else None
-        elif type(data) is tuple and len(data) == 4 and all(isinstance(p, Array) for p in data):
-            found = "four tensors" if len({len(p) for p in data if p.ndim}) > 1 else None
+        elif len(data) == 4 and all(isinstance(p, Array) and p.ndim for p in data):
+            found = "four tensors" if _is_split(data) else None
     if found:
         raise ModelError(
             f"{what} looks like training and validation data in one: {found}. Expected one of "
             "them: pass train_data=... and val_data=...; batches go into a list, [(inputs, "
             "targets), ...], and several inputs into a tuple, ((a, b), targets)."
         )
+
+
+def _is_split(data: Any) -> bool:
+    """Tell whether four tensors are inputs and targets twice; a tuple may be four inputs, too."""
+    forms = [(part.dtype, part.shape[1:]) for part in data]
+    lengths = [len(part) for part in data]
+    if type(data) is tuple and len(set(lengths)) > 1:
+        return True
+    twice = forms[:2] == forms[2:] and forms[0] != forms[1]
+    return type(data) is list and twice and lengths[::2] == lengths[1::2]
 
 
 def _is_pair(part: Any) -> bool:

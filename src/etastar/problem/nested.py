@@ -11,6 +11,10 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 
+class Accumulated(list[Any]):
+    """The batches of one optimizer step, over which gradients are accumulated."""
+
+
 def named_parts(batch: Any) -> dict[Any, Any] | None:
     """Return what a mapping, a named tuple or a dataclass holds by name; None for anything else."""
     if isinstance(batch, Mapping):
@@ -47,6 +51,8 @@ def samples_in(batch: Any) -> int:
     The targets of a pair come first, since sequences may have the time along their first axis. A
     list of mappings, as of objects in images, holds one per sample.
     """
+    if isinstance(batch, Accumulated):
+        return sum(map(samples_in, batch))
     if type(batch) in (list, tuple) and len(batch) == 2:
         targets = batch[1]
         if isinstance(targets, list) and targets and isinstance(targets[0], Mapping):

@@ -296,11 +296,13 @@ def pair(batch: Any) -> tuple[Any, Any]:
     held = named_parts(batch) or {}
     if len(names := _target_names(held)) == 1 and len(held) > 1:
         return {key: part for key, part in held.items() if key != names[0]}, held[names[0]]
+    four = "(x, y, xv, yv) is train_data=(x, y) and val_data=(xv, yv). "
+    four = four if isinstance(batch, list | tuple) and len(batch) == 4 else ""
     raise ModelError(
         "a batch must be a pair (inputs, targets), or hold its targets by one of the names "
-        f"{', '.join(TARGETS)}, got {shape_of(batch)}. Several inputs go into one tuple: ((a, b), "
-        "targets). For batches of another form pass step_fn=lambda model, batch: loss, and "
-        "metric='loss' or a callable of (model, batch)."
+        f"{', '.join(TARGETS)}, got {shape_of(batch)}. {four}Several inputs go into one tuple: "
+        "((a, b), targets). For batches of another form pass step_fn=lambda model, batch: loss, "
+        "and metric='loss' or a callable of (model, batch)."
     )
 
 

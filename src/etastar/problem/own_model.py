@@ -286,6 +286,7 @@ class OwnModel:
         if self.threshold == AUTO:
             assert find is not None
             problem = find(problem, first, values)
+        notes += checks.percent_notes(problem, values)
         share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
@@ -342,11 +343,9 @@ class OwnModel:
         Raises:
             ConfigError: A batch size has no effect, or the training data may not end.
         """
-        size = self.batch_size or BATCH_SIZE
+        size = self.batch_size or train.batch or BATCH_SIZE
         if isinstance(train, TensorBatches):
             size = train.batch
-        elif isinstance(train, LoaderBatches) and self.batch_size is None:
-            size = getattr(train.loader, "batch_size", None) or size
         val = train
         if given is not None:
             val = as_batches(given, self.eval_batch_size or size, device, "val_data", drops=False)
@@ -357,11 +356,13 @@ class OwnModel:
             )
         batched = [isinstance(b, LoaderBatches) and b.batched for b in (train, val)]
         fixed = batched[1] or (val is train and isinstance(val, LoaderBatches))
-        for name, useless in (("batch_size", all(batched)), ("eval_batch_size", fixed)):
-            if getattr(self, name) and useless:
+        useless = (("batch_size", all(batched), train), ("eval_batch_size", fixed, val))
+        for name, in_vain, batches in useless:
+            asked = getattr(self, name)
+            if asked and in_vain and asked != batches.batch:
                 raise ConfigError(
-                    f"{name}={getattr(self, name)} has no effect: the data come in batches "
-                    "already. Leave it out, or pass tensors or a Dataset."
+                    f"{name}={asked} has no effect: the data come in batches already. Leave it "
+                    "out, or pass tensors, (inputs, targets), or a Dataset."
                 )
         return val
 

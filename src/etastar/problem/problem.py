@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from etastar.problem import own_loss
-from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
+from etastar.problem.batches import Batches, TensorBatches
 from etastar.problem.held import NOTHING, Held
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import samples_in
@@ -103,11 +102,8 @@ class Problem:
     @property
     def batch_size(self) -> int | None:
         """Return the samples per step as they really come; None where batches tell none."""
-        if isinstance(self.train, TensorBatches):
+        if self.train.batch:
             return self.train.batch
-        assert isinstance(self.train, LoaderBatches)
-        if isinstance(self.train.loader, DataLoader) and self.train.loader.batch_size:
-            return self.train.loader.batch_size
         first = next(iter(self.train.stream(0)), None)
         return None if first is None else samples_in(first)
 

@@ -1,0 +1,165 @@
+"""What the entries for Lightning and Hugging Face share: both read a training, and measure it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from etastar.api import maximal_lr
+from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.problem.batches import Grouped, LoaderBatches
+from etastar.problem.nested import Accumulated
+from etastar.result import Result, number
+from etastar.schedule import Warmup
+
+READ = ("model", "train_data", "val_data", "loss_fn", "optimizer", "step_fn", "batch_size")
+"""Options of `maximal_lr` that are read from objects instead."""
+
+
+@dataclass(frozen=True)
+class AppliedResult(Result):
+    """A `Result` whose recommended rate can be set where the training was read from.
+
+    Attributes:
+        setter: Sets a rate.
+        warmup: The shortest warm-up to its `target_lr`, where one was asked for.
+    """
+
+    setter: Callable[[Any, float, Warmup | None], None] | None = field(default=None, repr=False)
+    warmup: Warmup | None = None
+
+    def apply(self, target: Any) -> float:
+        """Set the recommended rate, or the verified warm-up with the rate that it leads to.
+
+        Args:
+            target: What was measured: a LightningModule, or a Trainer of Hugging Face.
+
+        Returns:
+            The rate that was set, which is that of the schedule's peak if there is a schedule.
+
+        Raises:
+            ConfigError: There is no recommended rate, or it cannot be set; nothing has changed.
+        """
+        assert self.setter is not None
+        schedule = self.warmup if self.warmup and self.warmup.verified else None
+        rate = schedule.target_lr if schedule else self.recommended_lr
+        if rate is None:
+            more = "measure with more `trials`, as the notes say" if self.found else "use `curve`"
+            half = f", e.g. half of η*, {number(self.lr / 2)}" if self.lr else ""
+            raise ConfigError(
+                f"apply: the result recommends no rate. {self.reason or ''}".rstrip()
+                + f" For one that fresh seeds have tried {more}; or set a rate yourself{half}."
+            )
+        self.setter(target, rate, schedule)
+        return rate
+
+
+class Whole:
+    """The one batch of validation data that are evaluated all at once, as a framework does it.
+
+    Args:
+        loader: The validation data.
+    """
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.batches = LoaderBatches(loader, "the validation loader")
+
+    def __deepcopy__(self, memo: Any) -> Whole:
+        """Return the same: those who read it get copies of its batches."""
+        return self
+
+
+def measured(
+    options: Mapping[str, Any],
+    *,
+    where: str,
+    notes: Sequence[str],
+    settings: Mapping[str, Any],
+    setter: Callable[[Any, float, Warmup | None], None],
+    on_training: bool = False,
+    warmup: Callable[[Result], Warmup | None] = lambda found: None,
+    **training: Any,
+) -> AppliedResult:
+    """Measure a training that was read from the objects of a framework.
+
+    Args:
+        options: Of the user, as for `maximal_lr`.
+        where: What the rest is read from, for messages.
+        notes: What was not carried over.
+        settings: How a step is taken, for the record.
+        setter: Of the result.
+        on_training: Whether the metric is evaluated on the training data.
+        warmup: Finds a warm-up, given the result.
+        **training: The arguments of `maximal_lr` that were read; options come before these.
+
+    Returns:
+        The result.
+
+    Raises:
+        ConfigError: An option is read from the objects.
+    """
+    for name in READ:
+        if name in options:
+            raise ConfigError(f"`{name}` is read from {where}: change it there, and leave it out.")
+    if {"epochs", "max_steps"} & options.keys():
+        training = {k: v for k, v in training.items() if k not in ("epochs", "max_steps")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotBracketedWarning)
+        found = maximal_lr(**(training | dict(options)))
+    if found.reason:
+        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
+    schedule = warmup(found)
+    values = {each.name: getattr(found, each.name) for each in fields(Result)}
+    told = schedule.notes if schedule else ()
+    values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))
+    values["settings"] = {**found.settings, "step": dict(settings)}
+    if on_training:
+        values["settings"]["evaluated_on"] = "training data"
+        values["heading"] = found.heading.replace("reach validation", "reach training")
+    return AppliedResult(**values, setter=setter, warmup=schedule)
+
+
+def steps_of(loader: Iterable[Any], size: int, limit: int | None = None) -> Iterable[Any]:
+    """Return a loader whose items are those of one optimizer step.
+
+    Args:
+        loader: Of the training data.
+        size: Batches over which gradients are accumulated.
+        limit: Batches of an epoch; None for all.
+    """
+    return loader if size == 1 and limit is None else Grouped(loader, size, limit)
+
+
+def parts_of_step(batch: Any) -> Sequence[Any]:
+    """Return the batches of one optimizer step.
+
+    Args:
+        batch: As `steps_of` yields it.
+    """
+    return batch if isinstance(batch, Accumulated) else [batch]
+
+
+def check_carried(entry: str, found: Mapping[str, bool]) -> None:
+    """Raise for the first thing that cannot be measured.
+
+    Args:
+        entry: The name of the entry.
+        found: What it is and what to do, in words → whether it is there.
+
+    Raises:
+        ConfigError: Something is.
+    """
+    for words, there in found.items():
+        if there:
+            raise ConfigError(f"{entry}: {words}.")
+
+
+def named(things: Collection[Any]) -> str:
+    """Return the classes of objects, for a note.
+
+    Args:
+        things: Any objects.
+    """
+    return ", ".join(type(thing).__name__ for thing in things)

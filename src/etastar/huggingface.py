@@ -1,0 +1,400 @@
+"""η* of what a `transformers.Trainer` trains: read from the Trainer; extra `huggingface`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from etastar.carried import (
+    AppliedResult,
+    Whole,
+    check_carried,
+    measured,
+    named,
+    parts_of_step,
+    steps_of,
+)
+from etastar.checking import is_number
+from etastar.errors import ConfigError, ModelError
+from etastar.problem.batches import Grouped, length_of
+from etastar.problem.streams import Stream
+from etastar.result import Result
+from etastar.schedule import Warmup
+from etastar.search.search import OF_THE_CURVE
+from etastar.warm_up import warmup as find_warmup
+
+ENTRY = "trainer_maximal_lr"
+QUIET = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback", "NotebookProgressCallback")
+"""Callbacks that change nothing of what is trained."""
+CONSTANT = ("constant", "constant_with_warmup")
+OWN = "_etastar_run"
+"""Where an optimizer carries the copy of the Trainer that it belongs to."""
+
+
+def trainer_maximal_lr(
+    trainer: Any, *, warmup: bool | float | Mapping[str, Any] | None = None, **options: Any
+) -> AppliedResult:
+    """Measure η* of what a Trainer trains, as `etastar.maximal_lr` does of any module.
+
+    Read from the Trainer: the model or `model_init`, data sets, collator and samplers, its loss
+    (label smoothing, `compute_loss_func` or a `compute_loss` of its own), the optimizer with its
+    weight decay groups, and of its arguments the batch size, accumulation, clipping, precision and
+    the budget. Nothing in it changes.
+
+    Args:
+        trainer: A `transformers.Trainer`, before `train()`.
+        warmup: A rate, above `start_lr`, to which the shortest warm-up is looked for, too; True
+            for the highest at which 95 % of fresh seeds train; or options of `etastar.warmup`, such
+            as `{"target_lr": 0.01, "ladder": (0, 10, 50)}`.
+        **options: Any of `etastar.maximal_lr` that is not read from the Trainer. `metric` may be a
+            name that `evaluate()` reports. Left out, it is `metric_for_best_model`, or what
+            `compute_metrics` returns if that is one number or holds an accuracy, or the accuracy of
+            the logits. `"loss"` is the Trainer's `eval_loss`.
+
+    Returns:
+        The result; its `apply(trainer)` sets the recommended rate, and the schedule of a warm-up.
+
+    Raises:
+        ConfigError: Something cannot be carried over, or an option has no effect; says what to do.
+        ModelError: As for `etastar.maximal_lr`.
+
+    Warns:
+        NotBracketedWarning: No rate trains, or all do.
+    """
+    _check(trainer)
+    if warmup is not None and not isinstance(warmup, bool | Mapping) and not is_number(warmup):
+        raise ConfigError(
+            "warmup must be True, the rate to warm up to, or options of etastar.warmup, got "
+            f"{warmup!r:.60}."
+        )
+    with Stream("model", 0).active():
+        shadow = shadow_of(trainer)
+        train = shadow.get_train_dataloader()
+        val = train if trainer.eval_dataset is None else shadow.get_eval_dataloader()
+    size = int(trainer.args.gradient_accumulation_steps)
+    metric = _metric(trainer, options.get("metric"))
+    better = {"higher_is_better": not str(getattr(metric, "__name__", metric)).endswith("loss")}
+    if options.get("metric") is None and trainer.args.metric_for_best_model is not None:
+        better = {"higher_is_better": bool(trainer.args.greater_is_better)}
+    options = better | options | {"metric": metric}
+    training = {
+        "model": Drawn(trainer) if trainer.model_init is not None else trainer.model,
+        "train_data": steps_of(train, size),
+        "val_data": [Whole(val)] if isinstance(metric, Evaluated) else Grouped(val),
+        "optimizer": Configured(trainer),
+        "step_fn": Step(trainer),
+        "device": trainer.args.device,
+        **_budget(trainer, train, size),
+    }
+
+    def warmed(found: Result) -> Warmup | None:
+        given = dict(warmup) if isinstance(warmup, Mapping) else {}
+        highest = (found.window and found.window.high) or found.recommended_lr
+        target = given.pop("target_lr", highest)
+        if isinstance(warmup, int | float) and not isinstance(warmup, bool):
+            target = warmup
+        if not warmup or target is None:
+            return None
+        known = {k: v for k, v in options.items() if k not in (*OF_THE_CURVE, "strategy")}
+        known |= {"threshold": found.settings["threshold"], **given}
+        return find_warmup(target_lr=target, **(training | known))
+
+    return measured(
+        options,
+        where="the Trainer",
+        notes=_notes(trainer),
+        settings=_told(trainer),
+        on_training=trainer.eval_dataset is None,
+        setter=_set,
+        warmup=warmed,
+        **training,
+    )
+
+
+def _check(trainer: Any) -> None:
+    """Raise for what cannot be measured."""
+    args = getattr(trainer, "args", None)
+    if args is None or not hasattr(trainer, "get_train_dataloader"):
+        raise ConfigError(
+            f"{ENTRY}: trainer must be a transformers.Trainer, got {type(trainer).__name__}."
+        )
+    trials = "trials run on one device in one process"
+    check_carried(
+        ENTRY,
+        {
+            f"DeepSpeed and FSDP are not carried over: {trials}. Measure a Trainer without them"
+            "": bool(trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled),
+            f"the Trainer uses {max(args.n_gpu, args.world_size)} devices, and {trials}. Start one "
+            "process, with one GPU in CUDA_VISIBLE_DEVICES": args.n_gpu > 1 or args.world_size > 1,
+            "neftune_noise_alpha changes the model while it trains. Measure without it"
+            "": trainer.neftune_noise_alpha is not None,
+            "LOMO needs the rate in the backward pass. Measure another optimizer": "lomo"
+            in str(args.optim).lower(),
+            "there is no train_dataset": trainer.train_dataset is None,
+            "eval_dataset holds several data sets. Pass one": isinstance(
+                trainer.eval_dataset, dict
+            ),
+            "batch_eval_metrics is not carried over. Let compute_metrics see all batches"
+            "": args.batch_eval_metrics,
+        },
+    )
+
+
+def _notes(trainer: Any) -> list[str]:
+    """Return what is left out of the measurement."""
+    args, notes = trainer.args, []
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    if kind not in CONSTANT[:1]:
+        notes.append(
+            f"the schedule of the Trainer ({kind}) was left out: every rate is constant. Take the "
+            "recommended one for its peak, or measure with `scheduler`."
+        )
+    callbacks = trainer.callback_handler.callbacks
+    others = [each for each in callbacks if type(each).__name__ not in QUIET]
+    if others := [each for each in others if ".integrations" not in type(each).__module__]:
+        notes.append(f"callbacks of the Trainer were not called: {named(others)}.")
+    if args.auto_find_batch_size:
+        notes.append("auto_find_batch_size was left out: the batch size is the one that is set.")
+    if getattr(args, "activation_checkpointing", False):
+        notes.append("activation checkpointing was left out: it changes the memory used only.")
+    return notes
+
+
+def _told(trainer: Any) -> dict[str, Any]:
+    """Return how a step is taken, for the record."""
+    names = (
+        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm"),
+        *("label_smoothing_factor", "mixed_precision", "weight_decay"),
+    )
+    return {name: getattr(trainer.args, name, None) for name in names}
+
+
+def _budget(trainer: Any, train: Any, size: int) -> dict[str, Any]:
+    """Return the budget as an option of `maximal_lr`."""
+    steps, batches = trainer.args.max_steps, length_of(train)
+    if steps <= 0 and batches is not None:
+        steps = math.ceil(trainer.args.num_train_epochs * -(-batches // size))
+    return {"max_steps": steps} if steps > 0 else {"epochs": trainer.args.num_train_epochs}
+
+
+class _Alone:
+    """What a shadow prepares: nothing is wrapped or kept."""
+
+    def __call__(self, *things: Any, **options: Any) -> Any:
+        return things[0] if len(things) == 1 else things
+
+
+def shadow_of(trainer: Any) -> Any:
+    """Return a copy of a Trainer for one run, which calls no callback and shares no count.
+
+    Args:
+        trainer: Stays as it is.
+    """
+    shadow = copy.copy(trainer)
+    for name, value in vars(trainer).items():
+        if type(value) in (list, dict, set):
+            setattr(shadow, name, copy.copy(value))
+    shadow.args, shadow.state = copy.copy(trainer.args), copy.deepcopy(trainer.state)
+    shadow.control, shadow.is_in_train = copy.deepcopy(trainer.control), True
+    accelerator = shadow.accelerator = copy.copy(trainer.accelerator)
+    for name in ("_dataloaders", "_optimizers", "_schedulers", "_custom_objects"):
+        setattr(accelerator, name, [])
+    accelerator._models = [None]  # so that no evaluation prepares one
+    accelerator.prepare = _Alone()
+    accelerator.scaler = copy.deepcopy(accelerator.scaler)
+    handler = shadow.callback_handler = copy.copy(trainer.callback_handler)
+    handler.callbacks = []
+    if accelerator.native_amp:  # which prepare() would hang on the model
+        own = shadow.compute_loss_context_manager
+
+        def mixed() -> Any:
+            stack = own()
+            stack.enter_context(accelerator.autocast())
+            return stack
+
+        shadow.compute_loss_context_manager = mixed
+    shadow.optimizer = shadow.lr_scheduler = None
+    return shadow
+
+
+class Drawn:
+    """A factory of the model, by `model_init`.
+
+    Args:
+        trainer: Its Trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def __call__(self) -> nn.Module:
+        """Return a new model, drawn from the global streams."""
+        return self.trainer.call_model_init().to(self.trainer.args.device)  # type: ignore[no-any-return]
+
+
+class Configured:
+    """The optimizer that a Trainer would make, at another rate.
+
+    Args:
+        trainer: The user's.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def __call__(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of a copy of the model, with a shadow of the Trainer of its own."""
+        shadow, given = shadow_of(self.trainer), self.trainer.optimizer
+        shadow.model = shadow.model_wrapped = model
+        shadow.args.learning_rate = lr
+        if shadow.optimizer_cls_and_kwargs is not None:
+            kind, keywords = shadow.optimizer_cls_and_kwargs
+            shadow.optimizer_cls_and_kwargs = kind, {**keywords, "lr": lr}
+        if given is None:
+            shadow.create_optimizer()
+            optimizer = shadow.optimizer
+        else:
+            optimizer = shadow.optimizer = self._moved(getattr(given, "optimizer", given), model)
+            base = float(optimizer.param_groups[0]["lr"])
+            for group in optimizer.param_groups:
+                group["lr"] *= lr / base
+        shadow.accelerator._optimizers = [optimizer]
+        setattr(optimizer, OWN, shadow)
+        return optimizer  # type: ignore[no-any-return]
+
+    def _moved(self, optimizer: Any, model: nn.Module) -> Any:
+        """Return a copy of the optimizer that was given, of the parameters of another model."""
+        pairs = zip(self.trainer.model.parameters(), model.parameters(), strict=True)
+        copied = copy.deepcopy(optimizer, {id(one): other for one, other in pairs})
+        copied.state.clear()
+        for group in copied.param_groups:
+            group["lr"] = group.pop("initial_lr", group["lr"])  # of before a schedule
+        return copied
+
+
+class Step:
+    """A whole optimizer step of a Trainer, see `step_fn` of `maximal_lr`.
+
+    Args:
+        trainer: The user's; every run has a shadow of its own.
+    """
+
+    __name__ = "training_step"
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def __call__(self, model: nn.Module, batch: Any, optimizer: Any) -> torch.Tensor:
+        """Train a copy of the model on the batches of one step; return their loss."""
+        shadow, parts = getattr(optimizer, OWN), parts_of_step(batch)
+        device = shadow.args.device
+        samples, items = shadow.get_batch_samples(iter(parts), len(parts), device)
+        shadow.current_gradient_accumulation_steps = len(samples)
+        accelerator = shadow.accelerator
+        losses = [shadow.training_step(model, inputs, items) for inputs in samples]
+        if shadow.args.max_grad_norm and shadow.args.max_grad_norm > 0:
+            shadow._clip_grad_norm(model)
+        if accelerator.scaler is None:
+            optimizer.step()
+        else:
+            accelerator.scaler.step(optimizer)
+            accelerator.scaler.update()
+        model.zero_grad()
+        shadow.state.global_step += 1
+        return torch.stack(losses).sum()
+
+
+class Evaluated:
+    """A metric by the name under which `Trainer.evaluate` reports it.
+
+    Args:
+        trainer: The user's.
+        name: Of the metric, with or without `eval_`; None for the only one, or an accuracy.
+    """
+
+    def __init__(self, trainer: Any, name: str | None) -> None:
+        self.trainer, self.__name__ = trainer, name or "compute_metrics"
+        self.name = name
+
+    def __call__(self, model: nn.Module, whole: Whole) -> float:
+        """Evaluate a copy of the model on all validation data."""
+        shadow = shadow_of(self.trainer)
+        shadow.model = shadow.model_wrapped = model
+        loader = whole.batches.loader
+        only = None if self.trainer.compute_metrics is not None else True
+        found = shadow.evaluation_loop(loader, "Evaluation", prediction_loss_only=only).metrics
+        told = {k.removeprefix("eval_"): v for k, v in found.items() if "preparation" not in k}
+        name = self.name and self.name.removeprefix("eval_")
+        if name is None:
+            own = [key for key in told if key != "loss"]
+            accurate = [key for key in own if key == "accuracy"]
+            name = (accurate or own or ["loss"])[0]
+            if len(own) > 1 and not accurate:
+                raise ModelError(
+                    f"compute_metrics returns {', '.join(own)}: say which as `metric`."
+                )
+            self.__name__ = self.name = name
+        if name not in told:
+            raise ModelError(f"evaluate() reports no {name!r}; it reports {', '.join(told)}.")
+        return float(told[name])
+
+
+def _metric(trainer: Any, asked: Any) -> Any:
+    """Return the metric: what was asked for, else what the Trainer has."""
+    if asked is not None and not isinstance(asked, str):
+        return asked
+    asked = asked or trainer.args.metric_for_best_model
+    if asked is None and trainer.compute_metrics is not None:
+        return Evaluated(trainer, None)
+    if asked not in (None, "accuracy") or trainer.compute_metrics is not None:
+        return Evaluated(trainer, asked)
+    if _shifts_labels(trainer):
+        raise ConfigError(
+            f"{ENTRY}: the model predicts the next token, of which no accuracy is read. Pass "
+            "metric='loss' with a threshold, or a Trainer with compute_metrics."
+        )
+    return "accuracy"
+
+
+def _shifts_labels(trainer: Any) -> bool:
+    """Tell whether the loss compares an output with the label of the next position."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = type(trainer.model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return causal or bool(getattr(trainer, "_loss_shifts_labels", False))
+
+
+def _set(trainer: Any, lr: float, schedule: Warmup | None) -> None:
+    """Set rate and schedule of the user's Trainer."""
+    before, trainer.args.learning_rate = trainer.args.learning_rate, lr
+    if trainer.optimizer_cls_and_kwargs is not None:
+        kind, keywords = trainer.optimizer_cls_and_kwargs
+        trainer.optimizer_cls_and_kwargs = kind, {**keywords, "lr": lr}
+    if trainer.optimizer is not None:
+        groups = trainer.optimizer.param_groups
+        base = float(groups[0].get("initial_lr", groups[0]["lr"])) or before
+        for group in groups:
+            for key in {"lr", "initial_lr"} & group.keys():
+                group[key] *= lr / base
+    if trainer.lr_scheduler is not None:
+        trainer.lr_scheduler.base_lrs = [rate * lr / base for rate in trainer.lr_scheduler.base_lrs]
+    if schedule is None:
+        return
+
+    def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Return the warm-up that was measured, as the Trainer's schedule."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
+        return self.lr_scheduler
+
+    trainer.lr_scheduler = None
+    trainer.create_scheduler = MethodType(create_scheduler, trainer)
+    if trainer.model_init is None:  # else train() makes them anew
+        trainer.create_optimizer()
+        trainer.create_scheduler(0)

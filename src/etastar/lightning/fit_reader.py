@@ -1,0 +1,240 @@
+"""η* of a `LightningModule`: its training is read from the module, its data and its Trainer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from etastar.carried import (
+    AppliedResult,
+    Whole,
+    check_carried,
+    measured,
+    named,
+    steps_of,
+)
+from etastar.errors import ConfigError
+from etastar.lightning.fit_rates import ENTRY, Configured, Prepared, configured, rate_name, set_rate
+from etastar.lightning.fit_step import Logged, Step, Training, TrainingLoss, is_own
+from etastar.problem.batches import Grouped, length_of
+from etastar.problem.streams import Stream
+
+QUIET = (
+    *("ModelCheckpoint", "ModelSummary", "RichModelSummary", "LearningRateMonitor", "Timer"),
+    *("TQDMProgressBar", "RichProgressBar", "DeviceStatsMonitor", "ThroughputMonitor"),
+)
+"""Callbacks that only look on."""
+CHANGING = (
+    *("GradientAccumulationScheduler", "StochasticWeightAveraging", "LearningRateFinder"),
+    *("BatchSizeFinder", "BackboneFinetuning", "ModelPruning", "WeightAveraging"),
+    "EMAWeightAveraging",
+)
+"""Callbacks that change what is trained."""
+PRECISIONS = ("Precision", "MixedPrecision", "HalfPrecision", "DoublePrecision")
+
+
+def lightning_maximal_lr(
+    module: Any, datamodule_or_loaders: Any = None, trainer: Any = None, **options: Any
+) -> AppliedResult:
+    """Measure η* of a `LightningModule`, as `etastar.maximal_lr` does of any module.
+
+    Read from the objects: `training_step` and the module's hooks, the optimizer of
+    `configure_optimizers` with its groups, the loaders; of the Trainer gradient clipping,
+    accumulation, precision, device, limits of batches and the budget. Nothing in them changes.
+
+    Args:
+        module: The module, which is copied, or a factory seed → module, with which seeds vary the
+            initialisation, too.
+        datamodule_or_loaders: A `LightningDataModule`; `(train, val)` loaders, or one of training;
+            None where the module has loaders of its own.
+        trainer: The Trainer that is to fit the module; None for Lightning's defaults.
+        **options: Any of `etastar.maximal_lr` that is not read from the objects. `metric` may be a
+            name that `validation_step` logs; `"accuracy"`, the default, is that of `module(x)`, and
+            `"loss"` the mean of `training_step` over the validation data.
+
+    Returns:
+        The result; its `apply(module)` sets the recommended rate.
+
+    Raises:
+        ConfigError: Something cannot be carried over, or an option has no effect; says what to do.
+        ModelError: As for `etastar.maximal_lr`.
+
+    Warns:
+        NotBracketedWarning: No rate trains, or all do.
+    """
+    factory = None if isinstance(module, nn.Module) else module
+    with Stream("model", 0).active():
+        example = factory(0) if factory else module
+        _check(example, trainer)
+        data, train, val = _loaders(example, datamodule_or_loaders)
+    size = int(getattr(trainer, "accumulate_grad_batches", 1))
+    most = [_limit(trainer, "train", train), None if val is None else _limit(trainer, "val", val)]
+    whole = length_of(Grouped(train, limit=most[0]))
+    budget = _budget(trainer, options, whole and -(-whole // size))
+    training = Training(trainer, data, size, whole, budget.get("max_steps"))
+    prepared = Prepared(training, factory or module)
+    copied = prepared(0)
+    rate = rate_name(training, copied)
+    held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
+    options, seen = _evaluated(training, copied, held, val is not None, options)
+    root = getattr(getattr(trainer, "strategy", None), "root_device", None)
+    return measured(
+        {"device": root} | options,
+        where="the module, its loaders and the Trainer",
+        notes=_notes(example, trainer, configured(training, prepared(0))[1]),
+        settings=_told(trainer, size),
+        on_training=val is None,
+        setter=lambda target, lr, _: set_rate(training, rate, target, lr),
+        model=prepared if factory else copied,
+        train_data=steps_of(train, size, most[0]),
+        val_data=seen,
+        optimizer=Configured(training, rate),
+        step_fn=Step(training),
+        **budget,
+    )
+
+
+def _check(module: Any, trainer: Any) -> None:
+    """Raise for what cannot be measured."""
+    if not hasattr(module, "training_step") or not hasattr(module, "configure_optimizers"):
+        raise ConfigError(
+            f"{ENTRY}: module must be a LightningModule, or a factory seed -> LightningModule, got "
+            f"{type(module).__name__}."
+        )
+    strategy = getattr(trainer, "strategy", None)
+    check_carried(
+        ENTRY,
+        {
+            "manual optimization does what it likes in training_step. Set automatic_optimization = "
+            "True, or write the step for etastar.maximal_lr": not module.automatic_optimization,
+            "the module has an optimizer_step of its own. Write the step for etastar.maximal_lr"
+            "": is_own(module, "optimizer_step"),
+            f"{type(strategy).__name__} trains on several devices or shards the model, and trials "
+            "run on one. Measure with Trainer(devices=1, strategy='auto')": trainer is not None
+            and (trainer.world_size > 1 or not type(strategy).__name__.startswith("SingleDevice")),
+            f"precision {getattr(trainer, 'precision', '')} is not carried over. Expected 32-true, "
+            "16-mixed, bf16-mixed, 16-true, bf16-true or 64-true": trainer is not None
+            and type(trainer.precision_plugin).__name__ not in PRECISIONS,
+            "fast_dev_run and overfit_batches change the training. Leave them out of the Trainer"
+            "": bool(getattr(trainer, "fast_dev_run", 0) or getattr(trainer, "overfit_batches", 0)),
+        },
+    )
+    changing = [c for c in _callbacks(module, trainer) if type(c).__name__ in CHANGING]
+    if changing:
+        raise ConfigError(
+            f"{ENTRY}: {named(changing)} changes the training, and callbacks are not called. Take "
+            "it out of the Trainer."
+        )
+
+
+def _callbacks(module: Any, trainer: Any) -> list[Any]:
+    """Return the callbacks that a fit would call, without those that only look on."""
+    own = module.configure_callbacks() if is_own(module, "configure_callbacks") else []
+    found = [*getattr(trainer, "callbacks", []), *(own if isinstance(own, list | tuple) else [own])]
+    return [c for c in found if type(c).__name__ not in QUIET]
+
+
+def _notes(module: Any, trainer: Any, schedulers: list[Any]) -> list[str]:
+    """Return what is left out of the measurement."""
+    notes = []
+    if schedulers:
+        notes.append(
+            f"{named(schedulers)} of configure_optimizers was left out: every rate is constant. "
+            "Take the recommended one for the schedule's peak, or measure with `scheduler`."
+        )
+    if others := _callbacks(module, trainer):
+        notes.append(f"callbacks of the Trainer were not called: {named(others)}.")
+    if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
+        notes.append("the loaders were not reloaded during a run.")
+    return notes
+
+
+def _told(trainer: Any, size: int) -> dict[str, Any]:
+    """Return how a step is taken, for the record."""
+    names = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+    values = {name: getattr(trainer, name, None) for name in names}
+    return {"accumulate_grad_batches": size, **values}
+
+
+def _loaders(module: Any, given: Any) -> tuple[Any, Any, Any]:
+    """Return the data module, if there is one, and the loaders of training and validation."""
+    owner = None
+    if given is None or hasattr(given, "train_dataloader"):
+        owner = copy.copy(module if given is None else given)
+        if not is_own(owner, "train_dataloader"):
+            raise ConfigError(
+                f"{ENTRY}: there are no training data. Pass a LightningDataModule, or loaders "
+                "(train, val)."
+            )
+        owner.prepare_data()
+        owner.setup("fit")
+        val = owner.val_dataloader() if is_own(owner, "val_dataloader") else None
+        pair: Any = (owner.train_dataloader(), val)
+    else:
+        pair = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    train, val = (each[0] if isinstance(each, list) and len(each) == 1 else each for each in pair)
+    for what, loader in (("training", train), ("validation", val)):
+        several = isinstance(loader, list | tuple | dict) or hasattr(loader, "flattened")
+        if loader is not None and (several or not isinstance(loader, Iterable)):
+            raise ConfigError(
+                f"{ENTRY}: expected one loader of {what} data, got {type(loader).__name__}. "
+                "Several are not carried over: pass (train, val)."
+            )
+    return (owner if given is not None else None), train, val
+
+
+def _limit(trainer: Any, kind: str, loader: Any) -> int | None:
+    """Return the batches of an epoch that the Trainer takes; None for all."""
+    limit = getattr(trainer, f"limit_{kind}_batches", None)
+    if limit is None or (isinstance(limit, float) and limit == 1.0):
+        return None
+    if isinstance(limit, int):
+        return limit
+    length = length_of(loader)
+    if length is None:
+        raise ConfigError(
+            f"{ENTRY}: limit_{kind}_batches={limit} is a share of a loader without a length. "
+            "Give a number of batches."
+        )
+    return int(length * limit)
+
+
+def _budget(trainer: Any, options: dict[str, Any], epoch: int | None) -> dict[str, Any]:
+    """Return the budget as an option of `maximal_lr`: the user's, else the Trainer's."""
+    if options.get("max_steps") is not None:
+        return {"max_steps": options["max_steps"]}
+    epochs, steps = options.get("epochs"), -1
+    if epochs is None and trainer is not None:
+        epochs, steps = trainer.max_epochs, trainer.max_steps
+    if (epochs is None or epochs < 0) and steps < 0:
+        raise ConfigError(
+            f"{ENTRY}: how long to train is not known. Give `epochs` or `max_steps`, or pass a "
+            "Trainer with max_epochs."
+        )
+    by_epochs = None if epochs is None or epochs < 0 or not epoch else max(1, round(epochs * epoch))
+    known = [number for number in (by_epochs, steps) if number is not None and number > 0]
+    return {"max_steps": min(known)} if known else {"epochs": epochs}
+
+
+def _evaluated(
+    training: Training, module: Any, held: Grouped, given: bool, options: dict[str, Any]
+) -> tuple[dict[str, Any], Any]:
+    """Return the options with the metric, and what it is evaluated on."""
+    metric = options.get("metric", "accuracy")
+    named_so = isinstance(metric, str) and metric not in ("accuracy", "loss")
+    if named_so and not (given and is_own(module, "validation_step")):
+        raise ConfigError(
+            f"{ENTRY}: metric={metric!r} is what validation_step logs, and there is no "
+            f"{'validation_step' if given else 'loader of validation data'}. Expected that, "
+            "'accuracy', 'loss' or a function of (model, batch)."
+        )
+    if named_so:
+        better = {"higher_is_better": "loss" not in metric and "error" not in metric}
+        return better | options | {"metric": Logged(training, metric)}, [Whole(held)]
+    if metric == "loss":
+        options = {"higher_is_better": False} | options | {"metric": TrainingLoss(training)}
+    held.change = lambda batch: training.moved(module, batch)
+    return options, held

@@ -1,0 +1,199 @@
+"""A trial of `trainer_maximal_lr` is what the Trainer's own train does, and nothing changes."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from framework_zoo import bert, right, sentences, trainer
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+
+from etastar import ConfigError, Result
+from etastar.huggingface import Configured, Step, trainer_maximal_lr
+from etastar.problem.batches import Grouped
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
+QUICK: dict[str, Any] = {"confirm": 4, "trials": 40, "precision": 0.5, "progress": False}
+QUICK |= {"threshold": 0.9, "end_lr": 1.0}
+PLAIN = {"lr_scheduler_type": "constant", "learning_rate": 0.02}
+
+
+class Weighted(Trainer):
+    """Whose loss depends on its own count of steps."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        labels = inputs["labels"]
+        logits = model(input_ids=inputs["input_ids"]).logits
+        weight = torch.tensor([1.0, 2.0, 3.0]) * (1 + self.state.global_step)
+        return cross_entropy(logits, labels, weight=weight, reduction="sum") / 10
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+class Sequential(Trainer):
+    def _get_train_sampler(self, *args: Any) -> Any:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Sequential, {}),
+        (Sequential, {"gradient_accumulation_steps": 5, "weight_decay": 0.3}),
+        (Sequential, {"max_grad_norm": 0.01, "label_smoothing_factor": 0.2}),
+        (Sequential, {"optim": "sgd", "gradient_accumulation_steps": 3, "max_grad_norm": 0.0}),
+        (Sequential, {"optim": "adafactor"}),
+        (Weighted, {"gradient_accumulation_steps": 2}),
+    ],
+    ids=str,
+)
+def test_a_run_has_the_weights_of_a_training(
+    kind: type[Trainer], options: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    theirs = trainer(tmp_path, kind, **(PLAIN | options))
+    model = copy.deepcopy(theirs.model)
+    optimizer, step = Configured(theirs)(model, 0.02), Step(theirs)
+    size = options.get("gradient_accumulation_steps", 1)
+    loader = Grouped(theirs.get_train_dataloader(), size)
+    for _ in range(3):
+        for batch in loader:
+            step(model, batch, optimizer)
+    theirs.train()
+    for own, its in zip(model.parameters(), theirs.model.parameters(), strict=True):
+        assert torch.equal(own, its)
+
+
+def test_what_is_read_changes_in_nothing_and_the_rate_is_applied(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = trainer(
+        tmp_path, compute_metrics=right, gradient_accumulation_steps=2, label_smoothing_factor=0.1
+    )
+    weights, attributes = copy.deepcopy(given.model.state_dict()), set(vars(given))
+    arguments, state = given.args.to_dict(), copy.deepcopy(given.state)
+    stream = torch.random.get_rng_state()
+    result = trainer_maximal_lr(given, **QUICK)
+    assert torch.equal(stream, torch.random.get_rng_state())
+    assert isinstance(result, Result)
+    assert given.args.to_dict() == arguments
+    assert given.state == state
+    assert set(vars(given)) == attributes
+    assert given.optimizer is None
+    assert given.accelerator._dataloaders == given.accelerator._models == []
+    assert all(torch.equal(t, weights[name]) for name, t in given.model.state_dict().items())
+    assert result.settings["batch_size"] == 16
+    assert result.settings["max_steps"] == 18
+    assert result.settings["metric"] == "accuracy"
+    assert result.settings["step"]["label_smoothing_factor"] == 0.1
+    assert any("schedule of the Trainer (linear) was left out" in note for note in result.notes)
+    assert result.apply(given) == given.args.learning_rate == result.recommended_lr
+    given.train()
+    assert given.evaluate()["eval_accuracy"] >= 0.9
+
+
+class Looking(TrainerCallback):
+    pass
+
+
+def test_model_init_and_the_accuracy_of_logits(tmp_path: Path) -> None:
+    given = trainer(tmp_path, model_init=lambda: bert(), callbacks=[Looking()], **PLAIN)
+    result = trainer_maximal_lr(given, **QUICK)
+    assert result.varies == "initialisation and order of the data"
+    assert result.settings["metric"] == "accuracy"
+    assert "callbacks of the Trainer were not called: Looking." in result.notes
+    assert not any("schedule" in note for note in result.notes)
+
+
+def test_losses_and_training_data(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    quick = QUICK | {"threshold": 0.4, "trials": 12}
+    given = trainer(tmp_path, eval_dataset=None)
+    result = trainer_maximal_lr(given, metric="loss", **quick)
+    assert result.settings["higher_is_better"] is False
+    assert result.settings["evaluated_on"] == "training data"
+    best = next(run for run in result.history if run.outcome == "trained")
+    assert best.metric <= 0.4
+
+
+@pytest.mark.parametrize("initialised", [False, True])
+def test_a_warm_up_is_applied_with_its_rate(initialised: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = {"model_init": lambda: bert()} if initialised else {}
+    given = trainer(tmp_path, compute_metrics=right, eval_strategy="epoch", **model)
+    asked = {"target_lr": 0.03, "ladder": (0, 4), "seeds": 1, "resolution": 0.5, "start_lr": 1e-3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the rate that is not looked for any longer
+        quick = QUICK | {"trials": 4, "confirm": 0}
+        result = trainer_maximal_lr(given, warmup=asked, **quick)
+    found = result.warmup
+    assert found is not None
+    assert found.verified, str(found)
+    assert result.apply(given) == given.args.learning_rate == 0.03
+    rates, accuracies = [], []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *args: Any, **objects: Any) -> None:
+            rates.append(objects["optimizer"].param_groups[0]["lr"])
+
+        def on_evaluate(self, *args: Any, metrics: Any, **objects: Any) -> None:
+            accuracies.append(metrics["eval_accuracy"])
+
+    given.add_callback(Watch())
+    given.train()
+    assert len(rates) == 36
+    assert rates == pytest.approx([found.lr_at(step) for step in range(36)])
+    assert max(accuracies) >= 0.9
+
+
+def test_an_optimizer_that_was_given_is_that_of_the_copies(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = bert()
+    groups = [
+        {"params": model.bert.parameters()},
+        {"params": model.classifier.parameters(), "lr": 0.3},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    given = trainer(tmp_path, model=model, optimizers=(optimizer, None), compute_metrics=right)
+    result = trainer_maximal_lr(given, **(QUICK | {"end_lr": 10.0}))
+    assert result.ratios == pytest.approx((1, 3))
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert not optimizer.state
+    rate = result.apply(given)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([rate, 3 * rate])
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "message"),
+    [
+        ({"neftune_noise_alpha": 5}, {}, "neftune_noise_alpha changes the model"),
+        ({"eval_dataset": {"a": sentences(4, 0)}}, {}, "several data sets"),
+        ({}, {"optimizer": torch.optim.SGD}, "`optimizer` is read from the Trainer"),
+        ({"compute_metrics": right}, {"metric": "f1"}, "evaluate.. reports no 'f1'; it reports"),
+        ({}, {"warmup": "long"}, "warmup must be True, the rate"),
+        ({}, {"threshold": 90}, "For 90 % write 0.9"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_carried_over_is_refused(
+    options: dict[str, Any], asked: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    given = trainer(tmp_path, **options)
+    with pytest.raises(Exception, match=message) as raised:
+        trainer_maximal_lr(given, **({"threshold": 0.9} | asked))
+    assert type(raised.value).__module__ == "etastar.errors"
+    assert "\n" not in str(raised.value)
+
+
+def test_a_language_model_has_no_accuracy_and_something_else_is_no_trainer(tmp_path: Path) -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2))
+    given = trainer(tmp_path, model=model)
+    with pytest.raises(ConfigError, match="predicts the next token"):
+        trainer_maximal_lr(given)
+    with pytest.raises(ConfigError, match=r"must be a transformers\.Trainer"):
+        trainer_maximal_lr(model)

@@ -1,0 +1,267 @@
+"""A trial of `lightning_maximal_lr` is what Lightning's own fit does, and nothing changes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from framework_zoo import Blobs, blobs, fit, loaders
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from etastar import ConfigError, Result
+from etastar.lightning import lightning_maximal_lr
+from etastar.lightning.fit_rates import Configured, Prepared, rate_name
+from etastar.lightning.fit_step import Step, Training
+from etastar.problem.batches import Grouped
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning:lightning"),
+    pytest.mark.filterwarnings("ignore:.*is deprecated"),
+]
+QUICK = {"threshold": 0.9, "confirm": 4, "trials": 60, "precision": 0.5, "progress": False}
+
+
+class Hooked(Blobs):
+    """With hooks that change numbers."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [2 * batch[0], batch[1]]
+
+    def on_after_backward(self) -> None:
+        for p in self.parameters():
+            p.grad *= 1 + self.global_step / 10 + self.current_epoch  # type: ignore[operator]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"loss": super().training_step(batch, batch_idx) * (1 + batch_idx / 10)}
+
+
+class Grouped2(Blobs):
+    """With parameter groups and a schedule."""
+
+    def configure_optimizers(self) -> Any:
+        head, body = self.net[2].parameters(), self.net[0].parameters()
+        groups = [{"params": head, "lr": 2 * self.lr}, {"params": body, "weight_decay": 0.1}]
+        optimizer = torch.optim.SGD(groups, lr=self.lr)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
+
+
+class Fixed(Blobs):
+    """Whose rate is written out."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+class Bfgs(Blobs):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), lr=self.lr, max_iter=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Blobs, {}),
+        (Blobs, {"accumulate_grad_batches": 3}),
+        (Blobs, {"gradient_clip_val": 0.1, "accumulate_grad_batches": 2}),
+        (Blobs, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}),
+        (Blobs, {"precision": "bf16-mixed"}),
+        (Blobs, {"precision": "64-true"}),
+        (Blobs, {"precision": "bf16-true"}),
+        (Blobs, {"limit_train_batches": 0.5}),
+        (Hooked, {}),
+        (Hooked, {"accumulate_grad_batches": 2, "limit_train_batches": 5}),
+        (Bfgs, {}),
+    ],
+    ids=str,
+)
+def test_a_run_has_the_weights_of_a_fit(kind: type[Blobs], options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    module, (train, _) = kind(lr=0.05), loaders(shuffle=False)
+    size, share = options.get("accumulate_grad_batches", 1), options.get("limit_train_batches")
+    limit = int(share * len(train)) if isinstance(share, float) else share
+    trainer = fit(**options)
+    training = Training(trainer, None, size, len(Grouped(train, limit=limit)), None)
+    copied = Prepared(training, module)(0)
+    assert rate_name(training, copied) == "lr"
+    optimizer, step = Configured(training, "lr")(copied, 0.05), Step(training)
+    for _ in range(3):
+        for batch in Grouped(train, size, limit):
+            step(copied, batch, optimizer)
+    trainer.fit(module, train)
+    for own, its in zip(copied.parameters(), module.parameters(), strict=True):
+        assert torch.equal(own, its.to(own.dtype))
+
+
+def test_what_is_read_changes_in_nothing_and_the_rate_is_applied() -> None:
+    module, (train, val), trainer = Blobs(), loaders(), fit(accumulate_grad_batches=2)
+    before, seen = copy.deepcopy(vars(trainer)["callbacks"]), copy.deepcopy(module.state_dict())
+    attributes = set(vars(module))
+    stream = torch.random.get_rng_state()
+    result = lightning_maximal_lr(module, (train, val), trainer, metric="val_acc", **QUICK)
+    assert torch.equal(stream, torch.random.get_rng_state())
+    assert isinstance(result, Result)
+    assert module._trainer is None
+    assert set(vars(module)) == attributes
+    assert all(torch.equal(t, seen[name]) for name, t in module.state_dict().items())
+    assert [type(c) for c in trainer.callbacks] == [type(c) for c in before]
+    assert trainer.global_step == 0
+    assert result.settings["batch_size"] == 32
+    assert result.settings["max_steps"] == 3 * 4
+    assert result.settings["step"]["accumulate_grad_batches"] == 2
+    assert result.settings["metric"] == "val_acc"
+    assert result.settings["optimizer_options"]["momentum"] == 0.9
+    assert result.apply(module) == module.lr == result.recommended_lr
+    trainer.fit(module, train, val)
+    assert trainer.callback_metrics["val_acc"] >= 0.9
+
+
+class Data(LightningDataModule):
+    def setup(self, stage: str) -> None:
+        self.ready = True
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [10 * batch[0], batch[1]]
+
+    def train_dataloader(self) -> Any:
+        assert self.ready
+        return DataLoader(TensorDataset(*blobs(120, 0, 0.2)), 16, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*blobs(60, 1, 0.2)), 25)
+
+
+def test_a_data_module_and_a_factory() -> None:
+    data = Data()
+    result = lightning_maximal_lr(lambda seed: Blobs(), data, fit(max_epochs=6), **QUICK)
+    assert not hasattr(data, "ready")
+    assert result.varies == "initialisation and order of the data"
+    assert result.settings["metric"] == "accuracy"
+    module = Blobs()
+    result.apply(module)
+    trainer = fit(max_epochs=6)
+    trainer.fit(module, data)
+    assert trainer.callback_metrics["val_acc"] >= 0.9
+    loaders = data.train_dataloader(), data.val_dataloader()
+    plain = lightning_maximal_lr(lambda seed: Blobs(), loaders, fit(max_epochs=6), **QUICK)
+    assert plain.lr != result.lr  # without the hook of the data module
+
+
+@pytest.mark.parametrize("kind", [Fixed, Grouped2])
+def test_rates_that_are_no_attribute_and_groups(kind: type[Blobs]) -> None:
+    module, trainer = kind(), fit(max_epochs=5)
+    data = loaders()
+    result = lightning_maximal_lr(module, data, trainer, metric="val_acc", **QUICK)
+    rate = result.apply(module)
+    configured = module.configure_optimizers()
+    if kind is Fixed:
+        assert [g["lr"] for g in configured.param_groups] == [pytest.approx(rate)]
+        assert copy.deepcopy(module).configure_optimizers().param_groups[0]["lr"] == rate
+    else:
+        assert result.ratios == (2.0, 1.0)
+        assert [g["initial_lr"] for g in configured["optimizer"].param_groups] == [2 * rate, rate]
+        assert any("LinearLR of configure_optimizers was left out" in note for note in result.notes)
+    trainer.fit(module, *data)
+    assert trainer.callback_metrics["val_acc"] >= 0.9
+
+
+class Measured(Blobs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(3, average="macro")
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.accuracy(self(batch[0]), batch[1])
+        self.log("macro", self.accuracy)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("twice", 2 * self.accuracy.compute())
+
+
+@pytest.mark.parametrize("name", ["macro", "twice"])
+def test_metrics_of_torchmetrics_and_of_the_end_of_an_epoch(name: str) -> None:
+    threshold = {"macro": 0.9, "twice": 1.8}[name]
+    result = lightning_maximal_lr(
+        Measured(), loaders(), fit(), metric=name, **QUICK | {"threshold": threshold}
+    )
+    assert result.status == "bracketed"
+    best = max(run.metric for run in result.history if run.metric is not None)
+    assert threshold <= best <= threshold / 0.9
+
+
+def test_losses_point_down_and_callbacks_are_named() -> None:
+    class Mine(Callback):
+        pass
+
+    trainer, data = fit(callbacks=[Mine()]), loaders()
+    quick = QUICK | {"threshold": 0.5, "trials": 12}
+    for metric in ("loss", "val_loss"):
+        result = lightning_maximal_lr(Blobs(), data, trainer, metric=metric, **quick)
+        assert result.settings["higher_is_better"] is False
+        assert "callbacks of the Trainer were not called: Mine." in result.notes
+    alone = lightning_maximal_lr(Blobs(), data[0], trainer, **quick | {"threshold": 0.8})
+    assert alone.settings["evaluated_on"] == "training data"
+    assert "reach training accuracy" in alone.heading
+
+
+class Manual(Blobs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Two(Blobs):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net[i].parameters(), lr=self.lr) for i in (0, 2)]
+
+
+class Stepping(Blobs):
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "trainer", "options", "message"),
+    [
+        (Manual(), {}, {}, "manual optimization"),
+        (Two(), {}, {}, "returns 2 optimizers"),
+        (Stepping(), {}, {}, "optimizer_step of its own"),
+        (Blobs(), {"devices": 2, "strategy": "ddp"}, {}, "Strategy trains on several devices"),
+        (Blobs(), {"overfit_batches": 2}, {}, "overfit_batches"),
+        (Blobs(), {"max_epochs": -1}, {}, "Give `epochs` or `max_steps`"),
+        (Blobs(), {}, {"batch_size": 3}, "`batch_size` is read from the module"),
+        (Blobs(), {}, {"metric": "val_f1"}, "it logs val_acc, val_loss"),
+        (Blobs(), {}, {"thresold": 0.9}, "threshold"),
+        (nn.Linear(8, 3), {}, {}, "must be a LightningModule"),
+        (
+            Blobs(),
+            {"callbacks": [GradientAccumulationScheduler({1: 2})]},
+            {},
+            "GradientAccumulationScheduler changes the training",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_carried_over_is_refused(
+    module: Any, trainer: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((ConfigError, Exception), match=message) as raised:
+        lightning_maximal_lr(module, loaders(), fit(**trainer), **({"threshold": 0.9} | options))
+    assert type(raised.value).__module__ == "etastar.errors"
+    assert "\n" not in str(raised.value)
+
+
+def test_apply_without_a_recommended_rate_changes_nothing() -> None:
+    module = Blobs()
+    brackets = lightning_maximal_lr(
+        module, loaders(), fit(), threshold=0.9, seeds=1, resolution=0.5, progress=False
+    )
+    with pytest.raises(ConfigError, match="recommends no rate"):
+        brackets.apply(module)
+    assert module.lr == 1e-4
