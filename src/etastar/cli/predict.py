@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     """Predict, print the interval and every warning; returns the exit code."""
     options = parse(
         PredictOptions,
-        arguments,
+        _of_the_study(arguments),
         prog="etastar predict",
         description="Predict η* of a network that was not measured, from the law of a study.",
     )
@@ -123,6 +123,44 @@ def run(arguments: list[str]) -> int:
     for warning in found.warnings:
         print(f"WARNING: {warning}", file=sys.stderr)
     return 0
+
+
+def _of_the_study(arguments: list[str]) -> list[str]:
+    """Write options that are keys of the study as the options that there always are.
+
+    A key that a law of the study is in becomes `--width` or `--depth`; another one that is not an
+    option here becomes a condition of `--where`. A size that a model of the user's does not have
+    is 1, as in its laws.
+    """
+    from etastar.study.factory import SIZES, FactorySettings
+    from etastar.study.specification import Study
+
+    words = [part for word in arguments for part in word.split("=", 1 if word[:2] == "--" else 0)]
+    if "--from" not in words[:-1] or {"--help", "-h"} & {*words}:
+        return arguments
+    study = Study.from_file(words[words.index("--from") + 1])
+    sizes = {name: size for size, name in study.file.law.items()}
+    keys = {
+        name for cell in study.cells for name in cell.fields
+    } - PredictOptions.model_fields.keys()
+    given, conditions = [], []
+    while words:
+        word = words.pop(0)
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in sizes:
+            given.append(f"--{sizes[name]}")
+        elif word == "--where" and words:
+            conditions.append(words.pop(0))
+        elif word.startswith("--") and name in keys and words:
+            conditions.append(f"{name}={words.pop(0)}")
+        else:
+            given.append(word)
+    own = [cell.settings for cell in study.cells if isinstance(cell.settings, FactorySettings)]
+    for size in SIZES:
+        name = study.file.law.get(size, size)
+        if own and not any(name in settings.keywords for settings in own):
+            given += [f"--{size}", "1"]
+    return [*given, "--where", ",".join(conditions)] if conditions else given
 
 
 def _conditions(text: str | None, cells: CellTable) -> dict[str, str | float]:
