@@ -292,6 +292,21 @@ class Settings(BaseModel):
         missing = {name: value for name, value in own.items() if getattr(self, name) is None}
         return self.model_copy(update=missing)
 
+    def told(self) -> dict[str, Any]:
+        """Return the settings as the rows of a study show them."""
+        return self.model_dump()
+
+    def identity(self) -> dict[str, Any]:
+        """Return those settings that a result may depend on."""
+        return self.told()
+
+    @property
+    def title(self) -> str:
+        """A short name that tells the cell of a study from others."""
+        size = f"{self.width}×{self.depth}"
+        scheme = "" if self.parametrization == "standard" else f" {self.parametrization}"
+        return f"{size}{scheme} κ={self.input_lr_ratio:g} {self.loss} {self.dataset}"
+
     def search(self) -> Search:
         """Return how η* is looked for."""
         ends = self.start_lr, self.end_lr
