@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from etastar.errors import ConfigError, unknown_name
-from etastar.problem.user_errors import told
+from etastar.problem.user_errors import NOT_THE_USERS, told
 
 
 def imported(option: str, place: str) -> Any:
@@ -41,6 +41,22 @@ def imported(option: str, place: str) -> Any:
             raise unknown_name(f"name in {module_name}", part, public)
         found = getattr(found, part)
     return found
+
+
+def sent_whole(*places: str | None) -> None:
+    """Let the modules that these name be sent to workers with what they define: they lack them.
+
+    Args:
+        places: As for `imported`, each imported before; None for none.
+    """
+    try:
+        cloudpickle = importlib.import_module("cloudpickle")
+    except ImportError:
+        return
+    for place in filter(None, places):
+        module = _module(place.rpartition(":")[0])
+        if not (getattr(module, "__file__", None) or "").startswith(NOT_THE_USERS):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def _module(name: str) -> Any:
