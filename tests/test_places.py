@@ -282,25 +282,25 @@ def test_what_cannot_be_pickled_is_refused_by_name() -> None:
 
 
 def dying(model: nn.Module, batch: Any) -> torch.Tensor:
-    if os.environ.get("DIES_AFTER") and os.getppid() == int(os.environ["DIES_AFTER"]):
-        dying.left -= 1
-        if dying.left < 0:
+    """A step whose process dies after so many; the environment is no state that trials reset."""
+    left = os.environ.get("STEPS_LEFT")
+    if left is not None and os.environ["NOT_IN"] != str(os.getpid()):
+        os.environ["STEPS_LEFT"] = str(int(left) - 1)
+        if int(left) <= 0:
             os._exit(1)
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
-
-
-dying.left = 250  # type: ignore[attr-defined]
 
 
 def test_of_a_broken_executor_the_store_keeps_what_had_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "trials.sqlite"
-    monkeypatch.setenv("DIES_AFTER", str(os.getpid()))
+    monkeypatch.setenv("NOT_IN", str(os.getpid()))
+    monkeypatch.setenv("STEPS_LEFT", "120")
     with ProcessPoolExecutor(1) as pool, pytest.raises(ExecutorError, match="executor is gone"):
         measured(step_fn=dying, executor=pool, store=store)
     assert sum(kept(store).values()) > 0
-    monkeypatch.delenv("DIES_AFTER")
+    monkeypatch.delenv("STEPS_LEFT")
     assert answer(measured(step_fn=dying, store=store)) == answer(measured(step_fn=dying))
 
 
