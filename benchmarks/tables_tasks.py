@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import etastar
-from etastar.api import MODEL_DEFAULTS, network_problem
+from etastar.api import network_problem
+from etastar.maximal import MODEL_DEFAULTS
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
 from etastar.settings import Settings

@@ -43,12 +43,10 @@ ORDER = [
         "auto_threshold",
         "api",
         "schedule",
-        "warm_up",
-        "carried",
-        "lightning",
-        "huggingface",
+        "lambda1",
+        "study",
     ),
-    *("lambda1", "study", "report", "cli"),
+    *("maximal", "warm_up", "carried", "lightning", "huggingface", "report", "cli"),
 ]
 """The rooms and root modules along the data flow; each may import what stands before it."""
 MOST_LINES = 400

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from etastar.api import maximal_lr as maximal_lr
     from etastar.api import measure as measure
     from etastar.curvature import SharpnessResult as SharpnessResult
     from etastar.curvature import sharpness as sharpness
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from etastar.errors import EtaStarError as EtaStarError
     from etastar.errors import ModelError as ModelError
     from etastar.errors import NotBracketedWarning as NotBracketedWarning
+    from etastar.maximal import maximal_lr as maximal_lr
     from etastar.problem.networks import MLP as MLP
     from etastar.problem.networks import LayerNormMLP as LayerNormMLP
     from etastar.result import Result as Result
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _HOME = {
     # what is called
     "measure": "api",
-    "maximal_lr": "api",
+    "maximal_lr": "maximal",
     "warmup": "warm_up",
     "sharpness": "curvature",
     # what comes back

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from etastar.engines.loop import run_trial
 from etastar.errors import ModelError
@@ -25,15 +25,22 @@ WHOLE = 3
 """Rates, those of the lowest loss, at which the whole budget is trained."""
 
 
-def finder(asked: OwnModel) -> Callable[[Problem, Start, list[float]], Problem]:
+Train: TypeAlias = Callable[["Problem", Trial], Outcome]
+
+
+def finder(
+    asked: OwnModel, train: Callable[[Problem], Train] | None = None
+) -> Callable[[Problem, Start, list[float]], Problem]:
     """Return what finds the threshold of a problem.
 
     Args:
         asked: The range of rates, and whether to show what is found.
+        train: Maps a problem to what trains its trials; the loop if None.
     """
 
     def find(problem: Problem, start: Start, at_start: list[float]) -> Problem:
-        found = with_threshold(problem, start, at_start, asked.start_lr, asked.end_lr)
+        trained = run_trial if train is None else train(problem)
+        found = with_threshold(problem, start, at_start, asked.start_lr, asked.end_lr, trained)
         if asked.progress and found.objective.located is not None:
             low, best, lr = found.objective.located
             print(
@@ -48,7 +55,12 @@ def finder(asked: OwnModel) -> Callable[[Problem, Start, list[float]], Problem]:
 
 
 def with_threshold(
-    problem: Problem, start: Start, at_start: list[float], start_lr: float, end_lr: float
+    problem: Problem,
+    start: Start,
+    at_start: list[float],
+    start_lr: float,
+    end_lr: float,
+    train: Train = run_trial,
 ) -> Problem:
     """Return the problem with a threshold half-way from no training to the best located run.
 
@@ -62,6 +74,7 @@ def with_threshold(
         at_start: The metric at step 0 of every seed.
         start_lr: Lower end of the range of rates.
         end_lr: Upper end.
+        train: What trains.
 
     Raises:
         ModelError: No run is better than no training.
@@ -73,9 +86,9 @@ def with_threshold(
     steps = math.ceil(problem.max_steps / PART)
     count = math.floor(math.log(end_lr / start_lr, FACTOR)) + 1
     rates = [end_lr / FACTOR**i for i in range(count)]
-    losses = {lr: _loss(run_trial(problem, Trial(start, lr, steps))) for lr in rates}
+    losses = {lr: _loss(train(problem, Trial(start, lr, steps))) for lr in rates}
     chosen = sorted((lr for lr in rates if losses[lr] < math.inf), key=lambda lr: losses[lr])
-    ends = {lr: run_trial(problem, Trial(start, lr)).metric for lr in chosen[:WHOLE]}
+    ends = {lr: train(problem, Trial(start, lr)).metric for lr in chosen[:WHOLE]}
     reached = {lr: value for lr, value in ends.items() if value is not None}
     lr = better(reached, key=lambda rate: reached[rate], default=None)
     if lr is None or not math.isfinite(reached[lr]) or better(reached[lr], low) == low:

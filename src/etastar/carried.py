@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from etastar.api import maximal_lr
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
 from etastar.problem.nested import Accumulated
 from etastar.result import Result, number

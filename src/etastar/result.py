@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etastar.problem.trial import Outcome, Recipe, Trial
-from etastar.search.base import SeedResult, Status
+from etastar.search.base import SeedResult
 from etastar.search.curve_blocks import (
     CurveBlock,
     CurvePoint,
@@ -97,25 +97,22 @@ class Result:
         seeds: The bracket of each seed.
         success: p(η), by cause of failure.
         trials: Outcome of every trial that a search used.
-        heading: What was measured, in two lines: network or model, data, training; metric,
-            threshold, budget.
+        heading: What was measured, in two lines.
         varies: What seeds vary.
         spread: Sources of the spread over seeds, apart.
         groups: Names of the parameters of each group of the optimizer; empty for our networks.
         ratios: Rate of each group over η.
-        engine: Name of the engine that trained.
-        engine_reason: Why that one.
+        engine, engine_reason: Name of the engine that trained, and why that one.
         settings: What was really used, options of the loss and the optimizer included.
         data: Provenance of the data.
         search: Strategy, range and seeds.
         cost: Trials, steps, seconds.
         environment: Versions, device, threads.
-        notes: What to know before trusting the number, the most important first. A word in
-            backticks is an option.
-        network: The architecture; None for a model of the user's.
-        recipe: How it trained; None for a model of the user's.
+        notes: What to know, the most important first; a word in backticks is an option.
+        network, recipe: The architecture and how it trained; None for a model of the user's.
         reason: Why there is no η*; None if there is one.
         found: What the strategy `curve` found; None under the others.
+        interrupted: Whether Ctrl-C or `minutes` ended the search: a note says which.
     """
 
     eta_star: EtaStar
@@ -139,6 +136,7 @@ class Result:
     recipe: Recipe | None = None
     reason: str | None = None
     found: CurveResult | None = None
+    interrupted: bool = False
 
     @property
     def curve(self) -> CurveBlock | None:
@@ -182,8 +180,10 @@ class Result:
         return self.eta_star.safe
 
     @property
-    def status(self) -> Status:
-        """`bracketed`, `all-trained` or `none-trained`: of the median seed, or of the curve."""
+    def status(self) -> str:
+        """`bracketed`, `all-trained`, `none-trained`, or `interrupted` before one was known."""
+        if self.interrupted and not self.lr:
+            return "interrupted"
         if self.found:
             peak = self.found.curve.p_max
             if self.lr:
@@ -382,7 +382,7 @@ class Result:
 HALF = 0.5
 OF_A_MODEL = (
     *("lr", "bracket", "safe_lr", "interval", "status", "set_by", "group_lrs", "groups", "varies"),
-    *("engine", "engine_reason", "settings", "notes"),
+    *("engine", "engine_reason", "settings", "notes", "interrupted"),
 )
 """Keys of the JSON that 0.1.0 wrote for a user's model; they stay for one release."""
 

@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from etastar.advice import advice, curve_advice, order_note
-from etastar.engines import Engine, choose
+from etastar.engines import Engine, Queue, choose
+from etastar.engines.base import Timed, TimeIsUp
 from etastar.engines.collapse import varies
+from etastar.engines.workers import Workers, WorkersEngine
 from etastar.machine import environment
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
@@ -29,12 +31,54 @@ OnOutcome: TypeAlias = Callable[[Trial, Outcome], None]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a measurement is: searches that have ended, of how many; trials; steps."""
+    """How far a measurement is: searches that have ended, of how many; trials; steps.
+
+    Under `curve` also the most trials, and the interval of η* so far; of an executor, its workers.
+    """
 
     seeds_done: int
     seeds: int
     trials: int
     steps: int
+    most: int | None = None
+    interval: tuple[float, float] | None = None
+    workers: int | None = None
+
+
+@dataclass
+class Early:
+    """What may end a measurement before its search does: Ctrl-C, and its time.
+
+    Attributes:
+        minutes: Its time; None for as long as it takes.
+        began: When it began.
+        note: Which of them did, in words; empty if none.
+    """
+
+    minutes: float | None = None
+    began: float = field(default_factory=time.perf_counter)
+    note: str = ""
+
+    def run(self, engine: Engine, problem: Problem, queue: Queue) -> None:
+        """Let an engine train until the queue is done or one of them ends it.
+
+        Args:
+            engine: What trains.
+            problem: What is trained.
+            queue: What was put into it stays.
+        """
+        if self.minutes is not None:
+            queue = Timed(queue, self.began + 60 * self.minutes)
+        try:
+            engine.run(problem, queue)
+        except TimeIsUp:
+            self.note = f"interrupted: `minutes={self.minutes:g}` have passed. {SO_FAR}"
+        except KeyboardInterrupt:
+            self.note = f"{CTRL_C}. {SO_FAR}"
+
+
+CTRL_C = "interrupted by Ctrl-C"
+SO_FAR = "This is what was known by then, of rounds that had ended; with `store` it can go on."
 
 
 def searched(
@@ -46,6 +90,7 @@ def searched(
     known: Mapping[Trial, Outcome] | None = None,
     on_outcome: OnOutcome | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    early: Early | None = None,
 ) -> SearchQueue:
     """Search for η* of every start.
 
@@ -57,6 +102,7 @@ def searched(
         known: Outcomes of an interrupted search, which then need no second run.
         on_outcome: Called after every trial, from the engine's threads, one at a time.
         on_progress: Likewise, with how far the searches are.
+        early: What may end them; if None, Ctrl-C raises.
 
     Returns:
         The queue, its strategies done.
@@ -67,17 +113,26 @@ def searched(
     options = {"scan_ratio": search.scan_ratio} if scan else {}
     queue = SearchQueue({start: kind(lattice, **options) for start in starts})
     for trial, outcome in (known or {}).items():
-        if trial.start in queue.strategies:
-            queue.strategies[trial.start].tell(trial.lr, outcome)
+        strategy = queue.strategies.get(trial.start)
+        if strategy and trial == Trial(trial.start, trial.lr) and strategy.has(trial.lr):
+            strategy.tell(trial.lr, outcome)
 
     def told(trial: Trial, outcome: Outcome) -> None:
         if on_outcome:
             on_outcome(trial, outcome)
         if on_progress:
-            on_progress(Progress(queue.done, len(starts), queue.ended, engine.steps_taken))
+            on_progress(
+                Progress(
+                    queue.done,
+                    len(starts),
+                    queue.ended,
+                    engine.steps_taken,
+                    workers=engine.workers_now,
+                )
+            )
 
     queue.on_outcome = told
-    engine.run(problem, queue)
+    _train(early, engine, problem, queue)
     return queue
 
 
@@ -96,6 +151,8 @@ def run(
     known: Mapping[Trial, Outcome] | None = None,
     on_outcome: OnOutcome | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    early: Early | None = None,
+    workers: Workers | None = None,
 ) -> Result:
     """Measure η* of a problem.
 
@@ -113,6 +170,8 @@ def run(
         known: See `searched`.
         on_outcome: See `searched`.
         on_progress: See `searched`.
+        early: See `searched`.
+        workers: Where trials are trained; here if None.
 
     Returns:
         The result.
@@ -124,11 +183,16 @@ def run(
         notes.append(NOTHING_VARIES)
         search = replace(search, strategy="section", resolution=RESOLUTION)
     trainer, reason = choose(problem, engine, threads)
-    how = {"known": known, "on_outcome": on_outcome, "on_progress": on_progress}
+    if workers:
+        trainer = WorkersEngine(trainer, workers)
+    how = {"known": known, "on_outcome": on_outcome, "on_progress": on_progress, "early": early}
     find = _curve if search.strategy == "curve" else _brackets
     found, told = find(problem, search, trainer, own, how)
     trials: dict[Trial, Outcome] = found["trials"]
     steps = found.pop("steps", None)
+    interrupted = early is not None and bool(early.note)
+    if early and interrupted:  # advice on where nothing was found would be of what was not tried
+        told = [early.note, *(told if found["eta_star"].median else [])]
     taken = sum(o.steps_taken(problem.max_steps) for o in trials.values())
     taken = taken if steps is None else steps
     drawn = problem.origin.varies
@@ -153,10 +217,18 @@ def run(
         notes=(*told, *notes),
         network=getattr(problem.origin, "network", None),
         recipe=problem.recipe,
+        interrupted=interrupted,
     )
     if result.lr is None:
         result = replace(result, reason=told[0] if told else "η* was not found.")
     return result
+
+
+def _train(early: Early | None, engine: Engine, problem: Problem, queue: Queue) -> None:
+    if early is None:
+        engine.run(problem, queue)
+    else:
+        early.run(engine, problem, queue)
 
 
 NOTHING_VARIES = (
@@ -223,10 +295,12 @@ def _curve(
         if how["on_outcome"]:
             how["on_outcome"](trial, outcome)
         if on_progress:
-            on_progress(Progress(0, 1, queue.ended, trainer.steps_taken))
+            workers, most = trainer.workers_now, search.trials
+            now = curve.interval() if len(curve.whole) >= search.round_size else None
+            on_progress(Progress(0, 1, queue.ended, trainer.steps_taken, most, now, workers))
 
     queue.on_outcome = told
-    trainer.run(problem, queue)
+    _train(how["early"], trainer, problem, queue)
     found = curve.result()
     star = found.eta_star
     fields = {
@@ -243,7 +317,7 @@ def _curve(
 
 @contextmanager
 def progress_line(wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Show searches done and trials ended on standard error, if that is a terminal.
+    """Show trials, workers and the interval so far on standard error, if that is a terminal.
 
     Args:
         wanted: Whether to show anything.
@@ -255,12 +329,31 @@ def progress_line(wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
         yield None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
-    with Console(stderr=True).status("measuring η*") as line:
+    columns = TextColumn("measuring η*"), BarColumn(), TextColumn("{task.description}")
+    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("first steps", total=None)
 
         def show(now: Progress) -> None:
-            line.update(
-                f"measuring η*: {now.seeds_done} of {now.seeds} searches done, {now.trials} trials"
-            )
+            done, total = (now.trials, now.most) if now.most else (now.seeds_done, now.seeds)
+            bar.update(task, completed=done, total=total, description=told_of(now))
 
         yield show
+
+
+def told_of(now: Progress) -> str:
+    """Return what a line of progress says.
+
+    Args:
+        now: How far the measurement is.
+    """
+    parts = [f"{now.trials} trials"]
+    if not now.most:
+        parts.insert(0, f"{now.seeds_done} of {now.seeds} searches done")
+    if now.workers:
+        parts.append(f"{now.workers} workers")
+    if now.interval:
+        parts.append("η* in {:.3g} – {:.3g}".format(*now.interval))
+    return ", ".join(parts)

@@ -8,16 +8,17 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etastar.api import SCAN_RATIO, maximal_lr, own_heading
 from etastar.auto_threshold import finder
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
 from etastar.engines.loop import run_trial
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.maximal import PLACES, SCAN_RATIO, maximal_lr, own_heading
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
@@ -29,6 +30,7 @@ from etastar.problem.user_errors import told
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
+from etastar.study.kept import Keeper, Shelf, keeper
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +49,7 @@ def warmup(
     ladder: Sequence[int] = LADDER,
     shape: Shape = "linear",
     pace: float = 0.5,
+    store: str | Path | None = None,
     **options: Any,
 ) -> Warmup:
     """Find the shortest warm-up to a rate that is too high to start training with.
@@ -69,7 +72,9 @@ def warmup(
         shape: `"linear"`, from `target/(length + 1)` to the target; or `"piecewise"`, the measured
             η* itself, constant between the ladder's steps, which is shorter.
         pace: Rate of the run along the ladder, over the smallest η* of all seeds at step 0.
-        **options: Any further argument of `etastar.maximal_lr` but `from_checkpoint`.
+        store: As there: a file that keeps every trial, and from which the same warm-up goes on.
+        **options: Any further argument of `etastar.maximal_lr` but `from_checkpoint`, `minutes` and
+            those of executors.
 
     Returns:
         The schedule, the measured ladder and the outcomes of the check.
@@ -77,26 +82,32 @@ def warmup(
     Raises:
         ModelError: As for `maximal_lr`.
         ConfigError: An option is unknown or out of range.
+        StoreError: The store cannot be used, or has trials of other code under the same name.
 
     Warns:
         NotBracketedWarning: There is no such warm-up; `length` is then None.
     """
     asked = _own_model(model, train_data, val_data, options)
     target_lr, steps, pace = _checked_schedule(asked, target_lr, ladder, shape, pace)
-    with untouched(train_data, val_data):
-        found = _found(asked, target_lr, steps, shape, pace)
+    with untouched(train_data, val_data), keeper(store) as kept:
+        found = _found(asked, target_lr, steps, shape, pace, kept)
     if found.length is None:
         warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
     return found
 
 
 def _found(
-    asked: OwnModel, target: float, ladder: Sequence[int], shape: Shape, pace: float
+    asked: OwnModel,
+    target: float,
+    ladder: Sequence[int],
+    shape: Shape,
+    pace: float,
+    kept: Keeper,
 ) -> Warmup:
     """Problem → η* along the ladder → schedule → check."""
-    problem, groups, _ = asked.problem(finder(asked))
+    problem, groups, _ = asked.problem(finder(asked, kept.trainer))
     starts = [Start(seed, seed) for seed in asked.seed_list]
-    first = _measure(problem, [(start, problem) for start in starts], 0, asked)
+    first = _measure(problem, [(start, problem) for start in starts], 0, asked, kept.shelf(problem))
     pace_lr = None if first.lowest is None else pace * first.lowest
     steps = [first]
     if pace_lr is not None and first.lowest is not None and first.lowest < target:
@@ -106,7 +117,9 @@ def _found(
                 break
             _advance(sessions, step)
             tasks = [_from(session, problem) for session in sessions]
-            steps.append(_measure(problem, list(zip(starts, tasks, strict=True)), step, asked))
+            shelf = kept.shelf(problem, after=step, at=pace_lr)
+            pairs = list(zip(starts, tasks, strict=True))
+            steps.append(_measure(problem, pairs, step, asked, shelf))
     status, length = plan(steps, target, shape, problem.max_steps)
     draft = Warmup(
         target_lr=target,
@@ -122,7 +135,7 @@ def _found(
         ratios=groups.ratios,
         heading=own_heading(problem.described(asked.seed_list[0])["model"], problem),
     )
-    return _checked(draft, problem, starts, groups.ratios)
+    return _checked(draft, problem, starts, groups.ratios, kept)
 
 
 def plan(
@@ -149,14 +162,21 @@ def plan(
 
 
 def _measure(
-    problem: Problem, tasks: list[tuple[Start, Problem]], step: int, asked: OwnModel
+    problem: Problem,
+    tasks: list[tuple[Start, Problem]],
+    step: int,
+    asked: OwnModel,
+    shelf: Shelf,
 ) -> LadderStep:
     """η* of every seed from its state at one step of the ladder."""
     results = {}
     ends, resolution = (asked.start_lr, asked.end_lr), asked.resolution or RESOLUTION
     for start, own in tasks:
         search = Search(*ends, "section", (start.order,), resolution, scan_ratio=SCAN_RATIO)
-        queue = searched(own, [start], search, choose(own, asked.engine)[0])
+        engine = choose(own, asked.engine)[0]
+        queue = searched(
+            own, [start], search, engine, known=dict(shelf.known), on_outcome=shelf.add
+        )
         results[start.order] = queue.strategies[start].result()
     return LadderStep(step, results)
 
@@ -215,11 +235,16 @@ def _from(session: Session, problem: Problem) -> Problem:
 
 
 def _checked(
-    draft: Warmup, problem: Problem, starts: list[Start], ratios: tuple[float, ...]
+    draft: Warmup,
+    problem: Problem,
+    starts: list[Start],
+    ratios: tuple[float, ...],
+    kept: Keeper,
 ) -> Warmup:
     """Train without and with the warm-up; lengthen it until training with it succeeds."""
     target, notes = draft.target_lr, []
-    without = {start.order: run_trial(problem, Trial(start, target)) for start in starts}
+    train = kept.trainer(problem)
+    without = {start.order: train(problem, Trial(start, target)) for start in starts}
     if draft.length is None:
         return replace(draft, without=without, notes=(_why_none(draft, problem),))
 
@@ -227,7 +252,14 @@ def _checked(
         def rates(step: int) -> list[float]:
             return [schedule.lr_at(step) * ratio for ratio in ratios]
 
-        return {start.order: run_trial(problem, Trial(start, target), rates) for start in starts}
+        first = [schedule.lr_at(step) for step in range((schedule.total or 0) + 1)]
+        shelf = kept.shelf(problem, rates=first)
+
+        def outcome(start: Start) -> Outcome:
+            trial = Trial(start, target)
+            return shelf.outcome(trial, lambda: run_trial(problem, trial, rates))
+
+        return {start.order: outcome(start) for start in starts}
 
     if draft.length == 0:
         return replace(
@@ -291,7 +323,7 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
 def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> OwnModel:
     """The arguments of `maximal_lr` with its defaults."""
     parameters = inspect.signature(maximal_lr).parameters
-    own = ("model", "train_data", "val_data", "from_checkpoint")
+    own = ("model", "train_data", "val_data", "from_checkpoint", *PLACES)
     known = {name: p.default for name, p in parameters.items() if name not in own}
     for name in options:
         if name not in known:

@@ -19,9 +19,11 @@ from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
-from etastar.problem.user_code import imported
+from etastar.problem.user_code import imported, sent_whole
+from etastar.run import CTRL_C
 from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
 from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
+from etastar.study.executors import EXECUTORS, make_executor
 from etastar.validation import OneOf
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ GROUPS = {
     "loss": "training",
     "metric": "criterion and budget",
     "strategy": "search",
+    "store": "kept, and for how long",
+    "executor": "where trials are trained",
     "device": "machine",
     "plot": "output",
 }
@@ -135,8 +139,29 @@ class ModelOptions(BaseModel):
         "auto", description="How trials are trained; auto takes the fastest that can."
     )
 
+    store: str | None = Field(
+        None,
+        description="Keep every trial in this file, and go on from those that are there; other "
+        "models, data and settings may share it.",
+    )
+    minutes: Rate = Field(
+        None, description="End after so many minutes with what is known by then. [default: no end]"
+    )
+    executor: Annotated[str, OneOf("executor", tuple(EXECUTORS))] = Field(
+        "in-process",
+        description="Where trials are trained: here, or one each on the workers of Dask, with the "
+        "same result on any number of them.",
+    )
+    scheduler: str | None = Field(
+        None, description="Address of a Dask scheduler; its workers have one thread each."
+    )
+    workers: Count = Field(
+        None, description="Processes that Dask starts here. [default: one per core]"
+    )
+
     device: str | None = Field(
-        None, description="Device to train on. [default: where the model is]"
+        None,
+        description="Device to train on, of each worker's own. [default: where the model is]",
     )
     threads: Count = told("threads")
 
@@ -170,7 +195,8 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
-    return show(found, options.plot, options.json_file)
+    code = show(found, options.plot, options.json_file)
+    return INTERRUPTED if found.notes[:1] and found.notes[0].startswith(CTRL_C) else code
 
 
 def _check_not_of_networks(arguments: list[str]) -> None:
@@ -207,8 +233,8 @@ def _measure(options: ModelOptions) -> Result:
     """Call `maximal_lr` with these options."""
     import torch
 
-    from etastar.api import maximal_lr
     from etastar.machine import use_threads
+    from etastar.maximal import maximal_lr
     from etastar.problem.losses import half_squared_distance
 
     threshold = options.threshold
@@ -242,8 +268,12 @@ def _measure(options: ModelOptions) -> Result:
             "resolution",
         )
     ]
-    same += ["strategy", "seeds", "first_seed", *OF_THE_CURVE]
-    with use_threads(options.threads), warnings.catch_warnings():
+    same += ["store", "minutes", "strategy", "seeds", "first_seed", *OF_THE_CURVE]
+    executor = make_executor(options.executor, options.workers, options.scheduler)
+    remote = options.executor != "in-process"
+    if remote:
+        sent_whole(options.model, options.data)
+    with executor as there, use_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotBracketedWarning)  # printed with the result
         found = maximal_lr(
             model,
@@ -254,6 +284,7 @@ def _measure(options: ModelOptions) -> Result:
             threshold=threshold,
             device=options.device,
             engine=options.engine,
+            executor=there if remote else None,
             **{name: getattr(options, name) for name in same},
         )
     data = options.data or options.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
@@ -61,6 +62,11 @@ class Engine(ABC):
         self.steps_taken = 0
         """Optimizer steps so far, those of abandoned trials included."""
 
+    @property
+    def workers_now(self) -> int | None:
+        """Processes that train for this engine; None if this one does."""
+        return None
+
     @abstractmethod
     def refusal(self, problem: Problem) -> str | None:
         """Say why this engine cannot train a problem; None if it can.
@@ -80,6 +86,48 @@ class Engine(ABC):
         Raises:
             KeyboardInterrupt: On Ctrl-C; what was put in the queue stays.
         """
+
+
+class TimeIsUp(Exception):
+    """The time that a measurement was given has passed."""
+
+
+class Timed(Queue):
+    """Another queue, until its time is up.
+
+    Args:
+        queue: The other.
+        ends: When that is, by `time.perf_counter`.
+    """
+
+    def __init__(self, queue: Queue, ends: float) -> None:
+        self.queue, self.ends = queue, ends
+
+    def _look(self) -> None:
+        if time.perf_counter() > self.ends:
+            raise TimeIsUp
+
+    def take(self, free: int, useful: int = 1) -> list[Trial]:
+        """See `Queue`.
+
+        Raises:
+            TimeIsUp: It is.
+        """
+        self._look()
+        return self.queue.take(free, useful)
+
+    def put(self, trial: Trial, outcome: Outcome) -> None:
+        """See `Queue`."""
+        self.queue.put(trial, outcome)
+
+    def wanted(self, trial: Trial) -> bool:
+        """See `Queue`.
+
+        Raises:
+            TimeIsUp: It is.
+        """
+        self._look()
+        return self.queue.wanted(trial)
 
 
 class TrialList(Queue):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +45,8 @@ class LoopEngine(Engine):
         while trials := queue.take(1):
             for trial in trials:
                 ceiling = ceiling or ceiling_of(problem, trial.start)
-                outcome = run_trial(problem, trial, ceiling=ceiling)
+                look = partial(queue.wanted, trial)
+                outcome = run_trial(problem, trial, ceiling=ceiling, look=look)
                 self.steps_taken += outcome.steps_taken(problem.max_steps)
                 queue.put(trial, outcome)
 
@@ -55,6 +57,7 @@ def run_trial(
     rates: Callable[[int], list[float]] | None = None,
     *,
     ceiling: Ceiling | None = None,
+    look: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Train one copy until its outcome is known.
 
@@ -63,6 +66,7 @@ def run_trial(
         trial: Its start and rate.
         rates: Step (from 0) → rate of each group, for a schedule.
         ceiling: What one class for all reaches, if it is known already.
+        look: Called before every step; what it raises ends the run.
 
     Returns:
         The outcome, a pure function of the problem, the trial and the rates.
@@ -74,6 +78,7 @@ def run_trial(
     ended: Outcome | None = None
     with session.active():
         while ended is None:
+            look()
             if rates:
                 groups = session.optimizer.param_groups
                 for group, rate in zip(groups, rates(session.steps), strict=True):

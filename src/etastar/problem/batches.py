@@ -167,6 +167,10 @@ class LoaderBatches(Batches):
             raise self._empty((0, 0))
         self.steps_per_epoch = length
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the batches that were kept: they are read again."""
+        return vars(self) | {"_kept": OrderedDict()}
+
     def stream(self, seed: int) -> Iterator[Any]:
         """See `Batches`; after the limit, if there is one, it goes on reading batch by batch."""
         taken, length = 0, self.steps_per_epoch if self._drops else None

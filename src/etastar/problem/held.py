@@ -57,7 +57,7 @@ class Held:
     """
 
     def __init__(self, functions: Iterable[Any], *, everything: bool = False) -> None:
-        self.functions = tuple(functions)
+        self.functions, self.everything = tuple(functions), everything
         seen: set[int] = set()
         written = [f for f in self.functions if _is_code(f) or _is_users(f)]
         self._slots = [
@@ -65,6 +65,10 @@ class Held:
             for f in written
             for slot in _slots(f, seen, DEEPEST, everything or not isinstance(f, FunctionType))
         ]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the functions; what they hold is found again."""
+        return _held, (self.functions, self.everything)
 
     def copies(self, *numbers: int, after: list[Any] | None = None) -> list[Any]:
         """Return copies of what is held; generators among them are seeded.
@@ -98,6 +102,10 @@ class Held:
             copies[:] = [slot.read() for slot in self._slots]
             for slot, value in zip(self._slots, originals, strict=True):
                 slot.bind(value)
+
+
+def _held(functions: tuple[Any, ...], everything: bool) -> Held:
+    return Held(functions, everything=everything)
 
 
 NOTHING = Held(())

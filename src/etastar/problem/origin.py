@@ -123,7 +123,7 @@ class GivenOrigin(Origin):
                 "model must be a torch.nn.Module or a factory seed -> Module, got "
                 f"{type(given).__name__}."
             )
-        self._given = given
+        self.given = given
         self._checkpoint = checkpoint
         self._loss_fn = loss_fn if loss_fn and own_loss.has_state(loss_fn) else None
         self.varies = self.is_factory and checkpoint is None
@@ -142,6 +142,10 @@ class GivenOrigin(Origin):
             self._draw(key)
         return self._built_anew(key) if key in self._anew else copied_model(self._drawn[key])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the models that were drawn: they are drawn again."""
+        return vars(self) | {"_drawn": {}, "_anew": {}}
+
     @property
     def copies_keep_hooks(self) -> bool:
         """Tell whether deep copies of the models drawn so far do all that the models do."""
@@ -157,7 +161,7 @@ class GivenOrigin(Origin):
 
     def _draw(self, seed: int) -> None:
         """Keep a seed's initial model, which is never trained."""
-        model = self._built(seed) if self.is_factory else self._given
+        model = self._built(seed) if self.is_factory else self.given
         assert isinstance(model, nn.Module)
         model = getattr(model, "_orig_mod", model)  # of torch.compile: each copy would compile anew
         lost, copied = lost_by_copying(model), model
@@ -181,20 +185,20 @@ class GivenOrigin(Origin):
 
     def _built(self, seed: int) -> nn.Module:
         """Return what the factory returns, if that is a model."""
-        name = getattr(self._given, "__name__", type(self._given).__name__)
-        numbers = (seed,) if takes_a_seed(self._given) else ()
+        name = getattr(self.given, "__name__", type(self.given).__name__)
+        numbers = (seed,) if takes_a_seed(self.given) else ()
         called = f"{name}({', '.join(map(str, numbers))})"
         expected = (
             "Expected a torch.nn.Module, or a factory seed -> torch.nn.Module that takes one whole "
             "number, or nothing."
         )
-        if inspect.isclass(self._given):
+        if inspect.isclass(self.given):
             expected += f" {name} is a class: pass an instance of it."
         with (
             told(lambda: f"model is called as a factory, {called}, and", expected),
             Stream("model", seed).active(),
         ):
-            model = self._given(*numbers)
+            model = self.given(*numbers)
         if not isinstance(model, nn.Module):
             raise ModelError(
                 f"the model factory must return a torch.nn.Module, got {type(model).__name__}."
@@ -260,8 +264,8 @@ class GivenOrigin(Origin):
                 return device_named(name, instead="device='cpu'")
             except ConfigError as error:
                 raise ModelError(str(error)) from None
-        if isinstance(self._given, torch.nn.Module):
-            parameter = next(self._given.parameters(), None)
+        if isinstance(self.given, torch.nn.Module):
+            parameter = next(self.given.parameters(), None)
             return torch.device("cpu") if parameter is None else parameter.device
         return torch.device("cpu")  # until the factory has drawn one: see `settle_device`
 

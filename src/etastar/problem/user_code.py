@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from etastar.errors import ConfigError, unknown_name
-from etastar.problem.user_errors import told
+from etastar.problem.user_errors import NOT_THE_USERS, told
 
 INSTALLED = ("site-packages", "dist-packages")
 """Folders whose code is told by its own file alone: what it imports there is a library."""
@@ -40,6 +40,22 @@ def imported(option: str, place: str) -> Any:
             raise _not_there(option, place, missing, [os.getcwd()]) from None
         raise
     return _named(module, name, module_name)
+
+
+def sent_whole(*places: str | None) -> None:
+    """Let the modules that these name be sent to workers with what they define: they lack them.
+
+    Args:
+        places: As for `imported`, each imported before; None for none.
+    """
+    try:
+        cloudpickle = importlib.import_module("cloudpickle")
+    except ImportError:
+        return
+    for place in filter(None, places):
+        module = _module(place.rpartition(":")[0])
+        if not (getattr(module, "__file__", None) or "").startswith(NOT_THE_USERS):
+            cloudpickle.register_pickle_by_value(module)
 
 
 def split_place(option: str, place: str) -> tuple[str, str]:

@@ -122,6 +122,14 @@ class Strategy(ABC):
         self._told.setdefault(self._index[rate], outcome)
         self._advance()
 
+    def has(self, rate: float) -> bool:
+        """Whether a rate is on the lattice.
+
+        Args:
+            rate: Any.
+        """
+        return rate in self._index
+
     @property
     def outcomes(self) -> dict[float, Outcome]:
         """Outcomes that the search has used, by rate, ascending."""

@@ -354,6 +354,12 @@ class Curve(CurveState):
         cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
         return cheapest(points, cost, window, self.options.eval_every)
 
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of η* so far; None where an end is not determined."""
+        low, high = self.fit().eta_50()[::2]
+        ends = [self.options.start_lr * math.exp(self.step * float(x)) for x in (low, high)]
+        return (ends[0], ends[1]) if all(map(math.isfinite, (low, high))) else None
+
     # costs
 
     def taken(self, trial: Trial, outcome: Outcome) -> int:

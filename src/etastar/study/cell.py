@@ -27,7 +27,7 @@ NOT_IDENTITY = {"seeds", "first_seed", "threads", "data_dir", *OF_THE_CURVE}
 ESTIMATOR_VERSION = 1
 """Raised when the same trials of a curve give another result: results are then computed again."""
 
-TaskKind = Literal["maximal-lr", "sharpness"]
+TaskKind = Literal["maximal-lr", "sharpness", "model"]
 
 
 class SharpnessSettings(BaseModel):

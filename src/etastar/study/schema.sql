@@ -2,7 +2,7 @@
 CREATE TABLE specification (
     key INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,             -- hash of json
-    kind TEXT NOT NULL,                  -- maximal-lr or sharpness
+    kind TEXT NOT NULL,                  -- maximal-lr, sharpness or model
     json TEXT NOT NULL,                  -- canonical
     resolved TEXT                        -- what it came to on the data: recipe, provenance; JSON
 );

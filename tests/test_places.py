@@ -1,0 +1,386 @@
+"""Trials kept in a store and trained by an executor: the same result whatever ends a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import etastar
+from etastar.errors import ConfigError, ExecutorError
+from etastar.result import Result
+
+DIGITS = etastar.load("digits")
+TRAIN = DIGITS.x_train[:640], DIGITS.y_train[:640]
+VAL = DIGITS.x_val[:200], DIGITS.y_val[:200]
+OPTIONS: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 32,
+    "threshold": 0.8,
+    "trials": 8,
+    "confirm": 2,
+    "progress": False,
+}
+ALWAYS_OTHER = ("cost", "environment", "engine_reason")
+"""Keys of a result that tell of the run."""
+
+
+def build(seed: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+
+
+def wider(seed: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 14), nn.Tanh(), nn.Linear(14, 10))
+
+
+def measured(model: Any = build, **options: Any) -> Result:
+    return etastar.maximal_lr(model, TRAIN, VAL, **(OPTIONS | options))
+
+
+def answer(found: Result) -> dict[str, Any]:
+    return {k: v for k, v in found.to_dict().items() if k not in ALWAYS_OTHER}
+
+
+def kept(store: Path) -> dict[str, int]:
+    """Trials by the hash of what they depend on."""
+    query = "SELECT id, count(lr) FROM specification LEFT JOIN run ON key = cell GROUP BY id"
+    if not store.exists():
+        return {}
+    with closing(sqlite3.connect(store)) as connection, suppress(sqlite3.OperationalError):
+        return dict(connection.execute(query).fetchall())
+    return {}  # it is being made
+
+
+@pytest.fixture(scope="module")
+def whole() -> Result:
+    return measured()
+
+
+# kept
+
+
+def test_a_store_goes_on_and_changes_nothing(whole: Result, tmp_path: Path) -> None:
+    store = tmp_path / "trials.sqlite"
+    measured(store=store, trials=4)
+    (few,) = kept(store).values()
+    assert answer(measured(store=store)) == answer(whole)
+    (more,) = kept(store).values()
+    assert few < more
+    measured(store=store)
+    assert list(kept(store).values()) == [more]
+
+
+def test_seeds_with_other_orders_are_kept_apart(tmp_path: Path) -> None:
+    store = tmp_path / "trials.sqlite"
+    options = {"seeds": 2, "trials": None, "confirm": None, "store": store}
+    first = measured(**options)
+    trials = sum(kept(store).values())
+    again = measured(**options)
+    assert answer(again) == answer(first)
+    assert trials == sum(kept(store).values()) >= len(first.trials)
+
+
+def test_another_model_data_or_setting_stands_beside(whole: Result, tmp_path: Path) -> None:
+    store = tmp_path / "trials.sqlite"
+    measured(store=store)
+    for options in ({"model": wider}, {"epochs": 2}, {"threshold": 0.75}):
+        before = len(kept(store))
+        measured(store=store, **options)
+        assert len(kept(store)) == before + 1, options
+    other = (TRAIN[0] + 0.01, TRAIN[1])
+    etastar.maximal_lr(build, other, VAL, store=store, **OPTIONS)
+    assert len(kept(store)) == 5
+    assert answer(measured(store=store)) == answer(whole)
+
+
+SCRIPT = """
+import json, sys, time
+import torch, etastar
+from torch import nn
+from tests.test_places import build, TRAIN, VAL, OPTIONS, answer
+
+def step(model, batch):
+    time.sleep({pause})
+    return {loss}nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+if __name__ == "__main__":
+    found = etastar.maximal_lr(build, TRAIN, VAL, step_fn=step, store={store!r}, **OPTIONS)
+    print(json.dumps(answer(found)))
+"""
+
+
+def script(folder: Path, store: Path | None, loss: str = "", pause: float = 0.0005) -> list[str]:
+    file = folder / "train.py"
+    text = SCRIPT.format(loss=loss, pause=pause, store=store and str(store))
+    file.write_text(textwrap.dedent(text), encoding="utf-8")
+    return [sys.executable, "-W", "ignore", str(file)]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).parent.parent
+    return os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
+
+
+def test_changed_code_under_the_same_name_is_refused_and_named(tmp_path: Path) -> None:
+    store = tmp_path / "trials.sqlite"
+    assert run(script(tmp_path, store, pause=0)).returncode == 0
+    before = kept(store)
+    changed = run(script(tmp_path, store, loss="2 * ", pause=0))
+    assert changed.returncode != 0
+    last = changed.stderr.strip().splitlines()[-1]
+    assert "StoreError" in last
+    assert "train.step" in last
+    assert "store of its own" in last
+    assert kept(store) == before
+
+
+def test_killed_at_random_moments_it_gives_the_same_result(tmp_path: Path) -> None:
+    expected = run(script(tmp_path, None)).stdout
+    assert expected
+    store, moments = tmp_path / "trials.sqlite", random.Random(3)
+    command, ended = script(tmp_path, store), 0
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+        )
+        deadline = time.monotonic() + 60
+        wanted = ended + moments.randint(1, 3)
+        while process.poll() is None and time.monotonic() < deadline:
+            now = sum(kept(store).values())
+            if now >= wanted:
+                break
+            time.sleep(moments.uniform(0.0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = sum(kept(store).values())
+        assert now >= ended  # no trial that had ended is lost
+        ended = now
+    assert run(command).stdout == expected
+    assert sum(kept(store).values()) > ended > 0
+
+
+def test_a_warmup_is_kept_too(tmp_path: Path) -> None:
+    store = tmp_path / "trials.sqlite"
+    how: dict[str, Any] = {"threshold": 0.8, "epochs": 3, "batch_size": 32, "progress": False}
+    how |= {"target_lr": 2.5, "ladder": (0, 10), "seeds": 1, "resolution": 0.5}
+    with _quiet():
+        expected = etastar.warmup(build, TRAIN, VAL, **how)
+        assert etastar.warmup(build, TRAIN, VAL, store=store, **how) == expected
+        trials = kept(store)
+        assert etastar.warmup(build, TRAIN, VAL, store=store, **how) == expected
+    assert kept(store) == trials
+    assert len(trials) > 1
+
+
+# ended early
+
+
+def test_ctrl_c_returns_what_is_known(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if sum(kept(store).values()) > 5:
+                break
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def slow(model: nn.Module, batch: Any) -> torch.Tensor:
+        time.sleep(0.001)
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    store = tmp_path / "trials.sqlite"
+    threading.Thread(target=interrupt, daemon=True).start()
+    with _quiet():
+        found = measured(step_fn=slow, store=store, trials=60, precision=0.01)
+    assert found.interrupted
+    assert found.to_dict()["interrupted"] is True
+    assert found.notes[0].startswith("interrupted by Ctrl-C")
+    assert "interrupted by Ctrl-C" in str(found)
+    assert found.cost.steps > 0
+
+
+def test_minutes_end_with_what_is_known() -> None:
+    began = time.monotonic()
+    with _quiet():
+        found = measured(minutes=0.03, trials=400, precision=0.001, engine="loop", confirm=0)
+    assert time.monotonic() - began < 20
+    assert found.interrupted
+    assert "`minutes=0.03` have passed" in found.notes[0]
+    with pytest.raises(ConfigError, match="minutes must be above 0"):
+        measured(minutes=0)
+
+
+def _quiet() -> Any:
+    return warnings.catch_warnings(action="ignore", category=etastar.NotBracketedWarning)
+
+
+# elsewhere
+
+
+def test_any_number_of_workers_gives_the_same_result(whole: Result) -> None:
+    for number in (1, 2):
+        with ProcessPoolExecutor(number) as executor:
+            assert answer(measured(executor=executor)) == answer(whole)
+
+
+def test_threads_are_refused() -> None:
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ConfigError, match="ThreadPoolExecutor runs"):
+        measured(executor=pool)
+
+    class Mine:
+        pool = ThreadPoolExecutor(1)
+
+        def submit(self, fn: Any, spec: Any) -> Any:
+            return self.pool.submit(fn, spec)
+
+    with pytest.raises(ConfigError, match="threads of one process"):
+        measured(executor=Mine())
+
+
+def test_what_is_no_executor_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"object with submit\(fn, spec\)"):
+        measured(executor=4)
+    with pytest.raises(ConfigError, match="`resources` has no effect"):
+        measured(resources={"GPU": 1})
+    with ProcessPoolExecutor(1) as pool, pytest.raises(ConfigError, match="needs Dask's client"):
+        measured(executor=pool, resources={"GPU": 1})
+
+
+def test_what_cannot_be_pickled_is_refused_by_name() -> None:
+    lock = threading.Lock()
+
+    def step(model: nn.Module, batch: Any) -> torch.Tensor:
+        with lock:
+            return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    with (
+        ProcessPoolExecutor(1) as pool,
+        pytest.raises(ConfigError, match="executor: step_fn cannot be pickled"),
+    ):
+        measured(step_fn=step, executor=pool)
+
+
+def dying(model: nn.Module, batch: Any) -> torch.Tensor:
+    """A step whose process dies after so many; the environment is no state that trials reset."""
+    left = os.environ.get("STEPS_LEFT")
+    if left is not None and os.environ["NOT_IN"] != str(os.getpid()):
+        os.environ["STEPS_LEFT"] = str(int(left) - 1)
+        if int(left) <= 0:
+            os._exit(1)
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_of_a_broken_executor_the_store_keeps_what_had_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "trials.sqlite"
+    monkeypatch.setenv("NOT_IN", str(os.getpid()))
+    monkeypatch.setenv("STEPS_LEFT", "120")
+    with ProcessPoolExecutor(1) as pool, pytest.raises(ExecutorError, match="executor is gone"):
+        measured(step_fn=dying, executor=pool, store=store)
+    assert sum(kept(store).values()) > 0
+    monkeypatch.delenv("STEPS_LEFT")
+    assert answer(measured(step_fn=dying, store=store)) == answer(measured(step_fn=dying))
+
+
+def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    store = tmp_path / "trials.sqlite"
+    expected = answer(measured(step_fn=sleepy))
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        moments = random.Random(5)
+        over = threading.Event()
+
+        def kill() -> None:
+            for _ in range(2):
+                if over.wait(moments.uniform(1, 3)):
+                    return
+                pids = list(client.run(os.getpid).values())
+                os.kill(moments.choice(pids), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            found = measured(step_fn=sleepy, executor=client, store=store)
+        finally:
+            over.set()
+            killer.join()
+    assert answer(found) == expected
+    assert sum(kept(store).values()) >= len(found.trials)
+
+
+def sleepy(model: nn.Module, batch: Any) -> torch.Tensor:
+    time.sleep(0.005)
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build(seed):\n    return nn.Linear(64, 10)\n",
+        encoding="utf-8",
+    )
+    base = [sys.executable, "-m", "etastar", "model", "net.py:build", "--dataset", "digits"]
+    base += ["--trials", "8", "--confirm", "2", "--store", "trials.sqlite", "--json", "-"]
+
+    def called(*more: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*base, *more], capture_output=True, text=True, cwd=tmp_path, env=environment()
+        )
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    there = called("--executor", "dask", "--workers", "2")
+    count = kept(tmp_path / "trials.sqlite")
+    here = called()
+    assert kept(tmp_path / "trials.sqlite") == count
+    assert there["trials"] == here["trials"]
+    assert there["lr"] == here["lr"]
+    early = called("--minutes", "0.0001", "--trials", "40")
+    assert early["interrupted"] is True
+
+
+def test_the_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```py\n(.*?)```", page, re.S)
+    head = "import etastar\nfrom tests.test_places import build, TRAIN as train, VAL as val\n"
+    quick = (
+        "import functools\netastar.maximal_lr = functools.partial(etastar.maximal_lr, trials=4)\n"
+    )
+    for number, block in enumerate(blocks):
+        file = tmp_path / f"page{number}.py"
+        file.write_text(head + quick + block, encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", file.name],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment(),
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
