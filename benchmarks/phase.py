@@ -2,9 +2,11 @@
 
     python benchmarks/phase.py
 
-fits, per data set, loss and κ, the networks with n/L at least each of the cutoffs 0, 4, 8, 16, 32,
-fixed before looking, and writes `benchmarks/results/phase.json`, a table and a figure
-(`docs/images/phase.png`). No cutoff is chosen: all are shown.
+fits, per data set, loss and κ, the networks of each region of `REGIONS`, and writes
+`benchmarks/results/phase.json`, a table and a figure (`docs/images/phase.png`). The regions were
+fixed before looking at these rows: n/L from 0, 8 and 16 on; four layers and more, which the ledger
+of 0.1.0 found on its own rows; the networks whose η* instability or collapse ends, as the budget is
+no property of a network; and both. All are shown.
 """
 
 from __future__ import annotations
@@ -14,26 +16,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prediction import ROOT, groups
+from prediction import ROOT, Keep, deep, everything, groups, unstable
 
 from etastar.errors import ConfigError
-from etastar.scaling import CellTable, cross_validate, fit_power_law
+from etastar.scaling import CellTable, cross_validate, fit_cell_slope, fit_power_law
 
-CUTOFFS = (0.0, 4.0, 8.0, 16.0, 32.0)
+REGIONS: dict[str, tuple[float, Keep]] = {
+    "all": (0.0, everything),
+    "n/L ≥ 8": (8.0, everything),
+    "n/L ≥ 16": (16.0, everything),
+    "L ≥ 4": (0.0, deep),
+    "unstable": (0.0, unstable),
+    "unstable,\nL ≥ 4": (0.0, lambda row: deep(row) and unstable(row)),
+    "unstable,\nL ≥ 4,\nn/L ≥ 16": (16.0, lambda row: deep(row) and unstable(row)),
+}
+"""Name → least n/L, and which rows."""
 OUTPUT = ROOT / "benchmarks" / "results" / "phase.json"
 FIGURE = ROOT / "docs" / "images" / "phase.png"
 EQUAL = np.array([0.0, 1.0, -1.0])
 
 
-def row_of(cells: CellTable, cutoff: float) -> dict[str, Any]:
-    """Both laws of the networks from a cutoff on; or why there is none."""
+def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
+    """Both laws of the networks of a region; or why there is none."""
     try:
         one = fit_power_law(cells, form="product", cutoff=cutoff, n_boot=0)
         two = fit_power_law(cells, form="separate", cutoff=cutoff, n_boot=0)
     except ConfigError as error:
-        return {"cutoff": cutoff, "error": str(error)}
+        return {"region": region, "error": str(error)}
     return {
-        "cutoff": cutoff,
+        "region": region,
         "networks": len(one.log_value),
         "widths": two.effects.widths,
         "depths": two.effects.depths,
@@ -44,19 +55,36 @@ def row_of(cells: CellTable, cutoff: float) -> dict[str, Any]:
         },
         "equal_exponents_p": round(two.effects.p_value(EQUAL, two.beta), 4),
         "held_out_error": round(cross_validate(one).median_error, 3),
+        "slope_on_lambda1": slope_of(cells),
     }
 
 
+def slope_of(cells: CellTable) -> list[float] | None:
+    """Slope of ln η* on ln λ1 with its 95 % interval, both noisy; None if it cannot be had."""
+    try:
+        found = fit_cell_slope(cells)
+    except ConfigError:
+        return None
+    told = found.corrected
+    return [round(float(value), 2) for value in (told.value, told.low, told.high)]
+
+
+def padded(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a group, one per region."""
+    rows = {row["region"]: row for row in record["rows"]}
+    return [rows.get(name.replace("\n", " "), {"error": "no networks"}) for name in REGIONS]
+
+
 def draw(records: list[dict[str, Any]], path: Path) -> None:
-    """R² of one power by group and cutoff; a dot where equal exponents are rejected at 5 %."""
+    """R² of one power by group and region; a dot where equal exponents are rejected at 5 %."""
     from matplotlib.figure import Figure
 
-    values = np.array([[row.get("r2", np.nan) for row in r["rows"]] for r in records])
-    figure = Figure(figsize=(6.4, 0.34 * len(records) + 1.6), layout="constrained")
+    values = np.array([[row.get("r2", np.nan) for row in padded(r)] for r in records])
+    figure = Figure(figsize=(7.6, 0.34 * len(records) + 1.6), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for i, record in enumerate(records):
-        for j, row in enumerate(record["rows"]):
+        for j, row in enumerate(padded(record)):
             if "error" not in row:
                 mark = " •" if row["equal_exponents_p"] < 0.05 else ""
                 text = f"{row['exponents']['product'][0]:.2f}{mark}"
@@ -65,8 +93,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=8)
     names = [f"{r['dataset']}, {r['loss']}, κ = {r['input_lr_ratio']:g}" for r in records]
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xticks(range(len(CUTOFFS)), [f"{c:g}" for c in CUTOFFS])
-    axes.set_xlabel("networks with n/L at least")
+    axes.set_xticks(range(len(REGIONS)), list(REGIONS), fontsize=7)
     axes.set_title("exponent of n·L; • equal exponents rejected at 5 %", fontsize=9)
     figure.colorbar(image, label="R² of one power of n·L")
     figure.savefig(path, dpi=160)
@@ -74,17 +101,20 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """Fit, write, print, draw."""
-    records = []
-    for file, labels, cells in groups():
-        if not file.startswith("curves-"):
-            continue
-        rows = [row_of(cells, cutoff) for cutoff in CUTOFFS]
-        if any("error" not in row for row in rows):
-            records.append({"file": file, **labels, "rows": rows})
+    found: dict[str, dict[str, Any]] = {}
+    for region, (cutoff, keep) in REGIONS.items():
+        for file, labels, cells in groups(keep):
+            if file.startswith("curves-") and file != "curves-beyond":
+                record = found.setdefault(f"{file} {labels}", {"file": file, **labels, "rows": []})
+                record["rows"].append(row_of(cells, region.replace("\n", " "), cutoff))
+    records = [r for r in found.values() if any("error" not in row for row in r["rows"])]
     text = json.dumps(records, indent=1, ensure_ascii=False)
     OUTPUT.write_text(text + "\n", encoding="utf-8")
-    print("| group | n/L ≥ | networks | R² | exponent of n·L | of n, of L | equal: p | left out |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| group | region | networks | R² | exponent of n·L | of n, of L | equal: p | left out "
+        "| slope on λ1 |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for record in records:
         name = f"{record['dataset']}, {record['loss']}, κ = {record['input_lr_ratio']:g}"
         for row in record["rows"]:
@@ -92,9 +122,10 @@ def main() -> None:
                 continue
             product, width, depth = (row["exponents"][k] for k in ("product", "width", "depth"))
             print(
-                f"| {name} | {row['cutoff']:g} | {row['networks']} ({row['widths']} widths, "
+                f"| {name} | {row['region']} | {row['networks']} ({row['widths']} widths, "
                 f"{row['depths']} depths) | {row['r2']} | {product} | {width}, {depth} | "
-                f"{row['equal_exponents_p']} | {row['held_out_error']:.0%} |"
+                f"{row['equal_exponents_p']} | {row['held_out_error']:.0%} "
+                f"| {row['slope_on_lambda1']} |"
             )
     draw(records, FIGURE)
 
