@@ -30,7 +30,7 @@ WIDE = 16
 """Width over depth from which the estimates were checked (`docs/theory.md`, §8)."""
 MOST_SAMPLES = 5000
 """Training samples used where neither `samples` nor `train_size` says how many, and samples of the
-bounds: `curvature.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
+bounds: `theory.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
 CLASSICAL_RATES = (2, 4, 12)
 """η·λ1 above which gradient descent diverges on a quadratic (2), in a wide two-layer linear network
 (4) and, about, in wide ReLU networks (12): Lewkowycz et al. 2020."""
