@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 from finders_tasks import SUITE, Problem
-from finders_ways import OF_A_TASK, ORDER, steps
+from finders_ways import OF_A_TASK, steps
 from matplotlib import pyplot as plt
 
 from etastar.report.style import INK, MUTED, SERIES, STYLE, fixed, number, percent
@@ -25,9 +25,9 @@ ROOT = Path(__file__).parent.parent
 TRAIN, SLOWER = 0.95, 1.15
 """The goals: the share of fresh seeds that train, and steps ÷ the best rate's, at most."""
 LABELS = {
-    "best": "best rate of a grid",
     "etastar": "**etastar**, recommended rate",
     "half of 0.1.0's η*": "half of 0.1.0's η\\*",
+    "best": "fastest rate of a grid",
     "pytorch-lr-finder": "pytorch-lr-finder",
     "Lightning": "Lightning's finder",
     "Prodigy": "Prodigy",
@@ -35,7 +35,8 @@ LABELS = {
     "AdamW 1e-3": "AdamW at 1e-3",
     "SGD 0.1": "SGD at 0.1",
 }
-IN_README = ("etastar", "half of 0.1.0's η*", "pytorch-lr-finder", "Prodigy", "AdamW 1e-3")
+ORDER = tuple(LABELS)
+IN_README = ("etastar", "best", "Prodigy", "pytorch-lr-finder", "AdamW 1e-3")
 BY_TASK = ("etastar", "half of 0.1.0's η*", "pytorch-lr-finder", "Prodigy", "AdamW 1e-3", "SGD 0.1")
 
 
@@ -113,7 +114,9 @@ def summary(table: dict[str, list[Score]], ways: Sequence[str]) -> str:
         if not (of := table[way]):
             continue
         behind = [100 * s.behind for s in of if s.behind is not None]
-        error = statistics.stdev(behind) / math.sqrt(len(behind)) if len(behind) > 1 else 0.0
+        final = fixed(statistics.fmean(behind), 1)
+        if len(behind) > 1:
+            final += f" ± {fixed(statistics.stdev(behind) / math.sqrt(len(behind)), 1)}"
         met = (
             sum(s.trained >= TRAIN for s in of),
             sum(s.slower <= SLOWER for s in of),
@@ -123,20 +126,38 @@ def summary(table: dict[str, list[Score]], ways: Sequence[str]) -> str:
         dear = f"{number(statistics.median(cost), 2)} ({number(max(cost), 2)})" if any(cost) else 0
         lines.append(
             f"| {LABELS[way]} | {share(of)} | {fixed(geometric(of))} "
-            f"| {fixed(statistics.fmean(behind), 1)} ± {fixed(error, 1)} | {dear} "
+            f"| {final} | {dear} "
             f"| {met[0]}, {met[1]}, {met[2]} of {len(of)} |"
         )
     return "\n".join(lines)
 
 
 def share(of: list[Score]) -> str:
-    """Over all seeds of all tasks."""
-    return percent(statistics.fmean(s.trained for s in of)).replace("\u202f", " ")
+    """Over all seeds of all tasks; less than all is never told as 100 %."""
+    mean = 100 * statistics.fmean(s.trained for s in of)
+    return f"{fixed(mean, 1 if 99.5 <= mean < 100 else 0)} %"
 
 
 def geometric(of: list[Score]) -> float:
     """Mean of the ratios of steps."""
     return statistics.geometric_mean(s.slower for s in of)
+
+
+def patience(rows: list[dict[str, Any]]) -> str:
+    """What needs no finding, given one budget and four: how many fresh seeds train."""
+    lines = ["| | in one budget | in four | steps, in budgets: median |", "|---|---|---|---|"]
+    for way in ("Prodigy", "AdamW 1e-3"):
+        one, four = ([r for r in rows if r["way"] == w] for w in (way, f"{way}, 4 budgets"))
+        shares = [
+            percent(statistics.fmean(run["step"] is not None for r in some for run in r["runs"]))
+            for some in (one, four)
+            if some
+        ]
+        needed = [run["step"] / r["budget"] for r in four for run in r["runs"] if run["step"]]
+        if needed and len(shares) == 2:
+            text = " | ".join(shares).replace("\u202f", " ")
+            lines.append(f"| {LABELS[way]} | {text} | {fixed(statistics.median(needed))} |")
+    return "\n".join(lines)
 
 
 def by_task(table: dict[str, list[Score]]) -> str:
@@ -161,20 +182,21 @@ def by_task(table: dict[str, list[Score]]) -> str:
 
 
 def by_kind(table: dict[str, list[Score]]) -> str:
-    """The share that trains and the ratio of steps, by the optimizer of the task."""
+    """The same over the tasks with an optimizer of one kind."""
     kinds = {
         "SGD": ("SGD",),
         "momentum": ("momentum",),
         "Adam, AdamW, RMSprop": ("Adam", "AdamW", "RMSprop"),
     }
-    lines = ["| | " + " | ".join(f"{k}: train" + " | steps" for k in kinds) + " |"]
-    lines.append("|---" * (1 + 2 * len(kinds)) + "|")
+    lines = ["| | " + " | ".join(kinds) + " |", "|---" * (1 + len(kinds)) + "|"]
     for way in ORDER:
-        parts = []
+        cells = []
         for names in kinds.values():
             of = [s for s in table[way] if s.optimizer in names]
-            parts += [share(of), fixed(geometric(of))] if of else ["–", "–"]
-        lines.append(f"| {LABELS[way]} | " + " | ".join(parts) + " |")
+            behind = [100 * s.behind for s in of if s.behind is not None]
+            final = fixed(statistics.fmean(behind), 1) if behind else "–"
+            cells.append(f"{share(of)}; {fixed(geometric(of))}; {final}" if of else "–")
+        lines.append(f"| {LABELS[way]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -184,6 +206,7 @@ def blocks(rows: list[dict[str, Any]]) -> dict[Path, dict[str, str]]:
     return {
         ROOT / "docs" / "finders.md": {
             "summary": summary(table, ORDER),
+            "patience": patience(rows),
             "kinds": by_kind(table),
             "tasks": by_task(table),
         },

@@ -279,8 +279,13 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "worst of 20": worst(counts, default=None),
             "share": sum(counts) / (FRESH * len(counts)) if counts else math.nan,
         }
-    failed = [(row["kind"], FRESH - (row["recommended"] or 0), row["beyond"] or 0) for row in rows]
-    told["missed"] = [kind for kind, *counts in failed if max(counts) > MISSES]
+    told["no rate"] = [row["kind"] for row in rows if row["recommended"] is None]
+    told["missed"] = [
+        row["kind"]
+        for row in rows
+        if (row["beyond"] or 0) > MISSES
+        or (row["recommended"] is not None and row["recommended"] < FRESH - MISSES)
+    ]
     return told
 
 

@@ -20,19 +20,12 @@ import etastar
 
 
 class Digits(LightningModule):
-    """A small convolutional network that trains by momentum."""
+    """A small network that trains by momentum."""
 
     def __init__(self, lr: float = 1e-3) -> None:
         super().__init__()
         self.lr = lr
-        self.network = nn.Sequential(
-            nn.Unflatten(1, (1, 8, 8)),
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(4),
-            nn.Flatten(),
-            nn.Linear(32, 10),
-        )
+        self.network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         """The loss of a batch."""
@@ -49,9 +42,9 @@ class Digits(LightningModule):
 
 
 def new_trainer() -> Trainer:
-    """Five epochs, with clipping; nothing is written or shown."""
+    """Three epochs, with clipping; nothing is written or shown."""
     return Trainer(
-        max_epochs=5,
+        max_epochs=3,
         gradient_clip_val=1.0,
         accelerator="cpu",
         logger=False,
@@ -72,7 +65,8 @@ def main() -> None:
     # etastar begins
     from etastar.lightning import lightning_maximal_lr
 
-    result = lightning_maximal_lr(module, (train, val), trainer, metric="val_acc", threshold=0.9)
+    data, options = (train, val), {"metric": "val_acc", "threshold": 0.9, "trials": 40}
+    result = lightning_maximal_lr(module, data, trainer, **options)
     print(result)
     result.apply(module)
     # etastar ends

@@ -42,6 +42,7 @@ OF_THE_NETWORK: dict[str, st.SearchStrategy[Any]] = {
     "output_variance": st.sampled_from([0.0, 1.0]) | real(0.1, 4.0),
     "biases": st.booleans(),
     "norm": st.sampled_from(["none", "layer"]),
+    "parametrization": st.sampled_from(["standard", "ntk", "mup"]),
 }
 OF_THE_DATA: dict[str, st.SearchStrategy[Any]] = {
     "dataset": st.sampled_from(["digits", "gaussians"]),

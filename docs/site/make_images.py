@@ -1,11 +1,13 @@
-"""The pictures of docs/concepts.md and the numbers of docs/which-learning-rate.md, from real runs.
+"""The pictures of docs/index.md and docs/concepts.md, and numbers of docs/which-learning-rate.md.
 
-`python docs/site/make_images.py` makes both, on `digits`: ten minutes on two busy cores. With the
-argument `pictures` it makes docs/images/concepts-*.png alone, with `numbers` a table is printed.
+`python docs/site/make_images.py` makes all, on `digits`: ten minutes on two busy cores. With the
+argument `pictures` it makes docs/images/concepts-*.png alone, with `numbers` a table is printed,
+with `story` docs/images/story-*.png are made by the code of docs/index.md.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -175,9 +177,38 @@ def numbers() -> None:
         print(f"| {name} | " + " | ".join([*told, str(found.set_by), *shares]) + " |", flush=True)
 
 
+def story() -> None:
+    """Run the code of docs/index.md, and draw its runs and its result."""
+    page = (IMAGES.parent / "index.md").read_text(encoding="utf-8")
+    told: dict[str, Any] = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S):
+        exec(code, told)
+    recommended, epochs = told["result"].recommended_lr, range(1, 5)
+    rates = {
+        "η = 0.001: too slow": (1e-3, COLOURS["short"]),
+        f"η = {recommended:.3g}, recommended": (recommended, COLOURS["trained"]),
+        "η = 0.1: collapses": (1e-1, COLOURS["diverged"]),
+    }
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(figsize=(5.6, 3.0), layout="constrained")
+        for name, (rate, colour) in rates.items():
+            for seed in range(5):
+                label = name if seed == 0 else None
+                axes.plot(epochs, told["train"](seed, rate), color=colour, lw=1.3, label=label)
+        axes.axhline(0.9, color="#6b7280", lw=0.8, ls="--")
+        axes.annotate("threshold", (1, 0.905), color="#6b7280", va="bottom")
+        axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1), xticks=epochs)
+        fig.legend(loc="outside right center")
+        fig.savefig(IMAGES / "story-runs.png", dpi=150)
+        figure = told["result"].plot().figure
+        figure.savefig(IMAGES / "story-p.png", dpi=150)
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["pictures", "numbers"]
+    wanted = sys.argv[1:] or ["pictures", "numbers", "story"]
     if "pictures" in wanted:
         pictures()
     if "numbers" in wanted:
         numbers()
+    if "story" in wanted:
+        story()

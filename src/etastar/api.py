@@ -17,6 +17,7 @@ from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.machine import device_named
 from etastar.problem.answers import label_notes
 from etastar.problem.networks import Network
+from etastar.problem.networks.parametrization import scheme_notes
 from etastar.problem.own_model import OwnModel
 from etastar.problem.preserve import check_ambient, untouched
 from etastar.problem.problem import Problem, of_network
@@ -98,18 +99,18 @@ def measured(
         **how: Passed on to `etastar.run.run`.
     """
     search = settings.search()
-    if seeds is not None:
-        search = replace(search, seeds=tuple(seeds))
+    search = search if seeds is None else replace(search, seeds=tuple(seeds))
     problem = network_problem(network, data, settings)
     told = settings.model_dump(include=set(SETTINGS_TOLD))
+    scheme = network.parametrization_record(data.inputs, data.classes)
     return run(
         problem,
         search,
         heading=_heading(network, data, problem),
         data={"name": data.name, "classes": data.classes, **data.provenance},
         threads=settings.threads,
-        settings=told,
-        notes=label_notes([data.y_train], data.classes, "the network"),
+        settings=told | ({"parametrization": scheme} if scheme else {}),
+        notes=scheme_notes(scheme) + label_notes([data.y_train], data.classes, "the network"),
         **how,
     )
 
@@ -125,8 +126,8 @@ def network_problem(network: Network, data: Dataset, settings: Settings) -> Prob
         data: The data set.
         settings: Of the measurement.
     """
-    device, dtype = device_named(settings.device), getattr(torch, settings.dtype)
-    return of_network(network, data, settings.recipe(data), device=device, dtype=dtype)
+    machine = {"device": device_named(settings.device), "dtype": getattr(torch, settings.dtype)}
+    return of_network(network, data, settings.recipe(data), **machine)
 
 
 def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Settings:
@@ -173,7 +174,7 @@ def _with_half_of_eta_star(
     """Return the settings with `from_lr` filled in.
 
     Raises:
-        ConfigError: η* at initialisation does not exist, so half of it does not either.
+        ConfigError: η* at initialisation does not exist.
     """
     initial = settings.model_copy(update={"from_step": 0})
     found = measured(network, data, initial, on_progress=on_progress)
@@ -189,12 +190,13 @@ def _heading(network: Network, data: Dataset, problem: Problem) -> str:
     """Return network, data, training and criterion, in two lines."""
     net, recipe = network.model_dump(), problem.recipe
     assert recipe is not None
-    size = f" {net['width']}×{net['depth']}" if {"width", "depth"} <= net.keys() else ""
+    size = f" {net['width']}×{net['depth']}" if "depth" in net else ""
     batch = "full batch" if recipe.batch_size == "full" else f"batch {recipe.batch_size}"
     momentum = f" with momentum {recipe.momentum:g}" if recipe.momentum else ""
+    scheme = f", {net['parametrization']}" if "parametrization" in net else ""
     start = f" from step {recipe.from_step} at rate {recipe.from_lr}" if recipe.from_step else ""
     return (
-        f"{net['architecture']}{size}, κ = {net['input_lr_ratio']:g}, on {data.name}; "
+        f"{net['architecture']}{size}{scheme}, κ = {net['input_lr_ratio']:g}, on {data.name}; "
         f"{recipe.loss}, SGD{momentum}, {batch}\n{_criterion_line(problem)}{start}"
     )
 

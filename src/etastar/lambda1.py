@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from etastar.checking import check_solver, plain
 from etastar.errors import ConfigError, EtaStarError
+from etastar.problem.networks.parametrization import scheme_notes
 from etastar.search.search import OF_THE_CURVE
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def measure_sharpness(
         )
     count = min(samples or settings.train_size or MOST_SAMPLES, available)
     settings = settings.bracketing()  # λ1 and η* are of the same initialisations
-    seeds = range(settings.first_seed, settings.first_seed + (settings.seeds or 0))
+    seeds = settings.search().seeds
     dtype = getattr(torch, settings.dtype)
 
     def report(matrix: str, done: int, products: int) -> None:
@@ -219,9 +220,9 @@ def measure_sharpness(
     over = {matrix: _over_seeds(found) for matrix, found in of_kind.items()}
     top = over[kind]["lambda1_preconditioned"]["median"]
     proved, note = _bounds(network, dataset, count, settings.loss)
-    notes = tuple(_warnings(of_kind, max_iter))
-    if not note:
-        notes += _beyond(network)
+    scheme = network.parametrization_record(dataset.inputs, dataset.classes)
+    notes = (*scheme_notes(scheme), *_warnings(of_kind, max_iter))
+    notes += () if note else _beyond(network)
     measured = _eta_star(network, dataset, settings, say) if with_eta_star else None
     if measured:
         notes += measured.warnings
@@ -241,7 +242,8 @@ def measure_sharpness(
         eta_star_times_lambda1=_eta_star_times_lambda1(measured, of_kind[kind])
         if measured
         else None,
-        conventions=_with_old_names(_conventions(network, dataset, settings, kind, count, tol)),
+        conventions=_with_old_names(_conventions(network, dataset, settings, kind, count, tol))
+        | ({"parametrization": scheme} if scheme else {}),
         cost={
             "products": sum(r.products for rows in of_kind.values() for r in rows.values()),
             "seconds": round(time.perf_counter() - started, 3),

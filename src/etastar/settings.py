@@ -10,6 +10,7 @@ from etastar.data import DATASETS
 from etastar.errors import ConfigError
 from etastar.problem.losses import Loss
 from etastar.problem.networks import NORMS, build
+from etastar.problem.networks.parametrization import BASE_WIDTH, Parametrization
 from etastar.problem.trial import Criterion, Recipe
 from etastar.search.search import (
     OF_THE_CURVE,
@@ -60,7 +61,11 @@ BATCH_SIZE = 128
 EVALUATIONS_PER_EPOCH, MOST_EVALUATIONS = 10, 50
 """Evaluations that are the default: so many per epoch, but no more than so many in all."""
 
-NETWORK_FIELDS = ("width", "depth", "input_lr_ratio", "output_variance", "biases")
+NTK_END_LR = 1e4
+"""Highest rate that may be tried under `ntk` by default."""
+NETWORK_FIELDS = (
+    *("width", "depth", "input_lr_ratio", "output_variance", "biases", "parametrization"),
+)
 """Settings that are fields of the architecture under the same name."""
 NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
 """Options that describe the network, and so cannot go with one that is given as an object."""
@@ -104,6 +109,11 @@ class Settings(BaseModel):
     biases: bool = Field(True, description="Trainable biases, initialised at zero.")
     norm: Annotated[str, OneOf("norm", NORMS)] = Field(
         "none", description="Normalisation before each ReLU."
+    )
+    parametrization: Parametrization = Field(
+        "standard",
+        description="How initial variances and layers' rates go with the width. ntk: Jacot et al. "
+        f"2018. mup: Yang & Hu 2021 for SGD, standard at width {BASE_WIDTH}.",
     )
 
     loss: Loss = Field(
@@ -163,7 +173,11 @@ class Settings(BaseModel):
         f"[default: {RESOLUTION:g}]",
     )
     start_lr: Positive = Field(1e-3, description="Lowest learning rate that may be tried.")
-    end_lr: Positive = Field(10.0, description="Highest learning rate that may be tried.")
+    end_lr: Positive = Field(
+        10.0,
+        description="Highest learning rate that may be tried. [default: 10; for ntk, whose rates "
+        f"are divided by the fan-in, {NTK_END_LR:g}]",
+    )
     strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
         None,
         description="curve: where a fresh initialisation trains, and a rate that is confirmed. "
@@ -200,6 +214,8 @@ class Settings(BaseModel):
     def _consistent(self) -> Settings:
         if isinstance(self.batch_size, int) and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1 or 'full', got {self.batch_size}")
+        if self.parametrization == "ntk" and "end_lr" not in self.model_fields_set:
+            self.__dict__["end_lr"] = NTK_END_LR  # frozen for others
         if self.start_lr >= self.end_lr:
             raise ValueError(
                 "start_lr must be below end_lr, "
@@ -275,6 +291,21 @@ class Settings(BaseModel):
             own["epochs"] = float(known.epochs[self.loss])
         missing = {name: value for name, value in own.items() if getattr(self, name) is None}
         return self.model_copy(update=missing)
+
+    def told(self) -> dict[str, Any]:
+        """Return the settings as the rows of a study show them."""
+        return self.model_dump()
+
+    def identity(self) -> dict[str, Any]:
+        """Return those settings that a result may depend on."""
+        return self.told()
+
+    @property
+    def title(self) -> str:
+        """A short name that tells the cell of a study from others."""
+        size = f"{self.width}×{self.depth}"
+        scheme = "" if self.parametrization == "standard" else f" {self.parametrization}"
+        return f"{size}{scheme} κ={self.input_lr_ratio:g} {self.loss} {self.dataset}"
 
     def search(self) -> Search:
         """Return how η* is looked for."""

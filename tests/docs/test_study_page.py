@@ -28,6 +28,7 @@ from etastar.cli.predict import PredictOptions
 from etastar.cli.study import ACTIONS
 from etastar.data import DATASETS
 from etastar.scaling.forms import FORMS
+from etastar.scaling.process import Process
 from etastar.settings import DEFAULTS, OneOf, Settings
 from etastar.study.cell import SharpnessSettings
 from etastar.study.plan import State
@@ -133,7 +134,7 @@ def test_the_reference_names_every_form_and_data_set() -> None:
     dataset = next(row for row in rows(section("## Settings")) if row[0] == "`dataset`")
     form = next(row for row in rows(section("### etastar predict")) if row[0] == "`--form`")
     assert set(re.findall("`(.*?)`", dataset[3])) == set(DATASETS)
-    assert set(re.findall("`(.*?)`", form[3])) == set(FORMS)
+    assert set(re.findall("`(.*?)`", form[3])) == {Process.form, *FORMS}
 
 
 @pytest.mark.parametrize(

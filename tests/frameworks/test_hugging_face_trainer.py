@@ -175,7 +175,7 @@ def test_an_optimizer_that_was_given_is_that_of_the_copies(tmp_path: Path) -> No
         ({"eval_dataset": {"a": sentences(4, 0)}}, {}, "several data sets"),
         ({}, {"optimizer": torch.optim.SGD}, "`optimizer` is read from the Trainer"),
         ({"compute_metrics": right}, {"metric": "f1"}, "evaluate.. reports no 'f1'; it reports"),
-        ({}, {"warmup": "long"}, "warmup must be True or the rate"),
+        ({}, {"warmup": "long"}, "warmup must be True, the rate"),
         ({}, {"threshold": 90}, "For 90 % write 0.9"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

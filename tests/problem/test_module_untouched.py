@@ -281,17 +281,14 @@ def of_record(model: nn.Module, batch: Record) -> torch.Tensor:
     return loss
 
 
-WAYS = ("always", "past autograd", "in eval mode", "late")
+WAYS = ("past autograd", "in eval mode", "late")
 
 
-@pytest.mark.parametrize("engine", ["auto", "loop"])
 @pytest.mark.parametrize(
     ("way", "source"),
     [*((way, "tensors") for way in WAYS), *(("always", source) for source in SOURCES)],
 )
-def test_data_stand_whatever_the_model_does_to_its_inputs(
-    way: str, source: str, engine: Any
-) -> None:
+def test_data_stand_whatever_the_model_does_to_its_inputs(way: str, source: str) -> None:
     """Every trial sees the same data, and the user's are as before."""
     x, y = data()
     kept = (x.clone(), y.clone())
@@ -303,12 +300,12 @@ def test_data_stand_whatever_the_model_does_to_its_inputs(
         options["batch_size"] = None
     records = source == "list of dictionaries"
     options["step_fn"] = of_record if records else spoiling
-    found = etastar.maximal_lr(InPlace(way), given, given, engine=engine, **options)
+    found = etastar.maximal_lr(InPlace(way), given, given, **options)
     assert torch.equal(x, kept[0])
     assert torch.equal(y, kept[1])
     if records:
         assert all(set(record) == {"inputs", "labels"} for record in given)
-    again = etastar.maximal_lr(InPlace(way), given, given, engine="loop", **options)
+    again = etastar.maximal_lr(InPlace(way), given, given, **options)
     assert outcomes(found) == outcomes(again)
     if way == "always":
         halved = SOURCES[source](x / 2, y)

@@ -27,6 +27,12 @@ from etastar.theory.sharpness_bounds import sharpness_bounds
 
 PANELS = {
     "eta-law": ["cross-entropy", "mse"],
+    "eta-axes": [
+        "cross-entropy, κ = 0.1",
+        "cross-entropy, κ = 1",
+        "mse, κ = 0.1",
+        "mse, κ = 1",
+    ],
     "success": [
         "cross-entropy, κ = 0.1",
         "cross-entropy, κ = 1",

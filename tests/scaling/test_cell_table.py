@@ -337,3 +337,23 @@ def test_columns_need_no_lambda_and_leave_other_numbers_alone():
     assert list(cells.labels) == ["input_lr_ratio", "loss", "dataset"]
     repeated = CellTable.from_rows(rows, group_by=["loss", "batch", "loss"])
     assert list(repeated.labels) == ["loss", "batch"]
+
+
+@pytest.mark.parametrize(
+    ("known", "bound"),
+    [
+        ({"eta_ci_low": 0.4, "eta_95": 0.3}, 0.4),  # the interval has a lower end
+        ({}, 10.0),  # p stays above 0.95 up to the top of the range
+        ({"eta_95": 0.169}, 0.001),  # p falls, yet no rate is known where it is ½
+    ],
+)
+def test_a_curve_without_eta_50_is_bounded_by_what_it_says(known, bound):
+    row = {
+        **{"width": 32, "depth": 2, "input_lr_ratio": 0.1, "loss": "mse", "seed": None},
+        **{"status": "all-trained", "eta_lo": None, "eta_hi": None, "eta": None},
+        **dict.fromkeys(("eta_ci_low", "eta_ci_high", "eta_95")),
+        **{"start_lr": 0.001, "end_lr": 10.0},
+    }
+    found = estimate_cells(CellTable.from_rows([row | known]))
+    assert not found.used[0]
+    assert np.exp(found.bound[0]) == pytest.approx(bound)

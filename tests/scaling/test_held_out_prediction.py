@@ -223,7 +223,8 @@ def test_one_exponent_is_preferred_where_it_is_the_truth():
     # samples, so 15 or more of 60 has a false-alarm rate below 1e-5
     assert chosen.count("product") > 45
     assert np.mean(np.array(p_values) < 0.05) < 0.2  # 12 of 60 at rate 0.05: below 1e-4
-    assert compare_forms(table(), n_boot=0).equal_exponents < 1e-6
+    # six widths and six depths leave about eight degrees of freedom to the test, not 33
+    assert compare_forms(table(), n_boot=0).equal_exponents < 1e-3
 
 
 def test_cross_validation_against_one_fit_per_cell():

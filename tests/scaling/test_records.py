@@ -58,6 +58,8 @@ def test_the_record_of_a_fit_has_every_number_under_its_name():
         "bic": fit.bic,
         "bend_p_value": fit.bend.p_value,
         "seed_log_sd": math.sqrt(fit.seed_variance),
+        "widths": 6,
+        "depths": 6,
     }
 
 

@@ -24,6 +24,7 @@ from etastar.scaling.bend import Bend
 from etastar.scaling.estimates import estimate_cells, median_inefficiency, resample_medians
 from etastar.scaling.power_law import r_squared
 from etastar.scaling.region import _contrasts, _cutoffs
+from etastar.scaling.two_way import two_way
 
 
 def rows_of(seed=0, **settings):
@@ -185,9 +186,10 @@ def test_errors_and_intervals_of_the_coefficients():
     drawn = resample_medians(cells.values(), estimates, 400, np.random.default_rng(2))
     replicates = np.array([inverse @ x.T @ w @ one for one in drawn])
     assert fit.bootstrap == pytest.approx(replicates, rel=1e-8)
+    effects = two_way(x, fit.log_value, fit.variance, fit.width, fit.depth, np.diag(w))
     for k, c in enumerate(fit.coefficients):
-        assert c.standard_error == pytest.approx(math.sqrt(inverse[k, k]), rel=1e-8)
-        half = stats.t.ppf(0.9, 33) * c.standard_error
+        assert c.standard_error == pytest.approx(math.sqrt(effects.covariance[k, k]), rel=1e-8)
+        half = stats.t.ppf(0.9, effects.freedom(np.eye(3)[k])) * c.standard_error
         assert (c.low, c.high) == pytest.approx((c.value - half, c.value + half), rel=1e-9)
         assert c.bootstrap == pytest.approx(np.percentile(replicates[:, k], [10, 90]), rel=1e-8)
     plain, weighted = np.ones(36), np.diag(w)
@@ -600,5 +602,6 @@ def test_the_best_form_by_every_criterion():
     difference = separate["width"].value - separate["depth"].value
     c = separate.covariance
     error = math.sqrt(c[1, 1] + c[2, 2] - 2 * c[1, 2])
-    p = 2 * stats.t.sf(abs(difference) / error, separate.freedom)
+    freedom = separate.effects.freedom(np.array([0.0, 1.0, -1.0]))
+    p = 2 * stats.t.sf(abs(difference) / error, freedom)
     assert found.equal_exponents == pytest.approx(p, rel=1e-6)

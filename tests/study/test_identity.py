@@ -31,6 +31,7 @@ CHANGES = {
     "output_variance": 2.0,
     "biases": False,
     "norm": "layer",
+    "parametrization": "mup",
     "loss": "mse",
     "momentum": 0.5,
     "batch_size": 64,
@@ -58,6 +59,7 @@ OF_THE_CURVE = {
 }
 OF_LAMBDA = {
     *("dataset", "width", "depth", "input_lr_ratio", "output_variance", "biases", "norm"),
+    "parametrization",
     *("loss", "device", "dtype"),
 }
 """Settings that λ1 depends on. Of the sample, its first `samples` only."""
@@ -134,7 +136,10 @@ def test_the_specification_is_canonical_json() -> None:
     assert " " not in text
     assert text.isascii()
     assert cell().id == hashlib.sha256(text.encode()).hexdigest()[:20]
-    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"} - {"from_step"}
+    assert fields.keys() == {*CHANGES, "optimizer", "kind", "identity"} - {
+        "from_step",
+        "parametrization",
+    }
     assert canonical({"b": 1, "a": "κ"}) == '{"a":"\\u03ba","b":1}'
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical({"a": float("inf")})

@@ -47,10 +47,13 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         for row in found.rows
     }
     usage = vars(found.rows[0].fit.usage) if found.rows else {}
+    effects = found.rows[0].fit.effects if found.rows else None
     return {
         "forms": fits,
         "skipped": dict(found.skipped),
         "equal_exponents_p": found.equal_exponents,
+        "widths": effects and effects.widths,
+        "depths": effects and effects.depths,
         "usage": dict(usage),
     }
 
@@ -94,7 +97,10 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
         for form, reason in record["skipped"].items():
             print(f"  {form}: not fitted: {reason}")
         if record["equal_exponents_p"] is not None:
-            print(f"  equal exponents of n and L: p = {record['equal_exponents_p']:.2g}")
+            print(
+                f"  equal exponents of n and L: p = {record['equal_exponents_p']:.2g}, carried by "
+                f"{record['widths']} widths and {record['depths']} depths"
+            )
         _print_region(record)
         print()
 

@@ -17,9 +17,9 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
-from etastar.cli.user_code import imported
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.problem.user_code import imported
 from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
 from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
 from etastar.validation import OneOf
@@ -282,7 +282,7 @@ def _model(place: str) -> Any:
 def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
     from etastar.data import load
-    from etastar.problem.given_data import Array
+    from etastar.problem.given_data import pair_of
     from etastar.problem.user_errors import told
 
     if options.data is None:
@@ -296,15 +296,4 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
     if callable(found) and not hasattr(found, "__getitem__"):
         with told(lambda: f"--data {options.data}"):
             found = found()
-    if isinstance(found, dict):
-        if unknown := set(found) - {"train", "val"}:
-            raise ConfigError(
-                f"--data {options.data}: expected a dictionary with train and val, got also "
-                f"{', '.join(sorted(map(repr, unknown)))}."
-            )
-        if "train" not in found:
-            raise ConfigError(f"--data {options.data}: the dictionary has no key 'train'.")
-        return found["train"], found.get("val")
-    if isinstance(found, tuple) and len(found) == 2 and not isinstance(found[0], Array):
-        return found
-    return found, None
+    return pair_of(found, f"--data {options.data}")

@@ -19,6 +19,11 @@ from etastar.scaling.forms import get_form
 if TYPE_CHECKING:
     from etastar.scaling.cells import CellTable
     from etastar.scaling.power_law import PowerLawFit
+    from etastar.scaling.process import Process
+
+
+PROCESS = "process"
+"""The form that predicts by default; the others are laws."""
 
 
 class PredictOptions(BaseModel):
@@ -42,7 +47,9 @@ class PredictOptions(BaseModel):
     )
     response: Response = Field("eta_star", description="Predict η* (eta_star) or λ1 (lambda1).")
     form: str = Field(
-        "separate", description="The law: separate exponents of n and L, or one of n·L (product)."
+        PROCESS,
+        description="What predicts: a Gaussian process around a law (process), or a law alone: "
+        "separate exponents of n and L (separate), or one of n·L (product).",
     )
     cutoff: float | None = Field(
         None, ge=0.0, allow_inf_nan=False, description="Fit only cells with n/L at least this."
@@ -60,7 +67,7 @@ def run(arguments: list[str]) -> int:
     """Predict, print the interval and every warning; returns the exit code."""
     options = parse(
         PredictOptions,
-        arguments,
+        _of_the_study(arguments),
         prog="etastar predict",
         description="Predict η* of a network that was not measured, from the law of a study.",
     )
@@ -118,6 +125,44 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _of_the_study(arguments: list[str]) -> list[str]:
+    """Write options that are keys of the study as the options that there always are.
+
+    A key that a law of the study is in becomes `--width` or `--depth`; another one that is not an
+    option here becomes a condition of `--where`. A size that a model of the user's does not have
+    is 1, as in its laws.
+    """
+    from etastar.study.factory import SIZES, FactorySettings
+    from etastar.study.specification import Study
+
+    words = [part for word in arguments for part in word.split("=", 1 if word[:2] == "--" else 0)]
+    if "--from" not in words[:-1] or {"--help", "-h"} & {*words}:
+        return arguments
+    study = Study.from_file(words[words.index("--from") + 1])
+    sizes = {name: size for size, name in study.file.law.items()}
+    keys = {
+        name for cell in study.cells for name in cell.fields
+    } - PredictOptions.model_fields.keys()
+    given, conditions = [], []
+    while words:
+        word = words.pop(0)
+        name = word.removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in sizes:
+            given.append(f"--{sizes[name]}")
+        elif word == "--where" and words:
+            conditions.append(words.pop(0))
+        elif word.startswith("--") and name in keys and words:
+            conditions.append(f"{name}={words.pop(0)}")
+        else:
+            given.append(word)
+    own = [cell.settings for cell in study.cells if isinstance(cell.settings, FactorySettings)]
+    for size in SIZES:
+        name = study.file.law.get(size, size)
+        if own and not any(name in settings.keywords for settings in own):
+            given += [f"--{size}", "1"]
+    return [*given, "--where", ",".join(conditions)] if conditions else given
+
+
 def _conditions(text: str | None, cells: CellTable) -> dict[str, str | float]:
     """The labels that `--where` names.
 
@@ -139,12 +184,19 @@ def _conditions(text: str | None, cells: CellTable) -> dict[str, str | float]:
     return found
 
 
-def _doubts(cells: CellTable, law: PowerLawFit, options: PredictOptions) -> tuple[str, ...]:
+def _doubts(
+    cells: CellTable, law: PowerLawFit | Process, options: PredictOptions
+) -> tuple[str, ...]:
     """Why the law was not seen to hold for this network, by the region found from the cells."""
     from etastar.scaling import find_region
 
-    if not get_form(law.form).exponents:
+    # the process leans on separate exponents, so it is doubted where they were not seen to hold
+    form = "separate" if law.form == PROCESS else law.form
+    if not get_form(form).exponents:
         return ()
     group = cells.select(**law.labels)
-    region = find_region(group, form=law.form, response=law.response, n_boot=0)
+    try:
+        region = find_region(group, form=form, response=law.response, n_boot=0)
+    except ConfigError as error:  # the process needs fewer networks than the law
+        return (f"no region is known in which a power law holds: {error}",)
     return region.doubts(options.width, options.depth)

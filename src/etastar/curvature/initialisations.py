@@ -94,7 +94,7 @@ def initial_sharpness(
     dtype = dtype or torch.float32
     x = data.x_train[:samples].to(device, dtype)
     labels = data.y_train[:samples].to(device)
-    ratios = network.lr_ratios()
+    ratios = network.ratios(data.inputs)
     found: dict[int, SeedSharpness] = {}
 
     def solve(params: Params, ratios: Sequence[float] | None) -> StackSharpness:

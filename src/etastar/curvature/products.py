@@ -19,9 +19,10 @@ from etastar.curvature.graphs import (
     scalar_loss,
     twice_differentiable,
 )
-from etastar.curvature.reading import Batch, copied, going_through, read
+from etastar.curvature.reading import Batch, going_through, read
 from etastar.errors import ConfigError, unknown_name
 from etastar.problem.hooks import BACKWARD_HOOKS
+from etastar.problem.nested import copied, to_device
 from etastar.problem.objective import call
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
@@ -188,7 +189,7 @@ class LossCurvature:
         losses = []
 
         def evaluate(batch: Batch) -> Tensor:
-            inputs, targets = copied(batch, self.device)
+            inputs, targets = to_device(copied(batch), self.device)
             loss = self.loss(self.outputs(inputs), targets)
             losses.append(loss.item())
             return of(loss).detach()
@@ -216,7 +217,7 @@ class LossCurvature:
             return scalar_loss(self.loss_fn(outputs, targets))
 
     def _build(self, batch: Batch) -> Callable[[Pieces], Pieces]:
-        inputs, targets = copied(batch, self.device)
+        inputs, targets = to_device(copied(batch), self.device)
         return curvature_product(
             *(self.kind, self.outputs(inputs), lambda z: self.loss(z, targets), self.params),
             self.operations,

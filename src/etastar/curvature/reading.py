@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from etastar.checking import is_number
 from etastar.errors import ConfigError, CurvatureError, EtaStarError, ModelError
 from etastar.machine import SHARE, free_bytes
-from etastar.problem.nested import nbytes, shape_of, tensors
+from etastar.problem.nested import copied, nbytes, shape_of
 
 Batch: TypeAlias = tuple[Any, Any]
 """Inputs and targets."""
@@ -66,23 +65,6 @@ def going_through(index: int, batch: Batch) -> AbstractContextManager[None]:
         f"batch {index} (inputs {inputs}, targets {targets}) in model, loss or derivatives",
         "Expected loss_fn(model(inputs), targets): check shapes, types and device",
     )
-
-
-def copied(batch: Batch, device: torch.device | None = None) -> Batch:
-    """Copy a batch; what is one tensor in inputs and targets stays one.
-
-    Args:
-        batch: Inputs and targets.
-        device: Where the copies of tensors lie; where they are if None.
-    """
-    memo: dict[int, Any] = {
-        id(t): t.detach().to(device or t.device, copy=True).requires_grad_(t.requires_grad)
-        for t in tensors(batch)
-    }
-    try:
-        return copy.deepcopy(batch, memo)
-    except Exception:  # an object of the user's that cannot be copied
-        return batch
 
 
 def read(

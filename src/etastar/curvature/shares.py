@@ -16,8 +16,9 @@ from torch import Tensor
 
 from etastar.curvature.graphs import twice_differentiable, with_tensors
 from etastar.curvature.products import LossCurvature
-from etastar.curvature.reading import Batch, copied, going_through
+from etastar.curvature.reading import Batch, going_through
 from etastar.errors import ConfigError
+from etastar.problem.nested import copied, to_device
 
 AGREES = 1e-3
 """Relative difference up to which shares are equal, where the weights are precise enough."""
@@ -76,7 +77,7 @@ def fit_shares(operator: LossCurvature) -> list[str]:
 def _outputs(operator: LossCurvature, index: int) -> Batch:
     """What the model makes of a batch, without its graph where that can be, and the targets."""
     with twice_differentiable(), going_through(index, operator.batches[index]):
-        inputs, targets = copied(operator.batches[index], operator.device)
+        inputs, targets = to_device(copied(operator.batches[index]), operator.device)
         outputs = operator.outputs(inputs)
         try:
             return with_tensors(torch.Tensor.detach, outputs), targets

@@ -63,7 +63,7 @@ class AutogradStep:
         leaves = [p.detach().requires_grad_() for p in params]
         losses = stacked_loss(self.loss, self.network.apply(leaves, x), labels)
         gradients = torch.autograd.grad(losses.sum(), leaves)
-        ratios = self.network.lr_ratios()
+        ratios = self.network.ratios(x.shape[-1])
         with torch.no_grad():
             for i, (p, g, ratio) in enumerate(zip(params, gradients, ratios, strict=True)):
                 if self.momentum:
@@ -84,6 +84,7 @@ class _Layer:
     velocity: torch.Tensor | None
     bias_velocity: torch.Tensor | None
     ratio: float
+    bias_ratio: float
     h: torch.Tensor  # (R, B, fan_in)
     h_t: torch.Tensor
     z: torch.Tensor  # (R, B, fan_out), overwritten by the activation, or normalised
@@ -123,11 +124,12 @@ class MLPStep(AutogradStep):
                 layer.weight.addcmul_(layer.velocity, rate.view(-1, 1, 1), value=-1)
                 if layer.bias is not None and layer.bias_velocity is not None:
                     layer.bias_velocity.mul_(self.momentum).add_(sums)
-                    layer.bias.addcmul_(layer.bias_velocity, rate.view(-1, 1), value=-1)
+                    bias_rate = lr * layer.bias_ratio
+                    layer.bias.addcmul_(layer.bias_velocity, bias_rate.view(-1, 1), value=-1)
             else:
                 layer.weight.baddbmm_(layer.h_t, g, alpha=-layer.ratio)
                 if layer.bias is not None:
-                    layer.bias.sub_(sums, alpha=layer.ratio)
+                    layer.bias.sub_(sums, alpha=layer.bias_ratio)
             if index > 0:
                 g = self._activate_backward(layer, self._layers[index - 1])
         silent: torch.Tensor = sums == 0
@@ -137,9 +139,11 @@ class MLPStep(AutogradStep):
         """Lay out the views and buffers for these parameters and this batch tensor."""
         split = self.network.split
         momenta = split(velocity) if velocity else ([None] * len(params), [None] * len(params))
-        columns = zip(*split(params), *momenta, self.network.layer_ratios(), strict=False)
+        ratios, per_layer = self.network.ratios(x.shape[-1]), 1 + self.network.biases
+        rates = ratios[::per_layer], ratios[per_layer - 1 :: per_layer]
+        columns = zip(*split(params), *momenta, *rates, strict=False)
         self._layers, h = [], x
-        for weight, bias, momentum, bias_momentum, ratio in columns:
+        for weight, bias, momentum, bias_momentum, ratio, bias_ratio in columns:
             z = weight.new_empty(*x.shape[:2], weight.shape[2])
             layer = _Layer(
                 weight=weight,
@@ -149,6 +153,7 @@ class MLPStep(AutogradStep):
                 velocity=momentum,
                 bias_velocity=bias_momentum,
                 ratio=ratio,
+                bias_ratio=bias_ratio,
                 h=h,
                 h_t=h.transpose(1, 2),
                 z=z,

@@ -58,14 +58,12 @@ def build_module(
 def make_optimizer(
     module: nn.Sequential, network: Network, recipe: Recipe, lr: float
 ) -> torch.optim.SGD:
-    """Return SGD with the input layer at κ·η and every other layer at η."""
-    first, *rest = [layer for layer in module if isinstance(layer, nn.Linear)]
+    """Return SGD with every tensor at its ratio of η: κ·η for the input layer, say."""
+    first = next(layer for layer in module if isinstance(layer, nn.Linear))
+    ratios = network.ratios(first.in_features)
     groups = [
-        {"params": list(first.parameters()), "lr": network.input_lr_ratio * lr},
-        {
-            "params": list(itertools.chain.from_iterable(layer.parameters() for layer in rest)),
-            "lr": lr,
-        },
+        {"params": [parameter], "lr": ratio * lr}
+        for parameter, ratio in zip(module.parameters(), ratios, strict=True)
     ]
     return torch.optim.SGD(groups, momentum=recipe.momentum)
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from etastar.checking import is_number
-from etastar.errors import ModelError
+from etastar.errors import ConfigError, ModelError
 from etastar.machine import free_bytes
 from etastar.problem.batches import (
     END,
@@ -216,3 +216,30 @@ def _tensor(part: Any) -> torch.Tensor:
             f"the {type(part).__name__} in the data is no array of numbers: {error}. Convert its "
             "columns, e.g. frame.to_numpy('float32')."
         ) from error
+
+
+def pair_of(found: Any, what: str) -> tuple[Any, Any]:
+    """Return training and validation data of what a user's function returned.
+
+    Args:
+        found: Data, a pair of them, or a dictionary with `train` and `val`.
+        what: What it was named as, for messages.
+
+    Returns:
+        Both; the latter may be None.
+
+    Raises:
+        ConfigError: The dictionary has other keys.
+    """
+    if isinstance(found, dict):
+        if unknown := set(found) - {"train", "val"}:
+            raise ConfigError(
+                f"{what}: expected a dictionary with train and val, got also "
+                f"{', '.join(sorted(map(repr, unknown)))}."
+            )
+        if "train" not in found:
+            raise ConfigError(f"{what}: the dictionary has no key 'train'.")
+        return found["train"], found.get("val")
+    if isinstance(found, tuple) and len(found) == 2 and not isinstance(found[0], Array):
+        return found
+    return found, None

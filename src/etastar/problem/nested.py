@@ -94,13 +94,17 @@ def shape_of(batch: Any) -> str:
 
 
 def copied(batch: Any) -> Any:
-    """Return the batch with its own tensors and containers; what cannot be copied stays."""
+    """Return the batch with its own tensors and containers; what cannot be copied stays.
+
+    What is one tensor in several places of the batch stays one.
+    """
+    memo: dict[int, Any] = {
+        id(t): t.detach().clone().requires_grad_(t.requires_grad) for t in tensors(batch)
+    }
 
     def own(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
         try:
-            return copy.deepcopy(leaf)
+            return memo[id(leaf)] if id(leaf) in memo else copy.deepcopy(leaf, memo)
         except Exception:  # whatever a class of the user's own raises
             return leaf
 

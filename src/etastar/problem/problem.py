@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -178,6 +178,7 @@ def of_network(
         "cross-entropy": nn.functional.cross_entropy,
         "mse": half_squared_distance,
     }
+    ratios = network.ratios(data.inputs)
     at_once = EVALUATED_AT_ONCE * min(int(batch), len(data.y_train))
     train = TensorBatches((data.x_train, data.y_train), int(batch))
     return Problem(
@@ -192,7 +193,7 @@ def of_network(
             higher_is_better=True,
             hold=criterion.kind == "hold",
         ),
-        optimizer=OptimizerFactory(lambda model, lr: _sgd(network, recipe.momentum, model, lr)),
+        optimizer=OptimizerFactory(lambda model, lr: _sgd(ratios, recipe.momentum, model, lr)),
         max_steps=criterion.max_steps,
         eval_every=criterion.eval_every,
         from_step=recipe.from_step,
@@ -201,9 +202,9 @@ def of_network(
     )
 
 
-def _sgd(network: Network, momentum: float, model: nn.Module, lr: float) -> torch.optim.SGD:
+def _sgd(ratios: Sequence[float], momentum: float, model: nn.Module, lr: float) -> torch.optim.SGD:
     """Build SGD with a group for every run of tensors that share a learning-rate ratio."""
-    pairs = zip(network.lr_ratios(), model.parameters(), strict=True)
+    pairs = zip(ratios, model.parameters(), strict=True)
     groups = [
         {"params": [p for _, p in run], "lr": ratio * lr}
         for ratio, run in itertools.groupby(pairs, key=lambda pair: pair[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 from etastar.report.evidence import Evidence, Family, Group
@@ -32,30 +33,32 @@ def collect(study: Study, store: Store) -> Evidence:
     rows, trials = seed_columns(study, store), trial_columns(study, store)
     work, environments = _work(store, study)
     state = State.of(store)
-    sorted_cells = _grouped(study.cells)
+    sorted_cells = _grouped(study.cells, study.sizes)
     rows_of, trials_of = (_split(table, sorted_cells) for table in (rows, trials))
     groups = [
         Group(tuple(cells), rows_of[key], trials_of[key], work)
         for key, cells in sorted_cells.items()
     ]
     failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
-    return Evidence(study, _families(groups), rows, len(trials["lr"]), failures, environments)
+    return Evidence(
+        study, _families(groups, study.sizes), rows, len(trials["lr"]), failures, environments
+    )
 
 
-def _grouped(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> dict[str, list[Cell]]:
     """Cells by all that is not their width and depth, nor how η* was looked for.
 
     Where the search is itself what is varied, so that a network would stand twice in one group, it
     counts too.
     """
-    found = _by_fields(cells, OF_THE_SEARCH)
+    found = _by_fields(cells, OF_THE_SEARCH | sizes)
     networks = Counter(
         (key, cell.settings.width, cell.settings.depth)
         for key, members in found.items()
         for cell in members
     )
     if networks and max(networks.values()) > 1:
-        return _by_fields(cells, {"width", "depth"})
+        return _by_fields(cells, sizes)
     return found
 
 
@@ -81,18 +84,20 @@ def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Co
     }
 
 
-def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
+def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:
     """Groups by all that is not κ and loss, nor follows from the loss by default."""
     sorted_groups: dict[str, list[Group]] = {}
     for group in groups:
-        settings = {k: v for k, v in group.cells[0].fields.items() if k not in _OWN | NOT_IDENTITY}
+        settings = {
+            k: v for k, v in group.cells[0].fields.items() if k not in _OWN | sizes | NOT_IDENTITY
+        }
         default = DEFAULTS.get(settings["dataset"])
         if default and settings["epochs"] == default.epochs[group.loss]:
             settings["epochs"] = "default"
         sorted_groups.setdefault(json.dumps(settings), []).append(group)
     shared = [json.loads(key) for key in sorted_groups]
     varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1]
-    return tuple(
+    families = [
         Family(
             tuple(sorted(members, key=lambda g: (losses.index(g.loss), g.kappa))),
             settings,
@@ -100,7 +105,24 @@ def _families(groups: Sequence[Group]) -> tuple[Family, ...]:
         )
         for settings, members in zip(shared, sorted_groups.values(), strict=True)
         for losses in [list(dict.fromkeys(g.loss for g in members))]
-    )
+    ]
+    found = []
+    for family in families:
+        beside = {
+            name: _beside(families, family, name) for name in ("parametrization", "batch_size")
+        }
+        found.append(replace(family, beside={k: v for k, v in beside.items() if len(v) > 1}))
+    return tuple(found)
+
+
+def _beside(families: Sequence[Family], family: Family, name: str) -> list[tuple[Any, Any]]:
+    """Values of a setting, each with the groups of the family that differs in it alone."""
+    apart = OF_THE_SEARCH | {name}  # rates that are tried may go with it
+
+    def others(one: Family) -> dict[str, Any]:
+        return {key: value for key, value in one.settings.items() if key not in apart}
+
+    return [(f.settings[name], f.groups) for f in families if others(f) == others(family)]
 
 
 def _work(

@@ -66,8 +66,13 @@ def _data(told: Mapping[str, Any]) -> str:
 def _training(settings: Mapping[str, Any]) -> str:
     momentum = f" with momentum {number(settings['momentum'])}" if settings["momentum"] else ""
     network = "ReLU networks"
+    if own := settings.get("model"):
+        trained = f"{settings['optimizer'].upper()}{momentum} at a constant rate"
+        return f"Networks of {own} (code {settings['code'][:8]}), trained by {trained}"
     if settings["norm"] != "none":
         network += f" with {settings['norm']} normalisation"
+    if settings["parametrization"] != "standard":
+        network += f" in the {settings['parametrization']} parametrisation"
     if not settings["biases"]:
         network += " without biases"
     return (

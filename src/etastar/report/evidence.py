@@ -85,6 +85,18 @@ class Group:
         return str(self.cells[0].fields["loss"])
 
     @property
+    def parametrization(self) -> str | None:
+        """The parametrisation; None for a model of the user's."""
+        value: str | None = self.cells[0].fields["parametrization"]
+        return value
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per step; None where nothing has been measured, or every step takes all."""
+        known = self.rows["batch_size"][0] if self.measured else "full"
+        return int(known) if known.isdigit() else None
+
+    @property
     def name(self) -> str:
         """`cross-entropy, κ = 0.1`."""
         return f"{self.loss}, κ = {self.kappa:g}"
@@ -217,11 +229,19 @@ class Family:
         groups: At least one.
         settings: What they share: every setting but width, depth, κ and loss.
         apart: Those of the settings that tell it from the study's other families, if there are any.
+        beside: By setting, its values and the groups of the families that differ in it alone, this
+            one among them; only where there are others.
     """
 
     groups: tuple[Group, ...]
     settings: Mapping[str, Any]
     apart: Mapping[str, Any]
+    beside: Mapping[str, Sequence[tuple[Any, tuple[Group, ...]]]] = field(default_factory=dict)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first of the families in `beside`."""
+        return all(alike[0][1] is self.groups for alike in self.beside.values())
 
     @property
     def losses(self) -> list[str]:

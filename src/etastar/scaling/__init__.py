@@ -2,7 +2,8 @@
 
 `CellTable.from_rows` checks what a study measured; `fit_power_law` fits one group of it,
 `compare_forms` judges several laws by cells they have not seen, `find_region` says where the law
-holds, and `fit_laws(...).predict` answers for an unseen network. `fit_slope` and `fit_cell_slope`
+holds, and `fit_process` predicts an unseen network; the intervals and tests of a law allow for lack
+of fit that widths and depths share (`two_way`). `fit_slope` and `fit_cell_slope`
 are for η* against λ1. A new law is an entry in `forms.FORMS`.
 """
 
@@ -29,6 +30,9 @@ from etastar.scaling.laws import fit_laws as fit_laws
 from etastar.scaling.power_law import PowerLawFit as PowerLawFit
 from etastar.scaling.power_law import fit_power_law as fit_power_law
 from etastar.scaling.prediction import Prediction as Prediction
+from etastar.scaling.process import Kernel as Kernel
+from etastar.scaling.process import Process as Process
+from etastar.scaling.process import fit_process as fit_process
 from etastar.scaling.region import CutoffRow as CutoffRow
 from etastar.scaling.region import Region as Region
 from etastar.scaling.region import find_region as find_region
@@ -37,4 +41,6 @@ from etastar.scaling.residuals import residual_map as residual_map
 from etastar.scaling.slope import SlopeFit as SlopeFit
 from etastar.scaling.slope import fit_cell_slope as fit_cell_slope
 from etastar.scaling.slope import fit_slope as fit_slope
+from etastar.scaling.two_way import TwoWay as TwoWay
+from etastar.scaling.two_way import two_way as two_way
 from etastar.scaling.usage import Usage as Usage

@@ -264,17 +264,19 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
     """Give the rows of success curves, which have no seed, one of their own and a bracket.
 
     The bracket lies around η_50, and log η uniform in it has the standard deviation that the 95 %
-    interval has. An end of the interval beyond the range that was searched is the range's end; a
-    curve whose η_50 is not known is censored at the lower end of its interval.
+    interval has. An end of the interval beyond the range that was searched is the range's end. A
+    curve that trains (p above ½) but whose η_50 is not known is censored from below: at the lower
+    end of its interval; without one at the top of the range if p stays above 0.95 up to there, and
+    else, since η_50 may be anywhere in the range, at its bottom.
     """
     seed = _numbers(columns, "seed", missing=True)
     curve = np.isnan(seed)
     if not curve.any():
         return columns
     none = np.full(len(seed), np.nan)
-    lo, hi, eta, low, high, start, end = (
+    lo, hi, eta, low, high, start, end, falls = (
         _numbers(columns, name, missing=True) if name in columns else none
-        for name in ("eta_lo", "eta_hi", *CURVE, "start_lr", "end_lr")
+        for name in ("eta_lo", "eta_hi", *CURVE, "start_lr", "end_lr", "eta_95")
     )
     status = np.array(columns["status"])
     found = curve & (status == "bracketed")
@@ -283,7 +285,7 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
         if (bad := np.flatnonzero(found & ~(values > 0))).size:
             i = int(bad[0])
             raise _bad_row(i, name, "positive, or seed a number", columns.get(name, none), i)
-    floor = np.where(np.isnan(low), end, low)
+    floor = np.where(np.isnan(low), np.where(np.isnan(falls), end, start), low)
     factor = (ends[1] / ends[0]) ** _HALF_WIDTH
     lo = np.where(found, eta / factor, np.where(curve & (status == "all-trained"), floor, lo))
     hi = np.where(found, eta * factor, hi)

@@ -17,8 +17,8 @@ class Coefficient:
     Attributes:
         name: `log_prefactor`, the name of the exponent, or `slope`.
         value: The estimate.
-        standard_error: That of a law has the lack of fit τ² in the weights; that of a slope is
-            robust to unequal scatter.
+        standard_error: That of a law allows for lack of fit that networks of one width or depth
+            share; that of a slope is robust to unequal scatter.
         low: Lower end of the Student t interval: what an exponent would be over other networks
             of this range. It contains seed noise and lack of fit.
         high: Upper end.

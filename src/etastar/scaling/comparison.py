@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
@@ -102,8 +102,8 @@ class Comparison:
         rows: In the order asked for.
         skipped: Forms that these cells do not determine, with the reason.
         equal_exponents: Two-sided p-value of "the exponents of n and L are equal" under the form
-            `separate`, by Student t; NaN if that form was not fitted. Small: one power of n·L is
-            not enough.
+            `separate`, by Student t with effects of width and depth (`two_way`); NaN if that form
+            was not fitted. Small: one power of n·L is not enough.
         level: Nominal coverage of the prediction intervals.
     """
 
@@ -299,8 +299,5 @@ def _judge(
 def _equal_exponents(rows: Sequence[ComparedForm]) -> float:
     for row in rows:
         if row.form == "separate":
-            contrast = np.array([0.0, 1.0, -1.0])
-            deviation = math.sqrt(float(contrast @ row.fit.covariance @ contrast))
-            t = abs(float(contrast @ row.fit.beta)) / deviation
-            return 2 * float(stdtr(row.fit.freedom, -t))
+            return row.fit.effects.p_value(np.array([0.0, 1.0, -1.0]), row.fit.beta)
     return math.nan

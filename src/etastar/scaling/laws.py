@@ -10,6 +10,7 @@ from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import CellTable
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import Prediction
+from etastar.scaling.process import Process, fit_process
 
 T = TypeVar("T")
 Skipped: TypeAlias = tuple[Mapping[str, str | float], str]
@@ -25,17 +26,17 @@ class Laws:
         skipped: Labels of the groups without a law, with the reason.
     """
 
-    fits: tuple[PowerLawFit, ...]
+    fits: tuple[PowerLawFit | Process, ...]
     skipped: tuple[Skipped, ...]
 
-    def find(self, **labels: str | float) -> PowerLawFit:
+    def find(self, **labels: str | float) -> PowerLawFit | Process:
         """The law of these conditions; a label may be left out where that leaves one law.
 
         Raises:
             ConfigError: The conditions were never measured, their group has no law, or several
                 groups have them.
         """
-        groups: list[tuple[Mapping[str, str | float], PowerLawFit | str]]
+        groups: list[tuple[Mapping[str, str | float], PowerLawFit | Process | str]]
         groups = [*((fit.labels, fit) for fit in self.fits), *self.skipped]
         for name, value in labels.items():
             known = groups[0][0]
@@ -83,8 +84,8 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
 
     Args:
         cells: The cells of any number of groups.
-        form: Name in `FORMS`.
-        **options: The others of `fit_power_law`.
+        form: Name in `FORMS`, or `"process"`, which predicts best: see `fit_process`.
+        **options: The others of `fit_power_law`, or of `fit_process`.
 
     Returns:
         The laws, and the groups that have none with the reason.
@@ -92,7 +93,11 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
     Raises:
         ConfigError: No group can be fitted.
     """
-    fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
+    fits: tuple[PowerLawFit | Process, ...]
+    if form == Process.form:
+        fits, skipped = fit_each(cells, fit_process, options)
+    else:
+        fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
     if not fits:
         raise ConfigError("no group can be fitted. " + " ".join(reason for _, reason in skipped))
     return Laws(fits, skipped)

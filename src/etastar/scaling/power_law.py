@@ -24,6 +24,7 @@ from etastar.scaling.estimates import (
 from etastar.scaling.forms import Form, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood
 from etastar.scaling.prediction import Prediction, check_level, check_network
+from etastar.scaling.two_way import TwoWay, two_way
 from etastar.scaling.usage import Usage, tally
 
 _BENT = 0.05
@@ -40,7 +41,7 @@ class PowerLawFit:
         labels: The group it holds for: loss, κ, dataset, ....
         level: Nominal coverage of the coefficients' intervals.
         coefficients: `log_prefactor` first.
-        covariance: That of the coefficients, `[p, p]`.
+        covariance: That of the coefficients, `[p, p]`, with effects of width and depth.
         tau2: τ², variance of the lack of fit between cells, beyond seed noise.
         freedom: M − p.
         r2: 1 − residual ÷ total sum of squares, every cell alike.
@@ -58,6 +59,7 @@ class PowerLawFit:
         seed_variance: Variance of one seed's logarithm, mean over cells.
         noise: Variances of the medians if every seed had that variance.
         bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
+        effects: What widths and depths share beyond the law, and how many of them carry it.
         domain: Where the law was seen.
         usage: Counts of cells and seeds.
         bend: How far the cells bend away from the form.
@@ -86,6 +88,7 @@ class PowerLawFit:
     seed_variance: float
     noise: FloatArray
     bootstrap: FloatArray
+    effects: TwoWay
     domain: Domain
     usage: Usage
     bend: Bend
@@ -213,6 +216,7 @@ class PowerLawFit:
             "seed_log_sd": math.sqrt(self.seed_variance),
             "domain": asdict(self.domain),
             "usage": asdict(self.usage),
+            **{name: getattr(self.effects, name) for name in ("widths", "depths")},
         }
 
 
@@ -230,8 +234,9 @@ def fit_power_law(
 
     Weighted least squares with weights 1/(v + τ²): v is the sampling variance of the median from
     seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
-    The intervals of the coefficients are Student t intervals with M − p degrees of freedom; beside
-    them stand bootstrap intervals over whole seeds and within brackets, for which the weights are
+    The intervals of the coefficients are Student t intervals that allow for lack of fit shared by
+    networks of one width or one depth (`two_way`); beside them stand bootstrap intervals over whole
+    seeds and within brackets, for which the weights are
     held, so that replicates that know the same cells are one matrix product. A replicate leaves out
     the cells whose η* it finds below the range, and does not count if the others do not determine
     the law.
@@ -261,10 +266,11 @@ def fit_power_law(
     _check_enough(law, width, depth, labels, tally(cells, estimates, beyond), cutoff)
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
-    (beta,), (covariance,), (tau2,) = fit_random_effects(x, y - offset, v)
+    (beta,), _, (tau2,) = fit_random_effects(x, y - offset, v)
     freedom = len(y) - x.shape[1]
     residual = y - offset - x @ beta
     weight = 1 / (v + tau2)
+    effects = two_way(x, y - offset, v, width, depth, weight)
     replicates = np.zeros((0, x.shape[1]))
     if n_boot > 0 and np.median(estimates.informative[use]) > 1:
         drawn = resample_medians(
@@ -275,7 +281,8 @@ def fit_power_law(
     parameters = x.shape[1] + 1
     aic = 2 * parameters - 2 * score
     room = len(y) - parameters - 1
-    errors = np.sqrt(np.diagonal(covariance))
+    errors = np.sqrt(np.diagonal(effects.covariance))
+    freedoms = [effects.freedom(axis) for axis in np.eye(len(beta))]
     seed_variance = float(np.mean(estimates.seed_variance[use]))
     fit = PowerLawFit(
         form=form,
@@ -283,12 +290,12 @@ def fit_power_law(
         labels=labels,
         level=level,
         coefficients=tuple(
-            coefficient(name, float(b), float(error), freedom, drawn, level)
-            for name, b, error, drawn in zip(
-                ("log_prefactor", *law.exponents), beta, errors, replicates.T, strict=True
+            coefficient(name, float(b), float(error), own, drawn, level)
+            for name, b, error, own, drawn in zip(
+                ("log_prefactor", *law.exponents), beta, errors, freedoms, replicates.T, strict=True
             )
         ),
-        covariance=covariance,
+        covariance=effects.covariance,
         tau2=float(tau2),
         freedom=freedom,
         r2=r_squared(y, residual, np.ones(len(y))),
@@ -306,6 +313,7 @@ def fit_power_law(
         seed_variance=seed_variance,
         noise=estimates.noise(seed_variance)[use],
         bootstrap=replicates,
+        effects=effects,
         domain=Domain.of(width, depth, cutoff),
         usage=tally(cells, estimates, beyond),
         bend=find_bend(x, residual, v, width, depth),

@@ -94,18 +94,25 @@ class Cell:
     @cached_property
     def fields(self) -> dict[str, Any]:
         """Every setting, with the defaults of data set and loss filled in."""
+        return _unsigned_zeros(self._full.told())
+
+    @property
+    def _full(self) -> Settings:
         settings = self.settings if self.curve else self.settings.bracketing()
-        return _unsigned_zeros(settings.resolved().model_dump())
+        return settings.resolved()
 
     @cached_property
     def specification(self) -> str:
         """All that a trial depends on beside its seed and rate, and a seed's bracket, as JSON."""
-        fields = {k: v for k, v in self.fields.items() if k not in NOT_IDENTITY}
+        full = _unsigned_zeros(self._full.identity())
+        fields = {k: v for k, v in full.items() if k not in NOT_IDENTITY}
         fields["device"] = self._device_kind
         if self.curve:
             del fields["resolution"]
         if not fields["from_step"]:  # from initialisation: as before there were checkpoints
             del fields["from_step"], fields["from_lr"]
+        if fields.get("parametrization") == "standard":  # the only one that 0.1.0 had
+            del fields["parametrization"]
         return canonical({"kind": "maximal-lr", "identity": IDENTITY_VERSION, **fields})
 
     @cached_property
@@ -150,18 +157,12 @@ class Cell:
     @property
     def title(self) -> str:
         """A short name that tells the cell from others in a log line."""
-        return title_of(self.settings)
+        return self.settings.title
 
 
 def _unsigned_zeros(values: dict[str, Any]) -> dict[str, Any]:
     """Replace −0.0, which trains as 0.0 does but is written differently, by 0.0."""
     return {k: v + 0.0 if isinstance(v, float) else v for k, v in values.items()}
-
-
-def title_of(settings: Settings) -> str:
-    """Name a cell by its settings, e.g. `64×4 κ=0.1 mse mnist`."""
-    s = settings
-    return f"{s.width}×{s.depth} κ={s.input_lr_ratio:g} {s.loss} {s.dataset}"
 
 
 def canonical(specification: dict[str, Any]) -> str:

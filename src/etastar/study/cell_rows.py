@@ -21,7 +21,7 @@ them: a median of brackets is not the η* of a curve."""
 
 def labels_of(study: Study) -> list[str]:
     """Fields that tell the laws of a study apart: those in `ALWAYS`, and all others it varies."""
-    varied = [name for name in study.varied if name not in OF_THE_SEARCH]
+    varied = [name for name in study.varied if name not in OF_THE_SEARCH | study.sizes]
     return list(dict.fromkeys([*ALWAYS, *varied]))
 
 
@@ -36,7 +36,7 @@ def cell_table(study: Study, store: Store) -> CellTable:
     require_results(study, store)
     columns = dict(seed_columns(study, store))
     columns["lambda1"] = columns.pop("lambda1_preconditioned")
-    labels = labels_of(study)
+    labels = [n for n in labels_of(study) if any(value is not None for value in columns[n])]
     for name in labels:
         # an unset budget has no number: as a label it is a word
         if any(value is None or isinstance(value, bool) for value in columns[name]):

@@ -65,8 +65,8 @@ def parse_condition(text: str, place: str, fields: Collection[str]) -> Holds:
     def holds(values: Mapping[str, Any]) -> bool:
         try:
             result = eval(code, _GUARDS | {"__builtins__": {}}, values)
-        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-            where = ", ".join(f"{name} = {values[name]!r}" for name in names)
+        except (NameError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            where = ", ".join(f"{name} = {values.get(name)!r}" for name in names)
             raise ConfigError(
                 f"{place}: {text!r} cannot be evaluated ({error}){where and ' where '}{where}."
             ) from None

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings
+from etastar.study.factory import FactorySettings
 from etastar.study.measuring import load_data
 
 # Measured on a two-core x86 machine. Only ratios between cells matter: times are corrected by what
@@ -61,6 +63,11 @@ class Cost:
             ConfigError: The settings do not fit the data.
             DataError: The data cannot be read.
         """
+        if isinstance(settings, FactorySettings):
+            problem = settings.problem()
+            weights = sum(p.numel() for p in problem.origin.copy(0).parameters())
+            samples = getattr(problem.train, "samples", 0)
+            return cls(settings, settings.recipe_of(problem), weights, samples)
         data = load_data(settings)
         weights = settings.network().parameter_count(data.inputs, data.classes)
         return cls(settings, settings.recipe(data), weights, len(data.y_train))
@@ -110,9 +117,13 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     the look for dead layers at its end) is in both.
     """
     from etastar.api import network_problem
-    from etastar.engines import StackEngine, train_all
+    from etastar.engines import StackEngine, choose, train_all
 
-    problem = network_problem(settings.network(), load_data(settings), settings)
+    own = isinstance(settings, FactorySettings)
+    if isinstance(settings, FactorySettings):
+        problem = settings.problem()
+    else:
+        problem = network_problem(settings.network(), load_data(settings), settings)
     most = recipe.criterion.max_steps
 
     def run(steps: int) -> tuple[float, int, int]:
@@ -124,11 +135,16 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
         }
         criterion = recipe.criterion.model_copy(update=limits)
         known = recipe.model_copy(update={"criterion": criterion})
-        engine = StackEngine(settings.threads)
-        threads = engine.plan(problem).threads
+        engine = choose(problem, "auto", settings.threads)[0]
+        threads = engine.plan(problem).threads if isinstance(engine, StackEngine) else 1
         trials = [Trial.of(seed, settings.start_lr) for seed in range(max(2, threads))]
         started = time.perf_counter()
-        train_all(engine, replace(problem, recipe=known), trials)
+        changed: dict[str, Any] = {"recipe": known}
+        if own:
+            never = replace(problem.objective, threshold=1.0)
+            often = {name: limits[name] for name in ("max_steps", "eval_every")}
+            changed = {"objective": never, **often}
+        train_all(engine, replace(problem, **changed), trials)
         return time.perf_counter() - started, len(trials), threads
 
     few = min(5, most)

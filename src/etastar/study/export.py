@@ -31,6 +31,8 @@ FACTS = ["inputs", "classes"]
 NETWORK = ("width", "depth", "input_lr_ratio", "loss")
 """Columns that tell the networks of a usual study apart: these come first."""
 SEED = ["seed", "status", "eta_lo", "eta_hi", "eta", "hi_outcome", "re_entries", "trials", "steps"]
+NEW = ("parametrization",)
+"""Settings that 0.1.0 did not have: these come last, since scripts count columns."""
 CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
 """Columns of a study with success curves, after those of seeds. A curve is one row, without a seed
 and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
@@ -45,12 +47,14 @@ SEED_COLUMNS = [
     *SEED,
     *SHARPNESS,
     *("lambda1_converged", "sharpness_samples"),
-    *(name for name in SETTINGS if name not in NETWORK),
+    *(name for name in SETTINGS if name not in (*NETWORK, *NEW)),
     *FACTS,
     "cell",
+    *NEW,
 ]
 """Columns of the table of seeds. `eta` is the geometric mean of the bracket; `eta_lo`, `eta_hi` and
 λ1 are empty where they do not exist; `cell` is the hash of the specification."""
+KNOWN = {*SEED_COLUMNS, *NOT_IDENTITY}
 TEXT = {"status", "hi_outcome", "outcome", "cell", "loss", "dataset", "batch_size"}
 """Columns of strings, as far as a table may have them empty."""
 TRIAL_COLUMNS = [
@@ -77,10 +81,15 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 
 
 def seed_columns(study: Study, store: Store) -> Columns:
-    """Return one row per network and seed whose η* is known: see `SEED_COLUMNS` and `CURVE`."""
+    """Return one row per network and seed whose η* is known: see `SEED_COLUMNS` and `CURVE`.
+
+    Of a `model` of the user's, its name, the fingerprint of its code and its keys come last.
+    """
     last = SEED_COLUMNS.index("steps") + 1
     more = CURVE if any(cell.curve for cell in study.cells) else []
-    columns: Columns = {n: [] for n in [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:]]}
+    own = [n for n in dict.fromkeys(n for c in study.cells for n in c.fields) if n not in KNOWN]
+    names = [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:], *own]
+    columns: Columns = {name: [] for name in names}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
         for cell in study.cells:
@@ -161,7 +170,7 @@ def _curve_trials(cell: Cell, store: Store) -> list[tuple[Any, ...]]:
 
 def _cell_values(cell: Cell, resolved: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The columns that all seeds of a cell share, with the defaults that the data decided."""
-    values = {name: cell.fields[name] for name in SETTINGS}
+    values = {name: value for name, value in cell.fields.items() if name not in NOT_IDENTITY}
     known = resolved.get(cell.id)
     if known:
         recipe = known["recipe"]

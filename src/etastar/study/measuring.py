@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from etastar.result import Result, json_ready
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings, TaskKind
+from etastar.study.factory import FactorySettings
 from etastar.study.results import CurveFound, Results, SharpnessRow
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
-    from etastar.problem.trial import Outcome, Trial
+    from etastar.problem.trial import Outcome, Recipe, Trial
 
 OnOutcome: TypeAlias = Callable[["Trial", "Outcome"], None]
 
@@ -68,7 +69,6 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
     """Measure η* as `etastar.measure` does, but able to go on from known outcomes."""
     from etastar.api import measured
 
-    data = load_data(task.settings)
     known = dict(task.known)
 
     def told(trial: Trial, outcome: Outcome) -> None:
@@ -76,22 +76,38 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
         if on_outcome:
             on_outcome(trial, outcome)
 
-    found = measured(
-        task.settings.network(),
-        data,
-        task.settings,
-        None if task.curve else task.seeds,
-        known=task.known,
-        on_outcome=told,
-    )
-    assert found.recipe is not None
+    how = {"known": task.known, "on_outcome": told}
+    seeds = None if task.curve else task.seeds
+    if isinstance(task.settings, FactorySettings):
+        found, recipe, facts = _of_factory(task.settings, seeds, how)
+    else:
+        data = load_data(task.settings)
+        found = measured(task.settings.network(), data, task.settings, seeds, **how)
+        assert found.recipe is not None
+        recipe, facts = found.recipe, _facts(data)
     return Results(
         seeds={task.seeds[0]: _curve_found(found)} if task.curve else found.seeds,
         trials=known if task.curve else found.trials,
-        resolved={"recipe": found.recipe.model_dump(), **_facts(data)},
+        resolved={"recipe": recipe.model_dump(), **facts},
         seconds=found.cost.seconds,
         environment=found.environment,
     )
+
+
+def _of_factory(
+    settings: FactorySettings, seeds: tuple[Any, ...] | None, how: Mapping[str, Any]
+) -> tuple[Result, Recipe, dict[str, Any]]:
+    """Measure η* of a network that a function of the user builds."""
+    from etastar.machine import use_threads
+    from etastar.run import run
+
+    search = settings.search()
+    search = search if seeds is None else replace(search, seeds=seeds)
+    with use_threads(settings.threads) as threads:
+        problem = settings.problem()
+        data = {"name": settings.told()["dataset"]}
+        found = run(problem, search, heading=settings.title, data=data, threads=threads, **how)
+    return found, settings.recipe_of(problem), settings.facts(problem)
 
 
 def _curve_found(found: Result) -> CurveFound:

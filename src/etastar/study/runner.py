@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections import deque
@@ -11,17 +12,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from etastar.errors import ExecutorError, StoreError
+from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.machine import device_named
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.cell import Cell, title_of
+from etastar.study.cell import Cell
 from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
+from etastar.study.factory import FactorySettings
 from etastar.study.measuring import Task, run_task
 from etastar.study.plan import State, costs, plan
 from etastar.study.results import Results
 from etastar.study.specification import Study
-from etastar.study.store import StoreWriter, check_place
+from etastar.study.store import Store, StoreWriter, check_place
 
 ATTEMPTS = 3
 """Failures after which a task is recorded with its error, and the study goes on without it."""
@@ -100,6 +102,7 @@ def run_study(
     if isinstance(executor, InProcess):
         _check_devices(study)
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
+        _check_code(study, writer)
         run = _Run(study, writer, executor, on_progress)
         return run.all(known, None if hours is None else hours * 3600, retry_failed)
 
@@ -253,7 +256,30 @@ def _gone(error: BaseException) -> ExecutorError:
 def _title(task: Task) -> str:
     what = "η*" if task.kind == "maximal-lr" else "λ1"
     seeds = "its curve" if task.curve else f"{len(task.seeds)} seeds"
-    return f"{what} of {title_of(task.settings)}, {seeds}"
+    return f"{what} of {task.settings.title}, {seeds}"
+
+
+def _check_code(study: Study, store: Store) -> None:
+    """Raise if the store holds results of other code under the name of one of the models.
+
+    Raises:
+        ConfigError: The code has changed since; the results are left as they are.
+    """
+    ours = {
+        s.model: s.code for cell in study.cells if isinstance(s := cell.settings, FactorySettings)
+    }
+    if not ours:
+        return
+    done = store.finished()
+    for identity, text in store.rows("SELECT id, json FROM specification"):
+        known = json.loads(text)
+        name = known.get("model")
+        if name in ours and done.get(identity) and known["code"] != ours[name]:
+            raise ConfigError(
+                f"the code of {name} has changed since results in {store.path} were measured "
+                "(or that of its data, or of what either imports): they are not of this network. "
+                "They were left as they are. Give --store another name, or undo the change."
+            )
 
 
 def _check_devices(study: Study) -> None:

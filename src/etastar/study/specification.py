@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
-from etastar.settings import Settings
+from etastar.settings import NETWORK_OPTIONS, Settings
 from etastar.study.cell import NOT_IDENTITY, Cell, SharpnessSettings
 from etastar.study.conditions import Holds, parse_condition
+from etastar.study.factory import SIZES, FactorySettings, arranged
 
 MOST_CELLS = 100_000
 """Cells beyond which a study is taken for a mistake."""
@@ -60,6 +62,8 @@ class StudyFile(BaseModel):
     sharpness: SharpnessSettings | None = None
     """Whether and how λ1 at initialisation is measured beside η*: true, false, or a table."""
     budget: Budget = Field(default_factory=lambda: Budget(hours=None))
+    law: dict[str, str] = Field(default_factory=dict)
+    """Beside a `model` of one's own: which of its keys stand for `width` and `depth` in laws."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Study:
         try:
             _check_integers(content, ())
             file = _study_file(content)
-            return cls(path, file, tuple(_cells(file)))
+            return cls(path, file, tuple(_cells(file, (str(path.parent.resolve()), os.getcwd()))))
         except ConfigError as error:
             raise ConfigError(f"study file {path}: {error}") from None
 
@@ -131,12 +135,18 @@ class Study:
     @cached_property
     def varied(self) -> tuple[str, ...]:
         """Fields that differ between cells, those aside that change no result."""
+        names = dict.fromkeys(name for cell in self.cells for name in cell.fields)
         return tuple(
             name
-            for name in Settings.model_fields
+            for name in names
             if name not in NOT_IDENTITY
-            and len({repr(cell.fields[name]) for cell in self.cells}) > 1
+            and len({repr(cell.fields.get(name)) for cell in self.cells}) > 1
         )
+
+    @property
+    def sizes(self) -> set[str]:
+        """Keys that a law is in: `width` and `depth`, and what stands for them."""
+        return {*SIZES, *self.file.law.values()}
 
 
 def _check_integers(value: Any, place: tuple[str | int, ...]) -> None:
@@ -201,23 +211,42 @@ def _dotted(parts: Sequence[str | int]) -> str:
     return text
 
 
-def _cells(file: StudyFile) -> list[Cell]:
+def _keys_of(file: StudyFile) -> Collection[str] | None:
+    """Return all keys of a file with a `model`, where any key may be the factory's; else None."""
+    tables = [file.base, *file.grid, *file.cells]
+    names = {name.strip() for table in tables for key in table for name in key.split(",")}
+    if "model" not in names:
+        return None
+    if file.sharpness:
+        raise ConfigError("sharpness: λ1 of a `model` of your own is not measured by studies.")
+    for size, name in file.law.items():
+        if size not in SIZES:
+            raise ConfigError(f"unknown key law.{size}; expected width or depth.")
+        if name not in names - Settings.model_fields.keys() | NETWORK_OPTIONS:
+            raise ConfigError(f"law.{size}: no grid, base or cell has a key {name!r}.")
+    return names | Settings.model_fields.keys()
+
+
+def _cells(file: StudyFile, folders: tuple[str, ...]) -> list[Cell]:
     """All cells of a file, each specification once.
 
     Raises:
         ConfigError: There are none, or too many, or something is wrong with one.
     """
-    base = _assignment("base", file.base)
+    keys = _keys_of(file) or Settings.model_fields
+    if file.law and keys is Settings.model_fields:
+        raise ConfigError("law has no effect without a `model` of your own.")
+    base = _assignment("base", file.base, keys)
     if not file.grid and not file.cells:
         raise ConfigError("neither [grid] nor [[cells]]: expected at least one of them.")
-    filters = _conditions(file.filter, "filter")
+    filters = _conditions(file.filter, "filter", keys)
     found: dict[str, Cell] = {}
 
     def add(
         place: str, given: Iterable[Assignment], own: Mapping[str, Holds]
     ) -> tuple[list[Cell], list[Cell]]:
         """Add those cells that meet the conditions; return all, and those."""
-        cells = [Cell(_settings(base, one, place), file.sharpness) for one in given]
+        cells = [Cell(_settings(base, one, place, file, folders), file.sharpness) for one in given]
         kept = [cell for cell in cells if all(holds(cell.fields) for holds in own.values())]
         for cell in kept:
             _merge(found, cell, place)
@@ -225,8 +254,8 @@ def _cells(file: StudyFile) -> list[Cell]:
 
     for number, grid in enumerate(file.grid):
         place = "grid" if len(file.grid) == 1 else f"grid[{number}]"
-        own = filters | _conditions(grid.get("filter", []), f"{place}.filter")
-        cells, kept = add(place, _product(grid, place), own)
+        own = filters | _conditions(grid.get("filter", []), f"{place}.filter", keys)
+        cells, kept = add(place, _product(grid, place, keys), own)
         if not kept:
             left = {at: sum(holds(c.fields) for c in cells) for at, holds in own.items()}
             alone = "; ".join(f"{at} alone leaves {some}" for at, some in left.items())
@@ -235,28 +264,28 @@ def _cells(file: StudyFile) -> list[Cell]:
             )
     for number, values in enumerate(file.cells):
         place = f"cells[{number}]"
-        add(place, [_assignment(place, values)], filters)
+        add(place, [_assignment(place, values, keys)], filters)
     if not found:
         raise ConfigError("filter leaves none of the [[cells]].")
     return list(found.values())
 
 
-def _conditions(texts: Any, place: str) -> dict[str, Holds]:
+def _conditions(texts: Any, place: str, keys: Collection[str]) -> dict[str, Holds]:
     """Parse the condition or conditions of a `filter`; each by its place and text."""
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise _wrong_value(place, "must be a condition or a list of conditions", texts)
     places = [f"{place}[{number}]" for number in range(len(texts))]
     return {
-        f"{at} {text!r}": parse_condition(text, at, Settings.model_fields)
+        f"{at} {text!r}": parse_condition(text, at, keys)
         for at, text in zip(places, texts, strict=True)
     }
 
 
-def _assignment(place: str, values: Mapping[str, Any]) -> Assignment:
+def _assignment(place: str, values: Mapping[str, Any], keys: Collection[str]) -> Assignment:
     """Return the values of `base` or of one of the `cells`."""
     for key, value in values.items():
-        if key not in Settings.model_fields:
+        if key not in keys:
             raise _unknown_key(f"{place}.{key}", key)
         if isinstance(value, list):
             message = "must be one value; lists belong in [grid]"
@@ -264,9 +293,9 @@ def _assignment(place: str, values: Mapping[str, Any]) -> Assignment:
     return {key: (f"{place}.{key}", value) for key, value in values.items()}
 
 
-def _product(grid: Mapping[str, Any], place: str) -> Iterator[Assignment]:
+def _product(grid: Mapping[str, Any], place: str, keys: Collection[str]) -> Iterator[Assignment]:
     """The Cartesian product of a grid's axes."""
-    axes = [_axis(f"{place}.{key}", key, grid[key]) for key in grid if key != "filter"]
+    axes = [_axis(f"{place}.{key}", key, grid[key], keys) for key in grid if key != "filter"]
     if not axes:
         raise ConfigError(
             f"{place} is empty; expected at least one list of values, e.g. width = [32, 64]."
@@ -280,11 +309,11 @@ def _product(grid: Mapping[str, Any], place: str) -> Iterator[Assignment]:
         yield {name: value for part in parts for name, value in part.items()}
 
 
-def _axis(place: str, key: str, values: Any) -> list[Assignment]:
+def _axis(place: str, key: str, values: Any, keys: Collection[str]) -> list[Assignment]:
     """The assignments of one key of a grid: `width = [...]`, or `"width,depth" = [[..], [..]]`."""
     names = [name.strip() for name in key.split(",")]
     for name in names:
-        if name not in Settings.model_fields:
+        if name not in keys:
             raise _unknown_key(place, name)
     if len(set(names)) < len(names):
         raise ConfigError(f"{place} names a field twice.")
@@ -300,7 +329,9 @@ def _axis(place: str, key: str, values: Any) -> list[Assignment]:
     return found
 
 
-def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
+def _settings(
+    base: Assignment, given: Assignment, place: str, file: StudyFile, folders: tuple[str, ...]
+) -> Settings:
     """The settings of one cell, from its own values and the base.
 
     Raises:
@@ -308,8 +339,14 @@ def _settings(base: Assignment, given: Assignment, place: str) -> Settings:
             go together.
     """
     both = base | given
+    kind: type[Settings] = Settings
+    values = {name: value for name, (_, value) in both.items()}
+    if "model" in both:
+        kind, values = FactorySettings, arranged(both, file.law, folders)
+    elif unknown := values.keys() - Settings.model_fields.keys():
+        raise _unknown_key(both[min(unknown)][0], min(unknown))
     try:
-        settings = Settings.model_validate({name: value for name, (_, value) in both.items()})
+        settings = kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"]:

@@ -158,6 +158,11 @@ def checked_mlp(network: Network) -> MLP:
             f"the theory covers plain ReLU MLPs only; got {type(network).__name__}. Measure λ1 "
             "instead: etastar.sharpness or etastar.curvature.stack_sharpness take any network."
         )
+    if network.parametrization != "standard":
+        raise CurvatureError(
+            "the theory covers the standard parametrisation only; got "
+            f"{network.parametrization!r}. Measured λ1 takes its ratios into account."
+        )
     return network
 
 

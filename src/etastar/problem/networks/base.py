@@ -62,6 +62,23 @@ class Network(BaseModel, ABC):
     def lr_ratios(self) -> tuple[float, ...]:
         """Return the learning-rate ratio of each tensor of `init`: κ for the input layer."""
 
+    def ratios(self, inputs: int) -> tuple[float, ...]:
+        """Return the learning-rate ratio of each tensor of `init` on data of this dimension.
+
+        Args:
+            inputs: Input dimension d, on which the ratios of some parametrisations depend.
+        """
+        return self.lr_ratios()
+
+    def parametrization_record(self, inputs: int, outputs: int) -> dict[str, Any]:
+        """Return initial variances and rate ratios, as JSON types; nothing if they are standard.
+
+        Args:
+            inputs: Input dimension d.
+            outputs: Number of outputs C.
+        """
+        return {}
+
     @abstractmethod
     def init(
         self,

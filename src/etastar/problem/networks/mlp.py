@@ -5,11 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from etastar.errors import ConfigError
 from etastar.problem.networks.base import Network
+from etastar.problem.networks.parametrization import (
+    BASE_WIDTH,
+    SOURCES,
+    Factors,
+    Parametrization,
+    factors,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 class MLP(Network):
     """Constant-width ReLU MLP with `depth` hidden layers, hence `depth + 1` weight matrices.
 
-    Standard parametrisation: `W_l ~ N(0, 2/fan_in)` for the hidden layers (He et al. 2015), output
+    By default `W_l ~ N(0, 2/fan_in)` for the hidden layers (He et al. 2015), output
     layer `N(0, output_variance/fan_in)`, biases zero. A weight is stored `[R, fan_in, fan_out]`,
     the transpose of `torch.nn.Linear`, so that a layer is `h @ W + b`.
 
@@ -40,6 +48,24 @@ class MLP(Network):
     """v: the output weights are drawn from N(0, v/fan_in)."""
     biases: bool = True
     """Whether layers have trainable biases, initialised at zero."""
+    parametrization: Parametrization = "standard"
+    """How variances and rates go with the width: see `networks.parametrization`."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave the standard parametrisation out: records of it are those of 0.1.0."""
+        fields: dict[str, Any] = dump(self)
+        if self.parametrization == "standard":
+            fields.pop("parametrization", None)
+        return fields
+
+    def factors(self, inputs: int) -> list[Factors]:
+        """Return what the parametrisation multiplies, by layer.
+
+        Args:
+            inputs: Input dimension d.
+        """
+        return factors(self.parametrization, self.layer_sizes(inputs, 1))
 
     def layer_sizes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
         """Return `(fan_in, fan_out)` of each of the `depth + 1` weight matrices.
@@ -61,13 +87,56 @@ class MLP(Network):
         return tuple(f"layers.{layer}.{kind}" for layer in range(self.depth + 1) for kind in kinds)
 
     def layer_ratios(self) -> tuple[float, ...]:
-        """Return the learning-rate ratio of each layer: κ, 1, ..., 1."""
+        """Return the learning-rate ratio of each layer: κ, 1, ..., 1.
+
+        Raises:
+            ConfigError: The parametrisation is not standard: see `ratios`.
+        """
+        if self.parametrization != "standard":
+            raise ConfigError(
+                f"the ratios of parametrization {self.parametrization!r} depend on the data's "
+                "dimension, and differ between weights and biases: use ratios(inputs)."
+            )
         return (self.input_lr_ratio,) + (1.0,) * self.depth
 
     def lr_ratios(self) -> tuple[float, ...]:
         """Return the ratio of each tensor of `init`; weight and bias of a layer share one."""
         per_layer = 2 if self.biases else 1
         return tuple(ratio for ratio in self.layer_ratios() for _ in range(per_layer))
+
+    def ratios(self, inputs: int) -> tuple[float, ...]:
+        """Return the ratio of each tensor of `init`: see `Network.ratios`."""
+        if self.parametrization == "standard":
+            return self.lr_ratios()
+        found = []
+        for layer, factor in enumerate(self.factors(inputs)):
+            kappa = self.input_lr_ratio if layer == 0 else 1.0
+            found += [kappa * factor.weight] + [kappa * factor.bias] * self.biases
+        return tuple(found)
+
+    def parametrization_record(self, inputs: int, outputs: int) -> dict[str, Any]:
+        """Return what the parametrisation comes to: see `Network.parametrization_record`."""
+        if self.parametrization == "standard":
+            return {}
+        names, ratios = self.parameter_names(), self.ratios(inputs)
+        weights = names[:: 1 + self.biases]
+        return {
+            "name": self.parametrization,
+            "source": SOURCES[self.parametrization],
+            "base_width": BASE_WIDTH if self.parametrization == "mup" else None,
+            "initial_variances": dict(zip(weights, self.variances(inputs), strict=True)),
+            "lr_ratios": dict(zip(names, ratios, strict=True)),
+        }
+
+    def variances(self, inputs: int) -> list[float]:
+        """Return the initial variance of the weights of each layer.
+
+        Args:
+            inputs: Input dimension d.
+        """
+        gains = [2.0] * self.depth + [self.output_variance]
+        layers = zip(gains, self.factors(inputs), self.layer_sizes(inputs, 1), strict=True)
+        return [gain * factor.variance / fan_in for gain, factor, (fan_in, _) in layers]
 
     def init(
         self,
@@ -89,12 +158,12 @@ class MLP(Network):
         dtype = dtype or torch.float32
         sizes = self.layer_sizes(inputs, outputs)
         weights = [torch.empty(len(seeds), i, o, dtype=dtype) for i, o in sizes]
+        scales = [math.sqrt(variance) for variance in self.variances(inputs)]
         for row, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(2 * seed)
             for layer, (fan_in, fan_out) in enumerate(sizes):
-                variance = self.output_variance if layer == self.depth else 2.0
                 draw = torch.randn(fan_in, fan_out, generator=generator, dtype=torch.float64)
-                weights[layer][row] = draw * math.sqrt(variance / fan_in)
+                weights[layer][row] = draw * scales[layer]
         params: Params = []
         for weight, (_, fan_out) in zip(weights, sizes, strict=True):
             params.append(weight.to(device))

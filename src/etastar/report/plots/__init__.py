@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from etastar.report.plots import (
     cost_per_seed,
+    eta_axes,
     eta_law,
     eta_sharpness,
     lambda1_law,
@@ -15,6 +16,7 @@ from etastar.report.plots.base import Drawing, Figure
 
 FIGURES: dict[str, Figure] = {
     "eta-law": Figure("η* against depth × width", eta_law.make),
+    "eta-axes": Figure("η* against width and batch size", eta_axes.make),
     "success": Figure("p(η): where seeds train", success.make),
     "residuals": Figure("What one exponent misses", residual_map.make),
     "lambda1-law": Figure("λ₁ against depth × width", lambda1_law.make),

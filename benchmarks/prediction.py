@@ -1,0 +1,129 @@
+"""Prediction of the networks beyond a quarter of the largest n·L, from the committed rows.
+
+    python benchmarks/prediction.py
+
+reads every `studies/results/*.csv`, predicts with the Gaussian process (`etastar.scaling.process`)
+and with separate powers, and writes `benchmarks/results/prediction.json` and a table on stdout. The
+hyperparameters of the process come from the brackets of 0.1.0; the success curves had no part in
+them, so only the rows of the files `curves-*.csv` test it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from etastar.errors import ConfigError
+from etastar.scaling import CellTable, estimate_cells, extrapolate, fit_process
+
+ROOT = Path(__file__).parents[1]
+OUTPUT = ROOT / "benchmarks" / "results" / "prediction.json"
+LABELS = ("dataset", "loss", "input_lr_ratio", "epochs", "from_step", "threshold")
+NUMBERS = (
+    *("width", "depth", "input_lr_ratio", "seed", "eta_lo", "eta_hi", "eta", "eta_ci_low"),
+    *("eta_ci_high", "eta_95", "start_lr", "end_lr", "lambda1", "lambda1_preconditioned"),
+)
+FRACTION, LEVEL, LEAST_TRAIN, LEAST_TEST = 0.25, 0.9, 6, 3
+
+
+def table_of(path: Path) -> CellTable:
+    """The networks of an exported file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns: dict[str, list[Any]] = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if name in NUMBERS:
+            columns[name] = [float(value) if value else None for value in values]
+        elif name in (*LABELS, "status"):
+            columns[name] = values
+    return CellTable.from_columns(columns, group_by=LABELS)
+
+
+def groups() -> Iterator[tuple[str, dict[str, Any], CellTable]]:
+    """Every group of every file, with the file's name."""
+    for path in sorted((ROOT / "studies" / "results").glob("*.csv")):
+        for labels, cells in table_of(path).groups():
+            yield path.stem, labels, cells
+
+
+def judged(cells: CellTable) -> dict[str, Any] | None:
+    """Errors of the process and of separate powers; None if there are too few networks."""
+    estimates = estimate_cells(cells)
+    size, use = cells.width * cells.depth, estimates.used
+    if not use.any():
+        return None
+    small = use & (size <= FRACTION * size[use].max() * (1 + 1e-9))
+    test = use & ~small
+    if small.sum() < LEAST_TRAIN or test.sum() < LEAST_TEST:
+        return None
+    process = fit_process(cells.subset(small))
+    mean, sd = process.predict_log(cells.width[test], cells.depth[test])
+    half = float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(sd**2 + process.noise())
+    found = {"train": int(small.sum()), "test": int(test.sum())}
+    found["process"] = _record(mean - estimates.value[test], half)
+    try:
+        held = extrapolate(cells, "separate", fraction=FRACTION, level=LEVEL)
+        found["separate"] = _record(held.log_predicted - held.log_measured, held.half)
+    except ConfigError:
+        found["separate"] = None
+    return found
+
+
+def _record(error: np.ndarray, half: np.ndarray) -> dict[str, list[float]]:
+    return {"log_error": error.round(4).tolist(), "log_half_width": half.round(4).tolist()}
+
+
+def summary(records: list[dict[str, Any]], kind: str) -> dict[str, float]:
+    """Median error, coverage and median factor over the networks of these groups."""
+    known = [record[kind] for record in records if record[kind]]
+    error = np.abs(np.concatenate([each["log_error"] for each in known]))
+    signed = np.concatenate([each["log_error"] for each in known])
+    half = np.concatenate([each["log_half_width"] for each in known])
+    return {
+        "networks": len(error),
+        "median_error": round(float(np.median(np.abs(np.expm1(signed)))), 3),
+        "coverage": round(float(np.mean(error <= half)), 3),
+        "factor": round(float(np.exp(np.median(2 * half))), 2),
+    }
+
+
+def main() -> None:
+    """Predict, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    output = parser.parse_args().output
+    records = [
+        {"file": file, **labels, **found}
+        for file, labels, cells in groups()
+        if (found := judged(cells))
+    ]
+    curves = [record for record in records if record["file"].startswith("curves-")]
+    parts = {"brackets": [r for r in records if r not in curves], "curves": curves}
+    for data in sorted({record["dataset"] for record in curves}):
+        parts[f"curves, {data}"] = [r for r in curves if r["dataset"] == data]
+    totals = {
+        name: {kind: summary(part, kind) for kind in ("process", "separate")}
+        for name, part in parts.items()
+    }
+    text = json.dumps({"totals": totals, "groups": records}, indent=1, ensure_ascii=False)
+    output.write_text(text + "\n", encoding="utf-8")
+    print("| rows | law | networks | median error | 90 % intervals cover | factor |")
+    print("|---|---|---|---|---|---|")
+    for name, kinds in totals.items():
+        for kind, row in kinds.items():
+            print(
+                f"| {name} | {kind} | {row['networks']} | {row['median_error']:.1%} "
+                f"| {row['coverage']:.0%} | {row['factor']} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""η* against width and batch size: planted slopes are found."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from planted_studies import plant
+
+from etastar.report.chart import Line, Points
+from etastar.report.collect import collect
+from etastar.report.plots import FIGURES
+from etastar.report.plots.eta_axes import slope
+
+SLOPES = {"standard": -0.5, "ntk": 0.5, "mup": 0.0}
+
+
+def drawings(folder, law, grid):
+    options = {"kappas": (1.0,), "widths": (8, 16, 32, 64), "depths": (1, 4), "sharpness": False}
+    study, store = plant(folder, law, grid=grid, **options)
+    with store:
+        return [FIGURES["eta-axes"].make(family) for family in collect(study, store).families]
+
+
+def test_slopes_in_width_under_each_parametrisation(tmp_path):
+    def law(cell):
+        s = cell.settings
+        return s.width ** SLOPES[s.parametrization] / s.depth
+
+    first, *others = drawings(tmp_path, law, 'parametrization = ["standard", "ntk", "mup"]')
+    (chart,) = first.charts
+    assert not any(drawing.charts for drawing in others)
+    names = [layer.label for layer in chart.layers if isinstance(layer, Points)]
+    assert names == list(SLOPES)
+    lines = [layer for layer in chart.layers if isinstance(layer, Line)]
+    assert len(lines) == 6
+    for line in lines:  # brackets of 5 %
+        name, shown = re.fullmatch(r"(\w+), L = \d: n\^\{(.*) ± .*\}", line.label).groups()
+        assert abs(float(shown.replace("−", "-")) - SLOPES[name]) < 0.03
+
+
+def test_slopes_in_batch_size(tmp_path):
+    def law(cell):
+        return 0.02 * cell.settings.batch_size**0.5
+
+    first, *others = drawings(tmp_path, law, "batch_size = [16, 64, 256]")
+    width, batch = first.charts
+    assert (width.x_label, batch.x_label) == ("width n", "batch size B")
+    assert not any(drawing.charts for drawing in others)
+    (points,) = [layer for layer in batch.layers if isinstance(layer, Points)]
+    assert sorted(set(points.x)) == [16, 64, 256]
+    assert len(points.x) == 24
+    lines = [layer for layer in batch.layers if isinstance(layer, Line)]
+    assert len(lines) == 8
+    labels = [line.label for line in lines if line.label]
+    assert len(labels) == 4
+    for label in labels:
+        assert abs(float(re.search(r"B\^\{(\S+) ±", label)[1]) - 0.5) < 0.03
+
+
+def test_a_slope_needs_two_abscissas():
+    assert slope([4, 4], [1.0, 2.0]) is None
+    assert slope([1, 10], [1.0, 100.0])[0] == pytest.approx(2)
