@@ -293,7 +293,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    known = sorted(path.stem for path in STUDIES.glob("*.csv"))
+    # curves have no brackets: see retrain_curves.py
+    known = sorted(p.stem for p in STUDIES.glob("*.csv") if not p.stem.startswith("curves-"))
     parser.add_argument("studies", nargs="*", default=known, help="names in studies/results")
     parser.add_argument("--brackets", type=int, default=20, help="per study")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
