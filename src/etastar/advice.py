@@ -132,7 +132,7 @@ def _none_note(
 ) -> str | None:
     """Say which seeds trained nowhere, how near they came, and what would have helped."""
     who = _of_status(seeds, "none-trained")
-    if not who:
+    if not who or not trials:
         return None
     objective = problem.objective
     lowest = min(trial.lr for trial in trials)

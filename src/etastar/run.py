@@ -132,7 +132,7 @@ def searched(
             )
 
     queue.on_outcome = told
-    _train(early, engine, problem, queue)
+    _train({"early": early, "known": known}, engine, problem, queue)
     return queue
 
 
@@ -224,11 +224,16 @@ def run(
     return result
 
 
-def _train(early: Early | None, engine: Engine, problem: Problem, queue: Queue) -> None:
+def _train(
+    how: Mapping[str, Any], engine: Engine, problem: Problem, queue: SearchQueue | CurveQueue
+) -> None:
+    early: Early | None = how["early"]
     if early is None:
         engine.run(problem, queue)
-    else:
-        early.run(engine, problem, queue)
+        return
+    early.run(engine, problem, queue)
+    if early.note.startswith(CTRL_C) and not (queue.ended or how["known"]):
+        raise KeyboardInterrupt  # nothing is known that could be returned
 
 
 NOTHING_VARIES = (
@@ -300,7 +305,7 @@ def _curve(
             on_progress(Progress(0, 1, queue.ended, trainer.steps_taken, most, now, workers))
 
     queue.on_outcome = told
-    _train(how["early"], trainer, problem, queue)
+    _train(how, trainer, problem, queue)
     found = curve.result()
     star = found.eta_star
     fields = {

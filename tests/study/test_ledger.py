@@ -58,7 +58,9 @@ def test_every_study_behind_a_claim_exists_and_every_row_file_is_behind_one(
             rows = reproduction.rows_of(study)
             assert {cell.id for cell in cells} == {row["cell"] for row in rows}, study
     everything = reproduction.studies_of("all")
-    assert sorted(everything) == sorted(p.stem for p in RESULTS.glob("*.csv"))
+    # success curves are behind claims a and c, through benchmarks/phase.py
+    brackets = [p.stem for p in RESULTS.glob("*.csv") if not p.stem.startswith("curves-")]
+    assert sorted(everything) == sorted(brackets)
     assert set(reproduction.SECONDS) == set(everything)
 
 
