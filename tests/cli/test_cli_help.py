@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from etastar.cli import COMMANDS, main
 from etastar.cli.study import ACTIONS
+
+STUDY = Path(__file__).parents[2] / "studies" / "quick.toml"
 
 EVERY = [[], *([name] for name in COMMANDS), *(["study", name] for name in ACTIONS)]
 
@@ -37,7 +40,7 @@ def test_required_options_say_so(capsys: pytest.CaptureFixture[str]) -> None:
         main(["predict", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert re.search(r"--width N [^\[]+\[required\]", out)
-    assert main(["predict", "--from", "x.toml"]) == 2
+    assert main(["predict", "--from", str(STUDY)]) == 2
     assert capsys.readouterr().err == (
         "etastar: --width is missing; it has no default. See etastar predict --help.\n"
     )
