@@ -118,18 +118,18 @@ def summary(records: list[dict[str, Any]], kind: str) -> dict[str, float]:
     }
 
 
-def largest() -> list[dict[str, Any]]:
+def largest(measured: list[tuple[str, dict[str, Any], CellTable]]) -> list[dict[str, Any]]:
     """What the curves predict of the 1,024×8 networks, and what those turned out to be."""
     found = []
-    targets = {str(labels): cells for file, labels, cells in groups() if file == "curves-beyond"}
-    for file, labels, cells in groups():
+    targets = {str(labels): cells for file, labels, cells in measured if file == "curves-beyond"}
+    for file, labels, cells in measured:
         target = targets.get(str(labels))
         if not file.startswith("curves-") or file == "curves-beyond" or target is None:
             continue
-        measured = estimate_cells(target)
-        if measured.used.all() and estimate_cells(cells).used.sum() >= LEAST_TRAIN:
+        turned_out = estimate_cells(target)
+        if turned_out.used.all() and estimate_cells(cells).used.sum() >= LEAST_TRAIN:
             told = fit_process(cells).predict(1024, 8, level=LEVEL)
-            value = float(np.exp(measured.value[0]))
+            value = float(np.exp(turned_out.value[0]))
             found.append(
                 {**labels, "predicted": told.value, "low": told.low, "high": told.high}
                 | {"measured": value}
@@ -142,9 +142,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=OUTPUT)
     output = parser.parse_args().output
+    measured = list(groups())
     records = [
         {"file": file, **labels, **found}
-        for file, labels, cells in groups()
+        for file, labels, cells in measured
         if (found := judged(cells))
     ]
     curves = [record for record in records if record["file"].startswith("curves-")]
@@ -161,11 +162,12 @@ def main() -> None:
         name: {kind: summary(part, kind) for kind in ("process", "separate")}
         for name, part in parts.items()
     }
+    beyond = largest(measured)
     text = json.dumps(
-        {"totals": totals, "groups": records, "1024x8": largest()}, indent=1, ensure_ascii=False
+        {"totals": totals, "groups": records, "1024x8": beyond}, indent=1, ensure_ascii=False
     )
     output.write_text(text + "\n", encoding="utf-8")
-    for row in json.loads(text)["1024x8"]:
+    for row in beyond:
         print(json.dumps(row))
     print("| rows | law | networks | median error | 90 % intervals cover | factor |")
     print("|---|---|---|---|---|---|")

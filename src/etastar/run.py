@@ -59,21 +59,34 @@ class Early:
     began: float = field(default_factory=time.perf_counter)
     note: str = ""
 
-    def run(self, engine: Engine, problem: Problem, queue: Queue) -> None:
+    def run(
+        self,
+        engine: Engine,
+        problem: Problem,
+        queue: SearchQueue | CurveQueue,
+        known: Mapping[Trial, Outcome] | None,
+    ) -> None:
         """Let an engine train until the queue is done or one of them ends it.
 
         Args:
             engine: What trains.
             problem: What is trained.
             queue: What was put into it stays.
+            known: Outcomes of an interrupted search.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C before anything is known that could be returned.
         """
+        timed: Queue = queue
         if self.minutes is not None:
-            queue = Timed(queue, self.began + 60 * self.minutes)
+            timed = Timed(queue, self.began + 60 * self.minutes)
         try:
-            engine.run(problem, queue)
+            engine.run(problem, timed)
         except TimeIsUp:
             self.note = f"interrupted: `minutes={self.minutes:g}` have passed. {SO_FAR}"
         except KeyboardInterrupt:
+            if not (queue.ended or known):
+                raise
             self.note = f"{CTRL_C}. {SO_FAR}"
 
 
@@ -132,7 +145,7 @@ def searched(
             )
 
     queue.on_outcome = told
-    _train({"early": early, "known": known}, engine, problem, queue)
+    _train(early, known, engine, problem, queue)
     return queue
 
 
@@ -225,15 +238,16 @@ def run(
 
 
 def _train(
-    how: Mapping[str, Any], engine: Engine, problem: Problem, queue: SearchQueue | CurveQueue
+    early: Early | None,
+    known: Mapping[Trial, Outcome] | None,
+    engine: Engine,
+    problem: Problem,
+    queue: SearchQueue | CurveQueue,
 ) -> None:
-    early: Early | None = how["early"]
     if early is None:
         engine.run(problem, queue)
-        return
-    early.run(engine, problem, queue)
-    if early.note.startswith(CTRL_C) and not (queue.ended or how["known"]):
-        raise KeyboardInterrupt  # nothing is known that could be returned
+    else:
+        early.run(engine, problem, queue, known)
 
 
 NOTHING_VARIES = (
@@ -305,7 +319,7 @@ def _curve(
             on_progress(Progress(0, 1, queue.ended, trainer.steps_taken, most, now, workers))
 
     queue.on_outcome = told
-    _train(how, trainer, problem, queue)
+    _train(how["early"], how["known"], trainer, problem, queue)
     found = curve.result()
     star = found.eta_star
     fields = {

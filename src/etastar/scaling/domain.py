@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from etastar.errors import ConfigError
 from etastar.scaling.cells import BoolArray, FloatArray
 
 _EDGE = 1e-9
@@ -45,6 +46,20 @@ class Domain:
             _range(width / depth),
             cutoff,
         )
+
+    def checked(self, width: float, depth: float, *, strict: bool) -> tuple[str, ...]:
+        """What is beyond the domain: see `outside`.
+
+        Raises:
+            ConfigError: `strict`, and the network is outside.
+        """
+        outside = self.outside(width, depth)
+        if strict and outside:
+            raise ConfigError(
+                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(outside)}. "
+                f"Measure networks nearer to it, or allow the extrapolation with strict=False."
+            )
+        return outside
 
     def outside(self, width: float, depth: float) -> tuple[str, ...]:
         """What is beyond the domain, one sentence each with the distance; empty if inside."""

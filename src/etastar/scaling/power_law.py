@@ -166,12 +166,7 @@ class PowerLawFit:
         if math.isfinite(seeds):
             noise = float(median_inefficiency(int(seeds))) * self.seed_variance / int(seeds)
         half = float(self.half_width_log(n, d, noise, level)[0])
-        outside = self.domain.outside(float(width), float(depth))
-        if strict and outside:
-            raise ConfigError(
-                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(outside)}. "
-                f"Measure networks nearer to it, or allow the extrapolation with strict=False."
-            )
+        outside = self.domain.checked(float(width), float(depth), strict=strict)
         centre = float(self.predict_log(n, d)[0])
         curved = centre + float(self.bend.shift(self.design(n, d), n, d)[0])
         return Prediction(

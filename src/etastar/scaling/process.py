@@ -158,12 +158,7 @@ class Process:
         ):
             wanted = "a positive number" if self.log_lambda1 is not None else "left out"
             raise ConfigError(f"lambda1 must be {wanted} for this process; got {lambda1!r}.")
-        outside = self.domain.outside(float(width), float(depth))
-        if strict and outside:
-            raise ConfigError(
-                f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(outside)}. "
-                f"Measure networks nearer to it, or allow the extrapolation with strict=False."
-            )
+        outside = self.domain.checked(float(width), float(depth), strict=strict)
         log_lambda1 = None if lambda1 is None else np.array([math.log(lambda1)])
         n, d = np.array([float(width)]), np.array([float(depth)])
         (mean,), (sd,) = self.predict_log(n, d, log_lambda1)
