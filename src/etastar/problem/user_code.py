@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from etastar.errors import ConfigError, unknown_name
-from etastar.problem.user_errors import NOT_THE_USERS, told
-
-INSTALLED = ("site-packages", "dist-packages")
-"""Folders whose code is told by its own file alone: what it imports there is a library."""
+from etastar.problem.user_errors import is_users_file, told
 
 
 def imported(option: str, place: str) -> Any:
@@ -54,7 +51,7 @@ def sent_whole(*places: str | None) -> None:
         return
     for place in filter(None, places):
         module = _module(place.rpartition(":")[0])
-        if not (getattr(module, "__file__", None) or "").startswith(NOT_THE_USERS):
+        if is_users_file(getattr(module, "__file__", None) or ""):
             cloudpickle.register_pickle_by_value(module)
 
 
@@ -150,8 +147,8 @@ def _imports(option: str, place: str, name: str, root: Path) -> dict[str, str]:
     """Files of the modules that a module needs from its folder, by name, itself among them."""
     from modulefinder import ModuleFinder
 
-    if any(part in INSTALLED for part in root.parts):
-        return {}
+    if not is_users_file(str(root)):
+        return {}  # what it imports there is a library
     finder = ModuleFinder(path=[str(root)])
     try:
         finder.import_hook(name)

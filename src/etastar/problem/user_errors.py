@@ -1,18 +1,23 @@
-"""What a user's code raised, told in one line: where, what, and what would help."""
+"""What code is the user's, and what it raised, in one line: where, what, and what would help."""
 
 from __future__ import annotations
 
 import re
+import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 from etastar.errors import EtaStarError, ModelError
 
 NOT_THE_USERS = (str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib")))
 """Folders whose frames say nothing to the user: this package, Python and what is installed."""
+INSTALLED = {"site-packages", "dist-packages"}
+"""What such folders are called elsewhere."""
 
 REMEDIES = {
     r"more than 1 value per channel": "A batch of one sample has no statistics for batch "
@@ -44,12 +49,35 @@ REMEDIES = {
 """What helps against what PyTorch says; the first that fits is told."""
 
 
+def is_users_file(file: str) -> bool:
+    """Tell whether a file or folder is of the user, rather than of Python or of what is installed.
+
+    Args:
+        file: Its path.
+    """
+    return not file.startswith(NOT_THE_USERS) and INSTALLED.isdisjoint(Path(file).parts)
+
+
+def is_users(code: Any) -> bool:
+    """Tell whether the user has written a function or a class.
+
+    Args:
+        code: Either.
+    """
+    if isinstance(code, FunctionType):
+        return is_users_file(code.__code__.co_filename)
+    module = sys.modules.get(code.__module__)
+    if module is None or module.__name__ in sys.builtin_module_names:
+        return False
+    return is_users_file(getattr(module, "__file__", None) or "")
+
+
 def cause(error: BaseException) -> str:
     """Return `raised KIND: message (in FILE, line N)`, the place in the user's own code."""
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith((*NOT_THE_USERS, "<"))
+        if is_users_file(f.filename) and not f.filename.startswith("<")
     ]
     where = f" (in {Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     if isinstance(error, SystemExit):
