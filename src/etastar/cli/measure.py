@@ -10,7 +10,8 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.model import old_command
 from etastar.cli.options import parse
 from etastar.cli.output import check_figure, check_output
-from etastar.cli.printing import ProgressLine, show
+from etastar.cli.printing import show
+from etastar.progress import ProgressLine
 from etastar.settings import Settings
 
 GROUPS = {
@@ -54,7 +55,7 @@ def run(arguments: list[str]) -> int:
         try:
             found = measure(on_progress=progress.update, **settings)
         except KeyboardInterrupt:
-            progress.close()
+            progress.__exit__()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
             return INTERRUPTED
     return show(found, options.plot, options.json_file)

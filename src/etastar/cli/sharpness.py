@@ -12,8 +12,9 @@ from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
 from etastar.cli.options import in_shell, parse
 from etastar.cli.output import check_output, console_beside, write_text
-from etastar.cli.printing import ProgressLine, bracket_table
+from etastar.cli.printing import bracket_table
 from etastar.lambda1 import MOST_SAMPLES
+from etastar.progress import ProgressLine
 from etastar.result import number
 from etastar.search.search import SEEDS
 from etastar.settings import Settings
@@ -70,11 +71,12 @@ def run(arguments: list[str]) -> int:
 
     console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
-    with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
+    seeds = options.seeds or SEEDS
+    with ProgressLine("seeds", seeds, f"0 of {seeds} seeds finished", "starting") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
         except KeyboardInterrupt:
-            progress.close()
+            progress.__exit__()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
             return INTERRUPTED
     _print(found, console)

@@ -20,7 +20,6 @@ from etastar.problem import own_loss
 from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide, logits_of
 from etastar.problem.losses import batch_weight, options_of
 from etastar.problem.nested import (
-    NotJoinedError,
     joined,
     named_parts,
     samples_in,
@@ -234,7 +233,7 @@ class Objective:
             raise ZeroDivisionError
         try:
             whole = joined(outputs, sizes), joined(targets, sizes)
-        except NotJoinedError:
+        except ValueError:
             values = (self.metric(*each) for each in zip(outputs, targets, strict=True))
             each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
             return sum(each) / sum(sizes)

@@ -155,16 +155,9 @@ class FactorySettings(Settings):
             val_data=val_data,
             loss_fn=losses[self.loss],
             optimizer=partial(torch.optim.SGD, momentum=self.momentum),
-            metric="accuracy",
             batch_size=full.batch_size,  # type: ignore[arg-type]
-            seeds=None,
-            resolution=None,
-            step_fn=None,
             device=device_named(self.device),
             progress=False,
-            higher_is_better=None,
-            engine="auto",
-            from_checkpoint=None,
             **{name: getattr(full, name) for name in _SAME},
         )
         problem, _, _ = asked.problem()
