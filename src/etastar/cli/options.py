@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel
@@ -39,7 +40,7 @@ def in_shell(text: str) -> str:
     """
     names = (*Settings.model_fields, *MORE)
     known = "|".join(name for name in names if "_" in name)
-    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must )"
+    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must | is missing)"
     return re.sub(pattern, lambda m: f"--{m[0].replace('_', '-')}", _OPTION.sub(_flag, text))
 
 
@@ -49,10 +50,13 @@ def _flag(found: re.Match[str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option as a `ConfigError` of one line."""
+    """Reports a wrong option as a `ConfigError` of one line, and a help that cannot be written."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See {self.prog} --help.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own ignores what a full device says
 
 
 def parse(
