@@ -24,6 +24,7 @@ from etastar.carried import (
 )
 from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
+from etastar.maximal import PLACES
 from etastar.problem.batches import Grouped, length_of
 from etastar.problem.streams import Stream
 from etastar.result import Result
@@ -75,6 +76,11 @@ def trainer_maximal_lr(
             "warmup must be True, the rate to warm up to, or options of etastar.warmup, got "
             f"{warmup!r:.60}."
         )
+    for name in (*PLACES[1:], "scheduler"):
+        if warmup and options.get(name) is not None:
+            raise ConfigError(
+                f"{ENTRY}: `{name}` has no effect on a warm-up. Leave it out, or `warmup`."
+            )
     with Stream("model", 0).active():
         shadow = shadow_of(trainer)
         train = shadow.get_train_dataloader()

@@ -213,3 +213,11 @@ def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_pa
         found[name] = trainer_maximal_lr(given, store=tmp_path / "trials.sqlite", **few).trials
         assert found[name] == trainer_maximal_lr(given, **few).trials
     assert found["plain"] != found["clipped"] != found["weighted"]
+
+
+@pytest.mark.parametrize("name", ["minutes", "executor", "scheduler"])
+def test_what_a_warm_up_does_not_take_is_refused_before_anything_runs(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"`{name}` has no effect on a warm-up"):
+        trainer_maximal_lr(trainer(tmp_path), warmup=True, **{name: 1})

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import Field
-
 from etastar.cli import INTERRUPTED
 from etastar.cli.model import old_command
-from etastar.cli.options import parse
+from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
 from etastar.progress import ProgressLine
@@ -28,10 +26,8 @@ GROUPS = {
 class MeasureOptions(Settings):
     """The options of `etastar measure`: the settings, and where the result goes."""
 
-    plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    plot: Picture = None
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:

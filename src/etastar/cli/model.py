@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
-from etastar.cli.options import parse
+from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
 from etastar.data import DATASETS
@@ -160,10 +160,8 @@ class ModelOptions(BaseModel):
     )
     threads: Count = told("threads")
 
-    plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    plot: Picture = None
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:
@@ -251,6 +249,11 @@ def _measure(options: ModelOptions) -> Result:
     train_data, val_data = _data(options)
     executor = make_executor(options.executor, options.workers, options.scheduler)
     remote = options.executor != "in-process"
+    if remote and options.threads:
+        raise ConfigError(
+            f"--threads has no effect with --executor {options.executor}, whose workers have one "
+            "thread each: leave it out."
+        )
     if remote:
         sent_whole(options.model, options.data)
     same = options.model_dump(include=set(signature(maximal_lr).parameters) - OTHERWISE)

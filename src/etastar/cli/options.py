@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError, nearest
@@ -19,6 +19,15 @@ from etastar.settings import Settings
 from etastar.validation import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
+
+JsonFile: TypeAlias = Annotated[
+    str | None,
+    Field(alias="json", description="Write the result as JSON here; - is standard output."),
+]
+Picture: TypeAlias = Annotated[
+    str | None, Field(description="Write the picture here: .png, .svg or .pdf.")
+]
+"""Options that several commands have."""
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 

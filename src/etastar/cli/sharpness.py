@@ -10,7 +10,7 @@ from pydantic import Field
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
-from etastar.cli.options import in_shell, parse
+from etastar.cli.options import JsonFile, in_shell, parse
 from etastar.cli.output import check_output, console_beside, write_text
 from etastar.cli.printing import bracket_table
 from etastar.lambda1 import MOST_SAMPLES
@@ -52,9 +52,7 @@ class SharpnessOptions(Settings):
     with_eta_star: bool = Field(
         False, description="Measure η* of the same networks too: minutes instead of seconds."
     )
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:

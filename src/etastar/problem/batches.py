@@ -61,34 +61,20 @@ class TensorBatches:
         self.eval_size = eval_size or self.batch
         self.steps_per_epoch = self.samples // self.batch
 
-    def rows(self, seed: int) -> Iterator[torch.Tensor]:
-        """Yield the samples of batch after batch, int64 `[B]` each."""
-        order = DataOrder(self.samples)
-        whole = torch.arange(self.samples)
-        for epoch in count():
-            if self.batch == self.samples:
-                yield whole
-                continue
-            permutation = order.permutation(seed, epoch)
-            order.keep_only({(seed, epoch)})
-            yield from torch.split(permutation[: self.steps_per_epoch * self.batch], self.batch)
-
-    def take(self, rows: torch.Tensor) -> Any:
-        """Return the samples `rows`, of any shape, as one batch."""
-        rows = rows.to(self.parts[0].device)
-        return rebuilt(lambda part: part[rows], self.data)
-
     def stream(self, seed: int) -> Iterator[Any]:
         """Yield batch after batch, epoch after epoch.
 
         Args:
             seed: Of the order.
         """
-        if self.batch == self.samples:
-            while True:
-                yield copied(self.data)
-        for rows in self.rows(seed):
-            yield self.take(rows)
+        while self.batch == self.samples:
+            yield copied(self.data)
+        order = DataOrder(self.samples)
+        for epoch in count():
+            permutation = order.permutation(seed, epoch)[: self.steps_per_epoch * self.batch]
+            order.keep_only({(seed, epoch)})
+            for rows in torch.split(permutation, self.batch):
+                yield rebuilt(itemgetter(rows.to(self.parts[0].device)), self.data)
 
     def once(self) -> Iterable[Any]:
         """Yield one pass without shuffling, and with the last samples."""

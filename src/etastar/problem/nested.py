@@ -26,6 +26,16 @@ def named_parts(batch: Any) -> dict[Any, Any] | None:
     return None
 
 
+def held_as(found: Any, name: str) -> Any:
+    """Return what a batch or outputs hold by a name, as an item or an attribute; else None.
+
+    Args:
+        found: Of any form.
+        name: The name.
+    """
+    return (named_parts(found) or {}).get(name, getattr(found, name, None))
+
+
 def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
     """Return what a batch holds, in order, without its containers.
 

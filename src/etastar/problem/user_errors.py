@@ -88,19 +88,6 @@ def cause(error: BaseException) -> str:
     return f"raised {type(error).__name__}: {text}".removesuffix(": ") + where
 
 
-def remedy(error: BaseException, otherwise: str = "") -> str:
-    """Return what would help against an error, where that is known, after a space.
-
-    Args:
-        error: What was raised.
-        otherwise: What to say where it is not.
-    """
-    text = cause(error)
-    known = (help for pattern, help in REMEDIES.items() if re.search(pattern, text))
-    told = next(known, otherwise)
-    return f" {told}" if told else ""
-
-
 @contextmanager
 def told(doing: Callable[[], str], otherwise: str = "") -> Iterator[None]:
     """Raise what the user's code raises inside as an error that says what was going on.
@@ -117,4 +104,6 @@ def told(doing: Callable[[], str], otherwise: str = "") -> Iterator[None]:
     except EtaStarError:
         raise
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{doing()} {cause(error)}.{remedy(error, otherwise)}") from error
+        text = cause(error)
+        known = (remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text))
+        raise ModelError(f"{doing()} {text}. {next(known, otherwise)}".rstrip()) from error
