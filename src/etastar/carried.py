@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from etastar.errors import ConfigError, NotBracketedWarning
@@ -136,7 +136,7 @@ def measured(
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     schedule = warmup(found)
-    values = {each.name: getattr(found, each.name) for each in fields(Result)}
+    values = dict(vars(found))
     told = schedule.notes if schedule else ()
     values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))
     values["settings"] = {**found.settings, "step": dict(settings)}

@@ -17,8 +17,8 @@ from etastar.engines import LoopEngine
 from etastar.engines.workers import Workers, WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
+from etastar.problem.streams import untouched
 from etastar.problem.trial import Outcome, Trial
 from etastar.progress import ProgressLine
 from etastar.result import Result
@@ -193,14 +193,13 @@ def maximal_lr(
                 f"`minutes={early.minutes:g}` have passed before threshold='auto' was found: give "
                 "more, or a threshold; with `store` it goes on where it was."
             ) from None
-        name = problem.described(asked.seed_list[0])["model"]
         search = _own_search(asked)
         shelf = kept.shelf(problem, apart=search.seeds[0] if search.apart else None)
         with ProgressLine(wanted=progress) as line:
             found = run(
                 problem,
                 search,
-                heading=own_heading(name, problem),
+                heading=own_heading(problem, asked.seed_list[0]),
                 data={"name": train_data.name if isinstance(train_data, Dataset) else None},
                 engine=engine,
                 groups=groups,
@@ -263,17 +262,16 @@ def _own_search(asked: OwnModel) -> Search:
     return Search(*ends, strategy, seeds, resolution, scan_ratio=SCAN_RATIO, apart=True)
 
 
-def own_heading(name: str, problem: Problem) -> str:
+def own_heading(problem: Problem, seed: int) -> str:
     """Return model, training and criterion, in two lines.
 
     Args:
-        name: Of the model.
         problem: What is trained.
+        seed: An initialisation whose model is looked at.
     """
-    told = problem.described(0)
+    told = problem.described(seed)
     options = {k: v for k, v in told["optimizer_options"].items() if k in ("momentum",) and v}
     momentum = f" with momentum {options['momentum']:g}" if options else ""
     batch = f", batch {told['batch_size']}" if told["batch_size"] else ""
-    return (
-        f"{name}; {told['loss']}, {told['optimizer']}{momentum}{batch}\n{criterion_line(problem)}"
-    )
+    trained = f"{told['model']}; {told['loss']}, {told['optimizer']}{momentum}{batch}"
+    return f"{trained}\n{criterion_line(problem)}"

@@ -20,11 +20,11 @@ from etastar.maximal import PLACES, SCAN_RATIO, own_heading
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
 from etastar.problem.session import Session
+from etastar.problem.streams import untouched
 from etastar.problem.trial import Outcome, Start, Trial
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
@@ -133,7 +133,7 @@ def _found(
         without={},
         notes=(),
         ratios=ratios,
-        heading=own_heading(problem.described(asked.seed_list[0])["model"], problem),
+        heading=own_heading(problem, asked.seed_list[0]),
     )
     return _checked(draft, problem, starts, ratios, kept)
 

@@ -295,7 +295,7 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
     from etastar.data import load
     from etastar.problem.given_data import pair_of
-    from etastar.problem.user_errors import told
+    from etastar.problem.user_code import told
 
     if options.data is None:
         given = {name: getattr(options, name) for name in DATA_OPTIONS}

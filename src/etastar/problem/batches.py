@@ -26,9 +26,8 @@ from etastar.errors import ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import Accumulated, copied, equal, leaves, nbytes, rebuilt
 from etastar.problem.order import DataOrder
-from etastar.problem.preserve import generators_of, untouched
-from etastar.problem.streams import Stream, mixed, seed_generator
-from etastar.problem.user_errors import told
+from etastar.problem.streams import Stream, generators_of, mixed, seed_generator, untouched
+from etastar.problem.user_code import told
 
 END = object()
 SHARE = 0.25

@@ -18,7 +18,7 @@ from etastar.problem.batches import LoaderBatches
 from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem

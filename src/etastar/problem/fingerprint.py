@@ -25,7 +25,7 @@ from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.held import global_names
 from etastar.problem.nested import leaves
 from etastar.problem.problem import Problem
-from etastar.problem.user_errors import is_users
+from etastar.problem.user_code import is_users
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
 LAMBDA = "<lambda>"

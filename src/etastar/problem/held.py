@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from etastar.problem.streams import KINDS, mixed, seed_generator
-from etastar.problem.user_errors import is_users
+from etastar.problem.user_code import is_users
 
 DEEPEST = 6
 """Objects between a function and what is looked for in it."""

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from etastar.errors import ModelError
 from etastar.problem import hooks, own_loss
 from etastar.problem.objective import name_of
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 Closure: TypeAlias = Literal["none", "within", "after"]
 """How `step` is called: after the gradient; with a closure that computes it; or both, in turn."""

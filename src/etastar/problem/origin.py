@@ -15,7 +15,7 @@ from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.nested import tensors
 from etastar.problem.streams import Stream
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from etastar.problem.networks.base import Network, Params

@@ -23,10 +23,9 @@ from etastar.problem.held import Held
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
-from etastar.problem.preserve import check_ambient
 from etastar.problem.problem import Problem
 from etastar.problem.rehearsal import rehearsed, schedule_note
-from etastar.problem.streams import Stream
+from etastar.problem.streams import Stream, check_ambient
 from etastar.problem.trial import Start
 
 if TYPE_CHECKING:

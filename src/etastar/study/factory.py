@@ -15,7 +15,7 @@ from pydantic import Field
 
 from etastar.errors import ConfigError, nearest
 from etastar.problem.trial import Criterion, Recipe
-from etastar.problem.user_code import code_of, imported_code, split_place
+from etastar.problem.user_code import code_of, imported_code, split_place, told
 from etastar.settings import BATCH_SIZE, DATA_OPTIONS, NETWORK_OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -116,7 +116,6 @@ class FactorySettings(Settings):
             ConfigError: The function of the user fails, or returns something else.
         """
         from etastar.problem.given_data import pair_of
-        from etastar.problem.user_errors import told
 
         if self.data_from is None:
             return self.data(), None
