@@ -39,8 +39,8 @@ EQUAL = np.array([0.0, 1.0, -1.0])
 def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
     """Both laws of the networks of a region; or why there is none."""
     try:
-        one = fit_power_law(cells, form="product", cutoff=cutoff, n_boot=0)
-        two = fit_power_law(cells, form="separate", cutoff=cutoff, n_boot=0)
+        one = fit_power_law(cells, form="product", cutoff=cutoff)
+        two = fit_power_law(cells, form="separate", cutoff=cutoff)
     except ConfigError as error:
         return {"region": region, "error": str(error)}
     return {

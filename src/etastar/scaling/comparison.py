@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
@@ -19,6 +19,7 @@ from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
+from etastar.scaling.process import Process, fit_process
 
 _MOST_FOLDS, _FOLDS = 100, 20
 """Up to so many cells each is left out alone; beyond, so many folds bound the time."""
@@ -150,7 +151,6 @@ def compare_forms(
     fraction: float = 0.25,
     cutoff: float | None = None,
     level: float = 0.9,
-    n_boot: int = 2000,
     seed: int = 0,
 ) -> Comparison:
     """Fit every form to the same cells and judge it by cells it has not seen.
@@ -162,8 +162,7 @@ def compare_forms(
         fraction: The extrapolation is fitted to cells with n·L up to this share of the largest.
         cutoff: Use only cells with n/L at least this.
         level: Nominal coverage of the prediction intervals.
-        n_boot: Bootstrap replicates of each fit.
-        seed: Seed of the bootstrap and of the folds.
+        seed: Seed of the folds.
 
     Returns:
         One row per form that could be fitted, in the order asked for.
@@ -177,9 +176,7 @@ def compare_forms(
     for form in forms:
         get_form(form)
         try:
-            fit = fit_power_law(
-                cells, form=form, response=response, cutoff=cutoff, n_boot=n_boot, seed=seed
-            )
+            fit = fit_power_law(cells, form=form, response=response, cutoff=cutoff)
         except ConfigError as error:
             skipped[form] = str(error)
             continue
@@ -235,7 +232,8 @@ def extrapolate(
 ) -> HeldOut:
     """Fit the cells with n·L up to `fraction` of the largest, and predict the others.
 
-    The intervals are those of `PowerLawFit.predict`, the allowance for a bend included.
+    The intervals are those of `PowerLawFit.predict`, the allowance for a bend included, or those
+    of `Process.predict` for the form `process`.
 
     Raises:
         ConfigError: The small cells do not determine the law, or no cell is left to predict.
@@ -255,16 +253,21 @@ def extrapolate(
             "predict from."
         )
     # the trained subset is made from usable cells alone, so its estimates see no held-out seed
-    fit = fit_power_law(
-        cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
-    )
-    width, depth = cells.width[test], cells.depth[test]
-    noise = estimates.noise(fit.seed_variance)[test]
+    known, width, depth = cells.subset(use & small), cells.width[test], cells.depth[test]
+    if form == Process.form:
+        process = fit_process(known, response=response, cutoff=cutoff)
+        predicted, sd = process.predict_log(width, depth)
+        half = ndtri(0.5 + 0.5 * level) * np.sqrt(sd**2 + process.noise())
+    else:
+        fit = fit_power_law(known, form=form, response=response, cutoff=cutoff)
+        predicted = fit.predict_log(width, depth)
+        noise = estimates.noise(fit.seed_variance)[test]
+        half = fit.half_width_log(width, depth, noise, level)
     return _judge(
         *(width, depth, estimates.value[test]),
-        predicted=fit.predict_log(width, depth),
-        half=fit.half_width_log(width, depth, noise, level),
-        train=len(fit.log_value),
+        predicted=predicted,
+        half=half,
+        train=len(known),
     )
 
 
