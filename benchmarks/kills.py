@@ -115,7 +115,6 @@ def killed_workers(moments: random.Random, folder: Path, expected: str, seconds:
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
-        client.register_worker_plugin(_Path())
 
         def kill() -> None:
             while told["kills"] < KILLS and not over.wait(moments.uniform(0, seconds / 2)):
@@ -139,13 +138,6 @@ def killed_workers(moments: random.Random, folder: Path, expected: str, seconds:
     return told
 
 
-class _Path:
-    """Lets workers import this file."""
-
-    def setup(self, worker: Any) -> None:
-        sys.path.insert(0, str(Path(__file__).parent))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -165,6 +157,7 @@ def main() -> None:
         expected = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         seconds = time.perf_counter() - began
         told = {"the run": killed_runs(moments, Path(folder), expected.strip(), seconds)}
+        print(json.dumps(told), flush=True)
         told["workers"] = killed_workers(moments, Path(folder), expected.strip(), seconds)
     print(json.dumps(told, indent=1))
     if args.json:
