@@ -96,7 +96,7 @@ def _law(cells: CellTable, cutoff: float | None) -> tuple[tuple[str, ...], int]:
     """Product exponent, R², separate exponents, R², p(equal); and the number of cells used."""
     none = ("–",) * 6
     try:
-        found = compare_forms(cells, forms=("product", "separate"), cutoff=cutoff, n_boot=0)
+        found = compare_forms(cells, forms=("product", "separate"), cutoff=cutoff)
     except ConfigError:
         return none, 0
     cells_used = found.rows[0].fit.usage.used
@@ -127,9 +127,7 @@ def slopes() -> list[str]:
         except ConfigError:
             text, verdict = "–", ("–", "–")
         try:
-            found = compare_forms(
-                cells, forms=("product", "separate"), response="lambda1", n_boot=0
-            )
+            found = compare_forms(cells, forms=("product", "separate"), response="lambda1")
             law = [
                 x
                 for row in found.rows
@@ -183,7 +181,7 @@ def held_out() -> list[str]:
         pooled: dict[str, list[tuple[float, int, float, float]]] = {form: [] for form in FORMS}
         for _, _, _, cells, _ in groups():
             try:
-                found = compare_forms(cells.subset(keep(cells)), forms=FORMS, n_boot=0)
+                found = compare_forms(cells.subset(keep(cells)), forms=FORMS)
             except ConfigError:
                 continue
             held = {row.form: row.extrapolated for row in found.rows if row.extrapolated}
@@ -219,7 +217,7 @@ def left_out() -> list[str]:
         values = []
         for _, _, _, cells, _ in groups():
             try:
-                row = compare_forms(cells, forms=(form,), n_boot=0).rows[0]
+                row = compare_forms(cells, forms=(form,)).rows[0]
             except ConfigError:
                 continue
             held = row.cross_validated
@@ -285,7 +283,6 @@ def published() -> list[str]:
                 wide,
                 form="separate",
                 response=response,  # type: ignore[arg-type]
-                n_boot=0,
             )
             shown.append(interval(fit["width"].value, fit["width"].low, fit["width"].high))
         widest = max(r["width"] for r in rows)
@@ -336,8 +333,8 @@ SECTIONS = (
      "Post hoc: the residual maps show that networks of depth 2 lie off every law of n·L."),
     ("η\\* against λ1, and the law of λ1", slopes,
      "λ1: largest eigenvalue of the preconditioned Hessian D^½ H D^½ on 500 training samples. "
-     "The slope is that between the cells' medians, corrected for the noise of both. *Excludes "
-     "−1*: it is outside the interval shown and outside the bootstrap's."),
+     "The slope is that between the cells' medians, corrected for the noise of both, with a 95 % "
+     "interval that allows for scatter shared by widths or depths. *Excludes −1*: it is outside."),
     ("Later in training", later,
      "Median over seeds of the largest rate from a checkpoint, divided by η\\* of the same seed at "
      "step 0 (range over seeds); κ = 0.1."),

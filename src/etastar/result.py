@@ -19,7 +19,7 @@ from etastar.search.curve_blocks import (
     Recommended,
     WindowBlock,
 )
-from etastar.search.estimate import EtaStar, Spread, SuccessAt, middle_bracket
+from etastar.search.estimate import LEVEL, EtaStar, Spread, SuccessAt, level_of, middle_bracket
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,9 +146,14 @@ class Result:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of η*; None where an end is not determined, or for one seed."""
+        """The interval of η*; None where an end is not determined, or for one seed."""
         low, high = self.eta_star.ci_low, self.eta_star.ci_high
         return (low, high) if low and high else None
+
+    @property
+    def interval_level(self) -> float:
+        """The level of `interval`: 95 %, or what the range of so few seeds has."""
+        return LEVEL if self.found else level_of(len(self.seeds))
 
     @property
     def safe_lr(self) -> float | None:
@@ -305,7 +310,8 @@ class Result:
             text += f", bracket {number(lo)} – {number(hi)}"
         if self.interval:
             low, high = self.interval
-            text += f", 95 % interval {number(low)} – {number(high)}"
+            level = f"{100 * self.interval_level:.3g} %"
+            text += f", {level} interval {number(low)} – {number(high)}"
         return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ def fit_records(cells: CellTable, response: Response, cutoff: float | None) -> l
             continue
         record |= _comparison(found)
         try:
-            region = find_region(group, response=response, n_boot=0)
+            region = find_region(group, response=response)
             record["region"] = region.to_dict()
         except ConfigError as error:
             record["region_error"] = str(error)
@@ -39,7 +39,10 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         row.form: {
             **row.to_dict(),
             "coefficients": {
-                c.name: {"value": c.value, "low": c.low, "high": c.high, "bootstrap": c.bootstrap}
+                c.name: {
+                    **{name: getattr(c, name) for name in ("value", "low", "high", "over_seeds")},
+                    "bootstrap": c.over_seeds,  # by its old name
+                }
                 for c in row.fit.coefficients
             },
         }

@@ -50,7 +50,8 @@ def print_table(found: Result, console: Console) -> None:
     console.print(curve_table(found) if found.found else bracket_table(found.seeds))
     console.print()
     star = found.eta_star
-    interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
+    level = f"{100 * found.interval_level:.3g} %"
+    interval = f"{level} interval {number(star.ci_low)} – {number(star.ci_high)}"
     what = "half of fresh seeds train" if found.found else "median over seeds"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:

@@ -16,6 +16,7 @@ from etastar.cli.printing import bracket_table
 from etastar.lambda1 import MOST_SAMPLES
 from etastar.progress import ProgressLine
 from etastar.result import number
+from etastar.search.estimate import level_of
 from etastar.search.search import SEEDS
 from etastar.settings import Settings
 
@@ -105,8 +106,9 @@ def _print(found: Sharpness, console: Console) -> None:
         console.print()
         console.print(bracket_table(found.eta_star_seeds))
         console.print()
+        level = f"{100 * level_of(len(found.eta_star_seeds)):.3g} %"
         console.print(
-            f"[bold]η* = {number(star['median'])}[/bold]  (95 % {number(star['ci_low'])} – "
+            f"[bold]η* = {number(star['median'])}[/bold]  ({level} {number(star['ci_low'])} – "
             f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
         )
     for note in found.warnings:
@@ -140,9 +142,11 @@ def _table(found: Sharpness) -> Table:
 
 def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console: Console) -> None:
     for symbol, values in (("λ1", plain), ("preconditioned λ1", preconditioned)):
+        level = values["ci_level"]
+        interval = f"; {100 * level:.3g} % " if level else "; interval "
         console.print(
             f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
-            f"(median; 95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
+            f"(median{interval}{number(values['ci_low'])} – {number(values['ci_high'])})"
         )
 
 
