@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etastar.problem.trial import Outcome, Recipe, Trial
 from etastar.search.base import SeedResult
+from etastar.search.curve_blocks import Cost as Cost
 from etastar.search.curve_blocks import (
     CurveBlock,
     CurvePoint,
@@ -37,31 +38,6 @@ def number(value: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Return `1 seed`, `3 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a measurement took; fields can be read by key, too.
-
-    Attributes:
-        trials: Whole trials that the search used, confirming ones included.
-        steps: Optimizer steps of these trials and of partial ones, summed.
-        seconds: Wall-clock time.
-        budgets: Steps ÷ steps of one budget: the same in whole trainings.
-    """
-
-    trials: int
-    steps: int
-    seconds: float
-    budgets: float
-
-    def __getitem__(self, name: str) -> Any:
-        """Return the field of that name."""
-        return asdict(self)[name]
-
-    def keys(self) -> Iterator[str]:
-        """Iterate over the names of the fields."""
-        return iter(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -335,7 +311,7 @@ class Result:
         """Tell what was measured, η*, the brackets and the notes, in a few lines."""
         if self.found:
             lines = [self.heading, self.summary, *self.promise]
-            lines.append(f"engine {self.engine}: {self.engine_reason}; {self._spent()}")
+            lines.append(f"engine {self.engine}: {self.engine_reason}; {self.spent}")
             return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
         brackets = ", ".join(
             f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
@@ -370,11 +346,13 @@ class Result:
                 )
         return lines
 
-    def _spent(self) -> str:
+    @property
+    def spent(self) -> str:
+        """What it took."""
         cost = self.cost
         return (
             f"{counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
-            f"{cost.budgets:.1f} budgets, {cost.seconds:.1f} s"
+            f"{cost.budgets:.1f} budgets, {cost.seconds or 0:.1f} s"
         )
 
 
@@ -392,6 +370,8 @@ def json_ready(value: Any) -> Any:
         return {str(key): json_ready(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [json_ready(part) for part in value]
+    if hasattr(value, "tolist") and not hasattr(value, "requires_grad"):  # of NumPy
+        return json_ready(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
-from etastar.cli.options import in_shell, parse
+from etastar.cli.options import JsonFile, in_shell, parse
 from etastar.cli.output import check_output, console_beside, write_text
-from etastar.cli.printing import ProgressLine, bracket_table
+from etastar.cli.printing import bracket_table
 from etastar.lambda1 import MOST_SAMPLES
+from etastar.progress import ProgressLine
 from etastar.result import number
 from etastar.search.estimate import level_of
 from etastar.search.search import SEEDS
@@ -52,9 +53,7 @@ class SharpnessOptions(Settings):
     with_eta_star: bool = Field(
         False, description="Measure η* of the same networks too: minutes instead of seconds."
     )
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:
@@ -71,11 +70,12 @@ def run(arguments: list[str]) -> int:
 
     console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
-    with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
+    seeds = options.seeds or SEEDS
+    with ProgressLine("seeds", seeds, f"0 of {seeds} seeds finished", "starting") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
         except KeyboardInterrupt:
-            progress.close()
+            progress.__exit__()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
             return INTERRUPTED
     _print(found, console)
