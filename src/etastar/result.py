@@ -151,11 +151,6 @@ class Result:
         return (low, high) if low and high else None
 
     @property
-    def interval_level(self) -> float:
-        """The level of `interval`: 95 %, or what the range of so few seeds has."""
-        return LEVEL if self.found else level_of(len(self.seeds))
-
-    @property
     def safe_lr(self) -> float | None:
         """A lower rate that allows for the spread over seeds: see `EtaStar.safe`."""
         return self.eta_star.safe
@@ -304,14 +299,12 @@ class Result:
         """The line about η*: its value, bracket, interval and safe rate."""
         if self.lr is None:
             return f"η* = – ({self.status})"
-        lo, hi = self.bracket
         text = f"η* = {number(self.lr)}"
         if not self.found:
-            text += f", bracket {number(lo)} – {number(hi)}"
+            text += f", bracket {' – '.join(map(number, self.bracket))}"
         if self.interval:
-            low, high = self.interval
-            level = f"{100 * self.interval_level:.3g} %"
-            text += f", {level} interval {number(low)} – {number(high)}"
+            level = 100 * (LEVEL if self.found else level_of(len(self.seeds)))
+            text += f", {level:.3g} % interval {' – '.join(map(number, self.interval))}"
         return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
 
     def __str__(self) -> str:

@@ -151,7 +151,9 @@ def test_what_could_not_be_held_out_is_null_in_the_row_of_a_cutoff():
     rows = planted_rows(np.random.default_rng(0), depths=(4,), widths=(16,))
     rows += planted_rows(np.random.default_rng(1), widths=(32,), depths=(2, 4))
     region = find_region(CellTable.from_rows(rows), form="product")
-    held = dataclasses.replace(region.rows[0].cross_validated, test=0)
+    nothing = dict.fromkeys(("log_measured", "log_predicted", "half"), np.zeros(0))
+    held = dataclasses.replace(region.rows[0].cross_validated, **nothing)
+    assert math.isnan(held.median_error + held.coverage + held.median_width)
     record = dataclasses.replace(region.rows[0], cross_validated=held).to_dict()
     assert record["cv_median_error"] is None
     assert record["cv_coverage"] is None

@@ -9,6 +9,7 @@ from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
 from etastar.cli.output import console_beside, write_results
 from etastar.result import number
+from etastar.search.estimate import LEVEL, level_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,8 +51,8 @@ def print_table(found: Result, console: Console) -> None:
     console.print(curve_table(found) if found.found else bracket_table(found.seeds))
     console.print()
     star = found.eta_star
-    level = f"{100 * found.interval_level:.3g} %"
-    interval = f"{level} interval {number(star.ci_low)} – {number(star.ci_high)}"
+    level = 100 * (LEVEL if found.found else level_of(len(found.seeds)))
+    interval = f"{level:.3g} % interval {number(star.ci_low)} – {number(star.ci_high)}"
     what = "half of fresh seeds train" if found.found else "median over seeds"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:
