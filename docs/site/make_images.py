@@ -195,8 +195,7 @@ def story() -> None:
             for seed in range(5):
                 label = name if seed == 0 else None
                 axes.plot(epochs, told["train"](seed, rate), color=colour, lw=1.3, label=label)
-        axes.axhline(0.9, color="#6b7280", lw=0.8, ls="--")
-        axes.annotate("threshold", (1, 0.905), color="#6b7280", va="bottom")
+        axes.axhline(0.9, color="#6b7280", lw=0.8, ls="--", label="threshold")
         axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1), xticks=epochs)
         fig.legend(loc="outside right center")
         fig.savefig(IMAGES / "story-runs.png", dpi=150)
