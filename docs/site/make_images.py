@@ -138,9 +138,6 @@ def _map(found: etastar.Result) -> None:
             bottom.plot(ends, [seed, seed], label=label, solid_capstyle="butt", **bar)
     for axes in (top, bottom):
         axes.axvline(middle, color=COLOURS["trained"], lw=1, label=f"η* = {middle:.3g}")
-        if found.eta_star.safe:
-            axes.axvline(found.eta_star.safe, color="#009E73", lw=1, ls="--",
-                         label=f"safe = {found.eta_star.safe:.3g}")  # fmt: skip
     bottom.set(xscale="log", xlabel="learning rate η", ylabel="seed", yticks=range(MAP_SEEDS))
     bottom.invert_yaxis()
     ticks = [t for t in (0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3) if rates[0] <= t <= rates[-1]]
