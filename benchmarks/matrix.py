@@ -79,7 +79,16 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "weight norm": lambda: cnn(lambda n: nn.Identity(), parametrizations.weight_norm),
     "residual": Residual,
     "lstm": lambda: Sequence(nn.LSTM(4, 8, batch_first=True), 32),
-    "transformer": lambda: Sequence(nn.TransformerEncoderLayer(4, 2, 16, 0.0, batch_first=True)),
+    "narrow transformer": lambda: Sequence(
+        nn.TransformerEncoderLayer(4, 2, 16, 0.0, batch_first=True)
+    ),
+    "transformer": lambda: Sequence(
+        nn.Sequential(
+            nn.Linear(4, 16),
+            nn.TransformerEncoderLayer(16, 4, 32, 0.0, batch_first=True, norm_first=True),
+        ),
+        64,
+    ),
 }
 
 
@@ -156,10 +165,11 @@ WAYS = {
     "schedule": Way(adamw, None, rising),
 }
 PAIRS = [
-    *itertools.product(("mlp", "cnn", "batch norm", "transformer"), WAYS),
+    *itertools.product(("mlp", "cnn", "batch norm", "narrow transformer"), WAYS),
     *itertools.product(
         ("dropout", "layer norm", "weight norm", "residual", "lstm"), ("sgd", "adamw")
     ),
+    *itertools.product(("transformer",), WAYS),
 ]
 """Kinds: `MODEL, WAY`; every other one is given as a shuffled loader instead of tensors."""
 KINDS = [", ".join(pair) for pair in PAIRS]

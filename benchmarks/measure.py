@@ -1,18 +1,22 @@
-"""Time to η* of 8 seeds at 5 % resolution: `etastar.measure` against plain sequential bisection.
+"""Time to an interval of η*: `etastar.measure` against bisection of as many seeds as it takes.
 
     python benchmarks/measure.py --data-dir DATA --json benchmarks/results/measure.json
 
-The baseline is what one would write by hand: for each seed in turn the paper's bisection, each
-trial an `nn.Sequential` with `torch.optim.SGD` and PyTorch's own threads, left as soon as the
-threshold is touched or the loss is not finite. Same data, initialisations, order of batches,
-criterion and range. Both are run in turn, `--rounds` times, and the best round of each counts.
-Replica-steps and evaluations are counted on both sides, so that the ratio can be explained.
+`etastar.measure` runs with its defaults, up to its 95 % interval of η* (without the confirmation of
+the recommended rate, which bisection has no part of). The baseline is what one would write by hand:
+for each seed in turn the paper's bisection, each trial an `nn.Sequential` with `torch.optim.SGD`
+and PyTorch's own threads, left as soon as the threshold is touched or the loss is not finite. Same
+data, budget, criterion and range. It takes seeds until the 95 % interval of their median (order
+statistics of the brackets' ends; binomial, so no shape is assumed) is as narrow as ours, and stops
+at the first seed where it is. Replica-steps are counted on both sides, so that the ratio can be
+explained.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from typing import Any
 
@@ -24,9 +28,10 @@ from etastar.data import Dataset, load
 from etastar.engines.reference import train_one
 from etastar.problem.networks import MLP
 from etastar.problem.trial import Trial
-from etastar.run import Progress
 from etastar.search import Bisection, Lattice
 from etastar.settings import Settings
+
+Run = dict[str, Any]
 
 
 def main() -> None:
@@ -38,8 +43,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--input-lr-ratios", type=float, nargs="+", default=[1.0, 0.1])
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--most-seeds", type=int, default=300, help="of bisection")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -48,64 +52,58 @@ def main() -> None:
     rows = []
     for ratio in args.input_lr_ratios:
         network = MLP(width=args.width, depth=args.depth, input_lr_ratio=ratio)
-        ours, theirs = [], []
-        for _ in range(args.rounds):
-            ours.append(stacked(network, data, args.seeds))
-            theirs.append(sequential(network, data, args.seeds))
-        best = min(ours, key=lambda run: run["seconds"])
-        plain = min(theirs, key=lambda run: run["seconds"])
+        ours = stacked(network, data)
+        theirs = sequential(network, data, ours["reach"], args.most_seeds)
         row = {
             "input_lr_ratio": ratio,
-            "etastar": best,
-            "bisection": plain,
-            "times_faster": plain["seconds"] / best["seconds"],
-            "fewer_steps": plain["steps"] / best["steps"],
+            "etastar": ours,
+            "bisection": theirs,
+            "times_faster": theirs["seconds"] / ours["seconds"],
+            "fewer_steps": theirs["steps"] / ours["steps"],
         }
         rows.append(row)
-        print(f"{args.dataset} {args.width}×{args.depth}, κ = {ratio:g}, {args.seeds} seeds")
-        for name in ("etastar", "bisection"):
-            run = row[name]
+        print(f"{args.dataset} {args.width}×{args.depth}, κ = {ratio:g}")
+        for name, run in (("etastar", ours), ("bisection", theirs)):
             print(
-                f"  {name:10} {run['seconds']:7.1f} s  {run['trials']:4} trials "
-                f"{run['steps']:7,} replica-steps  median η* {run['median']:.4g}"
+                f"  {name:10} {run['seconds']:7.1f} s  {run['trials']:5} trials of {run['seeds']} "
+                f"seeds  {run['steps']:9,} replica-steps  η* {run['median']:.4g}, "
+                f"{run['low']:.4g} – {run['high']:.4g}"
             )
         print(
             f"  ratio {row['times_faster']:.1f} = {row['fewer_steps']:.2f} (steps) × "
             f"{row['times_faster'] / row['fewer_steps']:.2f} (time per step, evaluation included)",
             flush=True,
         )
-    if args.json:
-        with open(args.json, "w") as file:
-            record = {"machine": machine("cpu"), "settings": settings_of(args), "rows": rows}
-            json.dump(record, file, indent=1)
+        if args.json:
+            with open(args.json, "w") as file:
+                record = {"machine": machine("cpu"), "settings": settings_of(args), "rows": rows}
+                json.dump(record, file, indent=1)
 
 
-def stacked(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
-    taken = 0
+def interval(median: float, low: float, high: float) -> Run:
+    """An interval, and the larger of its two factors."""
+    return {"median": median, "low": low, "high": high, "reach": max(high / median, median / low)}
 
-    def count(now: Progress) -> None:
-        nonlocal taken
-        taken = now.steps  # those of abandoned trials included
 
+def stacked(network: MLP, data: Dataset) -> Run:
     start = time.perf_counter()
-    found = measure(network, data, seeds=seeds, on_progress=count)
+    found = measure(network, data, confirm=0)
     seconds = time.perf_counter() - start
-    return {
-        "seconds": seconds,
-        "trials": found.cost.trials,
-        "steps": taken,
-        "median": found.eta_star.median,
-        "brackets": [[result.lo, result.hi] for result in found.seeds.values()],
-    }
+    eta = found.eta_star
+    if not (eta.median and eta.ci_low and eta.ci_high):
+        raise SystemExit(f"no interval of η* was found:\n{found}")
+    counts = {"trials": found.cost.trials, "seeds": found.cost.trials, "steps": found.cost.steps}
+    return {"seconds": seconds} | counts | interval(eta.median, eta.ci_low, eta.ci_high)
 
 
-def sequential(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
+def sequential(network: MLP, data: Dataset, reach: float, most: int) -> Run:
     settings = Settings.checked(dataset=data.name)
     recipe = settings.recipe(data)
     lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution or 0.05)
-    brackets, trials, steps = [], 0, 0
+    brackets: list[tuple[float, float]] = []
+    trials, steps = 0, 0
     start = time.perf_counter()
-    for seed in range(seeds):
+    for seed in range(most):
         search = Bisection(lattice)
         while not search.done:
             lr = search.ask()[0]
@@ -115,15 +113,30 @@ def sequential(network: MLP, data: Dataset, seeds: int) -> dict[str, Any]:
             # a dead network is not recognised by a plain loop: it trains to the end of its budget
             steps += outcome.step
         result = search.result()
-        brackets.append([result.lo, result.hi])
-    middles = torch.tensor([[lo, hi] for lo, hi in brackets if lo and hi]).log().mean(1)
-    return {
-        "seconds": time.perf_counter() - start,
-        "trials": trials,
-        "steps": steps,
-        "median": float(middles.quantile(0.5).exp()),
-        "brackets": brackets,
-    }
+        brackets.append((result.lo or 0.0, result.hi or math.inf))
+        now = of_median(brackets)
+        if now and now["reach"] <= reach:
+            break
+    else:
+        raise SystemExit(f"bisection of {most} seeds is not as narrow: {of_median(brackets)}")
+    seconds = time.perf_counter() - start
+    counts = {"trials": trials, "seeds": len(brackets), "steps": steps}
+    return {"seconds": seconds} | counts | now | {"brackets": brackets}
+
+
+def of_median(brackets: list[tuple[float, float]]) -> Run | None:
+    """The median's 95 % interval from order statistics; None where seeds are too few for one."""
+    n = len(brackets)
+    lows, highs = sorted(lo for lo, _ in brackets), sorted(hi for _, hi in brackets)
+    beyond, k = 2.0**-n, 0  # of n fair coins, P(at most k heads)
+    while beyond <= 0.025:
+        k += 1
+        beyond += math.comb(n, k) / 2**n
+    if k == 0 or not lows[k - 1] or not math.isfinite(highs[n - k]):
+        return None
+    middles = sorted(math.sqrt(lo * hi) for lo, hi in brackets)
+    median = math.sqrt(middles[(n - 1) // 2] * middles[n // 2])
+    return interval(median, lows[k - 1], highs[n - k])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python benchmarks/phase.py
 
 fits, per data set, loss and κ, the networks of each region of `REGIONS`, and writes
-`benchmarks/results/phase.json`, a table and a figure (`docs/images/phase.png`). The regions were
-fixed before looking at these rows: n/L from 0, 8 and 16 on; four layers and more, which the ledger
-of 0.1.0 found on its own rows; the networks whose η* instability or collapse ends, as the budget is
+`benchmarks/results/phase.json`, a table and two figures: `docs/images/phase.png`, and
+`docs/images/slopes.png`, η_50 against λ1 at κ = 0.1 with errors in both. The regions were fixed
+before looking at these rows: n/L from 0, 8 and 16 on; four layers and more, which the ledger of
+0.1.0 found on its own rows; the networks whose η* instability or collapse ends, as the budget is
 no property of a network; and both. All are shown.
 """
 
@@ -16,10 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prediction import ROOT, Keep, deep, everything, groups, unstable
+from prediction import LEAST_TRAIN, ROOT, Keep, deep, everything, groups, unstable
 
 from etastar.errors import ConfigError
-from etastar.scaling import CellTable, cross_validate, fit_cell_slope, fit_power_law
+from etastar.report.draw_matplotlib import decimal_ticks
+from etastar.scaling import (
+    CellTable,
+    cross_validate,
+    estimate_cells,
+    fit_cell_slope,
+    fit_power_law,
+)
 
 REGIONS: dict[str, tuple[float, Keep]] = {
     "all": (0.0, everything),
@@ -32,6 +40,7 @@ REGIONS: dict[str, tuple[float, Keep]] = {
 }
 """Name → least n/L, and which rows."""
 OUTPUT = ROOT / "benchmarks" / "results" / "phase.json"
+SLOPES = ROOT / "docs" / "images" / "slopes.png"
 FIGURE = ROOT / "docs" / "images" / "phase.png"
 EQUAL = np.array([0.0, 1.0, -1.0])
 
@@ -39,8 +48,8 @@ EQUAL = np.array([0.0, 1.0, -1.0])
 def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
     """Both laws of the networks of a region; or why there is none."""
     try:
-        one = fit_power_law(cells, form="product", cutoff=cutoff, n_boot=0)
-        two = fit_power_law(cells, form="separate", cutoff=cutoff, n_boot=0)
+        one = fit_power_law(cells, form="product", cutoff=cutoff)
+        two = fit_power_law(cells, form="separate", cutoff=cutoff)
     except ConfigError as error:
         return {"region": region, "error": str(error)}
     return {
@@ -55,7 +64,7 @@ def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
         },
         "equal_exponents_p": round(two.effects.p_value(EQUAL, two.beta), 4),
         "held_out_error": round(cross_validate(one).median_error, 3),
-        "slope_on_lambda1": slope_of(cells),
+        "slope_on_lambda1": slope_of(cells.subset(cells.width >= cutoff * cells.depth)),
     }
 
 
@@ -99,6 +108,89 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
+def colour_of(depth: float) -> Any:
+    """Viridis from depth 2 to 16."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.85 * np.log2(depth / 2) / 3)
+
+
+def points(axes: Any, cells: CellTable, solid: bool) -> None:
+    """Networks with the 95 % intervals of both: depth by colour, width by size; or hollow."""
+    x, y = (estimate_cells(cells, response) for response in ("lambda1", "eta_star"))
+    use = x.used & y.used
+    for i in np.flatnonzero(use):
+        colour = colour_of(cells.depth[i])
+        spread = [1.96 * np.sqrt(one.variance[i]) for one in (x, y)]
+        at = [np.exp(one.value[i]) for one in (x, y)]
+        bars = [
+            [[a * (1 - np.exp(-s))], [a * (np.exp(s) - 1)]] for a, s in zip(at, spread, strict=True)
+        ]
+        axes.errorbar(
+            *([a] for a in at),
+            xerr=bars[0],
+            yerr=bars[1],
+            fmt="o",
+            ms=2 + 0.6 * np.log2(cells.width[i] / 8),
+            color=colour,
+            mfc=colour if solid else "white",
+            elinewidth=0.7,
+        )
+
+
+def draw_slopes(path: Path) -> None:
+    """η_50 against λ1 per data set and loss, with the slope of the networks of the last claim."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    def kept(keep: Keep) -> dict[str, CellTable]:
+        return {
+            f"{labels['dataset']}, {labels['loss']}": cells
+            for file, labels, cells in groups(keep)
+            if file.startswith("curves-")
+            and file != "curves-beyond"
+            and float(labels["input_lr_ratio"]) == 0.1
+        }
+
+    every = kept(everything)
+    region = kept(lambda row: deep(row) and unstable(row))
+    shown = [
+        name
+        for name, cells in region.items()
+        if estimate_cells(cells).used.sum() >= LEAST_TRAIN and slope_of(cells)
+    ]
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(2.9 * columns, 2.6 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, name in zip(grid.flat, shown, strict=False):
+        points(axes, every[name], solid=False)
+        points(axes, region[name], solid=True)
+        found = fit_cell_slope(region[name])
+        told = found.corrected
+        ends = np.exp(estimate_cells(region[name], "lambda1").value)
+        ends = np.array([np.nanmin(ends), np.nanmax(ends)])
+        axes.plot(ends, np.exp(found.intercept) * ends**told.value, color="0.2", lw=1.2)
+        centre = np.exp(np.log(ends).mean())
+        middle = np.exp(found.intercept) * centre**told.value
+        axes.plot(ends, middle * centre / ends, color="0.5", lw=1, ls=":")
+        axes.set(xscale="log", yscale="log")
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            decimal_ticks(axis, 0.7 * np.log10(limits[1] / limits[0]))
+        axes.set_title(
+            f"{name} ({found.n})\nslope {told.value:.2f} [{told.low:.2f}, {told.high:.2f}]",
+            fontsize=8,
+        )
+    figure.supxlabel("λ1 at initialisation", fontsize=9)
+    figure.supylabel("η_50", fontsize=9)
+    marks = [
+        Line2D([], [], marker="o", ls="", color=colour_of(depth), label=f"L = {depth}")
+        for depth in (2, 4, 8, 16)
+    ]
+    figure.legend(handles=marks, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    figure.savefig(path, dpi=160)
+
+
 def main() -> None:
     """Fit, write, print, draw."""
     found: dict[str, dict[str, Any]] = {}
@@ -128,6 +220,7 @@ def main() -> None:
                 f"| {row['slope_on_lambda1']} |"
             )
     draw(records, FIGURE)
+    draw_slopes(SLOPES)
 
 
 if __name__ == "__main__":

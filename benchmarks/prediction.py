@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from etastar.errors import ConfigError
 from etastar.scaling import CellTable, estimate_cells, extrapolate, fit_process
@@ -79,25 +78,18 @@ def groups(keep: Keep = everything) -> Iterator[tuple[str, dict[str, Any], CellT
 
 def judged(cells: CellTable) -> dict[str, Any] | None:
     """Errors of the process and of separate powers; None if there are too few networks."""
-    estimates = estimate_cells(cells)
-    size, use = cells.width * cells.depth, estimates.used
-    if not use.any():
-        return None
-    small = use & (size <= FRACTION * size[use].max() * (1 + 1e-9))
-    test = use & ~small
-    if small.sum() < LEAST_TRAIN or test.sum() < LEAST_TEST:
-        return None
-    process = fit_process(cells.subset(small))
-    mean, sd = process.predict_log(cells.width[test], cells.depth[test])
-    half = float(ndtri(0.5 + 0.5 * LEVEL)) * np.sqrt(sd**2 + process.noise())
-    found = {"train": int(small.sum()), "test": int(test.sum())}
-    found["process"] = _record(mean - estimates.value[test], half)
-    try:
-        held = extrapolate(cells, "separate", fraction=FRACTION, level=LEVEL)
-        found["separate"] = _record(held.log_predicted - held.log_measured, held.half)
-    except ConfigError:
-        found["separate"] = None
-    return found
+    found: dict[str, Any] = {}
+    for kind in ("process", "separate"):
+        try:
+            held = extrapolate(cells, kind, fraction=FRACTION, level=LEVEL)
+        except ConfigError:
+            found[kind] = None
+            continue
+        if held.train < LEAST_TRAIN or held.test < LEAST_TEST:
+            return None
+        found |= {"train": held.train, "test": held.test}
+        found[kind] = _record(held.log_predicted - held.log_measured, held.half)
+    return found if found["process"] else None
 
 
 def _record(error: np.ndarray, half: np.ndarray) -> dict[str, list[float]]:

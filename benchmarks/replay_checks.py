@@ -23,6 +23,7 @@ import json
 import math
 import os
 import runpy
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,6 @@ import numpy as np
 import torch
 from replay import KINDS, Table, load, options_of
 from tables_tasks import TASKS
-from torch.utils.data import DataLoader
 
 import etastar
 from etastar.engines import choose
@@ -165,24 +165,15 @@ def five_lines() -> Callable[..., Any]:
 
 
 def transformer() -> Callable[..., Any]:
-    """The call of examples/hugging_face_trainer.py, without its seeds and resolution."""
+    """The call of examples/hugging_face_trainer.py, with the default precision."""
+    from transformers.utils import logging
+
+    from etastar.huggingface import trainer_maximal_lr
+
+    logging.set_verbosity_error()
     example = runpy.run_path(str(EXAMPLES / "hugging_face_trainer.py"))
-    digits = etastar.load("digits")
-    train = example["examples"](digits.x_train, digits.y_train)
-    val = example["examples"](digits.x_val, digits.y_val)
-    return functools.partial(
-        etastar.maximal_lr,
-        example["build"],
-        DataLoader(train, example["BATCH"], shuffle=True, drop_last=True),
-        DataLoader(val, len(val)),
-        step_fn=lambda model, batch: model(**batch).loss,
-        metric=example["accuracy"],
-        optimizer=functools.partial(torch.optim.AdamW, weight_decay=0.0),
-        threshold=example["THRESHOLD"],
-        epochs=example["EPOCHS"],
-        start_lr=1e-3,
-        end_lr=1.0,
-    )
+    trainer = example["new_trainer"](tempfile.mkdtemp())
+    return functools.partial(trainer_maximal_lr, trainer, threshold=0.6, end_lr=1.0)
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def compared(subset: str) -> tuple[Comparison | None, ...]:
     found: list[Comparison | None] = []
     for *_, cells, _ in groups():
         try:
-            found.append(compare_forms(cells.subset(SUBSETS[subset](cells)), forms=FORMS, n_boot=0))
+            found.append(compare_forms(cells.subset(SUBSETS[subset](cells)), forms=FORMS))
         except ConfigError:
             found.append(None)
     return tuple(found)
@@ -110,7 +110,7 @@ def _law(cells: CellTable, cutoff: float | None) -> tuple[tuple[str, ...], int]:
     """Product exponent, R², separate exponents, R², p(equal); and the number of cells used."""
     none = ("–",) * 6
     try:
-        found = compare_forms(cells, forms=("product", "separate"), cutoff=cutoff, n_boot=0)
+        found = compare_forms(cells, forms=("product", "separate"), cutoff=cutoff)
     except ConfigError:
         return none, 0
     cells_used = found.rows[0].fit.usage.used
@@ -141,9 +141,7 @@ def slopes() -> list[str]:
         except ConfigError:
             text, verdict = "–", ("–", "–")
         try:
-            found = compare_forms(
-                cells, forms=("product", "separate"), response="lambda1", n_boot=0
-            )
+            found = compare_forms(cells, forms=("product", "separate"), response="lambda1")
             law = [
                 x
                 for row in found.rows
@@ -292,7 +290,6 @@ def published() -> list[str]:
                 wide,
                 form="separate",
                 response=response,  # type: ignore[arg-type]
-                n_boot=0,
             )
             shown.append(interval(fit["width"].value, fit["width"].low, fit["width"].high))
         widest = max(r["width"] for r in rows)
@@ -343,8 +340,8 @@ SECTIONS = (
      "Post hoc: the residual maps show that networks of depth 2 lie off every law of n·L."),
     ("η\\* against λ1, and the law of λ1", slopes,
      "λ1: largest eigenvalue of the preconditioned Hessian D^½ H D^½ on 500 training samples. "
-     "The slope is that between the cells' medians, corrected for the noise of both. *Excludes "
-     "−1*: it is outside the interval shown and outside the bootstrap's."),
+     "The slope is that between the cells' medians, corrected for the noise of both, with a 95 % "
+     "interval that allows for scatter shared by widths or depths. *Excludes −1*: it is outside."),
     ("Later in training", later,
      "Median over seeds of the largest rate from a checkpoint, divided by η\\* of the same seed at "
      "step 0 (range over seeds); κ = 0.1."),

@@ -225,6 +225,36 @@ def test_ctrl_c_returns_what_is_known(tmp_path: Path) -> None:
     assert found.cost.steps > 0
 
 
+class Counting:
+    """An executor that counts the partial trials it was sent."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self.pool, self.partial = pool, 0
+
+    def submit(self, fn: Any, spec: Any) -> Any:
+        self.partial += spec[3].steps is not None
+        return self.pool.submit(fn, spec)
+
+
+def test_an_executor_takes_the_runs_that_find_a_threshold() -> None:
+    options: dict[str, Any] = {"threshold": "auto", "trials": 4, "confirm": 0, "start_lr": 0.01}
+    with ProcessPoolExecutor(1) as pool, _quiet():
+        there = Counting(pool)
+        assert answer(measured(executor=there, **options)) == answer(measured(**options))
+    assert there.partial >= 2 * 5  # of the threshold, and of the location
+
+
+def test_minutes_end_the_search_of_a_threshold() -> None:
+    with pytest.raises(ConfigError, match=r"`minutes=0.001` have passed before threshold='auto'"):
+        measured(minutes=0.001, threshold="auto", epochs=50)
+
+
+@pytest.mark.parametrize("place", [{"minutes": 1}, {"executor": None}, {"resources": {"GPU": 1}}])
+def test_a_warmup_says_what_has_no_effect(place: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"`{next(iter(place))}` has no effect on a warm-up"):
+        etastar.warmup(build, TRAIN, VAL, target_lr=1.0, **place)
+
+
 def test_minutes_end_with_what_is_known() -> None:
     began = time.monotonic()
     with _quiet():

@@ -14,8 +14,8 @@ from etastar.machine import device_named
 from etastar.problem.answers import label_notes
 from etastar.problem.networks import Network
 from etastar.problem.networks.parametrization import scheme_notes
-from etastar.problem.preserve import check_ambient
 from etastar.problem.problem import Problem, of_network
+from etastar.problem.streams import check_ambient
 from etastar.result import Result
 from etastar.run import Progress, run
 from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, Settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -72,6 +72,31 @@ class Whole:
         return self
 
 
+class Reported:
+    """A metric by the name under which a framework reports it.
+
+    Args:
+        validate: Maps a copy of the model, the data and the name to the name and the value.
+        name: Of the metric; None where the first validation decides.
+    """
+
+    def __init__(
+        self, validate: Callable[[Any, Whole, str | None], tuple[str, float]], name: str | None
+    ) -> None:
+        self.validate, self.name, self.__name__ = validate, name, name or "compute_metrics"
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return what its values depend on besides the model, see `problem.fingerprint`."""
+        return [self.validate, self.__name__]
+
+    def __call__(self, model: Any, whole: Whole) -> float:
+        """Validate a copy of the model."""
+        self.__name__, value = self.validate(model, whole, self.name)
+        self.name = self.__name__
+        return value
+
+
 def measured(
     options: Mapping[str, Any],
     *,
@@ -112,7 +137,7 @@ def measured(
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     schedule = warmup(found)
-    values = {each.name: getattr(found, each.name) for each in fields(Result)}
+    values = dict(vars(found))
     told = schedule.notes if schedule else ()
     values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))
     values["settings"] = {**found.settings, "step": dict(settings)}
@@ -171,6 +196,19 @@ def check_carried(entry: str, found: Mapping[str, bool]) -> None:
     for words, there in found.items():
         if there:
             raise ConfigError(f"{entry}: {words}.")
+
+
+def scaled(optimizer: Any, lr: float) -> Any:
+    """Scale all groups of an optimizer so that the first has a rate; return the optimizer.
+
+    Args:
+        optimizer: Any with `param_groups`.
+        lr: The rate.
+    """
+    base = float(optimizer.param_groups[0]["lr"])
+    for group in optimizer.param_groups:
+        group["lr"] *= lr / base
+    return optimizer
 
 
 def named(things: Collection[Any]) -> str:

@@ -13,16 +13,19 @@ from torch import nn
 
 from etastar.carried import (
     AppliedResult,
+    Reported,
     Whole,
     check_carried,
     measured,
     named,
     not_of,
     parts_of_step,
+    scaled,
     steps_of,
 )
 from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
+from etastar.maximal import PLACES
 from etastar.problem.batches import Grouped, length_of
 from etastar.problem.streams import Stream
 from etastar.result import Result
@@ -74,22 +77,28 @@ def trainer_maximal_lr(
             "warmup must be True, the rate to warm up to, or options of etastar.warmup, got "
             f"{warmup!r:.60}."
         )
+    for name in (*PLACES[1:], "scheduler"):
+        if warmup and options.get(name) is not None:
+            raise ConfigError(
+                f"{ENTRY}: `{name}` has no effect on a warm-up. Leave it out, or `warmup`."
+            )
     with Stream("model", 0).active():
         shadow = shadow_of(trainer)
         train = shadow.get_train_dataloader()
         val = train if trainer.eval_dataset is None else shadow.get_eval_dataloader()
     size = int(trainer.args.gradient_accumulation_steps)
-    metric = _metric(trainer, options.get("metric"))
+    training = Training(trainer)
+    metric = _metric(training, options.get("metric"))
     better = {"higher_is_better": not str(getattr(metric, "__name__", metric)).endswith("loss")}
     if options.get("metric") is None and trainer.args.metric_for_best_model is not None:
         better = {"higher_is_better": bool(trainer.args.greater_is_better)}
     options = better | options | {"metric": metric}
-    training = {
-        "model": Drawn(trainer) if trainer.model_init is not None else trainer.model,
+    read = {
+        "model": training.drawn if trainer.model_init is not None else trainer.model,
         "train_data": steps_of(train, size),
-        "val_data": [Whole(val)] if isinstance(metric, Evaluated) else Grouped(val),
-        "optimizer": Configured(trainer),
-        "step_fn": Step(trainer),
+        "val_data": [Whole(val)] if isinstance(metric, Reported) else Grouped(val),
+        "optimizer": training.optimizer,
+        "step_fn": training.training_step,
         "device": trainer.args.device,
         **_budget(trainer, train, size),
     }
@@ -104,17 +113,17 @@ def trainer_maximal_lr(
             return None
         known = {k: v for k, v in options.items() if k not in (*OF_THE_CURVE, "strategy")}
         known |= {"threshold": found.settings["threshold"], **given}
-        return find_warmup(target_lr=target, **(training | known))
+        return find_warmup(target_lr=target, **(read | known))
 
     return measured(
         options,
         where="the Trainer",
         notes=_notes(trainer),
-        settings=_told(trainer),
+        settings=training.told,
         on_training=trainer.eval_dataset is None,
         setter=_set,
         warmup=warmed,
-        **training,
+        **read,
     )
 
 
@@ -166,28 +175,12 @@ def _notes(trainer: Any) -> list[str]:
     return notes
 
 
-def _told(trainer: Any) -> dict[str, Any]:
-    """Return how a step is taken, for the record."""
-    names = (
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm"),
-        *("label_smoothing_factor", "mixed_precision", "weight_decay"),
-    )
-    return {name: getattr(trainer.args, name, None) for name in names}
-
-
 def _budget(trainer: Any, train: Any, size: int) -> dict[str, Any]:
     """Return the budget as an option of `maximal_lr`."""
     steps, batches = trainer.args.max_steps, length_of(train)
     if steps <= 0 and batches is not None:
         steps = math.ceil(trainer.args.num_train_epochs * -(-batches // size))
     return {"max_steps": steps} if steps > 0 else {"epochs": trainer.args.num_train_epochs}
-
-
-class _Alone:
-    """What a shadow prepares: nothing is wrapped or kept."""
-
-    def __call__(self, *things: Any, **options: Any) -> Any:
-        return things[0] if len(things) == 1 else things
 
 
 def shadow_of(trainer: Any) -> Any:
@@ -206,7 +199,7 @@ def shadow_of(trainer: Any) -> Any:
     for name in ("_dataloaders", "_optimizers", "_schedulers", "_custom_objects"):
         setattr(accelerator, name, [])
     accelerator._models = [None]  # so that no evaluation prepares one
-    accelerator.prepare = _Alone()
+    accelerator.prepare = lambda *things, **options: things[0] if len(things) == 1 else things
     accelerator.scaler = copy.deepcopy(accelerator.scaler)
     handler = shadow.callback_handler = copy.copy(trainer.callback_handler)
     handler.callbacks = []
@@ -223,47 +216,53 @@ def shadow_of(trainer: Any) -> Any:
     return shadow
 
 
-class Drawn:
-    """A factory of the model, by `model_init`.
+class Training:
+    """What a Trainer does with a model: its methods are the arguments of `maximal_lr`.
 
     Args:
-        trainer: Its Trainer.
+        trainer: The user's; every run has a shadow of its own.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
-    def __call__(self) -> nn.Module:
-        """Return a new model, drawn from the global streams."""
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return how a step is taken, for the record."""
+        names = (
+            *("per_device_train_batch_size", "gradient_accumulation_steps", "max_grad_norm"),
+            *("label_smoothing_factor", "mixed_precision", "weight_decay"),
+        )
+        return {name: getattr(self.trainer.args, name, None) for name in names}
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return what outcomes depend on besides the model, see `problem.fingerprint`."""
+        trainer = self.trainer
+        functions = (trainer.compute_loss_func, trainer.compute_metrics)
+        logits = trainer.preprocess_logits_for_metrics
+        return [self.told, type(trainer), *functions, logits]
+
+    def drawn(self) -> nn.Module:
+        """Return a new model, drawn by `model_init` from the global streams."""
         return self.trainer.call_model_init().to(self.trainer.args.device)  # type: ignore[no-any-return]
 
+    def optimizer(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+        """Return the optimizer of a copy of the model, with a shadow of the Trainer of its own.
 
-class Configured:
-    """The optimizer that a Trainer would make, at another rate.
-
-    Args:
-        trainer: The user's.
-    """
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def __call__(self, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-        """Return the optimizer of a copy of the model, with a shadow of the Trainer of its own."""
+        Args:
+            model: The copy.
+            lr: The rate.
+        """
         shadow, given = shadow_of(self.trainer), self.trainer.optimizer
         shadow.model = shadow.model_wrapped = model
-        shadow.args.learning_rate = lr
-        if shadow.optimizer_cls_and_kwargs is not None:
-            kind, keywords = shadow.optimizer_cls_and_kwargs
-            shadow.optimizer_cls_and_kwargs = kind, {**keywords, "lr": lr}
+        _set_argument(shadow, lr)
         if given is None:
             shadow.create_optimizer()
             optimizer = shadow.optimizer
         else:
             optimizer = shadow.optimizer = self._moved(getattr(given, "optimizer", given), model)
-            base = float(optimizer.param_groups[0]["lr"])
-            for group in optimizer.param_groups:
-                group["lr"] *= lr / base
+            scaled(optimizer, lr)
         shadow.accelerator._optimizers = [optimizer]
         setattr(optimizer, OWN, shadow)
         return optimizer  # type: ignore[no-any-return]
@@ -277,21 +276,14 @@ class Configured:
             group["lr"] = group.pop("initial_lr", group["lr"])  # of before a schedule
         return copied
 
+    def training_step(self, model: nn.Module, batch: Any, optimizer: Any) -> torch.Tensor:
+        """Train a copy of the model on the batches of one step; return their loss.
 
-class Step:
-    """A whole optimizer step of a Trainer, see `step_fn` of `maximal_lr`.
-
-    Args:
-        trainer: The user's; every run has a shadow of its own.
-    """
-
-    __name__ = "training_step"
-
-    def __init__(self, trainer: Any) -> None:
-        self.trainer = trainer
-
-    def __call__(self, model: nn.Module, batch: Any, optimizer: Any) -> torch.Tensor:
-        """Train a copy of the model on the batches of one step; return their loss."""
+        Args:
+            model: The copy.
+            batch: Or several, see `parts_of_step`.
+            optimizer: Of its run.
+        """
         shadow, parts = getattr(optimizer, OWN), parts_of_step(batch)
         device = shadow.args.device
         samples, items = shadow.get_batch_samples(iter(parts), len(parts), device)
@@ -309,51 +301,55 @@ class Step:
         shadow.state.global_step += 1
         return torch.stack(losses).sum()
 
+    def evaluated(self, model: nn.Module, whole: Whole, name: str | None) -> tuple[str, float]:
+        """Evaluate a copy of the model on all validation data.
 
-class Evaluated:
-    """A metric by the name under which `Trainer.evaluate` reports it.
+        Args:
+            model: The copy.
+            whole: The data.
+            name: Of the metric, with or without `eval_`; None for the only one, or an accuracy.
 
-    Args:
-        trainer: The user's.
-        name: Of the metric, with or without `eval_`; None for the only one, or an accuracy.
-    """
+        Returns:
+            The name and the value that `Trainer.evaluate` reports.
 
-    def __init__(self, trainer: Any, name: str | None) -> None:
-        self.trainer, self.__name__ = trainer, name or "compute_metrics"
-        self.name = name
-
-    def __call__(self, model: nn.Module, whole: Whole) -> float:
-        """Evaluate a copy of the model on all validation data."""
+        Raises:
+            ModelError: It reports none of that name, or several where there is no name.
+        """
         shadow = shadow_of(self.trainer)
         shadow.model = shadow.model_wrapped = model
         loader = whole.batches.loader
         only = None if self.trainer.compute_metrics is not None else True
         found = shadow.evaluation_loop(loader, "Evaluation", prediction_loss_only=only).metrics
         told = {k.removeprefix("eval_"): v for k, v in found.items() if "preparation" not in k}
-        name = self.name and self.name.removeprefix("eval_")
         if name is None:
             own = [key for key in told if key != "loss"]
-            accurate = [key for key in own if key == "accuracy"]
-            name = (accurate or own or ["loss"])[0]
-            if len(own) > 1 and not accurate:
+            if len(own) > 1 and "accuracy" not in own:
                 raise ModelError(
                     f"compute_metrics returns {', '.join(own)}: say which as `metric`."
                 )
-            self.__name__ = self.name = name
-        if name not in told:
-            raise ModelError(f"evaluate() reports no {name!r}; it reports {', '.join(told)}.")
-        return float(told[name])
+            name = "accuracy" if "accuracy" in own else (own or ["loss"])[0]
+        key = name.removeprefix("eval_")
+        if key not in told:
+            raise ModelError(f"evaluate() reports no {key!r}; it reports {', '.join(told)}.")
+        return name, float(told[key])
 
 
-def _metric(trainer: Any, asked: Any) -> Any:
+def _set_argument(trainer: Any, lr: float) -> None:
+    """Set the rate that a Trainer makes an optimizer with."""
+    trainer.args.learning_rate = lr
+    if trainer.optimizer_cls_and_kwargs is not None:
+        kind, keywords = trainer.optimizer_cls_and_kwargs
+        trainer.optimizer_cls_and_kwargs = kind, {**keywords, "lr": lr}
+
+
+def _metric(training: Training, asked: Any) -> Any:
     """Return the metric: what was asked for, else what the Trainer has."""
+    trainer = training.trainer
     if asked is not None and not isinstance(asked, str):
         return asked
     asked = asked or trainer.args.metric_for_best_model
-    if asked is None and trainer.compute_metrics is not None:
-        return Evaluated(trainer, None)
     if asked not in (None, "accuracy") or trainer.compute_metrics is not None:
-        return Evaluated(trainer, asked)
+        return Reported(training.evaluated, asked)
     if _shifts_labels(trainer):
         raise ConfigError(
             f"{ENTRY}: the model predicts the next token, of which no accuracy is read. Pass "
@@ -372,10 +368,8 @@ def _shifts_labels(trainer: Any) -> bool:
 
 def _set(trainer: Any, lr: float, schedule: Warmup | None) -> None:
     """Set rate and schedule of the user's Trainer."""
-    before, trainer.args.learning_rate = trainer.args.learning_rate, lr
-    if trainer.optimizer_cls_and_kwargs is not None:
-        kind, keywords = trainer.optimizer_cls_and_kwargs
-        trainer.optimizer_cls_and_kwargs = kind, {**keywords, "lr": lr}
+    before = trainer.args.learning_rate
+    _set_argument(trainer, lr)
     if trainer.optimizer is not None:
         groups = trainer.optimizer.param_groups
         base = float(groups[0].get("initial_lr", groups[0]["lr"])) or before

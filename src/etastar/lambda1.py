@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from etastar.curvature.initialisations import SeedSharpness
     from etastar.data import Dataset
     from etastar.problem.networks import Network
+    from etastar.progress import Progress
     from etastar.result import Result
     from etastar.search.base import SeedResult
     from etastar.settings import Settings
@@ -171,6 +172,7 @@ def measure_sharpness(
     import torch
 
     from etastar.api import checked_settings
+    from etastar.api import measured as measure_eta_star
     from etastar.curvature.initialisations import initial_sharpness
     from etastar.machine import device_named, environment, use_threads
 
@@ -223,8 +225,13 @@ def measure_sharpness(
     scheme = network.parametrization_record(dataset.inputs, dataset.classes)
     notes = (*scheme_notes(scheme), *_warnings(of_kind, max_iter))
     notes += () if note else _beyond(network)
-    measured = _eta_star(network, dataset, settings, say) if with_eta_star else None
-    if measured:
+    measured = None
+    if with_eta_star:
+
+        def tell(now: Progress) -> None:
+            say(f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done)
+
+        measured = measure_eta_star(network, dataset, settings, on_progress=tell)
         notes += measured.warnings
     return Sharpness(
         heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
@@ -345,20 +352,6 @@ def _bounds(
         bounds |= UNPROVED
         bounds["theorem"] = [entry | {"label": "asymptotic"} for entry in bounds["theorem"]]
     return bounds, None
-
-
-def _eta_star(
-    network: Network, data: Dataset, settings: Settings, say: Callable[[str, int], None]
-) -> Result:
-    """η* of the same networks."""
-    from etastar.api import measured
-
-    return measured(
-        *(network, data, settings),
-        on_progress=lambda now: say(
-            f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done
-        ),
-    )
 
 
 def _eta_star_times_lambda1(measured: Result, found: dict[int, SeedSharpness]) -> float | None:

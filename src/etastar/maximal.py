@@ -11,16 +11,18 @@ import torch
 from torch import nn
 
 from etastar.api import SETTINGS_TOLD, criterion_line
-from etastar.auto_threshold import finder
 from etastar.checking import check_number, known_names, plain
 from etastar.data import Dataset
-from etastar.engines.workers import Workers
+from etastar.engines import LoopEngine
+from etastar.engines.workers import Workers, WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
+from etastar.problem.streams import untouched
+from etastar.problem.trial import Outcome, Trial
+from etastar.progress import ProgressLine
 from etastar.result import Result
-from etastar.run import Early, progress_line, run
+from etastar.run import Early, run
 from etastar.search.search import (
     OF_THE_CURVE,
     RESOLUTION,
@@ -173,21 +175,35 @@ def maximal_lr(
         >>> result.lr, result.bracket, result.safe_lr  # doctest: +SKIP
     """
     given = {k: v for k, v in locals().items() if k not in PLACES}
-    asked, early, workers = OwnModel(**given), early_end(minutes), workers_of(executor, resources)
+    asked, workers = OwnModel(**given), workers_of(executor, resources)
+    early = Early(None if minutes is None else check_number("minutes", plain(minutes), above=0))
     with untouched(train_data, val_data), keeper(store) as kept:
-        problem, groups, notes = asked.problem(finder(asked, kept.trainer))
-        name = problem.described(asked.seed_list[0])["model"]
+
+        def train(problem: Problem, trials: list[Trial]) -> dict[Trial, Outcome]:
+            loop = LoopEngine()
+            there = WorkersEngine(loop, workers) if workers else loop
+            return kept.trained(problem, trials, there, early)
+
+        try:
+            problem, (groups, ratios), notes = asked.problem(train)
+        except TimeoutError:
+            if not early.late:
+                raise
+            raise ConfigError(
+                f"`minutes={early.minutes:g}` have passed before threshold='auto' was found: give "
+                "more, or a threshold; with `store` it goes on where it was."
+            ) from None
         search = _own_search(asked)
         shelf = kept.shelf(problem, apart=search.seeds[0] if search.apart else None)
-        with progress_line(progress) as show:
+        with ProgressLine(wanted=progress) as line:
             found = run(
                 problem,
                 search,
-                heading=own_heading(name, problem),
+                heading=own_heading(problem, asked.seed_list[0]),
                 data={"name": train_data.name if isinstance(train_data, Dataset) else None},
                 engine=engine,
-                groups=groups.names,
-                ratios=groups.ratios,
+                groups=groups,
+                ratios=ratios,
                 settings={
                     **{key: getattr(asked, key) for key in SETTINGS_TOLD[:4]},
                     "seeds": asked.seed_list,
@@ -196,7 +212,7 @@ def maximal_lr(
                 notes=notes,
                 known=dict(shelf.known),
                 on_outcome=shelf.add,
-                on_progress=show,
+                on_progress=line.update if line else None,
                 early=early,
                 workers=workers,
             )
@@ -207,18 +223,6 @@ def maximal_lr(
 
 PLACES = ("store", "minutes", "executor", "resources")
 """Arguments that say where trials are trained and kept, and for how long; no outcome depends on."""
-
-
-def early_end(minutes: float | None) -> Early:
-    """Return what may end a measurement early.
-
-    Args:
-        minutes: As it was given.
-
-    Raises:
-        ConfigError: It is no positive number.
-    """
-    return Early(None if minutes is None else check_number("minutes", plain(minutes), above=0))
 
 
 def workers_of(executor: Any, resources: Mapping[str, float] | None) -> Workers | None:
@@ -258,17 +262,16 @@ def _own_search(asked: OwnModel) -> Search:
     return Search(*ends, strategy, seeds, resolution, scan_ratio=SCAN_RATIO, apart=True)
 
 
-def own_heading(name: str, problem: Problem) -> str:
+def own_heading(problem: Problem, seed: int) -> str:
     """Return model, training and criterion, in two lines.
 
     Args:
-        name: Of the model.
         problem: What is trained.
+        seed: An initialisation whose model is looked at.
     """
-    told = problem.described(0)
+    told = problem.described(seed)
     options = {k: v for k, v in told["optimizer_options"].items() if k in ("momentum",) and v}
     momentum = f" with momentum {options['momentum']:g}" if options else ""
     batch = f", batch {told['batch_size']}" if told["batch_size"] else ""
-    return (
-        f"{name}; {told['loss']}, {told['optimizer']}{momentum}{batch}\n{criterion_line(problem)}"
-    )
+    trained = f"{told['model']}; {told['loss']}, {told['optimizer']}{momentum}{batch}"
+    return f"{trained}\n{criterion_line(problem)}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from etastar.problem.trial import Outcome, Recipe, Trial
 from etastar.search.base import SeedResult
+from etastar.search.curve_blocks import Cost as Cost
 from etastar.search.curve_blocks import (
     CurveBlock,
     CurvePoint,
@@ -18,7 +19,7 @@ from etastar.search.curve_blocks import (
     Recommended,
     WindowBlock,
 )
-from etastar.search.estimate import EtaStar, Spread, SuccessAt, middle_bracket
+from etastar.search.estimate import LEVEL, EtaStar, Spread, SuccessAt, level_of, middle_bracket
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,31 +38,6 @@ def number(value: float | None) -> str:
 def counted(count: int, noun: str) -> str:
     """Return `1 seed`, `3 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a measurement took; fields can be read by key, too.
-
-    Attributes:
-        trials: Whole trials that the search used, confirming ones included.
-        steps: Optimizer steps of these trials and of partial ones, summed.
-        seconds: Wall-clock time.
-        budgets: Steps ÷ steps of one budget: the same in whole trainings.
-    """
-
-    trials: int
-    steps: int
-    seconds: float
-    budgets: float
-
-    def __getitem__(self, name: str) -> Any:
-        """Return the field of that name."""
-        return asdict(self)[name]
-
-    def keys(self) -> Iterator[str]:
-        """Iterate over the names of the fields."""
-        return iter(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -170,9 +146,14 @@ class Result:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of η*; None where an end is not determined, or for one seed."""
+        """The interval of η*; None where an end is not determined, or for one seed."""
         low, high = self.eta_star.ci_low, self.eta_star.ci_high
         return (low, high) if low and high else None
+
+    @property
+    def interval_level(self) -> float:
+        """The level of `interval`: 95 %, or what the range of so few seeds has."""
+        return LEVEL if self.found else level_of(len(self.seeds))
 
     @property
     def safe_lr(self) -> float | None:
@@ -329,14 +310,15 @@ class Result:
             text += f", bracket {number(lo)} – {number(hi)}"
         if self.interval:
             low, high = self.interval
-            text += f", 95 % interval {number(low)} – {number(high)}"
+            level = f"{100 * self.interval_level:.3g} %"
+            text += f", {level} interval {number(low)} – {number(high)}"
         return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
 
     def __str__(self) -> str:
         """Tell what was measured, η*, the brackets and the notes, in a few lines."""
         if self.found:
             lines = [self.heading, self.summary, *self.promise]
-            lines.append(f"engine {self.engine}: {self.engine_reason}; {self._spent()}")
+            lines.append(f"engine {self.engine}: {self.engine_reason}; {self.spent}")
             return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
         brackets = ", ".join(
             f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
@@ -371,11 +353,13 @@ class Result:
                 )
         return lines
 
-    def _spent(self) -> str:
+    @property
+    def spent(self) -> str:
+        """What it took."""
         cost = self.cost
         return (
             f"{counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
-            f"{cost.budgets:.1f} budgets, {cost.seconds:.1f} s"
+            f"{cost.budgets:.1f} budgets, {cost.seconds or 0:.1f} s"
         )
 
 
@@ -393,6 +377,8 @@ def json_ready(value: Any) -> Any:
         return {str(key): json_ready(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [json_ready(part) for part in value]
+    if hasattr(value, "tolist") and not hasattr(value, "requires_grad"):  # of NumPy
+        return json_ready(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):

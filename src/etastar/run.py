@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from etastar.advice import advice, curve_advice, order_note
-from etastar.engines import Engine, Queue, choose
-from etastar.engines.base import Timed, TimeIsUp
+from etastar.engines import Engine, Queue, TrialList, choose
 from etastar.engines.collapse import varies
 from etastar.engines.workers import Workers, WorkersEngine
 from etastar.machine import environment
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
+from etastar.progress import Progress as Progress
 from etastar.result import Cost, Result
 from etastar.search import STRATEGIES, Lattice, Section
 from etastar.search.curve import Curve
@@ -29,42 +28,27 @@ from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 OnOutcome: TypeAlias = Callable[[Trial, Outcome], None]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a measurement is: searches that have ended, of how many; trials; steps.
+class Early(Queue):
+    """A queue that Ctrl-C, or its time, may end before its search has ended.
 
-    Under `curve` also the most trials, and the interval of η* so far; of an executor, its workers.
-    """
-
-    seeds_done: int
-    seeds: int
-    trials: int
-    steps: int
-    most: int | None = None
-    interval: tuple[float, float] | None = None
-    workers: int | None = None
-
-
-@dataclass
-class Early:
-    """What may end a measurement before its search does: Ctrl-C, and its time.
+    Args:
+        minutes: Its time, from now; None for as long as it takes.
 
     Attributes:
-        minutes: Its time; None for as long as it takes.
-        began: When it began.
         note: Which of them did, in words; empty if none.
     """
 
-    minutes: float | None = None
-    began: float = field(default_factory=time.perf_counter)
-    note: str = ""
+    def __init__(self, minutes: float | None = None) -> None:
+        self.minutes, self.note = minutes, ""
+        self.ends = math.inf if minutes is None else time.perf_counter() + 60 * minutes
+        self.queue: Queue = TrialList(())
 
     def run(
         self,
         engine: Engine,
         problem: Problem,
         queue: SearchQueue | CurveQueue,
-        known: Mapping[Trial, Outcome] | None,
+        known: Collection[Trial],
     ) -> None:
         """Let an engine train until the queue is done or one of them ends it.
 
@@ -72,22 +56,52 @@ class Early:
             engine: What trains.
             problem: What is trained.
             queue: What was put into it stays.
-            known: Outcomes of an interrupted search.
+            known: Trials of an interrupted search.
 
         Raises:
             KeyboardInterrupt: On Ctrl-C before anything is known that could be returned.
         """
-        timed: Queue = queue
-        if self.minutes is not None:
-            timed = Timed(queue, self.began + 60 * self.minutes)
         try:
-            engine.run(problem, timed)
-        except TimeIsUp:
+            engine.run(problem, self.over(queue))
+        except TimeoutError:
+            if not self.late:
+                raise
             self.note = f"interrupted: `minutes={self.minutes:g}` have passed. {SO_FAR}"
         except KeyboardInterrupt:
             if not (queue.ended or known):
                 raise
             self.note = f"{CTRL_C}. {SO_FAR}"
+
+    def over(self, queue: Queue) -> Early:
+        """Return this with another queue.
+
+        Args:
+            queue: Any.
+        """
+        self.queue = queue
+        return self
+
+    @property
+    def late(self) -> bool:
+        """Tell whether its time is up."""
+        return time.perf_counter() > self.ends
+
+    def _in_time(self) -> Queue:
+        if self.late:
+            raise TimeoutError
+        return self.queue
+
+    def take(self, free: int, useful: int = 1) -> list[Trial]:
+        """See `Queue`."""
+        return self._in_time().take(free, useful)
+
+    def put(self, trial: Trial, outcome: Outcome) -> None:
+        """See `Queue`."""
+        self.queue.put(trial, outcome)
+
+    def wanted(self, trial: Trial) -> bool:
+        """See `Queue`."""
+        return self._in_time().wanted(trial)
 
 
 CTRL_C = "interrupted by Ctrl-C"
@@ -95,15 +109,7 @@ SO_FAR = "This is what was known by then, of rounds that had ended; with `store`
 
 
 def searched(
-    problem: Problem,
-    starts: Sequence[Start],
-    search: Search,
-    engine: Engine,
-    *,
-    known: Mapping[Trial, Outcome] | None = None,
-    on_outcome: OnOutcome | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    early: Early | None = None,
+    problem: Problem, starts: Sequence[Start], search: Search, engine: Engine, **how: Any
 ) -> SearchQueue:
     """Search for η* of every start.
 
@@ -112,10 +118,7 @@ def searched(
         starts: One search each.
         search: How.
         engine: What trains.
-        known: Outcomes of an interrupted search, which then need no second run.
-        on_outcome: Called after every trial, from the engine's threads, one at a time.
-        on_progress: Likewise, with how far the searches are.
-        early: What may end them; if None, Ctrl-C raises.
+        **how: `known`, `on_outcome`, `on_progress` and `early` of `run`.
 
     Returns:
         The queue, its strategies done.
@@ -125,28 +128,38 @@ def searched(
     scan = kind is Section and search.scan_ratio
     options = {"scan_ratio": search.scan_ratio} if scan else {}
     queue = SearchQueue({start: kind(lattice, **options) for start in starts})
-    for trial, outcome in (known or {}).items():
+    for trial, outcome in (how.get("known") or {}).items():
         strategy = queue.strategies.get(trial.start)
         if strategy and trial == Trial(trial.start, trial.lr) and strategy.has(trial.lr):
             strategy.tell(trial.lr, outcome)
+    _train(problem, queue, engine, lambda: Progress(queue.done, len(starts)), **how)
+    return queue
+
+
+def _train(
+    problem: Problem,
+    queue: SearchQueue | CurveQueue,
+    engine: Engine,
+    progress: Callable[[], Progress],
+    known: Mapping[Trial, Outcome] | None = None,
+    on_outcome: OnOutcome | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    early: Early | None = None,
+) -> None:
+    """Let an engine train what a queue asks for, and tell of it."""
 
     def told(trial: Trial, outcome: Outcome) -> None:
         if on_outcome:
             on_outcome(trial, outcome)
         if on_progress:
-            on_progress(
-                Progress(
-                    queue.done,
-                    len(starts),
-                    queue.ended,
-                    engine.steps_taken,
-                    workers=engine.workers_now,
-                )
-            )
+            now = replace(progress(), trials=queue.ended, steps=engine.steps_taken)
+            on_progress(replace(now, workers=engine.workers_now))
 
     queue.on_outcome = told
-    _train(early, known, engine, problem, queue)
-    return queue
+    if early is None:
+        engine.run(problem, queue)
+    else:
+        early.run(engine, problem, queue, known or ())
 
 
 def run(
@@ -180,10 +193,10 @@ def run(
         ratios: Rate of each group over η.
         settings: What the entry was asked for, beside what the problem tells of itself.
         notes: Of the entry, which come after the advice.
-        known: See `searched`.
-        on_outcome: See `searched`.
-        on_progress: See `searched`.
-        early: See `searched`.
+        known: Outcomes of an interrupted search, which then need no second run.
+        on_outcome: Called after every trial, from the engine's threads, one at a time.
+        on_progress: Likewise, with how far the searches are.
+        early: What may end them; if None, Ctrl-C raises.
         workers: Where trials are trained; here if None.
 
     Returns:
@@ -235,19 +248,6 @@ def run(
     if result.lr is None:
         result = replace(result, reason=told[0] if told else "η* was not found.")
     return result
-
-
-def _train(
-    early: Early | None,
-    known: Mapping[Trial, Outcome] | None,
-    engine: Engine,
-    problem: Problem,
-    queue: SearchQueue | CurveQueue,
-) -> None:
-    if early is None:
-        engine.run(problem, queue)
-    else:
-        early.run(engine, problem, queue, known)
 
 
 NOTHING_VARIES = (
@@ -308,18 +308,12 @@ def _curve(
     )
     for trial, outcome in (how["known"] or {}).items():
         curve.tell(trial, outcome)
-    queue, on_progress = CurveQueue(curve), how["on_progress"]
 
-    def told(trial: Trial, outcome: Outcome) -> None:
-        if how["on_outcome"]:
-            how["on_outcome"](trial, outcome)
-        if on_progress:
-            workers, most = trainer.workers_now, search.trials
-            now = curve.interval() if len(curve.whole) >= search.round_size else None
-            on_progress(Progress(0, 1, queue.ended, trainer.steps_taken, most, now, workers))
+    def progress() -> Progress:
+        now = curve.interval() if len(curve.whole) >= search.round_size else None
+        return Progress(0, 1, most=search.trials, interval=now)
 
-    queue.on_outcome = told
-    _train(how["early"], how["known"], trainer, problem, queue)
+    _train(problem, CurveQueue(curve), trainer, progress, **how)
     found = curve.result()
     star = found.eta_star
     fields = {
@@ -332,47 +326,3 @@ def _curve(
         "steps": found.cost.steps,
     }
     return fields, curve_advice(found)
-
-
-@contextmanager
-def progress_line(wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Show trials, workers and the interval so far on standard error, if that is a terminal.
-
-    Args:
-        wanted: Whether to show anything.
-
-    Yields:
-        What to call with the progress; None if nothing is shown.
-    """
-    if not wanted or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("measuring η*"), BarColumn(), TextColumn("{task.description}")
-    with Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("first steps", total=None)
-
-        def show(now: Progress) -> None:
-            done, total = (now.trials, now.most) if now.most else (now.seeds_done, now.seeds)
-            bar.update(task, completed=done, total=total, description=told_of(now))
-
-        yield show
-
-
-def told_of(now: Progress) -> str:
-    """Return what a line of progress says.
-
-    Args:
-        now: How far the measurement is.
-    """
-    parts = [f"{now.trials} trials"]
-    if not now.most:
-        parts.insert(0, f"{now.seeds_done} of {now.seeds} searches done")
-    if now.workers:
-        parts.append(f"{now.workers} workers")
-    if now.interval:
-        parts.append("η* in {:.3g} – {:.3g}".format(*now.interval))
-    return ", ".join(parts)

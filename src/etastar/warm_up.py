@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import bisect
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from etastar.auto_threshold import finder
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
-from etastar.engines.loop import run_trial
+from etastar.engines.loop import LoopEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
-from etastar.maximal import PLACES, SCAN_RATIO, maximal_lr, own_heading
+from etastar.maximal import PLACES, SCAN_RATIO, own_heading
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
-from etastar.problem.preserve import untouched
 from etastar.problem.problem import Problem
 from etastar.problem.session import Session
+from etastar.problem.streams import untouched
 from etastar.problem.trial import Outcome, Start, Trial
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
@@ -105,7 +103,9 @@ def _found(
     kept: Keeper,
 ) -> Warmup:
     """Problem → η* along the ladder → schedule → check."""
-    problem, groups, _ = asked.problem(finder(asked, kept.trainer))
+    problem, (_, ratios), _ = asked.problem(
+        lambda one, trials: kept.trained(one, trials, LoopEngine())
+    )
     starts = [Start(seed, seed) for seed in asked.seed_list]
     first = _measure(problem, [(start, problem) for start in starts], 0, asked, kept.shelf(problem))
     pace_lr = None if first.lowest is None else pace * first.lowest
@@ -132,10 +132,10 @@ def _found(
         with_warmup={},
         without={},
         notes=(),
-        ratios=groups.ratios,
-        heading=own_heading(problem.described(asked.seed_list[0])["model"], problem),
+        ratios=ratios,
+        heading=own_heading(problem, asked.seed_list[0]),
     )
-    return _checked(draft, problem, starts, groups.ratios, kept)
+    return _checked(draft, problem, starts, ratios, kept)
 
 
 def plan(
@@ -204,7 +204,7 @@ class _Reached(GivenOrigin):
         self._before, self._seed = origin, session.start.initialisation
 
     def copy(self, seed: int) -> nn.Module:
-        """See `Origin`."""
+        """See `GivenOrigin`."""
         if self._before.copies_keep_hooks:
             return super().copy(seed)
         model = self._before.copy(self._seed)
@@ -243,8 +243,12 @@ def _checked(
 ) -> Warmup:
     """Train without and with the warm-up; lengthen it until training with it succeeds."""
     target, notes = draft.target_lr, []
-    train = kept.trainer(problem)
-    without = {start.order: train(problem, Trial(start, target)) for start in starts}
+    trials = [Trial(start, target) for start in starts]
+
+    def by_seed(outcomes: dict[Trial, Outcome]) -> dict[int, Outcome]:
+        return {trial.seed: outcome for trial, outcome in outcomes.items()}
+
+    without = by_seed(kept.trained(problem, trials, LoopEngine()))
     if draft.length is None:
         return replace(draft, without=without, notes=(_why_none(draft, problem),))
 
@@ -252,14 +256,8 @@ def _checked(
         def rates(step: int) -> list[float]:
             return [schedule.lr_at(step) * ratio for ratio in ratios]
 
-        first = [schedule.lr_at(step) for step in range((schedule.total or 0) + 1)]
-        shelf = kept.shelf(problem, rates=first)
-
-        def outcome(start: Start) -> Outcome:
-            trial = Trial(start, target)
-            return shelf.outcome(trial, lambda: run_trial(problem, trial, rates))
-
-        return {start.order: outcome(start) for start in starts}
+        told = [schedule.lr_at(step) for step in range((schedule.total or 0) + 1)]
+        return by_seed(kept.trained(problem, trials, LoopEngine(rates=rates), rates=told))
 
     if draft.length == 0:
         return replace(
@@ -322,9 +320,13 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
 
 def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> OwnModel:
     """The arguments of `maximal_lr` with its defaults."""
-    parameters = inspect.signature(maximal_lr).parameters
-    own = ("model", "train_data", "val_data", "from_checkpoint", *PLACES)
-    known = {name: p.default for name, p in parameters.items() if name not in own}
+    own = ("model", "train_data", "val_data", "from_checkpoint")
+    known = [field.name for field in fields(OwnModel) if field.name not in own]
+    for name in options.keys() & set(PLACES):
+        raise ConfigError(
+            f"`{name}` has no effect on a warm-up, whose runs follow each other, here: leave it "
+            "out. With `store` it goes on where it was."
+        )
     for name in options:
         if name not in known:
             raise unknown_name("option", name, known)
@@ -335,13 +337,7 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
             f"`{(wasted or ['strategy'])[0]}` has no effect on a warm-up, which brackets every "
             "seed along its own run (section): leave it out."
         )
-    return OwnModel(
-        model=model,
-        train_data=train_data,
-        val_data=val_data,
-        from_checkpoint=None,
-        **(known | options),
-    )
+    return OwnModel(model=model, train_data=train_data, val_data=val_data, **options)
 
 
 def _checked_schedule(

@@ -9,7 +9,7 @@ import sys
 CODE = """
 import sys
 from etastar.cli import main
-from etastar.cli.printing import ProgressLine
+from etastar.progress import ProgressLine
 
 def telling(method):
     def told(self, *now):

@@ -284,6 +284,14 @@ def test_a_full_standard_output_is_one_line(study: Path, name: str) -> None:
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["measure", "--help"], ["study", "status"]])
+def test_whatever_is_printed_to_a_full_device_is_one_line(words: list[str], study: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = run(*words, *([str(study)] if words[0] == "study" else []), stdout=full)
+    line = "etastar: standard output cannot be written: No space left on device.\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
 def test_a_reader_that_has_gone_is_no_error(study: Path) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -145,6 +145,7 @@ DATA = ("--data", "my_module:load")
         (("--metric", "loss"), "--threshold is missing"),
         (("--optimizer", "adam", "--momentum", "0.9"), "--momentum is for sgd"),
         (("--seeds", "0"), "seeds"),
+        (("--executor", "dask", "--threads", "2"), "--threads has no effect with --executor dask"),
         (("--start-lr", "1", "--end-lr", "0.1"), "--start-lr must be below --end-lr"),
         (("--optimiser", "sgd"), "did you mean --optimizer?"),
         (("--json", "nowhere/x.json"), "does not exist"),

@@ -82,6 +82,7 @@ def test_keys_and_order_of_the_bounds(
     assert {"lambda1", "seeds", "bounds", "conventions"} <= set(record)
     median: dict[str, float] = record["lambda1"]  # type: ignore[assignment]
     assert median["ci_low"] <= median["median"] <= median["ci_high"]
+    assert median["ci_level"] == 1 - 2.0**-7  # from the least to the largest of eight
     bounds: dict[str, float] = record["bounds"]  # type: ignore[assignment]
     expected = {"lower", "upper", "upper_proved", "kernel_prediction", "kernel_infinite_width"}
     assert expected <= set(bounds)

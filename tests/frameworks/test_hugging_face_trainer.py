@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from etastar import ConfigError, Result
-from etastar.huggingface import Configured, Step, trainer_maximal_lr
+from etastar.huggingface import Training, trainer_maximal_lr
 from etastar.problem.batches import Grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -59,7 +59,8 @@ def test_a_run_has_the_weights_of_a_training(
     torch.manual_seed(0)
     theirs = trainer(tmp_path, kind, **(PLAIN | options))
     model = copy.deepcopy(theirs.model)
-    optimizer, step = Configured(theirs)(model, 0.02), Step(theirs)
+    training = Training(theirs)
+    optimizer, step = training.optimizer(model, 0.02), training.training_step
     size = options.get("gradient_accumulation_steps", 1)
     loader = Grouped(theirs.get_train_dataloader(), size)
     for _ in range(3):
@@ -197,3 +198,26 @@ def test_a_language_model_has_no_accuracy_and_something_else_is_no_trainer(tmp_p
         trainer_maximal_lr(given)
     with pytest.raises(ConfigError, match=r"must be a transformers\.Trainer"):
         trainer_maximal_lr(model)
+
+
+def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 4, "confirm": 0, "progress": False}
+    found = {}
+    for name, kind, options in (
+        ("plain", Trainer, {}),
+        ("clipped", Trainer, {"max_grad_norm": 0.01}),
+        ("weighted", Weighted, {}),
+    ):
+        torch.manual_seed(0)
+        given = trainer(tmp_path, kind, optim="sgd", **options)
+        found[name] = trainer_maximal_lr(given, store=tmp_path / "trials.sqlite", **few).trials
+        assert found[name] == trainer_maximal_lr(given, **few).trials
+    assert found["plain"] != found["clipped"] != found["weighted"]
+
+
+@pytest.mark.parametrize("name", ["minutes", "executor", "scheduler"])
+def test_what_a_warm_up_does_not_take_is_refused_before_anything_runs(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"`{name}` has no effect on a warm-up"):
+        trainer_maximal_lr(trainer(tmp_path), warmup=True, **{name: 1})

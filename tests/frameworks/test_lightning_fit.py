@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from etastar import ConfigError, Result
 from etastar.lightning import lightning_maximal_lr
-from etastar.lightning.fit_rates import Configured, Prepared, rate_name
-from etastar.lightning.fit_step import Step, Training
+from etastar.lightning.fit_step import Training
 from etastar.problem.batches import Grouped
 
 pytestmark = [
@@ -87,10 +87,10 @@ def test_a_run_has_the_weights_of_a_fit(kind: type[Blobs], options: dict[str, An
     size, share = options.get("accumulate_grad_batches", 1), options.get("limit_train_batches")
     limit = int(share * len(train)) if isinstance(share, float) else share
     trainer = fit(**options)
-    training = Training(trainer, None, size, len(Grouped(train, limit=limit)), None)
-    copied = Prepared(training, module)(0)
-    assert rate_name(training, copied) == "lr"
-    optimizer, step = Configured(training, "lr")(copied, 0.05), Step(training)
+    training = Training(module, trainer, None, size, len(Grouped(train, limit=limit)), None, "lr")
+    copied = training.prepared(0)
+    assert training.rate_of(copied) == "lr"
+    optimizer, step = training.optimizer(copied, 0.05), training.training_step
     for _ in range(3):
         for batch in Grouped(train, size, limit):
             step(copied, batch, optimizer)
@@ -265,3 +265,14 @@ def test_apply_without_a_recommended_rate_changes_nothing() -> None:
     with pytest.raises(ConfigError, match="recommends no rate"):
         brackets.apply(module)
     assert module.lr == 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.parametrize("changed", [{"gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}])
+def test_a_store_keeps_other_arguments_of_the_trainer_apart(changed: Any, tmp_path: Path) -> None:
+    module, few = Blobs(), {"threshold": 0.9, "trials": 4, "confirm": 0, "progress": False}
+    few["store"] = tmp_path / "trials.sqlite"
+    plain = lightning_maximal_lr(module, loaders(), fit(), **few).trials
+    found = lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials
+    few["store"] = None
+    assert found == lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials != plain

@@ -8,7 +8,10 @@ files, draws the initial weights and the order of the batches, and trains one ne
 down here a second time, from the documented recipes:
 
 - weights: generator of seed 2·s, layer by layer `randn(fan_in, fan_out)` in float64, times
-  sqrt(2/fan_in), the last layer sqrt(output_variance/fan_in), then cast; biases zero;
+  sqrt(2/fan_in), the last layer sqrt(output_variance/fan_in), then cast; biases zero; under
+  `parametrization = "mup"` the last layer's variance is divided by s = width/128;
+- rates: η, times κ in the first layer; `ntk`: weights η/fan_in; `mup`: times s for the first
+  layer's weights and all hidden biases, η/s for the last layer's weights;
 - batches: generator of seed 2·s + 1, one `randperm` per epoch, consecutive slices, rest dropped;
 - evaluation every `eval_every` steps and at the end of the budget (`hold`: only there);
 - `from_step`: so many steps at `from_lr` first, the trial then begins with the next batch.
@@ -142,6 +145,20 @@ def moments(x: np.ndarray[Any, Any]) -> tuple[float, float]:
 # Training
 
 
+def multipliers(row: dict[str, str], layer: int, fan_in: int) -> tuple[float, float, float]:
+    """What a layer's initial variance, its weights' rate and its biases' rate are multiplied by."""
+    kind, s = row.get("parametrization") or "standard", int(row["width"]) / 128
+    kappa = float(row["input_lr_ratio"]) if layer == 0 else 1.0
+    if kind == "ntk":
+        return 1.0, kappa / fan_in, kappa
+    if kind == "mup":
+        if layer == int(row["depth"]):
+            return 1 / s, 1 / s, 1.0
+        return 1.0, kappa * s if layer == 0 else 1.0, kappa * s
+    assert kind == "standard", kind
+    return 1.0, kappa, kappa
+
+
 def network(row: dict[str, str], inputs: int, classes: int, shuffle: int | None) -> nn.Sequential:
     """The initial network of a row; `shuffle` permutes the hidden units of every layer."""
     width, depth, dtype = int(row["width"]), int(row["depth"]), DTYPES[row["dtype"]]
@@ -153,6 +170,7 @@ def network(row: dict[str, str], inputs: int, classes: int, shuffle: int | None)
         last = layer == depth
         sizes = inputs if layer == 0 else width, classes if last else width
         variance = float(row["output_variance"]) if last else 2.0
+        variance *= multipliers(row, layer, sizes[0])[0]
         weight = torch.randn(sizes, generator=generator, dtype=torch.float64)
         weight *= math.sqrt(variance / sizes[0])
         after = torch.arange(sizes[1])
@@ -185,9 +203,12 @@ def batches(row: dict[str, str], samples: int) -> Iterator[torch.Tensor]:
 
 
 def optimizer(model: nn.Sequential, row: dict[str, str], lr: float) -> torch.optim.SGD:
-    first = list(model[0].parameters())
-    rest = list(model.parameters())[len(first) :]
-    groups = [{"params": first, "lr": float(row["input_lr_ratio"]) * lr}, {"params": rest}]
+    groups: list[dict[str, Any]] = []
+    for layer, linear in enumerate(part for part in model if isinstance(part, nn.Linear)):
+        _, weight, bias = multipliers(row, layer, linear.in_features)
+        groups.append({"params": [linear.weight], "lr": weight * lr})
+        if linear.bias is not None:
+            groups.append({"params": [linear.bias], "lr": bias * lr})
     return torch.optim.SGD(groups, lr=lr, momentum=float(row["momentum"]))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from retrain import __file__ as program
-from retrain import batches, load, network, sample, train
+from retrain import batches, load, network, optimizer, sample, train
 
 import etastar
 from etastar.data import load as etastar_load
@@ -74,6 +74,19 @@ def test_the_initial_networks_are_the_same(norm, biases):
         assert torch.equal(mine, other[0].T if mine.ndim == 2 else other[0])
     x = torch.randn(5, 20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(x), theirs.apply(params, x)[0])
+
+
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("kind", ["ntk", "mup"])
+def test_parametrisations_are_the_same(kind, biases):
+    shape = {"width": 48, "depth": 3, "input_lr_ratio": 0.3, "output_variance": 0.5}
+    shape |= {"biases": biases, "parametrization": kind}
+    row = row_of(seed=7, **shape)
+    ours, theirs = network(row, 20, 2, None), build("mlp", **shape)
+    for mine, other in zip(ours.parameters(), theirs.init([7], 20, 2), strict=True):
+        torch.testing.assert_close(mine.detach(), other[0].T if mine.ndim == 2 else other[0])
+    rates = [group["lr"] for group in optimizer(ours, row, 0.25).param_groups]
+    assert rates == pytest.approx([0.25 * ratio for ratio in theirs.ratios(20)])
 
 
 def test_shuffled_units_change_nothing_but_the_rounding():

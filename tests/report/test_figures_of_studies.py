@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,8 +49,10 @@ PANELS = {
     "lambda1-law": ["cross-entropy", "mse"],
     "eta-lambda1": ["cross-entropy", "mse"],
     "prediction": [
+        "cross-entropy: Gaussian process around a·n^{b}L^{c}",
         "cross-entropy: one exponent, a·(nL)^{b}",
         "cross-entropy: separate exponents, a·n^{b}L^{c}",
+        "mse: Gaussian process around a·n^{b}L^{c}",
         "mse: one exponent, a·(nL)^{b}",
         "mse: separate exponents, a·n^{b}L^{c}",
     ],
@@ -255,14 +258,27 @@ def test_slopes_are_judged_against_minus_one(tmp_path, power, verdict) -> None:
 
 
 def test_predictions_lie_against_what_was_measured(family) -> None:
-    chart = FIGURES["prediction"].make(family).charts[0]
-    for group, points in zip(family.of_loss("cross-entropy"), _points(chart), strict=True):
-        found = group.held_out("product")
-        np.testing.assert_array_equal(points.x, np.exp(found.log_measured))
-        np.testing.assert_array_equal(points.y, np.exp(found.log_predicted))
-        np.testing.assert_array_equal(points.y_high, np.exp(found.log_predicted + found.half))
-    (line,) = _lines(chart)
-    np.testing.assert_array_equal(line.x, line.y)
+    process, chart = FIGURES["prediction"].make(family).charts[:2]
+    for form, panel in (("process", process), ("product", chart)):
+        (line,) = _lines(panel)
+        np.testing.assert_array_equal(line.x, line.y)
+        for group, points in zip(family.of_loss("cross-entropy"), _points(panel), strict=True):
+            found = group.held_out(form)
+            np.testing.assert_array_equal(points.x, np.exp(found.log_measured))
+            np.testing.assert_array_equal(points.y, np.exp(found.log_predicted))
+            np.testing.assert_array_equal(points.y_high, np.exp(found.log_predicted + found.half))
+
+
+def test_captions_speak_of_curves_where_curves_were_measured(family) -> None:
+    curves = replace(family, settings={**family.settings, "strategy": "curve"})
+    for name, figure in FIGURES.items():
+        drawing = figure.make(curves)
+        told = drawing.caption + "".join(chart.y_label for chart in drawing.charts)
+        for word in ("bracket", "median over its seeds", "η*, median", "$"):
+            assert word not in told, name
+        if name in ("eta-law", "eta-axes", "eta-lambda1"):
+            assert drawing.charts[0].y_label == "η₅₀, where half of fresh seeds train"
+            assert figure.make(family).charts[0].y_label == "η*, median over seeds"
 
 
 def test_cost_is_that_of_the_tasks(family) -> None:

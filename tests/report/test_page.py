@@ -132,7 +132,7 @@ def test_all_rows_of_the_study_can_be_downloaded(written) -> None:
 def test_charts_are_plotly_figures(written) -> None:
     _, _, page = written
     charts = [json.loads(code) for attrs, code in page.scripts if attrs.get("type")]
-    assert len(charts) == 9  # of one loss and one κ: two predictions, one of all else
+    assert len(charts) == 10  # of one loss and one κ: three predictions, one of all else
     for chart in charts:
         assert chart["data"]
         assert chart["layout"]["xaxis"]["title"]["text"]

@@ -9,8 +9,7 @@ from scipy.special import ndtri
 
 from etastar.errors import ConfigError
 from etastar.scaling import CellTable, estimate_cells, extrapolate, fit_cell_slope, fit_power_law
-from etastar.scaling.estimates import loss_inflation, resample_medians
-from etastar.scaling.power_law import _fit_replicates
+from etastar.scaling.estimates import loss_inflation
 from etastar.search.base import SeedResult
 from etastar.search.estimate import eta_star
 
@@ -80,7 +79,7 @@ def test_a_cell_that_lost_seeds_counts_for_less():
     for row in rows:
         if (row["width"], row["depth"]) == (64, 4) and row["seed"] < 2:
             lose(row)
-    fit = fit_power_law(CellTable.from_rows(rows), n_boot=0)
+    fit = fit_power_law(CellTable.from_rows(rows))
     mine = (fit.width == 64) & (fit.depth == 4)
     assert fit.variance[mine][0] > 5 * np.median(fit.variance)
     assert fit.noise[mine][0] == pytest.approx(
@@ -88,41 +87,11 @@ def test_a_cell_that_lost_seeds_counts_for_less():
     )
 
 
-def test_a_replicate_leaves_out_the_cells_that_it_finds_below_the_range():
-    rows = with_losses(1, dict.fromkeys(DEPTHS, 0.0), seeds=3)
-    for row in rows:
-        if (row["width"], row["depth"]) == (16, 2) and row["seed"] == 0:
-            lose(row)
-    cells = CellTable.from_rows(rows)
-    estimates = estimate_cells(cells)
-    rng = np.random.default_rng(0)
-    drawn = resample_medians(cells.values(), estimates, 4000, rng)
-    gone = np.isneginf(drawn)
-    assert not gone[:, 1:].any()
-    # two or three of three draws hit the one lost seed: 7/27; 5 standard errors, rate 6e-7
-    assert abs(gone[:, 0].mean() - 7 / 27) < 5 * math.sqrt(7 / 27 * 20 / 27 / 4000)
-    x = np.stack([np.ones(36), np.log(cells.width), np.log(cells.depth)], 1)
-    weight = rng.uniform(1, 2, 36)
-    fitted = _fit_replicates(x, drawn[:40], weight)
-    for one, y in zip(fitted, drawn[:40], strict=True):
-        known = np.isfinite(y)
-        s = np.sqrt(weight[known])
-        expected = np.linalg.lstsq(x[known] * s[:, None], y[known] * s, rcond=None)[0]
-        assert one == pytest.approx(expected, rel=1e-7)
-
-
-def test_replicates_that_determine_no_law_do_not_count():
-    x = np.stack([np.ones(3), np.arange(3.0)], 1)
-    drawn = np.array([[0.0, 1, 2], [0, -np.inf, -np.inf], [-np.inf, 1, 2]])
-    fitted = _fit_replicates(x, drawn, np.ones(3))
-    assert fitted == pytest.approx(np.array([[0.0, 1], [0, 1]]))
-
-
 def test_exponents_where_seeds_are_lost_everywhere_alike():
     """With a fifth of all seeds lost, 97 and 96 of 100 other studies covered: nominal 95 %."""
     values, inside = [], 0
     for k in range(60):
-        fit = fit_power_law(CellTable.from_rows(with_losses(k, EVEN)), form="separate", n_boot=0)
+        fit = fit_power_law(CellTable.from_rows(with_losses(k, EVEN)), form="separate")
         values.append(fit.beta[1:])
         inside += sum(fit[n].low <= v <= fit[n].high for n, v in (("width", -0.5), ("depth", -1)))
     # standard errors of the means 0.003 and 0.005; 105 or fewer of 120 at 95 %: rate 1e-3
@@ -141,12 +110,12 @@ def test_exponents_where_deep_networks_lose_more_seeds():
     for k in range(60):
         rows = with_losses(k, DEEPER)
         cells = CellTable.from_rows(rows)
-        fit = fit_power_law(cells, form="separate", n_boot=0)
+        fit = fit_power_law(cells, form="separate")
         ours.append(fit["depth"].value)
         inside += fit["depth"].low <= -1 <= fit["depth"].high
         covered.append(extrapolate(cells, "separate").coverage)
         rest = CellTable.from_rows([row for row in rows if row["status"] != "none-trained"])
-        trained.append(fit_power_law(rest, form="separate", n_boot=0)["depth"].value)
+        trained.append(fit_power_law(rest, form="separate")["depth"].value)
     # standard errors of both means 0.005
     assert abs(np.mean(ours) + 1) < 0.05 < abs(np.mean(trained) + 1) + 0.005
     assert abs(np.mean(ours) + 1) < 0.75 * abs(np.mean(trained) + 1)
@@ -192,4 +161,4 @@ def test_lost_seeds_keep_their_sharpness():
             lose(row)
     found = estimate_cells(CellTable.from_rows(rows), "lambda1")
     np.testing.assert_array_equal(found.value, whole.value)
-    assert fit_cell_slope(CellTable.from_rows(rows), n_boot=20).n == 36
+    assert fit_cell_slope(CellTable.from_rows(rows)).n == 36

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from landscapes import DEAD, DIVERGED, SHORT, TRAINED
-from scipy.stats import beta
+from scipy.stats import beta, binomtest
 
 from etastar.search import SeedResult
-from etastar.search.estimate import eta_star, success_curve
+from etastar.search.estimate import eta_star, level_of, success_curve
 
 ALL = SeedResult("all-trained", 10.0, None, None, ())
 NONE = SeedResult("none-trained", None, None, None, ())
@@ -100,3 +100,14 @@ def test_coverage_of_the_interval_is_what_is_said() -> None:
         found = eta_star([at(float(lo)) for lo in cell])
         covered += found.ci_low <= 1.0 <= found.ci_high
     assert covered >= 360
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4, 5, 6])
+def test_few_seeds_have_the_level_that_is_said(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    covered, studies = 0, 300
+    for _ in range(studies):
+        found = eta_star([at(float(lo), 1 + 1e-9) for lo in np.exp(rng.normal(0, 0.2, size=seeds))])
+        covered += found.ci_low <= 1.0 <= found.ci_high
+    # exact order statistics of the whole range up to five seeds: a false alarm of 1e-3
+    assert binomtest(covered, studies, level_of(seeds)).pvalue > 1e-3

@@ -38,7 +38,7 @@ def test_the_planted_law_comes_back(tmp_path: Path, sharpness: str) -> None:
     fill(study, tmp_path / "s.sqlite")
     with Store(tmp_path / "s.sqlite") as store:
         table = cell_table(study, store)
-    exponent = fit_power_law(table, n_boot=0).coefficients[1]
+    exponent = fit_power_law(table).coefficients[1]
     assert exponent.value == pytest.approx(-0.5, abs=1e-9)
     if sharpness == "true":
         assert np.allclose(table.log_lambda1, np.log(1 / 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -12,6 +13,9 @@ from etastar.errors import EtaStarError, unknown_name
 NOTHING, BAD_INPUT, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 """Exit codes: of a measurement in which no run trained; of a refused command, as argparse has it;
 after Ctrl-C, and where nobody reads on, as shells have them."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+"""What a device says that takes no more."""
 
 COMMANDS = {
     "measure": "measure η* of a ReLU network on a data set",
@@ -33,9 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
         finally:  # also where argparse leaves by SystemExit, after `--help`
             sys.stdout.flush()
     except BrokenPipeError:  # `… | head -1`: who read it has gone, and what is left is not for us
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # Python flushes once more at its end
+        _close_stdout()
         return READER_GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        _close_stdout()
+        print(f"etastar: standard output cannot be written: {error.strerror}.", file=sys.stderr)
+        return BAD_INPUT
     except EtaStarError as error:
         from etastar.cli.options import in_shell
 
@@ -46,6 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _close_stdout() -> None:
+    """Let what is left go nowhere, for Python flushes once more at its end."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

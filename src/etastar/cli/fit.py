@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError
-from etastar.result import number
+from etastar.result import json_ready, number
 
 if TYPE_CHECKING:
     from etastar.scaling import CellTable, Comparison, Response
@@ -27,11 +26,11 @@ def fit_records(cells: CellTable, response: Response, cutoff: float | None) -> l
             continue
         record |= _comparison(found)
         try:
-            region = find_region(group, response=response, n_boot=0)
+            region = find_region(group, response=response)
             record["region"] = region.to_dict()
         except ConfigError as error:
             record["region_error"] = str(error)
-    return [_plain(record) for record in groups]
+    return [json_ready(record) for record in groups]
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:
@@ -40,7 +39,10 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         row.form: {
             **row.to_dict(),
             "coefficients": {
-                c.name: {"value": c.value, "low": c.low, "high": c.high, "bootstrap": c.bootstrap}
+                c.name: {
+                    **{name: getattr(c, name) for name in ("value", "low", "high", "over_seeds")},
+                    "bootstrap": c.over_seeds,  # by its old name
+                }
                 for c in row.fit.coefficients
             },
         }
@@ -56,19 +58,6 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "depths": effects and effects.depths,
         "usage": dict(usage),
     }
-
-
-def _plain(value: Any) -> Any:
-    """For strict JSON: None for NaN and infinities, lists for tuples and arrays."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def print_laws(groups: list[dict[str, Any]]) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from pydantic import Field
-
 from etastar.cli import INTERRUPTED
 from etastar.cli.model import old_command
-from etastar.cli.options import parse
+from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
-from etastar.cli.printing import ProgressLine, show
+from etastar.cli.printing import show
+from etastar.progress import ProgressLine
 from etastar.settings import Settings
 
 GROUPS = {
@@ -27,10 +26,8 @@ GROUPS = {
 class MeasureOptions(Settings):
     """The options of `etastar measure`: the settings, and where the result goes."""
 
-    plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    plot: Picture = None
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:
@@ -54,7 +51,7 @@ def run(arguments: list[str]) -> int:
         try:
             found = measure(on_progress=progress.update, **settings)
         except KeyboardInterrupt:
-            progress.close()
+            progress.__exit__()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
             return INTERRUPTED
     return show(found, options.plot, options.json_file)

@@ -9,19 +9,21 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
-from etastar.cli.options import parse
+from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.problem.own_model import THRESHOLD
 from etastar.problem.user_code import imported, sent_whole
 from etastar.run import CTRL_C
-from etastar.search.search import OF_THE_CURVE, STRATEGY_NAMES
+from etastar.search.search import STRATEGY_NAMES
 from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.validation import OneOf
@@ -39,8 +41,6 @@ GROUPS = {
     "device": "machine",
     "plot": "output",
 }
-DEFAULT_THRESHOLD = 0.9
-"""Of an accuracy, as in `maximal_lr`; a loss has no default."""
 
 
 def told(name: str, default: Any = None, shown: float | None = None, **limits: Any) -> Any:
@@ -103,14 +103,9 @@ class ModelOptions(BaseModel):
     threshold: FiniteFloat | Literal["auto"] | None = Field(
         None,
         description="What the metric must reach; auto is half-way from no training to the best of "
-        f"a few runs. [default: {DEFAULT_THRESHOLD} for accuracy]",
+        f"a few runs. [default: {THRESHOLD} for accuracy]",
     )
-    epochs: float | None = Field(
-        None,
-        gt=0.0,
-        allow_inf_nan=False,
-        description="Budget in passes over the training data. [default: 1]",
-    )
+    epochs: Rate = Field(None, description="Budget in passes over the training data. [default: 1]")
     max_steps: Count = Field(
         None, description="Budget in steps, instead of --epochs; no more batches are read."
     )
@@ -165,10 +160,8 @@ class ModelOptions(BaseModel):
     )
     threads: Count = told("threads")
 
-    plot: str | None = Field(None, description="Write the picture here: .png, .svg or .pdf.")
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    plot: Picture = None
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:
@@ -229,6 +222,10 @@ def old_command(arguments: list[str]) -> int:
     return run([*model, *left])
 
 
+OTHERWISE = {"model", "optimizer", "executor", "scheduler"}
+"""Options that mean something else than the arguments of the same name."""
+
+
 def _measure(options: ModelOptions) -> Result:
     """Call `maximal_lr` with these options."""
     import torch
@@ -237,11 +234,6 @@ def _measure(options: ModelOptions) -> Result:
     from etastar.maximal import maximal_lr
     from etastar.problem.losses import half_squared_distance
 
-    threshold = options.threshold
-    if threshold is None:
-        if options.metric == "loss":
-            raise ConfigError("--threshold is missing: a loss has no default threshold.")
-        threshold = DEFAULT_THRESHOLD
     if options.momentum and options.optimizer != "sgd":
         raise ConfigError(f"--momentum is for sgd, got --optimizer {options.optimizer}.")
     losses: dict[str, Callable[..., Any]] = {
@@ -255,24 +247,16 @@ def _measure(options: ModelOptions) -> Result:
         optimizer = functools.partial(optimizer, momentum=options.momentum)
     model = _model(options.model)
     train_data, val_data = _data(options)
-    same = [
-        *(
-            "metric",
-            "epochs",
-            "max_steps",
-            "eval_batch_size",
-            "batch_size",
-            "eval_every",
-            "start_lr",
-            "end_lr",
-            "resolution",
-        )
-    ]
-    same += ["store", "minutes", "strategy", "seeds", "first_seed", *OF_THE_CURVE]
     executor = make_executor(options.executor, options.workers, options.scheduler)
     remote = options.executor != "in-process"
+    if remote and options.threads:
+        raise ConfigError(
+            f"--threads has no effect with --executor {options.executor}, whose workers have one "
+            "thread each: leave it out."
+        )
     if remote:
         sent_whole(options.model, options.data)
+    same = options.model_dump(include=set(signature(maximal_lr).parameters) - OTHERWISE)
     with executor as there, use_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotBracketedWarning)  # printed with the result
         found = maximal_lr(
@@ -281,11 +265,8 @@ def _measure(options: ModelOptions) -> Result:
             val_data,
             loss_fn=losses[options.loss],
             optimizer=optimizer,
-            threshold=threshold,
-            device=options.device,
-            engine=options.engine,
             executor=there if remote else None,
-            **{name: getattr(options, name) for name in same},
+            **same,
         )
     data = options.data or options.dataset
     kind, _, rest = found.heading.partition(";")
@@ -314,7 +295,7 @@ def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
     from etastar.data import load
     from etastar.problem.given_data import pair_of
-    from etastar.problem.user_errors import told
+    from etastar.problem.user_code import told
 
     if options.data is None:
         given = {name: getattr(options, name) for name in DATA_OPTIONS}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+import sys
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError, nearest
@@ -18,6 +19,15 @@ from etastar.settings import Settings
 from etastar.validation import OneOf, validated
 
 Model = TypeVar("Model", bound=BaseModel)
+
+JsonFile: TypeAlias = Annotated[
+    str | None,
+    Field(alias="json", description="Write the result as JSON here; - is standard output."),
+]
+Picture: TypeAlias = Annotated[
+    str | None, Field(description="Write the picture here: .png, .svg or .pdf.")
+]
+"""Options that several commands have."""
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
@@ -39,7 +49,7 @@ def in_shell(text: str) -> str:
     """
     names = (*Settings.model_fields, *MORE)
     known = "|".join(name for name in names if "_" in name)
-    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must )"
+    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must | is missing)"
     return re.sub(pattern, lambda m: f"--{m[0].replace('_', '-')}", _OPTION.sub(_flag, text))
 
 
@@ -49,10 +59,13 @@ def _flag(found: re.Match[str]) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong option as a `ConfigError` of one line."""
+    """Reports a wrong option as a `ConfigError` of one line, and a help that cannot be written."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}. See {self.prog} --help.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)  # argparse's own ignores what a full device says
 
 
 def parse(

@@ -1,4 +1,4 @@
-"""Files that a command writes, and the bar that shows how far it is."""
+"""Files that a command writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from etastar.study.filesystem import as_a_whole, try_writing
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -124,29 +123,3 @@ def console_beside(json_file: str | None) -> Console:
             raise  # to `main`, instead of leaving with exit code 1
 
     return Here(stderr=json_file == "-", highlight=False)
-
-
-def progress_bar(unit: str, total: int, doing: str) -> Progress | None:
-    """A bar on standard error with one task, started; None if that is no terminal.
-
-    Args:
-        unit: What is counted, e.g. `seeds`.
-        total: How many there are.
-        doing: What is done first.
-    """
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    bar = Progress(
-        TextColumn(unit),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.description}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bar.add_task(doing, total=total)
-    bar.start()
-    return bar

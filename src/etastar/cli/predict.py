@@ -196,7 +196,7 @@ def _doubts(
         return ()
     group = cells.select(**law.labels)
     try:
-        region = find_region(group, form=form, response=law.response, n_boot=0)
+        region = find_region(group, form=form, response=law.response)
     except ConfigError as error:  # the process needs fewer networks than the law
         return (f"no region is known in which a power law holds: {error}",)
     return region.doubts(options.width, options.depth)

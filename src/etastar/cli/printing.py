@@ -1,21 +1,20 @@
-"""What commands print of a measurement: progress, the table of brackets, η*."""
+"""What commands print of a measurement: the table of brackets, η*."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
-from etastar.cli.output import console_beside, progress_bar, write_results
-from etastar.result import counted, number
+from etastar.cli.output import console_beside, write_results
+from etastar.result import number
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from etastar.result import Result
-    from etastar.run import Progress
     from etastar.search.base import SeedResult
 
 
@@ -44,46 +43,6 @@ def show(found: Result, plot: str | None, json_file: str | None) -> int:
     return 0 if any(trial.outcome == "trained" for trial in found.history) else NOTHING
 
 
-class ProgressLine:
-    """A progress bar on a terminal, nothing elsewhere; remembers what was done either way."""
-
-    def __init__(self, seeds: int = 0, text: str = "no trial had ended") -> None:
-        self.text = text.format(seeds)
-        self._seeds = seeds
-        self._bar: Any = None
-
-    def __enter__(self) -> ProgressLine:
-        unit = "seeds" if self._seeds else "searches"
-        self._bar = progress_bar(unit, self._seeds or 1, "starting")
-        return self
-
-    def update(self, now: Progress) -> None:
-        """Show where the measurement is."""
-        self.text = f"{counted(now.trials, 'trial')} ended, {counted(now.steps, 'step')}"
-        if now.seeds > 1:
-            self.text += f", {now.seeds_done} of {now.seeds} seeds finished"
-        self._show(f"{now.trials} trials, {now.steps:,} steps", now.seeds_done, now.seeds)
-
-    def stage(self, description: str, done: int) -> None:
-        """Show what is being computed, and how many seeds are done with it."""
-        self.text = f"{description}, {done} of {self._seeds} seeds finished"
-        self._show(description, done, self._seeds)
-
-    def _show(self, description: str, done: int, total: int) -> None:
-        if self._bar:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=done, total=total, description=description)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
 def print_table(found: Result, console: Console) -> None:
     """Print the curve or the brackets, then η* with all that it depends on."""
     console.print(found.heading)
@@ -91,7 +50,8 @@ def print_table(found: Result, console: Console) -> None:
     console.print(curve_table(found) if found.found else bracket_table(found.seeds))
     console.print()
     star = found.eta_star
-    interval = f"95 % interval {number(star.ci_low)} – {number(star.ci_high)}"
+    level = f"{100 * found.interval_level:.3g} %"
+    interval = f"{level} interval {number(star.ci_low)} – {number(star.ci_high)}"
     what = "half of fresh seeds train" if found.found else "median over seeds"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:
@@ -99,11 +59,7 @@ def print_table(found: Result, console: Console) -> None:
     for line in found.promise:
         console.print(line)
     console.print(f"engine {found.engine}: {found.engine_reason}; seeds vary the {found.varies}")
-    cost = found.cost
-    console.print(
-        f"cost: {counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
-        f"{cost.budgets:.1f} budgets, {cost.seconds:.1f} s"
-    )
+    console.print(f"cost: {found.spent}")
     for note in found.notes:
         console.print(f"[yellow]note:[/yellow] {in_shell(note)}")
 

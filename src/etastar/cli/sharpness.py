@@ -10,11 +10,13 @@ from pydantic import Field
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
-from etastar.cli.options import in_shell, parse
+from etastar.cli.options import JsonFile, in_shell, parse
 from etastar.cli.output import check_output, console_beside, write_text
-from etastar.cli.printing import ProgressLine, bracket_table
+from etastar.cli.printing import bracket_table
 from etastar.lambda1 import MOST_SAMPLES
+from etastar.progress import ProgressLine
 from etastar.result import number
+from etastar.search.estimate import level_of
 from etastar.search.search import SEEDS
 from etastar.settings import Settings
 
@@ -51,9 +53,7 @@ class SharpnessOptions(Settings):
     with_eta_star: bool = Field(
         False, description="Measure η* of the same networks too: minutes instead of seconds."
     )
-    json_file: str | None = Field(
-        None, alias="json", description="Write the result as JSON here; - is standard output."
-    )
+    json_file: JsonFile = None
 
 
 def run(arguments: list[str]) -> int:
@@ -70,11 +70,12 @@ def run(arguments: list[str]) -> int:
 
     console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
-    with ProgressLine(options.seeds or SEEDS, "0 of {} seeds finished") as progress:
+    seeds = options.seeds or SEEDS
+    with ProgressLine("seeds", seeds, f"0 of {seeds} seeds finished", "starting") as progress:
         try:
             found = measure_sharpness(on_progress=progress.stage, **given)
         except KeyboardInterrupt:
-            progress.close()
+            progress.__exit__()
             print(f"etastar: interrupted: {progress.text}. Nothing was written.", file=sys.stderr)
             return INTERRUPTED
     _print(found, console)
@@ -105,8 +106,9 @@ def _print(found: Sharpness, console: Console) -> None:
         console.print()
         console.print(bracket_table(found.eta_star_seeds))
         console.print()
+        level = f"{100 * level_of(len(found.eta_star_seeds)):.3g} %"
         console.print(
-            f"[bold]η* = {number(star['median'])}[/bold]  (95 % {number(star['ci_low'])} – "
+            f"[bold]η* = {number(star['median'])}[/bold]  ({level} {number(star['ci_low'])} – "
             f"{number(star['ci_high'])}); η*·λ1 = {number(found.eta_star_times_lambda1)}"
         )
     for note in found.warnings:
@@ -140,9 +142,11 @@ def _table(found: Sharpness) -> Table:
 
 def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console: Console) -> None:
     for symbol, values in (("λ1", plain), ("preconditioned λ1", preconditioned)):
+        level = values["ci_level"]
+        interval = f"; {100 * level:.3g} % " if level else "; interval "
         console.print(
             f"[bold]{symbol}({letter}) = {number(values['median'])}[/bold]  "
-            f"(median; 95 % {number(values['ci_low'])} – {number(values['ci_high'])})"
+            f"(median{interval}{number(values['ci_low'])} – {number(values['ci_high'])})"
         )
 
 

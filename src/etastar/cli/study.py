@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, progress_bar, write_results, write_text
+from etastar.cli.output import check_output, write_results, write_text
 from etastar.errors import ConfigError, EmptyStoreError, unknown_name
+from etastar.progress import ProgressLine
 from etastar.scaling.cells import Response
 from etastar.study.cell_rows import cell_table
 from etastar.study.cost import calibrate
@@ -93,7 +94,8 @@ def _run(
             "--store another name, or move the file away."
         )
     name = executor or ("dask" if workers or scheduler else "in-process")
-    with make_executor(name, workers, scheduler) as made, _Display(what) as display:
+    bar = ProgressLine("cells", len(what.cells), "nothing had ended", "reading data")
+    with make_executor(name, workers, scheduler) as made, bar:
         try:
             done = run_study(
                 what,
@@ -102,13 +104,13 @@ def _run(
                 hours=hours,
                 retry_failed=retry_failed,
                 wait_for_store=wait,
-                on_wait=lambda who: display.line(f"waiting: {path} is being written by {who}"),
-                on_progress=display.update,
+                on_wait=lambda who: bar.line(f"waiting: {path} is being written by {who}"),
+                on_progress=_showing(bar),
             )
         except KeyboardInterrupt:
-            display.close()
+            bar.__exit__()
             again = f"The same command goes on from there ({path})."
-            print(f"etastar: interrupted: {display.text}. {again}", file=sys.stderr)
+            print(f"etastar: interrupted: {bar.text}. {again}", file=sys.stderr)
             return INTERRUPTED
     return _print_summary(done)
 
@@ -324,48 +326,23 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-class _Display:
-    """A live bar on a terminal; elsewhere a line per finished cell, at most one every 5 seconds."""
+def _showing(bar: ProgressLine) -> Callable[[Progress], None]:
+    """Return what shows how far a study is: its bar, else a line, at most every `QUIET` seconds."""
+    printed = 0.0
 
-    QUIET = 5.0
-
-    def __init__(self, study: Study) -> None:
-        self.text = "nothing had ended"
-        self._cells = len(study.cells)
-        self._bar: Any = None
-        self._printed = 0.0
-
-    def __enter__(self) -> _Display:
-        self._bar = progress_bar("cells", self._cells, "reading data")
-        return self
-
-    def update(self, now: Progress) -> None:
-        """Show how far the study is."""
+    def update(now: Progress) -> None:
+        nonlocal printed
         rate = now.trials / now.seconds if now.seconds else 0.0
         left = "" if now.seconds_left is None else f", {duration(now.seconds_left)} left"
-        self.text = f"{now.done} of {now.cells} cells done, {now.trials:,} trials"
+        bar.text = f"{now.done} of {now.cells} cells done, {now.trials:,} trials"
         tail = f"{now.trials:,} trials, {rate:.1f}/s{left}"
-        if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=now.done, description=tail)
-        if not now.latest:
-            return
+        bar.show(tail, now.done)
         wrong = now.latest.startswith(("attempt", "given up"))
-        if wrong or (not self._bar and time.monotonic() - self._printed > self.QUIET):
-            self._printed = time.monotonic()
-            self.line(f"[{now.done}/{now.cells}] {now.latest}; {tail}")
+        if now.latest and (wrong or (not bar and time.monotonic() - printed > QUIET)):
+            printed = time.monotonic()
+            bar.line(f"[{now.done}/{now.cells}] {now.latest}; {tail}")
 
-    def line(self, text: str) -> None:
-        """A line above the bar."""
-        if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
+    return update
 
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+QUIET = 5.0

@@ -17,7 +17,7 @@ from etastar.curvature.graphs import Kind
 from etastar.curvature.products import LossCurvature, LossFunction, unchanged
 from etastar.curvature.shares import fit_shares
 from etastar.problem.hooks import on_gradients
-from etastar.problem.preserve import untouched
+from etastar.problem.streams import untouched
 
 HALF = (torch.bfloat16, torch.float16)
 

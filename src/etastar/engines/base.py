@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from etastar.problem.trial import Outcome, Trial
@@ -88,58 +87,22 @@ class Engine(ABC):
         """
 
 
-class TimeIsUp(Exception):
-    """The time that a measurement was given has passed."""
-
-
-class Timed(Queue):
-    """Another queue, until its time is up.
-
-    Args:
-        queue: The other.
-        ends: When that is, by `time.perf_counter`.
-    """
-
-    def __init__(self, queue: Queue, ends: float) -> None:
-        self.queue, self.ends = queue, ends
-
-    def _look(self) -> None:
-        if time.perf_counter() > self.ends:
-            raise TimeIsUp
-
-    def take(self, free: int, useful: int = 1) -> list[Trial]:
-        """See `Queue`.
-
-        Raises:
-            TimeIsUp: It is.
-        """
-        self._look()
-        return self.queue.take(free, useful)
-
-    def put(self, trial: Trial, outcome: Outcome) -> None:
-        """See `Queue`."""
-        self.queue.put(trial, outcome)
-
-    def wanted(self, trial: Trial) -> bool:
-        """See `Queue`.
-
-        Raises:
-            TimeIsUp: It is.
-        """
-        self._look()
-        return self.queue.wanted(trial)
-
-
 class TrialList(Queue):
     """A queue that hands out a fixed list of trials and keeps their outcomes.
 
     Args:
         trials: Distinct trials.
+        on_outcome: Called after every trial.
     """
 
-    def __init__(self, trials: Iterable[Trial]) -> None:
+    def __init__(
+        self,
+        trials: Iterable[Trial],
+        on_outcome: Callable[[Trial, Outcome], None] = lambda trial, outcome: None,
+    ) -> None:
         self.waiting = list(trials)[::-1]
         self.outcomes: dict[Trial, Outcome] = {}
+        self.on_outcome = on_outcome
 
     def take(self, free: int, useful: int = 1) -> list[Trial]:
         """See `Queue`."""
@@ -148,6 +111,7 @@ class TrialList(Queue):
     def put(self, trial: Trial, outcome: Outcome) -> None:
         """See `Queue`."""
         self.outcomes[trial] = outcome
+        self.on_outcome(trial, outcome)
 
     def wanted(self, trial: Trial) -> bool:
         """See `Queue`."""

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from etastar.problem import hooks, own_loss
 from etastar.problem.answers import targets_of
+from etastar.problem.checks import first_batch
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import to_device
 from etastar.problem.objective import call, pair
@@ -167,7 +168,7 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
         return Ceiling(constant)
     if not plain or objective.whole_step or problem.scheduler:
         return Ceiling(constant)
-    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    batch = first_batch(problem, start)
     model = problem.origin.copy(start.initialisation)
     revived = (
         len(list(own_loss.named_parameters(model))) > len(list(model.parameters()))

@@ -29,10 +29,21 @@ if TYPE_CHECKING:
 
 
 class LoopEngine(Engine):
-    """Runs a queue of trials, one after the other."""
+    """Runs a queue of trials, one after the other.
+
+    Args:
+        threads: Of no effect: PyTorch's are used.
+        rates: Step (from 0) → rate of each group, for a schedule.
+    """
 
     name = "loop"
     why = "trains any model, one trial after the other"
+
+    def __init__(
+        self, threads: int | None = None, rates: Callable[[int], list[float]] | None = None
+    ) -> None:
+        super().__init__(threads)
+        self.rates = rates
 
     def refusal(self, problem: Problem) -> str | None:
         """See `Engine`: it trains every problem."""
@@ -46,7 +57,7 @@ class LoopEngine(Engine):
             for trial in trials:
                 ceiling = ceiling or ceiling_of(problem, trial.start)
                 look = partial(queue.wanted, trial)
-                outcome = run_trial(problem, trial, ceiling=ceiling, look=look)
+                outcome = run_trial(problem, trial, self.rates, ceiling=ceiling, look=look)
                 self.steps_taken += outcome.steps_taken(problem.max_steps)
                 queue.put(trial, outcome)
 

@@ -6,40 +6,42 @@ A step of small networks is over before the next kernel is launched, so a GPU wo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 
-Shown = tuple[torch.Tensor, torch.Tensor]
+Shown: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """Losses and silent flags of a step, `[R]` each."""
+TakeStep: TypeAlias = Callable[[torch.Tensor | None], Shown]
+"""Takes a step with the samples `[R, B]` (None: with all) and changes tensors in place."""
 
 
-class RecordedStep:
-    """A step that the device repeats by itself, on the tensors that it was recorded with.
+def recorded(take: TakeStep, rows: torch.Tensor | None) -> TakeStep:
+    """Return a step that the device repeats by itself, on the tensors that it was recorded with.
 
     Args:
-        take: Takes a step with the samples `[R, B]` (None: with all) and changes tensors in place;
-            it does not wait for the device, and has been called at least once.
+        take: Does not wait for the device, and has been called at least once.
         rows: Samples of the device, for their shape; None if it takes none.
+
+    Returns:
+        The step; what it returns is overwritten by the next one.
     """
+    kept = None if rows is None else rows.clone()
+    graph = torch.cuda.CUDAGraph()
+    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            shown = take(kept)
+        finally:
+            graph.capture_end()
+    here.wait_stream(aside)
 
-    def __init__(
-        self, take: Callable[[torch.Tensor | None], Shown], rows: torch.Tensor | None
-    ) -> None:
-        self._rows = None if rows is None else rows.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            self._graph.capture_begin(capture_error_mode="thread_local")
-            try:
-                self._shown = take(self._rows)
-            finally:
-                self._graph.capture_end()
-        here.wait_stream(aside)
+    def again(rows: torch.Tensor | None) -> Shown:
+        if kept is not None and rows is not None:
+            kept.copy_(rows)
+        graph.replay()
+        return shown
 
-    def __call__(self, rows: torch.Tensor | None) -> Shown:
-        """Take a step; what it returns is overwritten by the next one."""
-        if self._rows is not None and rows is not None:
-            self._rows.copy_(rows)
-        self._graph.replay()
-        return self._shown
+    return again

@@ -19,7 +19,7 @@ import torch
 from etastar.engines.backprop import MLPStep, make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.engines.record import Record
-from etastar.engines.recorded import RecordedStep, Shown
+from etastar.engines.recorded import Shown, TakeStep, recorded
 from etastar.problem.order import DataOrder
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Recipe, Start, Trial
 
@@ -58,7 +58,7 @@ class Stack:
         self.velocity: Params = []
         self.lr = torch.empty(0, dtype=self.dtype, device=self.device)
         self._recordable = self.device.type == "cuda" and isinstance(self._step, MLPStep)
-        self._recorded: RecordedStep | None = None  # of the replicas as they are now
+        self._recorded: TakeStep | None = None  # of the replicas as they are now
 
     def advance(self) -> dict[int, Outcome]:
         """Take a round of steps with every replica.
@@ -171,7 +171,7 @@ class Stack:
             return self._recorded(rows)
         shown = self._take(rows)
         if self._recordable:
-            self._recorded = RecordedStep(self._take, rows)
+            self._recorded = recorded(self._take, rows)
         return shown
 
     def _take(self, rows: torch.Tensor | None) -> Shown:

@@ -10,6 +10,7 @@ from torch import nn
 
 from etastar.carried import (
     AppliedResult,
+    Reported,
     Whole,
     check_carried,
     measured,
@@ -18,8 +19,8 @@ from etastar.carried import (
     steps_of,
 )
 from etastar.errors import ConfigError
-from etastar.lightning.fit_rates import ENTRY, Configured, Prepared, configured, rate_name, set_rate
-from etastar.lightning.fit_step import Logged, Step, Training, TrainingLoss, is_own
+from etastar.lightning.fit_hooks import ENTRY, is_own
+from etastar.lightning.fit_step import Training
 from etastar.problem.batches import Grouped, length_of
 from etastar.problem.streams import Stream
 
@@ -75,25 +76,24 @@ def lightning_maximal_lr(
     most = [_limit(trainer, "train", train), None if val is None else _limit(trainer, "val", val)]
     whole = length_of(Grouped(train, limit=most[0]))
     budget = _budget(trainer, options, whole and -(-whole // size))
-    training = Training(trainer, data, size, whole, budget.get("max_steps"))
-    prepared = Prepared(training, factory or module)
-    copied = prepared(0)
-    rate = rate_name(training, copied)
+    training = Training(module, trainer, data, size, whole, budget.get("max_steps"))
+    copied = training.prepared(0)
+    training.rate = training.rate_of(copied)
     held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
     options, seen = _evaluated(training, copied, held, val is not None, options)
     root = getattr(getattr(trainer, "strategy", None), "root_device", None)
     return measured(
         {"device": root} | options,
         where="the module, its loaders and the Trainer",
-        notes=_notes(example, trainer, configured(training, prepared(0))[1]),
-        settings=_told(trainer, size),
+        notes=_notes(example, trainer, training.configured(training.prepared(0))[1]),
+        settings=training.told,
         on_training=val is None,
-        setter=lambda target, lr, _: set_rate(training, rate, target, lr),
-        model=prepared if factory else copied,
+        setter=training.set_rate,
+        model=training.prepared if factory else copied,
         train_data=steps_of(train, size, most[0]),
         val_data=seen,
-        optimizer=Configured(training, rate),
-        step_fn=Step(training),
+        optimizer=training.optimizer,
+        step_fn=training.training_step,
         **budget,
     )
 
@@ -149,13 +149,6 @@ def _notes(module: Any, trainer: Any, schedulers: list[Any]) -> list[str]:
     if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
         notes.append("the loaders were not reloaded during a run.")
     return notes
-
-
-def _told(trainer: Any, size: int) -> dict[str, Any]:
-    """Return how a step is taken, for the record."""
-    names = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
-    values = {name: getattr(trainer, name, None) for name in names}
-    return {"accumulate_grad_batches": size, **values}
 
 
 def _loaders(module: Any, given: Any) -> tuple[Any, Any, Any]:
@@ -232,8 +225,8 @@ def _evaluated(
         )
     if named_so:
         better = {"higher_is_better": "loss" not in metric and "error" not in metric}
-        return better | options | {"metric": Logged(training, metric)}, [Whole(held)]
+        return better | options | {"metric": Reported(training.logged, metric)}, [Whole(held)]
     if metric == "loss":
-        options = {"higher_is_better": False} | options | {"metric": TrainingLoss(training)}
+        options = {"higher_is_better": False} | options | {"metric": training.loss}
     held.change = lambda batch: training.moved(module, batch)
     return options, held

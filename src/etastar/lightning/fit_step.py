@@ -8,30 +8,27 @@ asked of the user's own objects. Callbacks are not called.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-from etastar.carried import Whole, parts_of_step
-from etastar.errors import ModelError
+from etastar.carried import Whole, parts_of_step, scaled
+from etastar.errors import ConfigError, ModelError
+from etastar.lightning.fit_hooks import (
+    RATES,
+    configured_at,
+    is_own,
+    loss_of,
+    numbered,
+    one_optimizer,
+    set_attribute,
+)
 from etastar.problem.nested import samples_in
-
-
-def is_own(owner: Any, name: str) -> bool:
-    """Tell whether a hook is the user's own, rather than Lightning's.
-
-    Args:
-        owner: A module or a data module.
-        name: Of the hook.
-    """
-    hook = vars(owner).get(name, getattr(type(owner), name, None))
-    home = (getattr(hook, "__module__", None) or "").partition(".")[0]
-    return hook is not None and home not in ("lightning", "pytorch_lightning")
 
 
 class Attached:
@@ -59,64 +56,6 @@ class Attached:
         if real is None or name.startswith("__"):
             raise AttributeError(f"the module asks its trainer for {name}: pass the Trainer, too")
         return getattr(real, name)
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a Trainer would do with a module.
-
-    Attributes:
-        trainer: The user's; None for the defaults.
-        data: The data module, whose hooks a batch goes through; None without one.
-        accumulation: Batches over which gradients are accumulated.
-        batches: Batches of an epoch; None where that is not known.
-        max_steps: The budget in optimizer steps; None where that is not known.
-    """
-
-    trainer: Any
-    data: Any
-    accumulation: int
-    batches: int | None
-    max_steps: int | None
-
-    @property
-    def precision(self) -> Any:
-        """Return Lightning's precision plugin; None without a Trainer."""
-        return getattr(self.trainer, "precision_plugin", None)
-
-    def attached(self, module: nn.Module, optimizer: Any = None) -> Attached:
-        """Return what a copy of the module finds as its Trainer, which it gets if it has none yet.
-
-        Args:
-            module: A copy that is trained.
-            optimizer: Of its run.
-        """
-        held: Any = module
-        if held._trainer is None:
-            held.trainer = Attached(self)
-            vars(module)["log"] = Log()
-        if optimizer is not None:
-            vars(module)["optimizers"] = lambda use_pl_optimizer=True: optimizer
-        return held.trainer  # type: ignore[no-any-return]
-
-    def moved(self, module: nn.Module, batch: Any) -> Any:
-        """Return a batch as `training_step` gets it: converted, and through the hooks of transfer.
-
-        Args:
-            module: Whose device it is put on.
-            batch: From the loader.
-        """
-        if self.precision is not None:
-            batch = self.precision.convert_input(batch)
-        device = next(module.parameters()).device
-        for name, args in (
-            ("on_before_batch_transfer", ()),
-            ("transfer_batch_to_device", (device,)),
-            ("on_after_batch_transfer", ()),
-        ):
-            owner = self.data if self.data is not None and is_own(self.data, name) else module
-            batch = getattr(owner, name)(batch, *args, 0)
-        return batch
 
 
 class Log:
@@ -154,52 +93,177 @@ class Log:
         if how in ("mean", torch.mean):
             pairs = zip(numbers, weights, strict=True)
             return sum(v * weight for v, weight in pairs) / sum(weights)
-        known: dict[Any, Callable[[list[float]], float]] = {
-            "min": min,
-            "max": max,
-            "sum": sum,
-            torch.min: min,
-            torch.max: max,
-            torch.sum: sum,
-        }
-        if how not in known:
-            raise ModelError(
-                f"validation_step logs {name!r} with reduce_fx={how!r}: expected one of mean, min, "
-                "max and sum."
+        for reduced in (min, max, sum):
+            if how in (reduced.__name__, getattr(torch, reduced.__name__)):
+                return float(reduced(numbers))
+        raise ModelError(
+            f"validation_step logs {name!r} with reduce_fx={how!r}: expected one of mean, min, max "
+            "and sum."
+        )
+
+
+@dataclass
+class Training:
+    """What a Trainer would do with a module: its methods are the arguments of `maximal_lr`.
+
+    Attributes:
+        given: The module, or a factory of it.
+        trainer: The user's; None for the defaults.
+        data: The data module, whose hooks a batch goes through; None without one.
+        accumulation: Batches over which gradients are accumulated.
+        batches: Batches of an epoch; None where that is not known.
+        max_steps: The budget in optimizer steps; None where that is not known.
+        rate: Name of the rate, see `rate_of`; None where the module has none, and all groups are
+            scaled.
+    """
+
+    given: Any
+    trainer: Any
+    data: Any
+    accumulation: int
+    batches: int | None
+    max_steps: int | None
+    rate: str | None = None
+
+    @property
+    def precision(self) -> Any:
+        """Return Lightning's precision plugin; None without a Trainer."""
+        return getattr(self.trainer, "precision_plugin", None)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return how a step is taken, for the record."""
+        names = ("precision", "gradient_clip_val", "gradient_clip_algorithm")
+        values = {name: getattr(self.trainer, name, None) for name in names}
+        return {"accumulate_grad_batches": self.accumulation, **values}
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return what outcomes depend on besides the module, see `problem.fingerprint`."""
+        return [self.told, self.batches, self.max_steps, type(self.data), self.rate]
+
+    def prepared(self, seed: int) -> nn.Module:
+        """Return the module of a seed as a Trainer has it when the fit begins.
+
+        Args:
+            seed: For a factory.
+        """
+        given = self.given
+        module: Any = copy.deepcopy(given) if isinstance(given, nn.Module) else given(seed)
+        vars(module).pop("optimizers", None)
+        self.attached(module)
+        for name, arguments in (("setup", ("fit",)), ("configure_model", ())):
+            if is_own(module, name):
+                getattr(module, name)(*arguments)
+        module.trainer = None
+        vars(module).pop("log", None)
+        return module if self.precision is None else self.precision.convert_module(module)  # type: ignore[no-any-return]
+
+    def configured(self, module: Any) -> tuple[Any, list[Any]]:
+        """Return the optimizer and the schedulers of a copy of the module, see `one_optimizer`.
+
+        Args:
+            module: The copy.
+        """
+        self.attached(module)
+        return one_optimizer(module.configure_optimizers())
+
+    def optimizer(self, module: Any, lr: float) -> Any:
+        """Return the optimizer of a copy of the module at a rate.
+
+        Args:
+            module: The copy.
+            lr: The rate.
+        """
+        set_attribute(module, self.rate, lr)
+        optimizer = self.configured(module)[0]
+        return optimizer if self.rate else scaled(optimizer, lr)
+
+    def rate_of(self, module: Any) -> str | None:
+        """Return the name of the rate that `configure_optimizers` reads; None if it reads none.
+
+        Args:
+            module: A copy of the user's.
+        """
+        for name in RATES:
+            if name in vars(module) or name in getattr(module, "hparams", {}):
+                seen = []
+                for lr in (1.0, 0.5):
+                    tried = copy.deepcopy(module)
+                    set_attribute(tried, name, lr)
+                    seen.append([g["lr"] for g in self.configured(tried)[0].param_groups])
+                if seen[0] != seen[1]:
+                    return name
+        return None
+
+    def set_rate(self, module: Any, lr: float, schedule: object = None) -> None:
+        """Set the rate of the user's module: its attribute, else that of its optimizer.
+
+        Args:
+            module: The user's.
+            lr: The rate.
+            schedule: None.
+
+        Raises:
+            ConfigError: It has no attribute for the rate, and a schedule of its own.
+        """
+        if self.rate is not None:
+            set_attribute(module, self.rate, lr)
+            return
+        if self.configured(copy.deepcopy(module))[1]:
+            raise ConfigError(
+                "apply: configure_optimizers has a schedule and reads no rate from the module. Let "
+                f"it read self.lr, and set that to {lr:.4g}."
             )
-        return float(known[how](numbers))
+        module.configure_optimizers = MethodType(lambda own: configured_at(own, lr), module)
 
+    def attached(self, module: nn.Module, optimizer: Any = None) -> Attached:
+        """Return what a copy of the module finds as its Trainer, which it gets if it has none yet.
 
-def numbered(hook: Callable[..., Any], batch: Any, index: int) -> Any:
-    """Call a step with the number of its batch, if it takes one.
+        Args:
+            module: A copy that is trained.
+            optimizer: Of its run.
+        """
+        held: Any = module
+        if held._trainer is None:
+            held.trainer = Attached(self)
+            vars(module)["log"] = Log()
+        if optimizer is not None:
+            vars(module)["optimizers"] = lambda use_pl_optimizer=True: optimizer
+        return held.trainer  # type: ignore[no-any-return]
 
-    Args:
-        hook: `training_step` or `validation_step`.
-        batch: As it takes it.
-        index: The number of the batch.
-    """
-    parameters = inspect.signature(hook).parameters.values()
-    named = any(p.name == "batch_idx" for p in parameters)
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return hook(batch, index) if named or len(places) > 1 else hook(batch)
+    def moved(self, module: nn.Module, batch: Any) -> Any:
+        """Return a batch as `training_step` gets it: converted, and through the hooks of transfer.
 
+        Args:
+            module: Whose device it is put on.
+            batch: From the loader.
+        """
+        if self.precision is not None:
+            batch = self.precision.convert_input(batch)
+        device = next(module.parameters()).device
+        for name, args in (
+            ("on_before_batch_transfer", ()),
+            ("transfer_batch_to_device", (device,)),
+            ("on_after_batch_transfer", ()),
+        ):
+            owner = self.data if self.data is not None and is_own(self.data, name) else module
+            batch = getattr(owner, name)(batch, *args, 0)
+        return batch
 
-class Step:
-    """A whole optimizer step, see `step_fn` of `maximal_lr`.
+    def training_step(self, model: Any, batch: Any, optimizer: Any) -> torch.Tensor:
+        """Train a copy of the module on the batches of one step; return their mean loss.
 
-    Args:
-        training: What a Trainer would do.
-    """
+        Args:
+            model: The copy.
+            batch: Or several, see `parts_of_step`.
+            optimizer: Of its run.
 
-    __name__ = "training_step"
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def __call__(self, model: Any, batch: Any, optimizer: Any) -> torch.Tensor:
-        """Train a copy of the module on the batches of one step; return their mean loss."""
-        run = self.training.attached(model, optimizer)
-        parts = [self.training.moved(model, part) for part in parts_of_step(batch)]
+        Raises:
+            ModelError: A batch is skipped, or there is no loss.
+        """
+        run = self.attached(model, optimizer)
+        parts = [self.moved(model, part) for part in parts_of_step(batch)]
         if run.batch_index == 0:
             if run.current_epoch == 0:
                 model.on_fit_start()
@@ -223,7 +287,7 @@ class Step:
             losses.append(loss_of(outputs[0]).detach())
             model.on_train_batch_end(outputs[0], part, run.batch_index)
             run.batch_index += 1
-        if run.batch_index == self.training.batches:
+        if run.batch_index == self.batches:
             model.on_train_epoch_end()
             run.current_epoch, run.batch_index = run.current_epoch + 1, 0
         return torch.stack(losses).mean()
@@ -238,7 +302,7 @@ class Step:
             if run.scaler is not None:
                 run.scaler.unscale_(optimizer)
             model.on_before_optimizer_step(optimizer)
-            trainer = self.training.trainer
+            trainer = self.trainer
             if trainer is not None:
                 model.configure_gradient_clipping(
                     optimizer,
@@ -256,11 +320,11 @@ class Step:
 
     def _backward(self, model: Any, optimizer: Any, run: Attached, batch: Any) -> Any:
         """Add the gradients of one batch; return what `training_step` returned."""
-        index, precision = run.batch_index, self.training.precision
+        index, precision = run.batch_index, self.precision
         with precision.train_step_context() if precision else nullcontext(), torch.enable_grad():
             output = numbered(model.training_step, batch, index)
-        loss = loss_of(output) / self.training.accumulation
-        if index % self.training.accumulation == 0:
+        loss = loss_of(output) / self.accumulation
+        if index % self.accumulation == 0:
             model.on_before_zero_grad(optimizer)
             model.optimizer_zero_grad(run.current_epoch, index, optimizer)
         scaled = loss if run.scaler is None else run.scaler.scale(loss)
@@ -269,57 +333,26 @@ class Step:
         model.on_after_backward()
         return output
 
+    def loss(self, model: Any, batch: Any) -> float:
+        """Return the loss of `training_step`, as a metric.
 
-def loss_of(output: Any) -> torch.Tensor:
-    """Return the loss of what `training_step` returned.
-
-    Args:
-        output: A tensor, or a dictionary with `loss`.
-
-    Raises:
-        ModelError: There is none.
-    """
-    loss = output.get("loss") if isinstance(output, dict) else output
-    if not isinstance(loss, torch.Tensor):
-        raise ModelError(
-            f"training_step must return the loss, or a dictionary with `loss`, got {output!r:.60}; "
-            "a step that is skipped is not carried over."
-        )
-    return loss
-
-
-class TrainingLoss:
-    """The loss of `training_step` as a metric.
-
-    Args:
-        training: What a Trainer would do.
-    """
-
-    __name__ = "loss"
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def __call__(self, model: Any, batch: Any) -> float:
-        """Return the loss of a batch."""
-        self.training.attached(model)
+        Args:
+            model: A copy of the module.
+            batch: As it takes it.
+        """
+        self.attached(model)
         return float(loss_of(numbered(model.training_step, batch, 0)))
 
+    def logged(self, model: Any, whole: Whole, name: str | None) -> tuple[str, float]:
+        """Validate a copy of the module on all validation data; return what it logs by a name.
 
-class Logged:
-    """A metric by the name under which `validation_step` logs it.
-
-    Args:
-        training: What a Trainer would do.
-        name: Of the metric.
-    """
-
-    def __init__(self, training: Training, name: str) -> None:
-        self.training, self.__name__ = training, name
-
-    def __call__(self, model: Any, whole: Whole) -> float:
-        """Validate a copy of the module on all validation data."""
-        run, precision = self.training.attached(model), self.training.precision
+        Args:
+            model: The copy.
+            whole: The data.
+            name: Of the metric.
+        """
+        assert name is not None
+        run, precision = self.attached(model), self.precision
         log: Log = vars(model)["log"]
         log.values.clear()
         log.keeps, run.training, run.validating = True, False, True
@@ -327,7 +360,7 @@ class Logged:
             model.on_validation_start()
             model.on_validation_epoch_start()
             for index, raw in enumerate(whole.batches.once()):
-                batch = self.training.moved(model, raw)
+                batch = self.moved(model, raw)
                 log.size = samples_in(batch)
                 model.on_validation_batch_start(batch, index)
                 output = numbered(model.validation_step, batch, index)
@@ -336,8 +369,8 @@ class Logged:
             model.on_validation_epoch_end()
             model.on_validation_end()
         log.keeps, run.training, run.validating = False, True, False
-        value = log.reduced(self.__name__)
+        value = log.reduced(name)
         for metric in {id(v): v for held in log.values.values() for v, _, _ in held}.values():
             if hasattr(metric, "reset"):
                 metric.reset()
-        return value
+        return name, value

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from etastar.errors import ModelError
-from etastar.problem.nested import named_parts, shape_of
+from etastar.problem.nested import held_as, shape_of
 
 Gradient: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 """Maps outputs (None for the model's own) and targets to the loss's gradient in the outputs."""
@@ -123,7 +123,7 @@ def logits_of(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
-    found = (named_parts(outputs) or {}).get("logits", getattr(outputs, "logits", None))
+    found = held_as(outputs, "logits")
     if isinstance(found, Tensor):
         return found
     raise ModelError(

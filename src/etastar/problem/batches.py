@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import copy
 import time
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count, islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
@@ -27,9 +26,8 @@ from etastar.errors import ModelError
 from etastar.machine import free_bytes
 from etastar.problem.nested import Accumulated, copied, equal, leaves, nbytes, rebuilt
 from etastar.problem.order import DataOrder
-from etastar.problem.preserve import generators_of, untouched
-from etastar.problem.streams import Stream, mixed, seed_generator
-from etastar.problem.user_errors import told
+from etastar.problem.streams import Stream, generators_of, mixed, seed_generator, untouched
+from etastar.problem.user_code import told
 
 END = object()
 SHARE = 0.25
@@ -40,34 +38,11 @@ STEPS, FINITE = "pass max_steps", "take a part of them, e.g. list(itertools.isli
 """What is to be done about endless training data, and about others."""
 
 
-class Batches(ABC):
-    """Where a trial's batches come from; those who get one may spoil it.
-
-    Attributes:
-        steps_per_epoch: Batches in one pass.
-        fixed: Whether every epoch is known to hold the same samples.
-        batch: Samples per batch, where that is known.
-    """
-
-    steps_per_epoch: int
-    batch: int | None
-    fixed: bool
-
-    @abstractmethod
-    def stream(self, seed: int) -> Iterator[Any]:
-        """Yield batch after batch, epoch after epoch, without end; a pure function of the seed."""
-
-    @abstractmethod
-    def once(self) -> Iterable[Any]:
-        """Yield one fixed pass, for evaluation."""
-
-    @abstractmethod
-    def varies(self, one: int, other: int) -> bool:
-        """Tell whether two seeds see different data, or the same in different order."""
-
-
-class TensorBatches(Batches):
+class TensorBatches:
     """Samples in memory; a last batch smaller than the others is dropped.
+
+    Like every `Batches`, they yield `stream` after stream without end, a pure function of the seed,
+    and `once` one fixed pass for evaluation; who gets a batch may spoil it.
 
     Args:
         data: A tensor `[N, ...]`, or tuples and dictionaries of tensors with equal N.
@@ -85,43 +60,38 @@ class TensorBatches(Batches):
         self.eval_size = eval_size or self.batch
         self.steps_per_epoch = self.samples // self.batch
 
-    def rows(self, seed: int) -> Iterator[torch.Tensor]:
-        """Yield the samples of batch after batch, int64 `[B]` each."""
-        order = DataOrder(self.samples)
-        whole = torch.arange(self.samples)
-        for epoch in count():
-            if self.batch == self.samples:
-                yield whole
-                continue
-            permutation = order.permutation(seed, epoch)
-            order.keep_only({(seed, epoch)})
-            yield from torch.split(permutation[: self.steps_per_epoch * self.batch], self.batch)
-
-    def take(self, rows: torch.Tensor) -> Any:
-        """Return the samples `rows`, of any shape, as one batch."""
-        rows = rows.to(self.parts[0].device)
-        return rebuilt(lambda part: part[rows], self.data)
-
     def stream(self, seed: int) -> Iterator[Any]:
-        """See `Batches`."""
-        if self.batch == self.samples:
-            while True:
-                yield copied(self.data)
-        for rows in self.rows(seed):
-            yield self.take(rows)
+        """Yield batch after batch, epoch after epoch.
+
+        Args:
+            seed: Of the order.
+        """
+        while self.batch == self.samples:
+            yield copied(self.data)
+        order = DataOrder(self.samples)
+        for epoch in count():
+            permutation = order.permutation(seed, epoch)[: self.steps_per_epoch * self.batch]
+            order.keep_only({(seed, epoch)})
+            for rows in torch.split(permutation, self.batch):
+                yield rebuilt(itemgetter(rows.to(self.parts[0].device)), self.data)
 
     def once(self) -> Iterable[Any]:
-        """See `Batches`; without shuffling, and with the last samples."""
+        """Yield one pass without shuffling, and with the last samples."""
         for start in range(0, self.samples, self.eval_size):
             piece = slice(start, start + self.eval_size)
             yield copied(rebuilt(itemgetter(piece), self.data))
 
     def varies(self, one: int, other: int) -> bool:
-        """See `Batches`."""
+        """Tell whether two seeds see different data, or the same in different order.
+
+        Args:
+            one: A seed.
+            other: Another one.
+        """
         return one != other and self.batch < self.samples
 
 
-class LoaderBatches(Batches):
+class LoaderBatches:
     """Whatever can be iterated anew for every epoch: a `DataLoader`, a list, a class of one's own.
 
     Args:
@@ -172,7 +142,7 @@ class LoaderBatches(Batches):
         return vars(self) | {"_kept": OrderedDict()}
 
     def stream(self, seed: int) -> Iterator[Any]:
-        """See `Batches`; after the limit, if there is one, it goes on reading batch by batch."""
+        """See `TensorBatches`; after the limit, if any, it goes on reading batch by batch."""
         taken, length = 0, self.steps_per_epoch if self._drops else None
         for epoch in count():
             left = length if self.limit is None else max(1, self.limit - taken)
@@ -192,13 +162,13 @@ class LoaderBatches(Batches):
         self._drops, self.steps_per_epoch = True, max(1, whole)
 
     def once(self) -> Iterable[Any]:
-        """See `Batches`: the first epoch of seed 0."""
+        """Yield the first epoch of seed 0."""
         # an epoch in progress keeps its place
         with untouched(self.loader) if self.streaming else nullcontext():
             yield from self._epoch(0, 0, None)
 
     def varies(self, one: int, other: int) -> bool:
-        """See `Batches`; judged by the first two batches."""
+        """See `TensorBatches`; judged by the first two batches."""
         return one != other and not all(map(equal, self._peek(one), self._peek(other)))
 
     def _peek(self, seed: int) -> list[Any]:
@@ -274,6 +244,11 @@ class LoaderBatches(Batches):
                 "stream is the same: rates cannot be compared. Give it a seed or a generator of "
                 "its own, or pass a list of batches."
             )
+
+
+Batches: TypeAlias = TensorBatches | LoaderBatches
+"""Where a trial's batches come from. They tell `steps_per_epoch`, the samples per `batch` if known,
+and in `fixed` whether every epoch is known to hold the same samples."""
 
 
 class Grouped:

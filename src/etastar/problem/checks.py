@@ -18,7 +18,7 @@ from etastar.problem.batches import LoaderBatches
 from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem
@@ -37,7 +37,7 @@ def with_loss(problem: Problem, start: Start) -> Problem:
         problem: As asked for.
         start: A start.
     """
-    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    batch = first_batch(problem, start)
     model = problem.origin.copy(start.initialisation)
     with Stream("training", start.order).active(), _first_batch(batch):
         own = problem.objective.returns_loss(model, batch)
@@ -59,6 +59,24 @@ def with_metric(problem: Problem, start: Start) -> Problem:
     with Stream("metric", 0).active(), _metric(problem):
         objective = problem.objective.settled(model, problem.val.once, problem.origin.device)
     return replace(problem, objective=objective)
+
+
+def first_batch(problem: Problem, start: Start) -> Any:
+    """Return the first training batch of a start, on the device.
+
+    Args:
+        problem: What is trained.
+        start: A start.
+    """
+    return to_device(next(problem.train.stream(start.order)), problem.origin.device)
+
+
+def _loss(problem: Problem, start: Start, batch: Any) -> float:
+    """Return the loss of a batch at the initial weights of a start."""
+    model = problem.origin.copy(start.initialisation)
+    with Stream("training", start.order).active(), torch.enable_grad():
+        loss = problem.objective.loss(model, to_device(batch, problem.origin.device))
+    return float(loss.detach())
 
 
 def _first_batch(batch: Any) -> AbstractContextManager[None]:
@@ -99,7 +117,7 @@ def check_first_step(problem: Problem, start: Start) -> None:
         return  # it is taken in the rehearsal
     seed = start.initialisation
     model = problem.origin.copy(seed)
-    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    batch = first_batch(problem, start)
     with Stream("training", start.order).active(), torch.enable_grad():
         with _first_batch(batch):
             loss = problem.objective.loss(model, copied(batch))
@@ -178,10 +196,8 @@ def _check_smallest_batch(problem: Problem, start: Start, usual: int) -> None:
             smallest, place, odd = samples_in(batch), number, batch
     if place is None:
         return
-    model = problem.origin.copy(start.initialisation)
     try:
-        with Stream("training", start.order).active(), torch.enable_grad():
-            problem.objective.loss(model, to_device(odd, problem.origin.device))
+        _loss(problem, start, odd)
     except Exception as error:
         plural = "s" * (smallest > 1)
         raise ModelError(
@@ -222,10 +238,8 @@ def _survives(problem: Problem, start: Start, batch: Any) -> bool:
     """Tell whether the loss of a batch is finite, or is not to be had."""
     if problem.objective.whole_step:
         return True  # what becomes of such a sample is known to that step only
-    model = problem.origin.copy(start.initialisation)
-    with suppress(Exception), Stream("training", start.order).active(), torch.enable_grad():
-        loss = problem.objective.loss(model, to_device(batch, problem.origin.device))
-        return math.isfinite(float(loss.detach()))
+    with suppress(Exception):
+        return math.isfinite(_loss(problem, start, batch))
     return True
 
 
@@ -236,16 +250,13 @@ def sum_note(problem: Problem, start: Start) -> str | None:
         problem: What is trained.
         start: One of its starts.
     """
-    batch = to_device(next(problem.train.stream(start.order)), problem.origin.device)
+    batch = first_batch(problem, start)
     if problem.objective.whole_step or not isinstance(batch, list | tuple):
         return None
-    losses = []
     with suppress(Exception):  # not every batch can be put together with itself
-        for doubled in (copied(batch), [torch.cat([part, part]) for part in batch]):
-            model = problem.origin.copy(start.initialisation)
-            with Stream("training", start.order).active(), torch.enable_grad():
-                losses.append(abs(float(problem.objective.loss(model, doubled).detach())))
-        if losses[1] > SUMS * losses[0]:
+        once = abs(_loss(problem, start, copied(batch)))
+        twice = abs(_loss(problem, start, [torch.cat([part, part]) for part in batch]))
+        if twice > SUMS * once:
             return (
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
                 f"`batch_size` grows, and is {samples_in(batch)} times higher for the mean."

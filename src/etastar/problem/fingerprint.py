@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -23,9 +22,10 @@ from torch import nn
 from etastar import __version__
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
+from etastar.problem.held import global_names
 from etastar.problem.nested import leaves
 from etastar.problem.problem import Problem
-from etastar.problem.user_errors import NOT_THE_USERS
+from etastar.problem.user_code import is_users
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device)
 LAMBDA = "<lambda>"
@@ -167,13 +167,15 @@ class _Walk:
                     self._class(found, type(module))
                     own = {k: v for k, v in vars(module).items() if not k.startswith("_")}
                     self._walk(found, own)
-            elif _is_users(type(value)):
+            elif is_users(type(value)):
                 self._walk(found, vars(value))
+            elif type(value).__module__.startswith("etastar."):  # reads a training elsewhere
+                self._walk(found, getattr(value, "identity", None))
 
     def _function(self, found: Any, value: FunctionType) -> None:
         """Hash what a function holds and note its code, if the user has written it."""
         found.update(value.__qualname__.encode())
-        if not _is_users(value):
+        if not is_users(value):
             return
         self._note(value, _digest_of_code(value.__code__))
         self._walk(found, [value.__defaults__, value.__kwdefaults__])
@@ -182,7 +184,7 @@ class _Walk:
                 self._walk(found, cell.cell_contents)
             except ValueError:  # a name that is not bound yet
                 continue
-        for name in sorted(set(_names(value.__code__))):
+        for name in sorted(set(global_names(value.__code__))):
             if name in value.__globals__:
                 self._walk(found, value.__globals__[name])
 
@@ -190,7 +192,7 @@ class _Walk:
         """Hash the attributes of a class and note the code of its methods, likewise."""
         found.update(value.__qualname__.encode())
         for kind in value.__mro__:
-            if not _is_users(kind) or (id(kind) in self._seen and kind is not value):
+            if not is_users(kind) or (id(kind) in self._seen and kind is not value):
                 continue
             self._seen[id(kind)] = kind
             for name, part in sorted(vars(kind).items()):
@@ -215,23 +217,6 @@ def _place(value: Any) -> str:
     if value.__module__ != "__main__":
         return str(value.__module__)
     return str(value.__code__.co_filename).rpartition("/")[2].removesuffix(".py")
-
-
-def _is_users(value: Any) -> bool:
-    """Tell whether the user has written a function or a class."""
-    if isinstance(value, FunctionType):
-        return not value.__code__.co_filename.startswith(NOT_THE_USERS)
-    try:
-        return not inspect.getfile(value).startswith(NOT_THE_USERS)
-    except (TypeError, OSError):  # built in, or without a file, as in a notebook
-        return str(value.__module__) == "__main__"
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            yield from _names(const)
 
 
 def _digest_of_code(code: CodeType) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from types import (
@@ -22,13 +21,13 @@ from types import (
     ModuleType,
     SimpleNamespace,
 )
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from etastar.problem.streams import KINDS, mixed, seed_generator
-from etastar.problem.user_errors import NOT_THE_USERS
+from etastar.problem.user_code import is_users
 
 DEEPEST = 6
 """Objects between a function and what is looked for in it."""
@@ -40,11 +39,8 @@ NO_STATE = (ModuleType, type, BuiltinFunctionType, Dataset, DataLoader)
 """What is not copied."""
 
 
-class Slot(NamedTuple):
-    """A name through which a function reaches an object: how to read it, and to bind it anew."""
-
-    read: Callable[[], Any]
-    bind: Callable[[Any], None]
+Slot: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
+"""A name through which a function reaches an object: how to read it, and to bind it anew."""
 
 
 class Held:
@@ -59,7 +55,7 @@ class Held:
     def __init__(self, functions: Iterable[Any], *, everything: bool = False) -> None:
         self.functions, self.everything = tuple(functions), everything
         seen: set[int] = set()
-        written = [f for f in self.functions if _is_code(f) or _is_users(f)]
+        written = [f for f in self.functions if _is_code(f) or _is_own(f)]
         self._slots = [
             slot
             for f in written
@@ -78,7 +74,7 @@ class Held:
             after: Copies of before, of which all go on but objects with a state, and generators.
         """
         memo: dict[int, Any] = {}
-        made = [_copied(slot.read(), memo) for slot in self._slots]
+        made = [_copied(read(), memo) for read, _ in self._slots]
         if after is not None:
             made = [new if has_state(new) else old for new, old in zip(made, after, strict=True)]
         for place, value in enumerate(made):
@@ -93,15 +89,15 @@ class Held:
         Args:
             copies: As `copies` returned them.
         """
-        originals = [slot.read() for slot in self._slots]
-        for slot, value in zip(self._slots, copies, strict=True):
-            slot.bind(value)
+        originals = [read() for read, _ in self._slots]
+        for (_, bind), value in zip(self._slots, copies, strict=True):
+            bind(value)
         try:
             yield
         finally:
-            copies[:] = [slot.read() for slot in self._slots]
-            for slot, value in zip(self._slots, originals, strict=True):
-                slot.bind(value)
+            copies[:] = [read() for read, _ in self._slots]
+            for (_, bind), value in zip(self._slots, originals, strict=True):
+                bind(value)
 
 
 def _held(functions: tuple[Any, ...], everything: bool) -> Held:
@@ -126,10 +122,10 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
     seen.add(id(holder))
     for slot in _names(holder):
         try:
-            value = slot.read()
+            value = slot[0]()
         except ValueError:  # a name that is not bound yet
             continue
-        inside = _is_code(value) or _is_users(value) or isinstance(value, dict | list | tuple)
+        inside = _is_code(value) or _is_own(value) or isinstance(value, dict | list | tuple)
         if has_state(value):
             yield slot
         elif inside and not (everything and isinstance(value, dict | list)):
@@ -149,7 +145,7 @@ def _names(holder: Any) -> list[Slot]:
     if isinstance(holder, MethodType):
         return [*_names(holder.__func__), *_names(holder.__self__)]
     if isinstance(holder, FunctionType):
-        used = [name for name in _global_names(holder.__code__) if name in holder.__globals__]
+        used = [name for name in global_names(holder.__code__) if name in holder.__globals__]
         return [
             *(_of_cell(cell) for cell in holder.__closure__ or ()),
             *_of_items(holder.__globals__, dict.fromkeys(used)),
@@ -167,7 +163,7 @@ def _names(holder: Any) -> list[Slot]:
 
 
 def _of_cell(cell: CellType) -> Slot:
-    return Slot(lambda: cell.cell_contents, functools.partial(setattr, cell, "cell_contents"))
+    return lambda: cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
 
 
 def _of_items(owner: Any, keys: Iterable[Any]) -> list[Slot]:
@@ -176,7 +172,7 @@ def _of_items(owner: Any, keys: Iterable[Any]) -> list[Slot]:
         return []
     frozen = isinstance(owner, tuple)
     return [
-        Slot(
+        (
             functools.partial(operator.getitem, owner, key),
             (lambda value: None) if frozen else functools.partial(operator.setitem, owner, key),
         )
@@ -184,10 +180,14 @@ def _of_items(owner: Any, keys: Iterable[Any]) -> list[Slot]:
     ]
 
 
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    """Return the names that a function and those written inside it look up in their module."""
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that a function and those written inside it look up in their module.
+
+    Args:
+        code: Of the function.
+    """
     inner = [c for c in code.co_consts if isinstance(c, CodeType)]
-    return (*code.co_names, *(name for c in inner for name in _global_names(c)))
+    return (*code.co_names, *(name for c in inner for name in global_names(c)))
 
 
 def _is_small(value: Any) -> bool:
@@ -205,17 +205,15 @@ def has_state(value: Any) -> bool:
 
 def _is_code(value: Any) -> bool:
     """Tell whether a value is a function that the user has written."""
-    if isinstance(value, FunctionType):
-        return not value.__code__.co_filename.startswith(NOT_THE_USERS)
-    return isinstance(value, MethodType | functools.partial)
+    if isinstance(value, MethodType):  # of an installed class it may keep a state of the user's
+        return not value.__func__.__module__.startswith("etastar.")
+    return (
+        is_users(value) if isinstance(value, FunctionType) else isinstance(value, functools.partial)
+    )
 
 
-def _is_users(value: Any) -> bool:
+def _is_own(value: Any) -> bool:
     """Tell whether a value is an object of a class of the user's own, which may hold others."""
     if isinstance(value, (*NO_STATE, FunctionType, MethodType, nn.Module)):
         return False
-    module = sys.modules.get(type(value).__module__)
-    file = getattr(module, "__file__", None) or ""
-    if module is None or module.__name__ in sys.builtin_module_names:
-        return False
-    return type(value) is SimpleNamespace or not file.startswith(NOT_THE_USERS)
+    return type(value) is SimpleNamespace or is_users(type(value))

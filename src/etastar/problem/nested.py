@@ -26,6 +26,16 @@ def named_parts(batch: Any) -> dict[Any, Any] | None:
     return None
 
 
+def held_as(found: Any, name: str) -> Any:
+    """Return what a batch or outputs hold by a name, as an item or an attribute; else None.
+
+    Args:
+        found: Of any form.
+        name: The name.
+    """
+    return (named_parts(found) or {}).get(name, getattr(found, name, None))
+
+
 def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
     """Return what a batch holds, in order, without its containers.
 
@@ -156,10 +166,6 @@ def rebuilt(
     return changed
 
 
-class NotJoinedError(Exception):
-    """Outputs or targets of several batches cannot be put together."""
-
-
 def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     """Return outputs or targets of several batches as one, of the form that one batch has.
 
@@ -171,7 +177,7 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
         sizes: Samples of each batch.
 
     Raises:
-        NotJoinedError: They have no common form, e.g. sequences of several lengths.
+        ValueError: They have no common form, e.g. sequences of several lengths.
     """
     first = parts[0]
     if all(isinstance(part, torch.Tensor) for part in parts):
@@ -182,24 +188,24 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
         try:
             return torch.cat(list(parts))
         except RuntimeError as error:
-            raise NotJoinedError from error
+            raise ValueError from error
     if isinstance(first, PackedSequence) or any(type(part) is not type(first) for part in parts):
-        raise NotJoinedError
+        raise ValueError
     held = [named_parts(part) for part in parts]
     if isinstance(first, list) and not _is_of_fields(first, sizes[0]):
         return [item for part in parts for item in part]
     if isinstance(first, list | tuple) and held[0] is None:
         if any(len(part) != len(first) for part in parts):
-            raise NotJoinedError
+            raise ValueError
         return type(first)(joined(each, sizes) for each in zip(*parts, strict=True))
     if held[0] is not None:
         if any((other or {}).keys() != held[0].keys() for other in held):
-            raise NotJoinedError
+            raise ValueError
         whole = {key: joined([(other or {})[key] for other in held], sizes) for key in held[0]}
         return whole if type(first) is dict else type(first)(**whole)
     if first is None:
         return None
-    raise NotJoinedError
+    raise ValueError
 
 
 def _is_of_fields(part: list[Any], size: int) -> bool:

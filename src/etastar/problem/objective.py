@@ -20,7 +20,7 @@ from etastar.problem import own_loss
 from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide, logits_of
 from etastar.problem.losses import batch_weight, options_of
 from etastar.problem.nested import (
-    NotJoinedError,
+    held_as,
     joined,
     named_parts,
     samples_in,
@@ -89,7 +89,7 @@ class Objective:
         else:
             loss = self._loss_of(model, *self.parts(model, batch))
         if not isinstance(loss, Tensor):
-            loss = (named_parts(loss) or {}).get("loss", getattr(loss, "loss", loss))
+            loss = loss if (own := held_as(loss, "loss")) is None else own
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             remedy = "Take its mean over the samples"
             if isinstance(loss, Mapping):
@@ -163,8 +163,7 @@ class Objective:
             return False
         if not _target_names(held) or not takes(model, **held):
             return False
-        outputs = model(**held)
-        return (named_parts(outputs) or {}).get("loss", getattr(outputs, "loss", None)) is not None
+        return held_as(model(**held), "loss") is not None
 
     def _needs_training(
         self, model: nn.Module, val: Callable[[], Iterable[Any]], device: torch.device
@@ -234,7 +233,7 @@ class Objective:
             raise ZeroDivisionError
         try:
             whole = joined(outputs, sizes), joined(targets, sizes)
-        except NotJoinedError:
+        except ValueError:
             values = (self.metric(*each) for each in zip(outputs, targets, strict=True))
             each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
             return sum(each) / sum(sizes)

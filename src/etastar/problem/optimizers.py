@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from etastar.errors import ModelError
 from etastar.problem import hooks, own_loss
 from etastar.problem.objective import name_of
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 Closure: TypeAlias = Literal["none", "within", "after"]
 """How `step` is called: after the gradient; with a closure that computes it; or both, in turn."""
@@ -41,17 +41,9 @@ def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
     return (*PROBES, *(start_lr * ratio ** (i / (WITHIN - 1)) for i in range(WITHIN)))
 
 
-@dataclass(frozen=True)
-class Groups:
-    """What the factory makes of a model.
-
-    Attributes:
-        names: Parameters of each group.
-        ratios: Rate of each group over `lr`.
-    """
-
-    names: tuple[tuple[str, ...], ...]
-    ratios: tuple[float, ...]
+Groups: TypeAlias = tuple[tuple[tuple[str, ...], ...], tuple[float, ...]]
+"""What the factory makes of a model: names of the parameters of each group, and its rate over
+`lr`."""
 
 
 class Several:
@@ -150,20 +142,21 @@ class OptimizerFactory:
         """
         named = own_loss.named_parameters(model)
         trainable = {id(p): name for name, p in named if p.requires_grad}
-        first, base = None, self.rates[0]
+        first: Groups | None = None
+        base = self.rates[0]
         for lr in self.rates:
             optimizer = self._tried(model, lr)
             _check_covers(optimizer, trainable, model)
             groups = optimizer.param_groups
             names = tuple(tuple(trainable.get(id(p), "") for p in g["params"]) for g in groups)
-            first = first or Groups(names, tuple(float(g["lr"]) / lr for g in groups))
-            if names != first.names:
+            first = first or (names, tuple(float(g["lr"]) / lr for g in groups))
+            if names != first[0]:
                 raise ModelError(
                     "the optimizer factory must make the same parameter groups at every lr, got "
-                    f"{len(first.names)} at lr = {base:g} and {len(names)} of other parameters "
+                    f"{len(first[0])} at lr = {base:g} and {len(names)} of other parameters "
                     f"at lr = {lr:g}. Let the groups not depend on lr."
                 )
-            for index, (group, ratio) in enumerate(zip(groups, first.ratios, strict=True)):
+            for index, (group, ratio) in enumerate(zip(groups, first[1], strict=True)):
                 if not math.isclose(ratio, float(group["lr"]) / lr, rel_tol=FOLLOWS):
                     raise ModelError(
                         f"parameter group {index} does not follow lr: its rate is "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
@@ -16,7 +15,7 @@ from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.nested import tensors
 from etastar.problem.streams import Stream
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from etastar.problem.networks.base import Network, Params
@@ -25,29 +24,7 @@ SEED_NAMES = ("seed", "s", "_", "random_state", "random_seed")
 """What an argument of a model factory is called that takes the seed although it has a default."""
 
 
-class Origin(ABC):
-    """Where trials start: one initial model per initialisation seed, of which each trains a copy.
-
-    Attributes:
-        device: Where copies are put.
-        varies: Whether seeds change the initial weights.
-        is_factory: Whether models are drawn from seeds, rather than given.
-    """
-
-    device: torch.device
-    varies: bool
-    is_factory: bool
-
-    @abstractmethod
-    def copy(self, seed: int) -> nn.Module:
-        """Return a fresh copy of a seed's initial model, in train mode, without gradients.
-
-        Args:
-            seed: Of the initialisation; of no effect if the model is given.
-        """
-
-
-class NetworkOrigin(Origin):
+class NetworkOrigin:
     """The paper's networks, drawn by `Network.init`.
 
     Args:
@@ -73,7 +50,11 @@ class NetworkOrigin(Origin):
         )
 
     def copy(self, seed: int) -> nn.Module:
-        """See `Origin`: the network of one replica as a module."""
+        """Return the network of a seed, of one replica, as a module.
+
+        Args:
+            seed: Of the initialisation.
+        """
         return OneReplica(self.network, self.draw(seed))
 
 
@@ -96,7 +77,7 @@ class OneReplica(nn.Module):
         return self.network.apply([p[None] for p in self.parameters()], x)[0]
 
 
-class GivenOrigin(Origin):
+class GivenOrigin:
     """A user's models, one per seed, drawn once; every trial trains a copy.
 
     Args:
@@ -133,9 +114,12 @@ class GivenOrigin(Origin):
         self.device = self._find_device()
 
     def copy(self, seed: int) -> nn.Module:
-        """See `Origin`.
+        """Return a fresh copy of a seed's initial model, in train mode, without gradients.
 
         Where a copy of what a factory draws would lose something, the factory is called again.
+
+        Args:
+            seed: Of the initialisation; of no effect if the model is given.
         """
         key = seed if self.is_factory else 0
         if key not in self._drawn:
@@ -273,6 +257,12 @@ class GivenOrigin(Origin):
         """Take the device of the model that the factory draws, unless one was asked for."""
         if self._device is None:
             self.device = next(self.copy(seed).parameters()).device
+
+
+Origin: TypeAlias = NetworkOrigin | GivenOrigin
+"""Where trials start: one initial model per initialisation seed, of which each trains a copy. It
+has the `device` where copies are put, and tells in `varies` whether seeds change the initial
+weights, in `is_factory` whether models are drawn from seeds, rather than given."""
 
 
 def _carry(model: nn.Module, loss_fn: Callable[..., Any] | None, memo: dict[int, Any]) -> None:

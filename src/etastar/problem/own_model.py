@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,16 +16,16 @@ from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.problem import answers, checks, own_loss
+from etastar.problem.auto_threshold import Train, with_threshold
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.given_data import as_batches
 from etastar.problem.held import Held
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
-from etastar.problem.preserve import check_ambient
 from etastar.problem.problem import Problem
 from etastar.problem.rehearsal import rehearsed, schedule_note
-from etastar.problem.streams import Stream
+from etastar.problem.streams import Stream, check_ambient
 from etastar.problem.trial import Start
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ AUTO = "auto"
 """The threshold that is looked for."""
 NEVER = {True: math.inf, False: -math.inf}
 """A threshold that no metric meets, by whether higher is better."""
-Find: TypeAlias = Callable[[Problem, Start, list[float]], Problem]
-"""Given a problem, a start and the metric of all seeds at step 0: the problem with a threshold."""
 IN_TRAINING = (
     "the model has a loss in train mode only: the metric is taken in train mode, without updates, "
     "its buffers put back."
@@ -60,7 +58,7 @@ SAME_WEIGHTS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class OwnModel:
     """The arguments of `maximal_lr`, as given; numbers are checked here.
 
@@ -70,24 +68,24 @@ class OwnModel:
 
     model: nn.Module | Callable[[int], nn.Module]
     train_data: Any
-    val_data: Any
-    loss_fn: Callable[..., Any]
-    optimizer: Callable[..., Optimizer]
-    metric: str | Callable[..., Any]
-    threshold: float | str | None
-    epochs: float | None
-    batch_size: int | None
-    eval_every: int | None
-    seeds: int | Sequence[int] | None
-    start_lr: float
-    end_lr: float
-    resolution: float | None
-    step_fn: Callable[..., Any] | None
-    device: torch.device | str | None
-    progress: bool
-    higher_is_better: bool | None
-    engine: str
-    from_checkpoint: Mapping[str, Any] | None
+    val_data: Any = None
+    loss_fn: Callable[..., Any] = nn.functional.cross_entropy
+    optimizer: Callable[..., Optimizer] = torch.optim.SGD
+    metric: str | Callable[..., Any] = "accuracy"
+    threshold: float | str | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    eval_every: int | None = None
+    seeds: int | Sequence[int] | None = None
+    start_lr: float = 1e-5
+    end_lr: float = 10.0
+    resolution: float | None = None
+    step_fn: Callable[..., Any] | None = None
+    device: torch.device | str | None = None
+    progress: bool = True
+    higher_is_better: bool | None = None
+    engine: str = "auto"
+    from_checkpoint: Mapping[str, Any] | None = None
     strategy: str | None = None
     precision: float | None = None
     trials: int | None = None
@@ -103,8 +101,8 @@ class OwnModel:
 
     def __post_init__(self) -> None:
         check_ambient()
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, plain(value))  # PyTorch and JSON take no others
+        for name, value in list(vars(self).items()):
+            setattr(self, name, plain(value))  # PyTorch and JSON take no others
         optional = ("epochs", "resolution", "precision", "budgets")
         for name in ("start_lr", "end_lr", *optional):
             value = getattr(self, name)
@@ -112,12 +110,10 @@ class OwnModel:
                 continue
             if not is_number(value) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} must be a positive number, got {value!r}.")
-            object.__setattr__(self, name, getattr(value, "item", lambda value=value: value)())
         whole = ("batch_size", "eval_every", "trials", "round_size", "confirm", "first_seed")
         for name in (*whole, "max_steps", "eval_batch_size"):
             if (value := getattr(self, name)) is not None:
-                least = 0 if name in ("confirm", "first_seed") else 1
-                object.__setattr__(self, name, check_whole(name, value, least=least))
+                check_whole(name, value, least=0 if name in ("confirm", "first_seed") else 1)
         if self.start_lr >= self.end_lr:
             raise ConfigError(
                 f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."
@@ -146,8 +142,7 @@ class OwnModel:
                     f"threshold is missing: only an accuracy has a default, {THRESHOLD}. Say what "
                     f"the metric must reach, or {AUTO!r} to look for it."
                 )
-            threshold = THRESHOLD
-            object.__setattr__(self, "threshold", threshold)
+            threshold = self.threshold = THRESHOLD
         if isinstance(threshold, str) and threshold == AUTO:
             return
         if isinstance(threshold, str) or not is_number(threshold) or not math.isfinite(threshold):
@@ -202,11 +197,11 @@ class OwnModel:
         """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better
 
-    def problem(self, find: Find | None = None) -> tuple[Problem, Groups, list[str]]:
+    def problem(self, probe: Train | None = None) -> tuple[Problem, Groups, list[str]]:
         """Make the problem, its parameter groups, and notes; all that can be checked has been.
 
         Args:
-            find: Finds the threshold where `"auto"` is asked for.
+            probe: What trains where the threshold `"auto"` is asked for.
 
         Raises:
             ModelError: What was given does not fit together.
@@ -240,7 +235,7 @@ class OwnModel:
         )
         everything = Held(problem.held.functions, everything=True)
         with everything.bound(everything.copies(seeds[0])):  # whatever a step counts, uncounted
-            problem = self._checked(problem, notes, find)
+            problem = self._checked(problem, notes, probe)
         return problem, groups, notes
 
     def _objective(self, device: torch.device) -> Objective:
@@ -268,7 +263,7 @@ class OwnModel:
             epoch = epoch if train.ends else max(1, steps // EVALUATIONS)
         return steps, epoch
 
-    def _checked(self, problem: Problem, notes: list[str], find: Find | None) -> Problem:
+    def _checked(self, problem: Problem, notes: list[str], probe: Train | None) -> Problem:
         """Return the problem with what was learned from its first steps; adds to the notes."""
         seeds = self.seed_list
         first = Start(seeds[0], seeds[0])
@@ -284,8 +279,9 @@ class OwnModel:
         starts = [Start(seed, seed) for seed in (seeds if problem.origin.varies else seeds[:1])]
         values = [checks.check_first_metric(problem, start) for start in starts]
         if self.threshold == AUTO:
-            assert find is not None
-            problem = find(problem, first, values)
+            assert probe is not None
+            ends = self.start_lr, self.end_lr
+            problem = with_threshold(problem, first, values, ends, probe, self.progress)
         notes += checks.percent_notes(problem, values)
         share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):

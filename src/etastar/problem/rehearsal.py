@@ -18,7 +18,7 @@ from etastar.problem.nested import copied
 from etastar.problem.optimizers import parts_of, same, ways_to_step
 from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import KINDS, snapshot
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from etastar.problem.nested import shape_of, to_device
 from etastar.problem.objective import as_number, name_of
 from etastar.problem.optimizers import parts_of
 from etastar.problem.streams import KINDS, Stream, mixed, seed_generator
-from etastar.problem.user_errors import told
+from etastar.problem.user_code import told
 
 if TYPE_CHECKING:
     from etastar.problem.problem import Problem

@@ -1,11 +1,13 @@
 """All random number streams at once: Python's, NumPy's, PyTorch's on the CPU and on GPUs.
 
 A trial, a pass over a loader and a call of a factory each run in a stream of their own, so that
-none disturbs another and each is a pure function of its seed; the caller's streams are put back.
+none disturbs another and each is a pure function of its seed. The caller's streams are put back, as
+is whatever else of the process a measurement may change.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +16,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+
+from etastar.errors import ConfigError
 
 PURPOSES = ("model", "training", "data", "metric")
 """What streams are for; two purposes never share numbers, even for equal seeds."""
@@ -115,3 +119,55 @@ class Stream:
                 self._state = snapshot(the_global_ones())
             finally:
                 restore(outer)
+
+
+PARTS = ("sampler", "batch_sampler", "dataset")
+"""Parts of a loader that may hold a generator of their own."""
+
+
+@contextmanager
+def untouched(*sources: Any) -> Iterator[None]:
+    """Put back all random streams, the working directory and autograd's modes at the end.
+
+    Models are copied before use, so their weights, buffers, gradients, mode and flags need no
+    restoring. What cannot be copied, a loader's own generators, is put back here.
+
+    Args:
+        sources: Data sources whose generators will be used.
+    """
+    directory = os.getcwd()
+    states = snapshot([*the_global_ones(), *generators_of(sources)])
+    anomalies = torch.autograd.set_detect_anomaly(False)  # NaN is an outcome here, no error
+    with torch.inference_mode(False), torch.enable_grad(), anomalies:
+        try:
+            yield
+        finally:
+            restore(states)
+            if os.getcwd() != directory:
+                os.chdir(directory)
+
+
+def check_ambient() -> None:
+    """Raise if autocast is active.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise ConfigError(
+            "torch.autocast is active around this call, where it would reach backward passes and "
+            "our own arithmetic, too. Call outside of it, and enter it in step_fn, around the loss."
+        )
+
+
+def generators_of(sources: Iterable[Any]) -> list[Any]:
+    """Return the generators that data sources, their samplers and data sets hold."""
+    found: dict[int, Any] = {}
+    waiting = list(sources)
+    for _ in range(3):  # loader → batch sampler → sampler, data set → wrapped data set
+        owners, waiting = waiting, []
+        for owner in owners:
+            held = getattr(owner, "__dict__", {})
+            found |= {id(v): v for v in held.values() if isinstance(v, tuple(KINDS))}
+            waiting += [held[part] for part in PARTS if held.get(part) is not None]
+    return list(found.values())

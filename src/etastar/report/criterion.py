@@ -83,7 +83,7 @@ def _training(settings: Mapping[str, Any]) -> str:
 
 def _search(family: Family) -> str:
     """How η* was looked for."""
-    if family.settings["strategy"] == "curve":
+    if family.curve:
         cells = [cell for group in family.groups for cell in group.cells]
         precision = max(cell.settings.search().precision for cell in cells)
         return (

@@ -91,7 +91,7 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(len(charts), 2 if len(charts) <= 4 else 3)
+    columns = min(len(charts), 2 if len(charts) in (2, 4) else 3)
     rows = math.ceil(len(charts) / columns)
     written = []
     with rc_context(STYLE):

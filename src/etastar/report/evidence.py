@@ -37,14 +37,36 @@ from etastar.study.cell import Cell
 from etastar.study.export import Columns
 from etastar.study.specification import Study
 
-N_BOOT = 1000
-"""Bootstrap replicates of the exponents that are quoted."""
 FRACTION = 0.25
 """Predictions are made from networks with n·L up to this share of the largest."""
 LEVEL = 0.9
 """Coverage of prediction intervals."""
-LAW_FORMS = ("product", "separate")
-"""The laws that figures show: one exponent of n·L, and separate exponents."""
+PREDICTORS = {
+    "process": "Gaussian process around a·n^{b}L^{c}",
+    "product": "one exponent, a·(nL)^{b}",
+    "separate": "separate exponents, a·n^{b}L^{c}",
+}
+"""What predicts large networks from small ones, as figures call it; what `predict` uses first."""
+OF_BRACKETS = {
+    "axis": "η*, median over seeds",
+    "eta": "the median over its seeds, with its 95 % interval from the spread over seeds and the "
+    "width of the brackets",
+    "ended": "most of the network's brackets end because the budget was spent",
+    "share": "share of brackets that the budget ends",
+    "lost": "whose median seed trains nowhere",
+    "none": "No network has a bracketed η*, so there is nothing to draw.",
+    "noise": "the seed noise of the measured median",
+}
+OF_CURVES = {
+    "axis": "η₅₀, where half of fresh seeds train",
+    "eta": "the rate at which half of fresh seeds train (η₅₀ of its success curve), with the "
+    "95 % interval of the curve",
+    "ended": "η₅₀ ends because the budget was spent",
+    "share": "ended by the budget (1: yes)",
+    "lost": "of which no rate trains half of fresh seeds",
+    "none": "No network has a known η₅₀, so there is nothing to draw.",
+    "noise": "the noise of the measured curve",
+}
 _LABELS = ("input_lr_ratio", "loss", "inputs", "output_variance")
 
 T = TypeVar("T")
@@ -180,18 +202,18 @@ class Group:
         return self.found(estimate_cells, response=response)
 
     def law(self, form: str = "product", response: Response = "eta_star") -> PowerLawFit | str:
-        """A law fitted to all networks of the group, with bootstrap intervals."""
-        return self.found(fit_power_law, form=form, response=response, n_boot=N_BOOT)
+        """A law fitted to all networks of the group."""
+        return self.found(fit_power_law, form=form, response=response)
 
     @property
     def comparison(self) -> Comparison | str:
         """Several laws, and rules in use, judged by networks that they have not seen."""
-        return self.found(compare_forms, fraction=FRACTION, level=LEVEL, n_boot=0)
+        return self.found(compare_forms, fraction=FRACTION, level=LEVEL)
 
     @property
     def region(self) -> Region | str:
         """Where the law with separate exponents holds."""
-        return self.found(find_region, n_boot=0)
+        return self.found(find_region)
 
     @property
     def slope(self) -> SlopeFit | str:
@@ -252,6 +274,16 @@ class Family:
     def kappas(self) -> list[float]:
         """Its values of κ, ascending."""
         return sorted({group.kappa for group in self.groups})
+
+    @property
+    def curve(self) -> bool:
+        """Whether success curves were measured, rather than brackets of seeds."""
+        return bool(self.settings["strategy"] == "curve")
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What captions call η*, its interval and its ends."""
+        return OF_CURVES if self.curve else OF_BRACKETS
 
     def sizes(self, name: str) -> list[int]:
         """Its widths or depths, ascending: `width` or `depth`."""

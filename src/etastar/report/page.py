@@ -16,7 +16,7 @@ from etastar.report.collect import collect
 from etastar.report.criterion import criterion_text
 from etastar.report.draw_matplotlib import save_charts
 from etastar.report.draw_plotly import interactive, require_plotly
-from etastar.report.evidence import LAW_FORMS, LEVEL, Evidence, Family, Group
+from etastar.report.evidence import LEVEL, PREDICTORS, Evidence, Family, Group
 from etastar.report.plots import FIGURES
 from etastar.report.plots.base import sentence
 from etastar.report.rows import link
@@ -152,7 +152,7 @@ def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
         least=lambda rows, name: min(getattr(row.fit, name) for row in rows),
         title=lambda form: FORM_TITLES.get(form, FORMS[form].title),
         **{"letters": _letters, "unbracketed": _unbracketed, "costs": _costs},
-        **{"FORMS": FORMS, "LAW_FORMS": LAW_FORMS, "LEVEL": LEVEL},
+        **{"FORMS": FORMS, "LEVEL": LEVEL, "PREDICTORS": PREDICTORS},
     )
 
 

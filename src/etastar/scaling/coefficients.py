@@ -1,31 +1,26 @@
-"""A coefficient of a law, or a slope, with its two intervals."""
+"""A coefficient of a law, or a slope, with its intervals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.special import stdtrit
-
-from etastar.scaling.cells import FloatArray
+from scipy.special import ndtri, stdtrit
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One coefficient of a law, or one estimate of a slope.
+    """One coefficient of a law, or the slope of a line.
 
     Attributes:
         name: `log_prefactor`, the name of the exponent, or `slope`.
         value: The estimate.
-        standard_error: That of a law allows for lack of fit that networks of one width or depth
-            share; that of a slope is robust to unequal scatter.
+        standard_error: It allows for lack of fit that networks of one width or depth share.
         low: Lower end of the Student t interval: what an exponent would be over other networks
             of this range. It contains seed noise and lack of fit.
         high: Upper end.
-        bootstrap: Percentile interval. For a law it is over seeds and brackets of these very
-            networks: what repeating the study with other seeds would give; None if `n_boot` was 0,
-            or if most cells have a single seed, which resampling cannot vary. For a slope it is
-            over points resampled in pairs.
+        over_seeds: Normal interval from seeds and brackets alone: what repeating the study of
+            these very networks with other seeds would give. None for a slope, and where most
+            networks have a single seed, which does not show how seeds differ.
     """
 
     name: str
@@ -33,37 +28,34 @@ class Coefficient:
     standard_error: float
     low: float
     high: float
-    bootstrap: tuple[float, float] | None
-
-    @property
-    def widest(self) -> tuple[float, float]:
-        """The lower of both lower ends and the higher of both upper ends."""
-        low, high = self.bootstrap or (self.low, self.high)
-        return min(self.low, low), max(self.high, high)
+    over_seeds: tuple[float, float] | None = None
 
     def excludes(self, value: float) -> bool:
-        """Say whether `value` is outside both intervals."""
-        low, high = self.widest
-        return not low <= value <= high
+        """Say whether `value` is outside the Student t interval."""
+        return not self.low <= value <= self.high
 
 
 def coefficient(
-    name: str, value: float, error: float, freedom: float, replicates: FloatArray, level: float
+    name: str,
+    value: float,
+    error: float,
+    freedom: float,
+    level: float,
+    seed_error: float | None = None,
 ) -> Coefficient:
-    """A coefficient with both of its intervals.
+    """A coefficient with its intervals.
 
     Args:
         name: What it is called.
         value: The estimate.
         error: Its standard error.
         freedom: Degrees of freedom of the Student t interval.
-        replicates: Bootstrap replicates, `[B]`; there is no bootstrap interval if empty.
         level: Coverage.
+        seed_error: The standard error that seeds alone give; None if it is not known.
     """
     half = float(stdtrit(freedom, 0.5 + 0.5 * level)) * error
     ends = None
-    if len(replicates):
-        tail = 50 * (1 - level)
-        low, high = np.percentile(replicates, [tail, 100 - tail])
-        ends = (float(low), float(high))
+    if seed_error is not None:
+        part = float(ndtri(0.5 + 0.5 * level)) * seed_error
+        ends = (value - part, value + part)
     return Coefficient(name, value, error, value - half, value + half, ends)

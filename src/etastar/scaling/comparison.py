@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, Response
@@ -19,40 +19,55 @@ from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
+from etastar.scaling.process import Process, fit_process
 
 _MOST_FOLDS, _FOLDS = 100, 20
 """Up to so many cells each is left out alone; beyond, so many folds bound the time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     """How well unseen cells were predicted; arrays are over them, `[test]`.
 
     Attributes:
         train: Cells fitted (the fewest, if there were several fits).
-        test: Cells predicted.
-        median_error: Median of |predicted/measured − 1|.
-        coverage: Share of the measured values inside their prediction intervals.
-        median_width: Median of upper ÷ lower end of the intervals.
-        unpredicted: Cells that could not be held out, because the law is not defined without them.
         width: n.
         depth: L.
         log_measured: Logarithm of the measured medians.
         log_predicted: Logarithm of the predictions.
         half: Half-widths of the prediction intervals in log.
+        unpredicted: Cells that could not be held out, because the law is not defined without them.
     """
 
     train: int
-    test: int
-    median_error: float
-    coverage: float
-    median_width: float
-    unpredicted: int
-    width: FloatArray = field(compare=False, repr=False)
-    depth: FloatArray = field(compare=False, repr=False)
-    log_measured: FloatArray = field(compare=False, repr=False)
-    log_predicted: FloatArray = field(compare=False, repr=False)
-    half: FloatArray = field(compare=False, repr=False)
+    width: FloatArray
+    depth: FloatArray
+    log_measured: FloatArray
+    log_predicted: FloatArray
+    half: FloatArray
+    unpredicted: int = 0
+
+    @property
+    def test(self) -> int:
+        """Cells predicted."""
+        return len(self.half)
+
+    @property
+    def median_error(self) -> float:
+        """Median of |predicted/measured − 1|; NaN without a cell."""
+        error = np.abs(np.expm1(self.log_predicted - self.log_measured))
+        return float(np.median(error)) if self.test else math.nan
+
+    @property
+    def coverage(self) -> float:
+        """Share of the measured values inside their prediction intervals."""
+        inside = np.abs(self.log_predicted - self.log_measured) <= self.half
+        return float(np.mean(inside)) if self.test else math.nan
+
+    @property
+    def median_width(self) -> float:
+        """Median of upper ÷ lower end of the intervals."""
+        return float(np.exp(np.median(2 * self.half))) if self.test else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +165,6 @@ def compare_forms(
     fraction: float = 0.25,
     cutoff: float | None = None,
     level: float = 0.9,
-    n_boot: int = 2000,
     seed: int = 0,
 ) -> Comparison:
     """Fit every form to the same cells and judge it by cells it has not seen.
@@ -162,8 +176,7 @@ def compare_forms(
         fraction: The extrapolation is fitted to cells with n·L up to this share of the largest.
         cutoff: Use only cells with n/L at least this.
         level: Nominal coverage of the prediction intervals.
-        n_boot: Bootstrap replicates of each fit.
-        seed: Seed of the bootstrap and of the folds.
+        seed: Seed of the folds.
 
     Returns:
         One row per form that could be fitted, in the order asked for.
@@ -177,9 +190,7 @@ def compare_forms(
     for form in forms:
         get_form(form)
         try:
-            fit = fit_power_law(
-                cells, form=form, response=response, cutoff=cutoff, n_boot=n_boot, seed=seed
-            )
+            fit = fit_power_law(cells, form=form, response=response, cutoff=cutoff)
         except ConfigError as error:
             skipped[form] = str(error)
             continue
@@ -215,12 +226,10 @@ def cross_validate(fit: PowerLawFit, *, level: float = 0.9, seed: int = 0) -> He
     quantile = stdtrit(mask.sum(1) - x.shape[1], 0.5 + 0.5 * level)[:, None]
     half, predicted = quantile * np.sqrt(spread), beta @ x.T + offset
     fold, cell = np.nonzero(~mask)
-    return _judge(
+    return HeldOut(
+        int(mask.sum(1).min()) if len(mask) else count - 1,
         *(fit.width[cell], fit.depth[cell], fit.log_value[cell]),
-        predicted=predicted[fold, cell],
-        half=half[fold, cell],
-        train=int(mask.sum(1).min()) if len(mask) else count - 1,
-        unpredicted=count - len(cell),
+        *(predicted[fold, cell], half[fold, cell], count - len(cell)),
     )
 
 
@@ -235,7 +244,8 @@ def extrapolate(
 ) -> HeldOut:
     """Fit the cells with n·L up to `fraction` of the largest, and predict the others.
 
-    The intervals are those of `PowerLawFit.predict`, the allowance for a bend included.
+    The intervals are those of `PowerLawFit.predict`, the allowance for a bend included, or those
+    of `Process.predict` for the form `process`.
 
     Raises:
         ConfigError: The small cells do not determine the law, or no cell is left to predict.
@@ -255,45 +265,17 @@ def extrapolate(
             "predict from."
         )
     # the trained subset is made from usable cells alone, so its estimates see no held-out seed
-    fit = fit_power_law(
-        cells.subset(use & small), form=form, response=response, cutoff=cutoff, n_boot=0
-    )
-    width, depth = cells.width[test], cells.depth[test]
-    noise = estimates.noise(fit.seed_variance)[test]
-    return _judge(
-        *(width, depth, estimates.value[test]),
-        predicted=fit.predict_log(width, depth),
-        half=fit.half_width_log(width, depth, noise, level),
-        train=len(fit.log_value),
-    )
-
-
-def _judge(
-    width: FloatArray,
-    depth: FloatArray,
-    measured: FloatArray,
-    *,
-    predicted: FloatArray,
-    half: FloatArray,
-    train: int,
-    unpredicted: int = 0,
-) -> HeldOut:
-    """Sum up how far predictions are from measurements, logarithms both, each `[T]`."""
-    error = predicted - measured
-    some = len(error) > 0
-    return HeldOut(
-        train=train,
-        test=len(error),
-        median_error=float(np.median(np.abs(np.expm1(error)))) if some else math.nan,
-        coverage=float(np.mean(np.abs(error) <= half)) if some else math.nan,
-        median_width=float(np.exp(np.median(2 * half))) if some else math.nan,
-        unpredicted=unpredicted,
-        width=width,
-        depth=depth,
-        log_measured=measured,
-        log_predicted=predicted,
-        half=half,
-    )
+    known, width, depth = cells.subset(use & small), cells.width[test], cells.depth[test]
+    if form == Process.form:
+        process = fit_process(known, response=response, cutoff=cutoff)
+        predicted, sd = process.predict_log(width, depth)
+        half = ndtri(0.5 + 0.5 * level) * np.sqrt(sd**2 + process.noise())
+    else:
+        fit = fit_power_law(known, form=form, response=response, cutoff=cutoff)
+        predicted = fit.predict_log(width, depth)
+        noise = estimates.noise(fit.seed_variance)[test]
+        half = fit.half_width_log(width, depth, noise, level)
+    return HeldOut(len(known), width, depth, estimates.value[test], predicted, half)
 
 
 def _equal_exponents(rows: Sequence[ComparedForm]) -> float:

@@ -1,9 +1,8 @@
-"""From seeds to one number per cell: the median, how far it can be trusted, and its bootstrap."""
+"""From seeds to one number per cell: the median, and how far it can be trusted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import brentq
@@ -23,13 +22,8 @@ from etastar.scaling.cells import (
 )
 from etastar.search.estimate import middle
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _VARIANCE_FLOOR = 1e-12
 """Least variance of a logarithm: keeps the weights finite when planted data have no noise."""
-_BLOCK = 4_000_000
-"""Most draws held at once in a bootstrap: 32 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,60 +211,6 @@ def medians(cell: IntArray, values: FloatArray, m: IntArray) -> FloatArray:
     low, high = (ranked[place[some]] for place in (start + (m - 1) // 2, start + m // 2))
     out[some] = middle(low, high)
     return out
-
-
-def resample_medians(
-    seeds: SeedValues, estimates: CellEstimates, n_boot: int, rng: np.random.Generator
-) -> FloatArray:
-    """Bootstrap replicates of the used cells' medians, over whole seeds and within brackets.
-
-    In every replicate each cell draws m of its own m seeds with replacement, independently of the
-    other cells (seeds of different cells share only their number), and every drawn seed's
-    logarithm is uniform in its bracket. A seed that trained at the top of the range is put there;
-    one that trained nowhere stays below all others, so a replicate may find η* below the range:
-    its median is then −∞, and who fits the replicate leaves the cell out of it, as a study with
-    such seeds would have. (Redrawing until the median is finite, or putting it at a bound, would
-    both make the cell look better known than it is.) The deviation
-    from the estimate is stretched by √(m/(m−1)): a sample of m seeds taken as the population has a
-    variance too small by (m−1)/m. A cell with one seed varies within its bracket only.
-
-    Args:
-        seeds: Those of the response, sorted by cell.
-        estimates: Those of the same cells.
-        n_boot: Number of replicates B.
-        rng: The generator drawn from.
-
-    Returns:
-        Logarithms `[B, number of used cells]`; −∞ where η* is below the range.
-    """
-    m = estimates.informative
-    start = np.cumsum(m) - m
-    _, lo, hi = seeds
-    bracket = np.zeros(len(lo))
-    np.subtract(hi, lo, out=bracket, where=np.isfinite(hi))
-    jitter = bool(np.any(bracket > 0))
-    out = np.empty((n_boot, len(m)))
-    for chosen, size in _blocks(np.flatnonzero(estimates.used), m, n_boot):
-        # (B, cells of this block, size)
-        pick = rng.integers(0, size, (n_boot, len(chosen), size)) + start[chosen][:, None]
-        draw = lo[pick]
-        if jitter:
-            draw += rng.random(pick.shape) * bracket[pick]
-        draw.sort(-1)
-        drawn = middle(draw[..., (size - 1) // 2], draw[..., size // 2])
-        stretch = np.sqrt(size / (size - 1)) if size > 1 else 1.0
-        value = estimates.value[chosen]
-        out[:, chosen] = value + stretch * (drawn - value)
-    return out[:, estimates.used]
-
-
-def _blocks(used: IntArray, m: IntArray, n_boot: int) -> Iterator[tuple[IntArray, int]]:
-    """Cells with equally many seeds, in blocks small enough to be drawn at once."""
-    for size in np.unique(m[used]):
-        same = used[m[used] == size]
-        step = max(1, _BLOCK // (n_boot * int(size)))
-        for first in range(0, len(same), step):
-            yield same[first : first + step], int(size)
 
 
 def _mean_squared_width(seeds: SeedValues, count: int) -> FloatArray:

@@ -19,10 +19,9 @@ from etastar.scaling.estimates import (
     CellEstimates,
     estimate_cells,
     median_inefficiency,
-    resample_medians,
 )
-from etastar.scaling.forms import Form, get_form, is_defined
-from etastar.scaling.least_squares import fit_random_effects, linear_map, log_likelihood
+from etastar.scaling.forms import Form, get_form
+from etastar.scaling.least_squares import fit_random_effects, log_likelihood
 from etastar.scaling.prediction import Prediction, check_level, check_network
 from etastar.scaling.two_way import TwoWay, two_way
 from etastar.scaling.usage import Usage, tally
@@ -58,7 +57,6 @@ class PowerLawFit:
         seeds: Seeds of every cell that its median is over.
         seed_variance: Variance of one seed's logarithm, mean over cells.
         noise: Variances of the medians if every seed had that variance.
-        bootstrap: Replicates of the coefficients over seeds and brackets, `[B, p]`.
         effects: What widths and depths share beyond the law, and how many of them carry it.
         domain: Where the law was seen.
         usage: Counts of cells and seeds.
@@ -87,7 +85,6 @@ class PowerLawFit:
     seeds: IntArray
     seed_variance: float
     noise: FloatArray
-    bootstrap: FloatArray
     effects: TwoWay
     domain: Domain
     usage: Usage
@@ -206,7 +203,8 @@ class PowerLawFit:
             },
             "law": get_form(self.form).title,
             "labels": dict(self.labels),
-            "coefficients": [asdict(c) for c in self.coefficients],
+            # `bootstrap` is what 0.1.0 called it
+            "coefficients": [asdict(c) | {"bootstrap": c.over_seeds} for c in self.coefficients],
             "tau": math.sqrt(self.tau2),
             "seed_log_sd": math.sqrt(self.seed_variance),
             "domain": asdict(self.domain),
@@ -221,8 +219,6 @@ def fit_power_law(
     form: str = "product",
     response: Response = "eta_star",
     cutoff: float | None = None,
-    n_boot: int = 2000,
-    seed: int = 0,
     level: float = 0.95,
 ) -> PowerLawFit:
     """Fit a log-linear law to the median of every cell.
@@ -230,19 +226,13 @@ def fit_power_law(
     Weighted least squares with weights 1/(v + τ²): v is the sampling variance of the median from
     seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
     The intervals of the coefficients are Student t intervals that allow for lack of fit shared by
-    networks of one width or one depth (`two_way`); beside them stand bootstrap intervals over whole
-    seeds and within brackets, for which the weights are
-    held, so that replicates that know the same cells are one matrix product. A replicate leaves out
-    the cells whose η* it finds below the range, and does not count if the others do not determine
-    the law.
+    networks of one width or one depth (`two_way`); beside them stand those of the seeds alone.
 
     Args:
         cells: The cells of one group: one loss, κ, dataset, ....
         form: Name in `FORMS`.
         response: `"eta_star"`, `"lambda1"` or `"eta_lambda1"` (their product, seed by seed).
         cutoff: Fit only cells with n/L at least this.
-        n_boot: Bootstrap replicates; 0 for none.
-        seed: Seed of the bootstrap.
         level: Coverage of the intervals.
 
     Returns:
@@ -266,18 +256,12 @@ def fit_power_law(
     residual = y - offset - x @ beta
     weight = 1 / (v + tau2)
     effects = two_way(x, y - offset, v, width, depth, weight)
-    replicates = np.zeros((0, x.shape[1]))
-    if n_boot > 0 and np.median(estimates.informative[use]) > 1:
-        drawn = resample_medians(
-            cells.values(response), estimates, n_boot, np.random.default_rng(seed)
-        )
-        replicates = _fit_replicates(x, drawn[:, use[estimates.used]] - offset, weight)
+    single = bool(np.median(estimates.informative[use]) <= 1)
     score = log_likelihood(x, y - offset, v)[0]
     parameters = x.shape[1] + 1
     aic = 2 * parameters - 2 * score
     room = len(y) - parameters - 1
-    errors = np.sqrt(np.diagonal(effects.covariance))
-    freedoms = [effects.freedom(axis) for axis in np.eye(len(beta))]
+    errors, own = (np.sqrt(np.diagonal(c)) for c in (effects.covariance, effects.noise))
     seed_variance = float(np.mean(estimates.seed_variance[use]))
     fit = PowerLawFit(
         form=form,
@@ -285,9 +269,12 @@ def fit_power_law(
         labels=labels,
         level=level,
         coefficients=tuple(
-            coefficient(name, float(b), float(error), own, drawn, level)
-            for name, b, error, own, drawn in zip(
-                ("log_prefactor", *law.exponents), beta, errors, freedoms, replicates.T, strict=True
+            coefficient(
+                *(name, float(beta[k]), float(errors[k]), effects.freedom(axis), level),
+                None if single else float(own[k]),
+            )
+            for k, (name, axis) in enumerate(
+                zip(("log_prefactor", *law.exponents), np.eye(len(beta)), strict=True)
             )
         ),
         covariance=effects.covariance,
@@ -307,7 +294,6 @@ def fit_power_law(
         seeds=estimates.informative[use],
         seed_variance=seed_variance,
         noise=estimates.noise(seed_variance)[use],
-        bootstrap=replicates,
         effects=effects,
         domain=Domain.of(width, depth, cutoff),
         usage=tally(cells, estimates, beyond),
@@ -316,19 +302,6 @@ def fit_power_law(
     return replace(
         fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
     )
-
-
-def _fit_replicates(x: FloatArray, drawn: FloatArray, weight: FloatArray) -> FloatArray:
-    """Coefficients `[B', p]` of the replicates `[B, M]` that determine them; −∞ is no value."""
-    patterns, pattern = np.unique(np.isfinite(drawn), axis=0, return_inverse=True)
-    pattern = pattern.reshape(-1)  # NumPy 2.0 returns a column
-    fitted = np.full((len(drawn), x.shape[1]), np.nan)
-    for k, known in enumerate(patterns):
-        if is_defined(x[known]):
-            mine = pattern == k
-            values = np.where(known, drawn[mine], 0.0)
-            fitted[mine] = values @ linear_map(x, weight * known).T
-    return np.asarray(fitted[~np.isnan(fitted[:, 0])])
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:

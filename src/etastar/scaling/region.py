@@ -111,7 +111,6 @@ def find_region(
     form: str = "separate",
     response: Response = "eta_star",
     level: float = 0.95,
-    n_boot: int = 500,
     seed: int = 0,
 ) -> Region:
     """The smallest cutoff on n/L from which the exponents no longer move, for one group.
@@ -132,8 +131,7 @@ def find_region(
         level: 1 − the chance of a false rejection at each cutoff. The tests are nested, so the
             chance of any is more: 11 % of 300 planted studies with 12 cutoffs, at 0.95. Such a
             region is too small, not wrong.
-        n_boot: Bootstrap replicates of each fit.
-        seed: Seed of the bootstraps and of the draws.
+        seed: Seed of the draws.
 
     Returns:
         The region, with the law at every cutoff.
@@ -144,12 +142,10 @@ def find_region(
     check_level(level)
     if not get_form(form).exponents:
         raise ConfigError(f"the form {form!r} has no exponent that could move with the cutoff.")
-    whole = fit_power_law(cells, form=form, response=response, n_boot=n_boot, seed=seed)
+    whole = fit_power_law(cells, form=form, response=response)
     rows: list[CutoffRow] = []
     for cutoff in _cutoffs(whole):
-        fit = fit_power_law(
-            cells, form=form, response=response, cutoff=cutoff, n_boot=n_boot, seed=seed
-        )
+        fit = fit_power_law(cells, form=form, response=response, cutoff=cutoff)
         movement, p_value = _movement(fit, np.random.default_rng([seed, len(rows)]))
         rows.append(CutoffRow(cutoff, fit, cross_validate(fit, seed=seed), movement, p_value))
     chosen = len(rows) - 1

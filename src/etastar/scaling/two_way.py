@@ -26,6 +26,7 @@ class TwoWay:
 
     Attributes:
         covariance: Of the coefficients, `[p, p]`.
+        noise: The part of it that the measurements' known variances make, `[p, p]`.
         widths: Distinct widths that carry the law.
         depths: Distinct depths that carry it.
         components: Variance of the network's own effect, and of those of width and depth as far
@@ -36,6 +37,7 @@ class TwoWay:
     """
 
     covariance: FloatArray
+    noise: FloatArray
     widths: int
     depths: int
     components: dict[str, float]
@@ -96,6 +98,7 @@ def two_way(
     covariance = scale @ (vectors * np.maximum(values, 1.0)) @ vectors.T @ scale.T
     return TwoWay(
         covariance=covariance,
+        noise=noise,
         widths=len(np.unique(width)),
         depths=len(np.unique(depth)),
         components={k: float(s) for k, s in zip(kept, variances, strict=True)},

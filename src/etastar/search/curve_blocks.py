@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -185,20 +186,28 @@ class LocatedRun:
 
 
 @dataclass(frozen=True)
-class CurveCost:
-    """What the measurement took.
+class Cost:
+    """What a measurement took; fields can be read by key, too.
 
     Attributes:
-        trials: Whole trials, confirmations included.
-        steps: Optimizer steps, partial runs included.
-        seconds: Wall time, as the caller says; None if it does not.
-        budgets: Steps ÷ steps of one budget.
+        trials: Whole trials that the search used, confirming ones included.
+        steps: Optimizer steps of these trials and of partial ones, summed.
+        seconds: Wall-clock time; None if that is not known.
+        budgets: Steps ÷ steps of one budget: the same in whole trainings.
     """
 
     trials: int
     steps: int
     seconds: float | None
     budgets: float
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the field of that name."""
+        return asdict(self)[name]
+
+    def keys(self) -> Iterator[str]:
+        """Iterate over the names of the fields."""
+        return iter(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -236,7 +245,7 @@ class CurveResult:
     window: WindowBlock
     recommended: Recommended | None
     located: tuple[LocatedRun, ...]
-    cost: CurveCost
+    cost: Cost
     ended_by: str
     remarks: tuple[Remark, ...]
 

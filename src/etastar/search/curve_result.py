@@ -10,8 +10,8 @@ from etastar.search.choosing import exact_interval, lower_bound
 from etastar.search.curve_blocks import (
     AttemptBlock,
     BandPoint,
+    Cost,
     CurveBlock,
-    CurveCost,
     CurveEtaStar,
     CurvePoint,
     CurveResult,
@@ -59,7 +59,7 @@ def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     )
     steps = curve.spent()
     trials = len(curve.runs()) - len(curve.located)
-    cost = CurveCost(trials, steps, seconds, steps / curve.options.max_steps)
+    cost = Cost(trials, steps, seconds, steps / curve.options.max_steps)
     advice = _recommended(curve)
     return CurveResult(
         eta, block, window, advice, located, cost, curve.ended_by, tuple(remarks(curve, fit))

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from etastar.errors import ConfigError, nearest
 from etastar.problem.trial import Criterion, Recipe
-from etastar.problem.user_code import code_of, imported_code, split_place
+from etastar.problem.user_code import code_of, imported_code, split_place, told
 from etastar.settings import BATCH_SIZE, DATA_OPTIONS, NETWORK_OPTIONS, Settings
 
 if TYPE_CHECKING:
@@ -116,7 +116,6 @@ class FactorySettings(Settings):
             ConfigError: The function of the user fails, or returns something else.
         """
         from etastar.problem.given_data import pair_of
-        from etastar.problem.user_errors import told
 
         if self.data_from is None:
             return self.data(), None
@@ -155,16 +154,9 @@ class FactorySettings(Settings):
             val_data=val_data,
             loss_fn=losses[self.loss],
             optimizer=partial(torch.optim.SGD, momentum=self.momentum),
-            metric="accuracy",
             batch_size=full.batch_size,  # type: ignore[arg-type]
-            seeds=None,
-            resolution=None,
-            step_fn=None,
             device=device_named(self.device),
             progress=False,
-            higher_is_better=None,
-            engine="auto",
-            from_checkpoint=None,
             **{name: getattr(full, name) for name in _SAME},
         )
         problem, _, _ = asked.problem()

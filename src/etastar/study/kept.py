@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from etastar.engines.loop import run_trial
+from etastar.engines.base import Engine, TrialList
 from etastar.errors import ConfigError, StoreError
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.result import json_ready
+from etastar.run import Early
 from etastar.study.cell import TaskKind, canonical, digest
 from etastar.study.store import StoreWriter
 
@@ -42,12 +43,6 @@ class Shelf:
         if trial not in self.known:
             self.known[trial] = outcome
             self.keep(trial, outcome)
-
-    def outcome(self, trial: Trial, train: Callable[[], Outcome]) -> Outcome:
-        """Return what is known of a trial, or train it."""
-        if trial not in self.known:
-            self.add(trial, train())
-        return self.known[trial]
 
 
 class Keeper:
@@ -90,14 +85,28 @@ class Keeper:
 
         return Shelf(known, keep)
 
-    def trainer(self, problem: Problem) -> Callable[[Problem, Trial], Outcome]:
-        """Return what trains the trials of a problem one at a time, unless they are known.
+    def trained(
+        self,
+        problem: Problem,
+        trials: Sequence[Trial],
+        engine: Engine,
+        early: Early | None = None,
+        **where: Any,
+    ) -> dict[Trial, Outcome]:
+        """Train these trials, but those that are known; return all.
 
         Args:
             problem: Of a user's model.
+            trials: Any.
+            engine: What trains them.
+            early: What may end it before: then `TimeoutError` is raised.
+            where: As for `shelf`.
         """
-        shelf = self.shelf(problem)
-        return lambda problem, trial: shelf.outcome(trial, lambda: run_trial(problem, trial))
+        shelf = self.shelf(problem, **where)
+        queue = TrialList([trial for trial in trials if trial not in shelf.known], shelf.add)
+        if queue.waiting:
+            engine.run(problem, early.over(queue) if early else queue)
+        return {trial: (shelf.known | queue.outcomes)[trial] for trial in trials}
 
     def _record(self, problem: Problem, store: StoreWriter) -> dict[str, Any]:
         """Return the fingerprint of a problem, once it is known that no code has changed."""

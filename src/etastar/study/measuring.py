@@ -89,7 +89,7 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
         seeds={task.seeds[0]: _curve_found(found)} if task.curve else found.seeds,
         trials=known if task.curve else found.trials,
         resolved={"recipe": recipe.model_dump(), **facts},
-        seconds=found.cost.seconds,
+        seconds=found.cost.seconds or 0.0,
         environment=found.environment,
     )
 

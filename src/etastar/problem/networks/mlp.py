@@ -106,12 +106,10 @@ class MLP(Network):
 
     def ratios(self, inputs: int) -> tuple[float, ...]:
         """Return the ratio of each tensor of `init`: see `Network.ratios`."""
-        if self.parametrization == "standard":
-            return self.lr_ratios()
         found = []
-        for layer, factor in enumerate(self.factors(inputs)):
+        for layer, (_, weight, bias) in enumerate(self.factors(inputs)):
             kappa = self.input_lr_ratio if layer == 0 else 1.0
-            found += [kappa * factor.weight] + [kappa * factor.bias] * self.biases
+            found += [kappa * weight] + [kappa * bias] * self.biases
         return tuple(found)
 
     def parametrization_record(self, inputs: int, outputs: int) -> dict[str, Any]:
@@ -136,7 +134,7 @@ class MLP(Network):
         """
         gains = [2.0] * self.depth + [self.output_variance]
         layers = zip(gains, self.factors(inputs), self.layer_sizes(inputs, 1), strict=True)
-        return [gain * factor.variance / fan_in for gain, factor, (fan_in, _) in layers]
+        return [gain * variance / fan_in for gain, (variance, *_), (fan_in, _) in layers]
 
     def init(
         self,

@@ -19,7 +19,7 @@ forward pass changes here, and the multipliers appear as ratios.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Parametrization: TypeAlias = Literal["standard", "ntk", "mup"]
 
@@ -33,15 +33,9 @@ SOURCES: dict[str, str] = {
 }
 
 
-class Factors(NamedTuple):
-    """What a parametrisation multiplies, of one layer in standard form."""
-
-    variance: float
-    """Factor on the initial variance of its weights."""
-    weight: float
-    """Factor on the learning rate of its weights."""
-    bias: float
-    """Factor on the learning rate of its biases."""
+Factors: TypeAlias = tuple[float, float, float]
+"""What a parametrisation multiplies, of one layer in standard form: the initial variance of its
+weights, the learning rate of its weights, and that of its biases."""
 
 
 def factors(name: str, sizes: list[tuple[int, int]]) -> list[Factors]:
@@ -52,12 +46,12 @@ def factors(name: str, sizes: list[tuple[int, int]]) -> list[Factors]:
         sizes: `(fan_in, fan_out)` of every layer, the output layer last.
     """
     if name == "ntk":
-        return [Factors(1.0, 1 / fan_in, 1.0) for fan_in, _ in sizes]
+        return [(1.0, 1 / fan_in, 1.0) for fan_in, _ in sizes]
     if name == "mup":
         s = sizes[0][1] / BASE_WIDTH
-        hidden = [Factors(1.0, 1.0, s)] * (len(sizes) - 2)
-        return [Factors(1.0, s, s), *hidden, Factors(1 / s, 1 / s, 1.0)]
-    return [Factors(1.0, 1.0, 1.0)] * len(sizes)
+        hidden = [(1.0, 1.0, s)] * (len(sizes) - 2)
+        return [(1.0, s, s), *hidden, (1 / s, 1 / s, 1.0)]
+    return [(1.0, 1.0, 1.0)] * len(sizes)
 
 
 def scheme_notes(record: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ _NAMES = {"trials": "trials", "steps": "steps", "seeds": "seeds"}
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
-    curve = family.settings["strategy"] == "curve"
+    curve = family.curve
     charts = per_loss(
         family,
         lambda group: _layers(family, group),

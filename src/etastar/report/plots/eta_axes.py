@@ -46,16 +46,16 @@ def make(family: Family) -> Drawing:
                         layers=layers,
                         title=group.name if len(family.groups) > 1 else group.loss,
                         x_label="width n" if key == "width" else "batch size B",
-                        y_label="η*, median over seeds",
+                        y_label=family.words["axis"],
                         key=depth_key(family),
                     )
                 )
-    missing = "" if charts else "No network has a bracketed η*, so there is nothing to draw."
+    missing = "" if charts else family.words["none"]
     return Drawing(charts, rows, _CAPTION, missing)
 
 
 _CAPTION = (
-    "η* (of success curves η_50) with its 95 % interval. Against the width: the shape of a mark is "
+    "η* with its 95 % interval. Against the width: the shape of a mark is "
     "the parametrisation, its colour the depth L; lines are powers of n, fitted by least squares "
     "to the networks of one depth, and the legend has their exponents, with standard errors from "
     "three widths on. Against the batch size, where a study varies it: one line per network. Of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import Template
 
 import numpy as np
 
@@ -12,12 +13,6 @@ from etastar.report.plots.base import Drawing, network_rows, per_loss, points, s
 from etastar.report.style import count, fixed, interval
 from etastar.scaling import PowerLawFit
 
-_NAMES = {
-    "eta_star": "η*",
-    "ended_by_budget": "share of brackets that the budget ends",
-    "seeds": "seeds",
-}
-
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
@@ -25,28 +20,26 @@ def make(family: Family) -> Drawing:
         family,
         lambda group: _layers(family, group),
         x_label="width × depth, n·L",
-        y_label="η*, median over seeds",
+        y_label=family.words["axis"],
     )
     rows = stacked(map(network_rows, family.groups))
     known = zip(rows.get("eta_star", ()), rows.get("eta_star_above", ()), strict=True)
     lost = sum(values == (None, None) for values in known)
-    missing = "" if charts else "No network has a bracketed η*, so there is nothing to draw."
+    missing = "" if charts else family.words["none"]
     if lost and charts:
         missing = (
-            f"{count(lost, 'network')} whose median seed trains nowhere cannot be drawn: η* is "
-            "below the range."
+            f"{count(lost, 'network')} {family.words['lost']} cannot be drawn: η* is below the "
+            "range."
         )
-    return Drawing(charts, rows, _CAPTION, missing)
+    return Drawing(charts, rows, Template(_CAPTION).substitute(family.words), missing)
 
 
 _CAPTION = (
-    "η* of every network, the median over its seeds, with its 95 % interval from the spread over "
-    "seeds and the width of the brackets. The shape of a mark is κ, its colour the depth L, its "
-    "size the width n. Hollow: most of the network's brackets end because the budget was spent, "
-    "not because training was unstable. Hollow triangles: lower bounds, where the highest rate "
-    "tried still trains. Lines: the law η* = a·(n·L)^{b}, fitted by weighted least squares to the "
-    "networks with a known median, dotted where the interval of b holds 0; in the legend b with "
-    "its 95 % interval (Student t, over networks) and R²."
+    "η* of every network: $eta. The shape of a mark is κ, its colour the depth L, its size the "
+    "width n. Hollow: $ended, not because training was unstable. Hollow triangles: lower bounds, "
+    "where the highest rate tried still trains. Lines: the law η* = a·(n·L)^{b}, fitted by "
+    "weighted least squares to the networks with a known η*, dotted where the interval of b holds "
+    "0; in the legend b with its 95 % interval (Student t, over networks) and R²."
 )
 
 
@@ -73,12 +66,13 @@ def law_line(fit: PowerLawFit | str, colour: str) -> list[Line]:
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     rows, fit = network_rows(group), group.law("product")
+    words = {"eta_star": "η*", "ended_by_budget": family.words["share"], "seeds": "seeds"}
     layers: list[Points | Line] = []
     if known := where(rows, "eta_star"):
         label = law_text(fit)
         hollow = np.array(known["ended_by_budget"], dtype=float) > 0.5
         axes = ("", "eta_star")
-        layers.append(points(family, group, known, axes, label, _NAMES, hollow=hollow))
+        layers.append(points(family, group, known, axes, label, words, hollow=hollow))
         layers += law_line(fit, layers[0].colour)
     if above := where(rows, "eta_star_above"):
         many = len(above["cell"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from string import Template
 
 import numpy as np
 
@@ -29,12 +30,12 @@ from etastar.study.export import Columns
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
     if not any(medians(group, "lambda1") for group in family.groups):
-        return Drawing([], {}, _CAPTION, NOTHING)
+        return Drawing([], {}, Template(_CAPTION).substitute(family.words), NOTHING)
     charts = per_loss(
         family,
         lambda group: _layers(family, group),
         x_label="λ₁ at initialisation, median over seeds",
-        y_label="η*, median over seeds",
+        y_label=family.words["axis"],
     )
     charts = [_with_reference(chart) for chart in charts]
     reasons = [
@@ -43,15 +44,16 @@ def make(family: Family) -> Drawing:
         if isinstance(group.slope, str)
     ]
     rows = stacked(network_rows(group, lambda1=True) for group in family.groups)
-    return Drawing(charts, rows, _CAPTION, " ".join(reasons))
+    caption = Template(_CAPTION).substitute(family.words)
+    return Drawing(charts, rows, caption, " ".join(reasons))
 
 
 _CAPTION = (
-    "Every network once: η* and λ₁ of D^{½}HD^{½} at initialisation, medians over the same seeds "
-    "with 95 % intervals. The shape of a mark is κ, its colour the depth L, its size the width n. "
-    "Lines: the slope of log η* on log λ₁, corrected for the noise of both (BCES), with its 95 % "
-    "interval, the wider of Student t and the bootstrap; dashed where that holds 0. Dotted: slope "
-    "−1, η* ∝ 1/λ₁, through the middle of the points."
+    "Every network once: η*, $eta, and λ₁ of D^{½}HD^{½} at initialisation, the median over seeds "
+    "with its 95 % interval. The shape of a mark is κ, its colour the depth L, its size the width "
+    "n. Lines: the slope of log η* on log λ₁, corrected for the noise of both (BCES), with its "
+    "95 % interval (Student t, with scatter that networks of one width or depth share); dashed "
+    "where that holds 0. Dotted: slope −1, η* ∝ 1/λ₁, through the middle of the points."
 )
 
 
@@ -71,7 +73,7 @@ def slope_text(fit: SlopeFit | str) -> str:
     """`slope −0.62 [−0.70, −0.54], −1 excluded`."""
     if isinstance(fit, str):
         return "no slope"
-    low, high = fit.corrected.widest
+    low, high = fit.corrected.low, fit.corrected.high
     verdict = "−1 excluded" if fit.excludes(-1.0) else "−1 not excluded"
     return f"slope {fixed(fit.corrected.value)} {interval(low, high)}, {verdict}"
 
@@ -87,7 +89,7 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
         return [found]
     span = np.array([found.x.min(), found.x.max()])
     y = np.exp(fit.intercept + fit.corrected.value * np.log(span))
-    low, high = fit.corrected.widest
+    low, high = fit.corrected.low, fit.corrected.high
     return [found, Line(span, y, found.colour, dash="dash" if low < 0 < high else "solid")]
 
 

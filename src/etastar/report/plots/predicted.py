@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+from string import Template
+
 import numpy as np
 
 from etastar.report.chart import Chart, Line, Points
-from etastar.report.evidence import FRACTION, LAW_FORMS, LEVEL, Family, Group
+from etastar.report.evidence import FRACTION, LEVEL, PREDICTORS, Family, Group
 from etastar.report.plots.base import Drawing, alike, points, rows_of, sentence, stacked
 from etastar.report.style import MUTED, number, percent
 from etastar.study.export import Columns
 
 _ROOM = 4.0
 """Bars that reach further than this factor from the points run out of the picture."""
-FORM_NAMES = {"product": "one exponent, a·(nL)^{b}", "separate": "separate exponents, a·n^{b}L^{c}"}
 
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
     charts: list[Chart] = []
     for loss in family.losses:
-        panels = [_chart(family, loss, form) for form in LAW_FORMS]
+        panels = [_chart(family, loss, form) for form in PREDICTORS]
         charts += alike([panel for panel in panels if panel])
-    pairs = [(group, form) for group in family.groups for form in LAW_FORMS]
+    pairs = [(group, form) for group in family.groups for form in PREDICTORS]
     reasons = [
-        f"No prediction for {group.name} with {FORM_NAMES[form]}: {sentence(found)}"
+        f"No prediction for {group.name} with {PREDICTORS[form]}: {sentence(found)}"
         for group, form in pairs
         if isinstance(found := group.held_out(form), str)
     ]
     rows = stacked(_rows(group, form) for group, form in pairs)
-    return Drawing(charts, rows, _CAPTION, " ".join(reasons))
+    caption = Template(_CAPTION).substitute(family.words)
+    return Drawing(charts, rows, caption, " ".join(reasons))
 
 
 _CAPTION = (
-    f"The law is fitted to the networks with n·L up to {number(FRACTION)} of the group's largest, "
-    f"and predicts the others, which it has not seen; bars are {percent(LEVEL)} prediction "
-    "intervals, the seed noise of the measured median included, and may run out of the panel. On "
+    f"Fitted to the networks with n·L up to {number(FRACTION)} of the group's largest, a Gaussian "
+    "process (by which `etastar predict` predicts), the law of one exponent and that of separate "
+    f"ones predict the others, which they have not seen; bars are {percent(LEVEL)} prediction "
+    "intervals, $noise included, and may run out of the panel. On "
     "the dotted line predicted and measured agree. Shapes, colours and sizes are those of the "
     "figure of η* against depth × width. In the legend the median error, the share of measured "
     "values inside their intervals, and the number of networks predicted; the table of "
@@ -78,7 +81,7 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
         "measured η*",
         "predicted η*",
         layers,
-        title=f"{loss}: {FORM_NAMES[form]}",
+        title=f"{loss}: {PREDICTORS[form]}",
         # the same limits on both axes, so that the diagonal is one
         x_range=ends,
         y_range=ends,

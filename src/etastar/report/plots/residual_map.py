@@ -40,7 +40,7 @@ def _chart(group: Group, fit: PowerLawFit, limit: float) -> Chart:
     hover = [
         [
             f"<b>{n:g} × {d:g}</b><br>measured {text[i][j]} % off the law<br>"
-            f"{fixed(in_noise[i, j], 1)} standard deviations of its seed noise<br>"
+            f"{fixed(in_noise[i, j], 1)} standard deviations of its own noise<br>"
             f"cell {group.cell_id(n, d)}"
             if text[i][j]
             else ""

@@ -54,15 +54,19 @@ def make(family: Family) -> Drawing:
             "η*, spread evenly over n·L. The rows hold all of them."
         )
     rows = stacked(_rows(group, cell, curve) for group, own in found for cell, curve in own.items())
-    return Drawing(charts, rows, _CAPTION, missing)
+    return Drawing(charts, rows, (_OF_CURVES if family.curve else _OF_BRACKETS) + _CAPTION, missing)
 
 
-_CAPTION = (
+_OF_CURVES = "The fraction of the runs at each rate that train, every run with a fresh seed. "
+_OF_BRACKETS = (
     "The fraction of seeds that train at each rate that some seed of the network tried. Hollow: "
     "some seeds were not tried there, and their bracket was taken instead, as if trainability "
-    "were monotone. The colour of a curve is the depth L, the shape of its marks the width n; "
-    "lines only join the rates that were tried. The rate is divided by the network's own η* "
-    "(median over seeds): curves that then lie on each other differ by a factor only. Exact "
+    "were monotone. "
+)
+_CAPTION = (
+    "The colour of a curve is the depth L, the shape of its marks the width n; "
+    "lines only join the rates that were tried. The rate is divided by the network's own η*: "
+    "curves that then lie on each other differ by a factor only. Exact "
     "binomial intervals, and what became of the seeds that failed, are in the rows and under the "
     "pointer. Beyond the right edge no seed trained."
 )
@@ -152,7 +156,7 @@ def _chart(
             x_range=(float(low.min() / 1.15), float(high.max() * 1.5)),
             y_range=(-0.04, 1.04),
             name=name,
-            key=[("some seeds inferred", "")],
+            key=[] if family.curve else [("some seeds inferred", "")],
         )
 
     plain = chart("learning rate η", "η", raw, ends)
