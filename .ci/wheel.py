@@ -74,7 +74,22 @@ NEEDS_EXTRA = {
     "parquet": ("export", "study.toml", "--format", "parquet"),
     "cluster": ("run", "study.toml", "--executor", "dask"),
 }
-"""For each extra, an `etastar study` command that cannot do without it."""
+"""For an extra of studies, an `etastar study` command that cannot do without it."""
+
+READS_FRAMEWORK = {
+    "lightning": "etastar.lightning.lightning_maximal_lr",
+    "huggingface": "etastar.huggingface.trainer_maximal_lr",
+}
+"""For the extra of a framework, the entry that reads its objects."""
+
+OTHER_OBJECT = """
+import importlib, sys, torch, etastar
+module, _, name = sys.argv[1].rpartition(".")
+try:
+    getattr(importlib.import_module(module), name)(torch.nn.Linear(2, 2))
+except etastar.ConfigError as error:
+    print(error)
+"""
 
 
 def check_contents(wheel: Path) -> None:
@@ -104,10 +119,8 @@ def check_contents(wheel: Path) -> None:
     require("etastar/py.typed" in code, "the wheel has no py.typed, so its types go unused.")
     tests = [n for n in code if {"test", "tests"} & set(n.split("/")) or "/test_" in n]
     require(not tests, f"the wheel carries tests: {tests}.")
-    require(
-        set(metadata.get_all("Provides-Extra", [])) == set(NEEDS_EXTRA),
-        f"extras {metadata.get_all('Provides-Extra')}; this check knows {sorted(NEEDS_EXTRA)}.",
-    )
+    extras, known = set(metadata.get_all("Provides-Extra", [])), {*NEEDS_EXTRA, *READS_FRAMEWORK}
+    require(extras == known, f"extras {sorted(extras)}; this check knows {sorted(known)}.")
     print(f"{wheel.name}: {len(code)} files, {wheel.stat().st_size / 1024:.0f} KiB")
 
 
@@ -159,18 +172,22 @@ def check_extras(user: Environment, folder: Path) -> None:
     user.run("etastar", "study", "run", "study.toml", cwd=folder)
     user.run("etastar", "study", "export", "study.toml", cwd=folder)
     before = set(folder.iterdir())
+    said = {}
     for extra, arguments in NEEDS_EXTRA.items():
-        said = user.run("etastar", "study", *arguments, cwd=folder, code=2).stderr
+        said[extra] = user.run("etastar", "study", *arguments, cwd=folder, code=2).stderr
+    for extra, entry in READS_FRAMEWORK.items():
+        asked = ("python", "-W", "error", "-c", OTHER_OBJECT, entry)
+        said[extra] = user.run(*asked, cwd=folder).stdout
+    for extra, line in said.items():
+        who = f"{READS_FRAMEWORK.get(extra, 'etastar').rpartition('.')[2]}: "
+        expected = f"pip install 'etastar[{extra}]'"
         require(
-            said.startswith("etastar: ")
-            and said.count("\n") == 1
-            and f"pip install 'etastar[{extra}]'" in said,
-            f"`etastar study {' '.join(arguments)}` without its extra said {said!r}; expected "
-            f"one line with pip install 'etastar[{extra}]'.",
+            line.startswith(who) and line.count("\n") == 1 and expected in line,
+            f"without the extra {extra} was said {line!r}; expected one line of {who}{expected}.",
         )
     left = {path.name for path in set(folder.iterdir()) - before}
     require(not left, f"commands that were refused left {sorted(left)} behind.")
-    print(f"without the extras {', '.join(NEEDS_EXTRA)}: one line each, nothing written")
+    print(f"without the extras {', '.join(said)}: one line each, nothing written")
 
 
 def best(commands: dict[str, list[str]], folder: Path) -> dict[str, float]:

@@ -6,7 +6,8 @@ A part of `benchmarks/reproduction.py`. A new table is a function here and an en
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 from etastar.errors import ConfigError
-from etastar.scaling import CellTable, compare_forms, fit_cell_slope, fit_power_law
+from etastar.scaling import CellTable, Comparison, compare_forms, fit_cell_slope, fit_power_law
 
 WIDE = 16.0
 """The cutoff n/L ≥ 16 stands for "n large against L": chosen beforehand, one for all groups."""
@@ -30,20 +31,33 @@ SUBSETS: dict[str, Callable[[CellTable], Any]] = {
 FORMS = ("product", "separate", "gradient-norm", "inverse-width", "depth^-3/2")
 
 
-def groups() -> Iterator[tuple[str, str, float, CellTable, list[Row]]]:
+Group = tuple[str, str, float, CellTable, list[Row]]
+
+
+@cache
+def groups() -> tuple[Group, ...]:
     """Every (dataset, loss, κ) of the law studies, with its cells and rows."""
+    found: list[Group] = []
     for studies in LAW_STUDIES:
         rows = rows_of(*studies)
         cells = CellTable.from_rows(rows, group_by=LABELS)
         for labels, group in cells.groups():
             mine = [row for row in rows if all(row[k] == v for k, v in labels.items())]
-            yield (
-                str(labels["dataset"]),
-                str(labels["loss"]),
-                float(labels["input_lr_ratio"]),
-                group,
-                mine,
-            )
+            kappa = float(labels["input_lr_ratio"])
+            found.append((str(labels["dataset"]), str(labels["loss"]), kappa, group, mine))
+    return tuple(found)
+
+
+@cache
+def compared(subset: str) -> tuple[Comparison | None, ...]:
+    """Every group's laws on a subset of its networks; None where none can be fitted."""
+    found: list[Comparison | None] = []
+    for *_, cells, _ in groups():
+        try:
+            found.append(compare_forms(cells.subset(SUBSETS[subset](cells)), forms=FORMS))
+        except ConfigError:
+            found.append(None)
+    return tuple(found)
 
 
 def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
@@ -177,14 +191,11 @@ def later() -> list[str]:
 def held_out() -> list[str]:
     """Prediction: fit up to a quarter of the largest n·L, predict the rest."""
     lines = []
-    for name, keep in SUBSETS.items():
+    for name in SUBSETS:
         pooled: dict[str, list[tuple[float, int, float, float]]] = {form: [] for form in FORMS}
-        for _, _, _, cells, _ in groups():
-            try:
-                found = compare_forms(cells.subset(keep(cells)), forms=FORMS)
-            except ConfigError:
-                continue
-            held = {row.form: row.extrapolated for row in found.rows if row.extrapolated}
+        for found in compared(name):
+            rows = found.rows if found else ()
+            held = {row.form: row.extrapolated for row in rows if row.extrapolated}
             if len(held) < len(FORMS):
                 continue
             for form, h in held.items():
@@ -215,13 +226,9 @@ def left_out() -> list[str]:
     lines = []
     for form in FORMS:
         values = []
-        for _, _, _, cells, _ in groups():
-            try:
-                row = compare_forms(cells, forms=(form,)).rows[0]
-            except ConfigError:
-                continue
+        for row in (row for found in compared("all") if found for row in found.rows):
             held = row.cross_validated
-            if held.test:
+            if row.form == form and held.test:
                 values.append((held.median_error, held.test, held.coverage, held.median_width))
         array = np.array(values)
         tests = array[:, 1]

@@ -49,7 +49,8 @@ def new_trainer(folder: str) -> Trainer:
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=6,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=64,
+        per_device_eval_batch_size=200,
         weight_decay=0.1,
         use_cpu=True,
         save_strategy="no",

@@ -42,9 +42,9 @@ class Digits(LightningModule):
 
 
 def new_trainer() -> Trainer:
-    """Eight epochs, with clipping; nothing is written or shown."""
+    """Four epochs, with clipping; nothing is written or shown."""
     return Trainer(
-        max_epochs=8,
+        max_epochs=4,
         gradient_clip_val=1.0,
         accelerator="cpu",
         logger=False,
@@ -58,15 +58,15 @@ def main() -> None:
     """Measure η*, and fit at the recommended rate and far above."""
     digits = etastar.load("digits")
     train = DataLoader(TensorDataset(digits.x_train, digits.y_train), 32, shuffle=True)
-    val = DataLoader(TensorDataset(digits.x_val, digits.y_val), 128)
+    val = DataLoader(TensorDataset(digits.x_val, digits.y_val), 360)
     torch.manual_seed(0)
     module, trainer = Digits(), new_trainer()
 
     # etastar begins
     from etastar.lightning import lightning_maximal_lr
 
-    data, options = (train, val), {"metric": "val_acc", "threshold": 0.9, "trials": 40}
-    result = lightning_maximal_lr(module, data, trainer, **options)
+    data = train, val
+    result = lightning_maximal_lr(module, data, trainer, metric="val_acc", threshold=0.9)
     print(result)
     result.apply(module)
     # etastar ends

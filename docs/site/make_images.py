@@ -138,9 +138,6 @@ def _map(found: etastar.Result) -> None:
             bottom.plot(ends, [seed, seed], label=label, solid_capstyle="butt", **bar)
     for axes in (top, bottom):
         axes.axvline(middle, color=COLOURS["trained"], lw=1, label=f"η* = {middle:.3g}")
-        if found.eta_star.safe:
-            axes.axvline(found.eta_star.safe, color="#009E73", lw=1, ls="--",
-                         label=f"safe = {found.eta_star.safe:.3g}")  # fmt: skip
     bottom.set(xscale="log", xlabel="learning rate η", ylabel="seed", yticks=range(MAP_SEEDS))
     bottom.invert_yaxis()
     ticks = [t for t in (0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3) if rates[0] <= t <= rates[-1]]
@@ -195,8 +192,7 @@ def story() -> None:
             for seed in range(5):
                 label = name if seed == 0 else None
                 axes.plot(epochs, told["train"](seed, rate), color=colour, lw=1.3, label=label)
-        axes.axhline(0.9, color="#6b7280", lw=0.8, ls="--")
-        axes.annotate("threshold", (1, 0.905), color="#6b7280", va="bottom")
+        axes.axhline(0.9, color="#6b7280", lw=0.8, ls="--", label="threshold")
         axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1), xticks=epochs)
         fig.legend(loc="outside right center")
         fig.savefig(IMAGES / "story-runs.png", dpi=150)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from etastar.errors import ConfigError, NotBracketedWarning
@@ -164,6 +165,22 @@ def parts_of_step(batch: Any) -> Sequence[Any]:
         batch: As `steps_of` yields it.
     """
     return batch if isinstance(batch, Accumulated) else [batch]
+
+
+def not_of(entry: str, expected: str, given: Any, extra: tuple[str, str]) -> ConfigError:
+    """Return the error of an object that is not the framework's.
+
+    Args:
+        entry: The name of the entry.
+        expected: What should have been given, in words.
+        given: What was.
+        extra: The framework's package, and the extra of etastar that installs it.
+    """
+    package, name = extra
+    absent = f", and {package} is not installed: pip install 'etastar[{name}]'"
+    return ConfigError(
+        f"{entry}: {expected}, got {type(given).__name__}{'' if find_spec(package) else absent}."
+    )
 
 
 def check_carried(entry: str, found: Mapping[str, bool]) -> None:

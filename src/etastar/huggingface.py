@@ -18,6 +18,7 @@ from etastar.carried import (
     check_carried,
     measured,
     named,
+    not_of,
     parts_of_step,
     scaled,
     steps_of,
@@ -130,9 +131,8 @@ def _check(trainer: Any) -> None:
     """Raise for what cannot be measured."""
     args = getattr(trainer, "args", None)
     if args is None or not hasattr(trainer, "get_train_dataloader"):
-        raise ConfigError(
-            f"{ENTRY}: trainer must be a transformers.Trainer, got {type(trainer).__name__}."
-        )
+        expected = "trainer must be a transformers.Trainer"
+        raise not_of(ENTRY, expected, trainer, ("transformers", "huggingface"))
     trials = "trials run on one device in one process"
     check_carried(
         ENTRY,

@@ -168,14 +168,14 @@ def test_what_it_took_and_on_which_machine(capsys: pytest.CaptureFixture[str]) -
 
 def test_with_eta_star_measures_the_same_networks(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--width", "16", "--depth", "1", "--seeds", "2", "--resolution", "0.3"]
-    record = record_of([*options, "--with-eta-star"], capsys)
+    assert main(["sharpness", *options, "--with-eta-star", "--json", "-"]) == 0
+    told = capsys.readouterr()
+    record, table = json.loads(told.out), told.err  # the table makes way for the record
     found = etastar.measure(width=16, depth=1, seeds=2, resolution=0.3)
     expected = found.to_dict()
     assert record["eta_star"] == expected["eta_star"]
-    rows: list[dict[str, object]] = record["seeds"]  # type: ignore[assignment]
-    assert [{"seed": row["seed"], **row["eta_star"]} for row in rows] == expected["seeds"]  # type: ignore[dict-item]
-    assert main(["sharpness", *options, "--with-eta-star"]) == 0
-    table = capsys.readouterr().out
+    rows = record["seeds"]
+    assert [{"seed": row["seed"], **row["eta_star"]} for row in rows] == expected["seeds"]
     assert table.count("bracketed") == 2
     assert "lo (trains)" in table
 

@@ -8,7 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from etastar.carried import AppliedResult, Reported, Whole, check_carried, measured, named, steps_of
+from etastar.carried import (
+    AppliedResult,
+    Reported,
+    Whole,
+    check_carried,
+    measured,
+    named,
+    not_of,
+    steps_of,
+)
 from etastar.errors import ConfigError
 from etastar.lightning.fit_hooks import ENTRY, is_own
 from etastar.lightning.fit_step import Training
@@ -58,7 +67,7 @@ def lightning_maximal_lr(
     Warns:
         NotBracketedWarning: No rate trains, or all do.
     """
-    factory = None if isinstance(module, nn.Module) else module
+    factory = module if callable(module) and not isinstance(module, nn.Module) else None
     with Stream("model", 0).active():
         example = factory(0) if factory else module
         _check(example, trainer)
@@ -92,10 +101,8 @@ def lightning_maximal_lr(
 def _check(module: Any, trainer: Any) -> None:
     """Raise for what cannot be measured."""
     if not hasattr(module, "training_step") or not hasattr(module, "configure_optimizers"):
-        raise ConfigError(
-            f"{ENTRY}: module must be a LightningModule, or a factory seed -> LightningModule, got "
-            f"{type(module).__name__}."
-        )
+        expected = "module must be a LightningModule, or a factory seed -> LightningModule"
+        raise not_of(ENTRY, expected, module, ("lightning", "lightning"))
     strategy = getattr(trainer, "strategy", None)
     check_carried(
         ENTRY,

@@ -38,9 +38,11 @@ def fit_random_effects(
         mask = np.ones((1, len(y)), dtype=bool)
     freedom = mask.sum(1).astype(float) - x.shape[1]
 
+    design = _centred(x)
+
     def excess(tau2: FloatArray) -> FloatArray:
         weight = mask / (v + tau2[:, None])
-        beta, _ = solve(x, y, weight)
+        beta, _ = _solve(design, y, weight)
         return np.asarray((weight * (y - beta @ x.T) ** 2).sum(1) - freedom)
 
     low = np.zeros(len(mask))
@@ -72,16 +74,31 @@ def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray,
     Returns:
         β `[K, p]` and `(XᵀWX)⁻¹` `[K, p, p]`.
     """
+    design = _centred(x)
+    beta, inverse = _solve(design, y, weight)
+    back = design[2]
+    return beta, back @ inverse @ back.T
+
+
+def _centred(x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return centred regressors, their products `[M, p·p]`, and the matrix back to those of x."""
+    p = x.shape[1]
     mean = x[:, 1:].mean(0)
     z = np.concatenate([x[:, :1], x[:, 1:] - mean], 1)
-    back = np.eye(x.shape[1])
+    back = np.eye(p)
     back[0, 1:] = -mean
-    p = x.shape[1]
-    squares = (z[:, :, None] * z[:, None, :]).reshape(len(z), p * p)
-    inverse = np.linalg.inv((weight @ squares).reshape(-1, p, p))
+    return z, (z[:, :, None] * z[:, None, :]).reshape(len(z), p * p), back
+
+
+def _solve(
+    design: tuple[FloatArray, FloatArray, FloatArray], y: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return β and the inverse of the centred normal matrix."""
+    z, squares, back = design
+    p = len(back)
+    inverse = np.asarray(np.linalg.inv((weight @ squares).reshape(-1, p, p)), np.float64)
     moments = (weight * y) @ z  # (K, p)
-    beta = (inverse @ moments[:, :, None])[:, :, 0] @ back.T
-    return beta, back @ inverse @ back.T
+    return (inverse @ moments[:, :, None])[:, :, 0] @ back.T, inverse
 
 
 def linear_map(x: FloatArray, weight: FloatArray) -> FloatArray:
