@@ -231,8 +231,9 @@ def free_port() -> int:
 
 
 def masked(line: str) -> str:
-    """A line without what differs from machine to machine: numbers, and spaces after them."""
-    return " ".join(re.sub(r"-?\d[\d,.]*(e[+-]\d+)?", "#", line).split())
+    """A line without what differs from machine to machine: numbers, durations, and spaces."""
+    line = re.sub(r"-?\d[\d,.]*(e[+-]\d+)?", "#", line)
+    return " ".join(re.sub(r"# (h # )?(min|s)\b", "# s", line).split())
 
 
 @pytest.mark.slow
