@@ -10,7 +10,6 @@ from typing import Any
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
-from etastar.problem.nested import Accumulated
 from etastar.result import Result, number
 from etastar.schedule import Warmup
 
@@ -155,15 +154,6 @@ def steps_of(loader: Iterable[Any], size: int, limit: int | None = None) -> Iter
         limit: Batches of an epoch; None for all.
     """
     return loader if size == 1 and limit is None else Grouped(loader, size, limit)
-
-
-def parts_of_step(batch: Any) -> Sequence[Any]:
-    """Return the batches of one optimizer step.
-
-    Args:
-        batch: As `steps_of` yields it.
-    """
-    return batch if isinstance(batch, Accumulated) else [batch]
 
 
 def check_carried(entry: str, found: Mapping[str, bool]) -> None:

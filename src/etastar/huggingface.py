@@ -18,7 +18,6 @@ from etastar.carried import (
     check_carried,
     measured,
     named,
-    parts_of_step,
     scaled,
     steps_of,
 )
@@ -26,6 +25,7 @@ from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
 from etastar.maximal import PLACES
 from etastar.problem.batches import Grouped, length_of
+from etastar.problem.nested import parts_of_step
 from etastar.problem.streams import Stream
 from etastar.result import Result
 from etastar.schedule import Warmup

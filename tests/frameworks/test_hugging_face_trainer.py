@@ -111,6 +111,14 @@ def test_model_init_and_the_accuracy_of_logits(tmp_path: Path) -> None:
     assert not any("schedule" in note for note in result.notes)
 
 
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.parametrize("size", [2, 5])
+def test_accuracy_under_accumulation(size: int, tmp_path: Path) -> None:
+    given = trainer(tmp_path, gradient_accumulation_steps=size)
+    few = {"threshold": 0.9, "trials": 2, "confirm": 0, "progress": False}
+    assert trainer_maximal_lr(given, **few).settings["metric"] == "accuracy"
+
+
 def test_losses_and_training_data(tmp_path: Path) -> None:
     torch.manual_seed(0)
     quick = QUICK | {"threshold": 0.4, "trials": 12}

@@ -11,6 +11,7 @@ import torch
 from framework_zoo import Blobs, blobs, fit, loaders
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -120,6 +121,25 @@ def test_what_is_read_changes_in_nothing_and_the_rate_is_applied() -> None:
     assert result.apply(module) == module.lr == result.recommended_lr
     trainer.fit(module, train, val)
     assert trainer.callback_metrics["val_acc"] >= 0.9
+
+
+class Logs(Blobs):
+    """A module that asks its logger for all sorts of things."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.logger.log_metrics({"step": batch_idx})
+        self.logger.experiment.add_scalar("step", batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_accuracy_under_accumulation_and_a_logger(size: int, tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 2, "confirm": 0, "progress": False}
+    given = fit(accumulate_grad_batches=size, logger=CSVLogger(tmp_path))
+    found = lightning_maximal_lr(Logs(), loaders(), given, **few)
+    assert found.settings["metric"] == "accuracy"
+    assert not list(tmp_path.iterdir())
 
 
 class Data(LightningDataModule):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etastar.carried import Whole, parts_of_step, scaled
+from etastar.carried import Whole, scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     RATES,
@@ -28,7 +28,7 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
-from etastar.problem.nested import samples_in
+from etastar.problem.nested import parts_of_step, samples_in
 
 
 class Attached:
@@ -42,7 +42,8 @@ class Attached:
         self.real = training.trainer
         self.global_step = self.current_epoch = self.batch_index = 0
         self.training, self.validating, self.sanity_checking = True, False, False
-        self.logger, self.loggers = None, list[Any]()
+        self.logger = _swallowing(self.real)
+        self.loggers = [self.logger] if self.logger else []
         self.callback_metrics: dict[str, Any] = {}
         self.scaler = copy.deepcopy(getattr(training.precision, "scaler", None))
         if training.max_steps is not None:
@@ -56,6 +57,15 @@ class Attached:
         if real is None or name.startswith("__"):
             raise AttributeError(f"the module asks its trainer for {name}: pass the Trainer, too")
         return getattr(real, name)
+
+
+def _swallowing(trainer: Any) -> Any:
+    """Return a logger that writes nothing; None where the Trainer has none."""
+    if trainer is not None and not trainer.loggers:
+        return None
+    from lightning.pytorch.loggers.logger import DummyLogger
+
+    return DummyLogger()
 
 
 class Log:

@@ -105,13 +105,14 @@ def told(doing: Callable[[], str], otherwise: str = "") -> Iterator[None]:
         otherwise: Remedy where none is known.
 
     Raises:
-        ModelError: Instead of any other error, `sys.exit` included; Ctrl-C stays what it is.
+        ModelError: Instead of any other error, `sys.exit` and `GeneratorExit` included; Ctrl-C
+            stays what it is.
     """
     try:
         yield
     except EtaStarError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         text = cause(error)
         known = (remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text))
         raise ModelError(f"{doing()} {text}. {next(known, otherwise)}".rstrip()) from error
