@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +298,33 @@ def test_a_store_keeps_other_arguments_of_the_trainer_apart(changed: Any, tmp_pa
     found = lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials
     few["store"] = None
     assert found == lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials != plain
+
+
+class Scaled(Blobs):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.hparams.scale * super().training_step(batch, batch_idx)
+
+
+class Noisy(Data):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [self.factor * batch[0], batch[1]]
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_a_store_goes_on_with_equal_modules_and_data(tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 1, "confirm": 0, "progress": False}
+    few["store"] = tmp_path / "trials.sqlite"
+    for scale, factor, count in ((1, 1, 1), (1, 1, 1), (20, 1, 2), (20, 3, 3)):
+        torch.manual_seed(0)
+        lightning_maximal_lr(Scaled(scale), Noisy(factor), fit(), metric="val_loss", **few)
+        with closing(sqlite3.connect(few["store"])) as connection:
+            found = connection.execute("SELECT count(*) FROM specification").fetchone()
+        assert found == (count,)

@@ -30,6 +30,9 @@ from etastar.lightning.fit_hooks import (
 )
 from etastar.problem.nested import parts_of_step, samples_in
 
+TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Hooks through which a batch goes, in order."""
+
 
 class Attached:
     """What a module finds as `self.trainer`: the counts of its own run, and the user's Trainer.
@@ -150,7 +153,15 @@ class Training:
     @property
     def identity(self) -> list[Any]:
         """Return what outcomes depend on besides the module, see `problem.fingerprint`."""
-        return [self.told, self.batches, self.max_steps, type(self.data), self.rate]
+        attributes = getattr(self.data, "__dict__", {})
+        hooked = attributes and any(is_own(self.data, name) for name in TRANSFER)
+        held = {k: v for k, v in attributes.items() if hooked and k != "trainer"}
+        epochs = getattr(self.trainer, "max_epochs", None), getattr(self.trainer, "max_steps", None)
+        factory = None if isinstance(self.given, nn.Module) else self.given
+        return [
+            *(self.told, self.batches, self.max_steps, epochs, factory),
+            *(type(self.data), held, self.rate),
+        ]
 
     def prepared(self, seed: int) -> nn.Module:
         """Return the module of a seed as a Trainer has it when the fit begins.
@@ -252,11 +263,8 @@ class Training:
         if self.precision is not None:
             batch = self.precision.convert_input(batch)
         device = next(module.parameters()).device
-        for name, args in (
-            ("on_before_batch_transfer", ()),
-            ("transfer_batch_to_device", (device,)),
-            ("on_after_batch_transfer", ()),
-        ):
+        for name in TRANSFER:
+            args = (device,) if name == TRANSFER[1] else ()
             owner = self.data if self.data is not None and is_own(self.data, name) else module
             batch = getattr(owner, name)(batch, *args, 0)
         return batch

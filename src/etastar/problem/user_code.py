@@ -75,7 +75,7 @@ def is_users(code: Any) -> bool:
     if isinstance(code, FunctionType):
         return is_users_file(code.__code__.co_filename)
     module = sys.modules.get(code.__module__)
-    if module is None or module.__name__ in sys.builtin_module_names:
+    if module is None or code.__module__ in sys.builtin_module_names:
         return False
     return is_users_file(getattr(module, "__file__", None) or "")
 
