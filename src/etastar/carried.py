@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from types import FunctionType
 from typing import Any
 
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
-from etastar.problem.nested import Accumulated
+from etastar.problem.user_code import is_users
 from etastar.result import Result, number
 from etastar.schedule import Warmup
 
@@ -66,6 +69,11 @@ class Whole:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.batches = LoaderBatches(loader, "the validation loader")
+
+    @property
+    def identity(self) -> LoaderBatches:
+        """Return what the values on it depend on, see `problem.fingerprint`."""
+        return self.batches
 
     def __deepcopy__(self, memo: Any) -> Whole:
         """Return the same: those who read it get copies of its batches."""
@@ -158,15 +166,6 @@ def steps_of(loader: Iterable[Any], size: int, limit: int | None = None) -> Iter
     return loader if size == 1 and limit is None else Grouped(loader, size, limit)
 
 
-def parts_of_step(batch: Any) -> Sequence[Any]:
-    """Return the batches of one optimizer step.
-
-    Args:
-        batch: As `steps_of` yields it.
-    """
-    return batch if isinstance(batch, Accumulated) else [batch]
-
-
 def not_of(entry: str, expected: str, given: Any, extra: tuple[str, str]) -> ConfigError:
     """Return the error of an object that is not the framework's.
 
@@ -218,3 +217,16 @@ def named(things: Collection[Any]) -> str:
         things: Any objects.
     """
     return ", ".join(type(thing).__name__ for thing in things)
+
+
+def own_attributes(thing: Any) -> dict[str, Any]:
+    """Return the attributes of an object that no method of a library's class sets.
+
+    Args:
+        thing: Of a library's class or of one derived from it.
+    """
+    theirs = [f for k in type(thing).__mro__ if not is_users(k) for f in vars(k).values()]
+    codes = [inspect.unwrap(f).__code__ for f in theirs if isinstance(f, FunctionType)]
+    steps = (step for code in codes for step in dis.get_instructions(code))
+    known = {step.argval for step in steps if step.opname == "STORE_ATTR"}
+    return {name: value for name, value in vars(thing).items() if name not in known}

@@ -19,7 +19,7 @@ from etastar.carried import (
     measured,
     named,
     not_of,
-    parts_of_step,
+    own_attributes,
     scaled,
     steps_of,
 )
@@ -27,6 +27,7 @@ from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
 from etastar.maximal import PLACES
 from etastar.problem.batches import Grouped, length_of
+from etastar.problem.nested import parts_of_step
 from etastar.problem.streams import Stream
 from etastar.result import Result
 from etastar.schedule import Warmup
@@ -37,6 +38,12 @@ ENTRY = "trainer_maximal_lr"
 QUIET = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback", "NotebookProgressCallback")
 """Callbacks that change nothing of what is trained."""
 CONSTANT = ("constant", "constant_with_warmup")
+FUNCTIONS = ("compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics")
+NO_MATTER = (
+    *("output_dir", "log", "save_", "run_name", "report_to", "hub_", "push_to_hub", "resume"),
+    *("disable_tqdm", "learning_rate", "max_steps", "num_train_epochs", "load_best_model"),
+)
+"""Arguments, by their beginnings, of which no trial depends: budget and rate are told elsewhere."""
 OWN = "_etastar_run"
 """Where an optimizer carries the copy of the Trainer that it belongs to."""
 
@@ -238,10 +245,9 @@ class Training:
     @property
     def identity(self) -> list[Any]:
         """Return what outcomes depend on besides the model, see `problem.fingerprint`."""
-        trainer = self.trainer
-        functions = (trainer.compute_loss_func, trainer.compute_metrics)
-        logits = trainer.preprocess_logits_for_metrics
-        return [self.told, type(trainer), *functions, logits]
+        read = {k: v for k, v in self.trainer.args.to_dict().items() if not k.startswith(NO_MATTER)}
+        functions = [getattr(self.trainer, name) for name in FUNCTIONS]
+        return [read, type(self.trainer), *functions, own_attributes(self.trainer)]
 
     def drawn(self) -> nn.Module:
         """Return a new model, drawn by `model_init` from the global streams."""

@@ -69,6 +69,7 @@ WAYS: dict[str, tuple[Callable[[], Any], str]] = {
     "an error without text": (raising(RuntimeError()), r"raised RuntimeError \(in"),
     "several lines": (raising(ValueError("one\ntwo")), "raised ValueError: one two"),
     "exit": (lambda: sys.exit(1), r"called sys.exit\(1\) .*Return the loss instead"),
+    "a generator's end": (raising(GeneratorExit()), r"raised GeneratorExit \(in"),
     "exit with words": (lambda: sys.exit("stop"), r"called sys.exit\('stop'\)"),
     "one sample": (
         lambda: nn.BatchNorm1d(8)(X[:1]),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
+import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +114,14 @@ def test_model_init_and_the_accuracy_of_logits(tmp_path: Path) -> None:
     assert not any("schedule" in note for note in result.notes)
 
 
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.parametrize("size", [2, 5])
+def test_accuracy_under_accumulation(size: int, tmp_path: Path) -> None:
+    given = trainer(tmp_path, gradient_accumulation_steps=size)
+    few = {"threshold": 0.9, "trials": 2, "confirm": 0, "progress": False}
+    assert trainer_maximal_lr(given, **few).settings["metric"] == "accuracy"
+
+
 def test_losses_and_training_data(tmp_path: Path) -> None:
     torch.manual_seed(0)
     quick = QUICK | {"threshold": 0.4, "trials": 12}
@@ -200,6 +211,18 @@ def test_a_language_model_has_no_accuracy_and_something_else_is_no_trainer(tmp_p
         trainer_maximal_lr(model)
 
 
+class Tempered(Trainer):
+    """Whose loss depends on an argument of its own."""
+
+    def __init__(self, *args: Any, factor: float = 1.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.factor = factor
+
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        found = super().compute_loss(*args, **options)
+        return (self.factor * found[0], found[1]) if type(found) is tuple else self.factor * found
+
+
 def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_path: Path) -> None:
     few = {"threshold": 0.9, "trials": 4, "confirm": 0, "progress": False}
     found = {}
@@ -213,6 +236,22 @@ def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_pa
         found[name] = trainer_maximal_lr(given, store=tmp_path / "trials.sqlite", **few).trials
         assert found[name] == trainer_maximal_lr(given, **few).trials
     assert found["plain"] != found["clipped"] != found["weighted"]
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_a_store_goes_on_with_equal_trainers(tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 1, "confirm": 0, "progress": False, "metric": "loss"}
+    few["store"], model = tmp_path / "trials.sqlite", bert()
+    for factor, count in ((1.0, 1), (1.0, 1), (20.0, 2)):
+        given = trainer(
+            tmp_path / str(count),
+            functools.partial(Tempered, factor=factor),  # type: ignore[arg-type]
+            model=copy.deepcopy(model),
+        )
+        trainer_maximal_lr(given, **few)
+        with closing(sqlite3.connect(few["store"])) as connection:
+            found = connection.execute("SELECT count(*) FROM specification").fetchone()
+        assert found == (count,)
 
 
 @pytest.mark.parametrize("name", ["minutes", "executor", "scheduler"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from framework_zoo import Blobs, blobs, fit, loaders
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -120,6 +123,25 @@ def test_what_is_read_changes_in_nothing_and_the_rate_is_applied() -> None:
     assert result.apply(module) == module.lr == result.recommended_lr
     trainer.fit(module, train, val)
     assert trainer.callback_metrics["val_acc"] >= 0.9
+
+
+class Logs(Blobs):
+    """A module that asks its logger for all sorts of things."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.logger.log_metrics({"step": batch_idx})
+        self.logger.experiment.add_scalar("step", batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_accuracy_under_accumulation_and_a_logger(size: int, tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 2, "confirm": 0, "progress": False}
+    given = fit(accumulate_grad_batches=size, logger=CSVLogger(tmp_path))
+    found = lightning_maximal_lr(Logs(), loaders(), given, **few)
+    assert found.settings["metric"] == "accuracy"
+    assert not list(tmp_path.iterdir())
 
 
 class Data(LightningDataModule):
@@ -276,3 +298,33 @@ def test_a_store_keeps_other_arguments_of_the_trainer_apart(changed: Any, tmp_pa
     found = lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials
     few["store"] = None
     assert found == lightning_maximal_lr(module, loaders(), fit(**changed), **few).trials != plain
+
+
+class Scaled(Blobs):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.hparams.scale * super().training_step(batch, batch_idx)
+
+
+class Noisy(Data):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [self.factor * batch[0], batch[1]]
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_a_store_goes_on_with_equal_modules_and_data(tmp_path: Path) -> None:
+    few = {"threshold": 0.9, "trials": 1, "confirm": 0, "progress": False}
+    few["store"] = tmp_path / "trials.sqlite"
+    for scale, factor, count in ((1, 1, 1), (1, 1, 1), (20, 1, 2), (20, 3, 3)):
+        torch.manual_seed(0)
+        lightning_maximal_lr(Scaled(scale), Noisy(factor), fit(), metric="val_loss", **few)
+        with closing(sqlite3.connect(few["store"])) as connection:
+            found = connection.execute("SELECT count(*) FROM specification").fetchone()
+        assert found == (count,)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etastar.carried import Whole, parts_of_step, scaled
+from etastar.carried import Whole, scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     RATES,
@@ -28,7 +28,10 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
-from etastar.problem.nested import samples_in
+from etastar.problem.nested import parts_of_step, samples_in
+
+TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Hooks through which a batch goes, in order."""
 
 
 class Attached:
@@ -42,7 +45,8 @@ class Attached:
         self.real = training.trainer
         self.global_step = self.current_epoch = self.batch_index = 0
         self.training, self.validating, self.sanity_checking = True, False, False
-        self.logger, self.loggers = None, list[Any]()
+        self.logger = _swallowing(self.real)
+        self.loggers = [self.logger] if self.logger else []
         self.callback_metrics: dict[str, Any] = {}
         self.scaler = copy.deepcopy(getattr(training.precision, "scaler", None))
         if training.max_steps is not None:
@@ -56,6 +60,15 @@ class Attached:
         if real is None or name.startswith("__"):
             raise AttributeError(f"the module asks its trainer for {name}: pass the Trainer, too")
         return getattr(real, name)
+
+
+def _swallowing(trainer: Any) -> Any:
+    """Return a logger that writes nothing; None where the Trainer has none."""
+    if trainer is not None and not trainer.loggers:
+        return None
+    from lightning.pytorch.loggers.logger import DummyLogger
+
+    return DummyLogger()
 
 
 class Log:
@@ -140,7 +153,15 @@ class Training:
     @property
     def identity(self) -> list[Any]:
         """Return what outcomes depend on besides the module, see `problem.fingerprint`."""
-        return [self.told, self.batches, self.max_steps, type(self.data), self.rate]
+        attributes = getattr(self.data, "__dict__", {})
+        hooked = attributes and any(is_own(self.data, name) for name in TRANSFER)
+        held = {k: v for k, v in attributes.items() if hooked and k != "trainer"}
+        epochs = getattr(self.trainer, "max_epochs", None), getattr(self.trainer, "max_steps", None)
+        factory = None if isinstance(self.given, nn.Module) else self.given
+        return [
+            *(self.told, self.batches, self.max_steps, epochs, factory),
+            *(type(self.data), held, self.rate),
+        ]
 
     def prepared(self, seed: int) -> nn.Module:
         """Return the module of a seed as a Trainer has it when the fit begins.
@@ -242,11 +263,8 @@ class Training:
         if self.precision is not None:
             batch = self.precision.convert_input(batch)
         device = next(module.parameters()).device
-        for name, args in (
-            ("on_before_batch_transfer", ()),
-            ("transfer_batch_to_device", (device,)),
-            ("on_after_batch_transfer", ()),
-        ):
+        for name in TRANSFER:
+            args = (device,) if name == TRANSFER[1] else ()
             owner = self.data if self.data is not None and is_own(self.data, name) else module
             batch = getattr(owner, name)(batch, *args, 0)
         return batch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
 from etastar.problem.checks import first_epoch
-from etastar.problem.nested import to_device
+from etastar.problem.nested import parts_of_step, to_device
 from etastar.problem.objective import pair
 from etastar.problem.trial import Start
 
@@ -31,8 +32,13 @@ MOST_NAMED = 5
 
 def targets_of(batches: Batches) -> list[Tensor] | None:
     """Return the targets of a pass, by batches; None if some are no tensors, or there are none."""
+    return _targets(batches.once())
+
+
+def _targets(batches: Iterable[Any]) -> list[Tensor] | None:
+    """Return the targets of batches, those of one step of an accumulation each; else None."""
     try:
-        found = [pair(batch)[1] for batch in batches.once()]
+        found = [pair(part)[1] for batch in batches for part in parts_of_step(batch)]
     except ModelError:
         return None
     return found if found and all(isinstance(t, Tensor) for t in found) else None
@@ -120,7 +126,7 @@ def notes_of(problem: Problem, start: Start) -> list[str]:
         return label_notes([pair(train.data)[1]], accuracy.classes)
     if problem.max_steps < train.steps_per_epoch:
         return []
-    return label_notes([pair(b)[1] for b in first_epoch(problem, start)], accuracy.classes)
+    return label_notes(_targets(first_epoch(problem, start)) or [], accuracy.classes)
 
 
 def label_notes(train: list[Tensor], classes: int, what: str = "the model") -> list[str]:

@@ -15,6 +15,15 @@ class Accumulated(list[Any]):
     """The batches of one optimizer step, over which gradients are accumulated."""
 
 
+def parts_of_step(batch: Any) -> Sequence[Any]:
+    """Return the batches of one optimizer step.
+
+    Args:
+        batch: Of which one may be several, `Accumulated`.
+    """
+    return batch if isinstance(batch, Accumulated) else [batch]
+
+
 def named_parts(batch: Any) -> dict[Any, Any] | None:
     """Return what a mapping, a named tuple or a dataclass holds by name; None for anything else."""
     if isinstance(batch, Mapping):

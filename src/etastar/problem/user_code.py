@@ -75,7 +75,7 @@ def is_users(code: Any) -> bool:
     if isinstance(code, FunctionType):
         return is_users_file(code.__code__.co_filename)
     module = sys.modules.get(code.__module__)
-    if module is None or module.__name__ in sys.builtin_module_names:
+    if module is None or code.__module__ in sys.builtin_module_names:
         return False
     return is_users_file(getattr(module, "__file__", None) or "")
 
@@ -105,13 +105,14 @@ def told(doing: Callable[[], str], otherwise: str = "") -> Iterator[None]:
         otherwise: Remedy where none is known.
 
     Raises:
-        ModelError: Instead of any other error, `sys.exit` included; Ctrl-C stays what it is.
+        ModelError: Instead of any other error, `sys.exit` and `GeneratorExit` included; Ctrl-C
+            stays what it is.
     """
     try:
         yield
     except EtaStarError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         text = cause(error)
         known = (remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, text))
         raise ModelError(f"{doing()} {text}. {next(known, otherwise)}".rstrip()) from error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from etastar.problem.problem import Problem
 
 KIND: TaskKind = "model"
-VERSION = 1
+VERSION = 2
 """Raised when the meaning of a fingerprint changes: trials under the old one stay apart."""
 
 
@@ -121,6 +121,11 @@ class Keeper:
                         f"{', '.join(changed)} was changed since. They are not mixed: give the "
                         "new code a store of its own, or its old name back to the old code."
                     )
+            if record["unseen"]:
+                _tell(
+                    f"cannot read the content of {', '.join(record['unseen'])}, to which your code "
+                    "refers: when that changes, take a store of its own."
+                )
             self._fingerprints[id(problem)] = problem, record
         return self._fingerprints[id(problem)][1]
 
@@ -148,9 +153,13 @@ def keeper(place: str | Path | None) -> Iterator[Keeper]:
         return
     if not isinstance(place, str | Path) or not str(place).strip():
         raise ConfigError(f"store must be the name of a file, got {place!r}.")
-    with StoreWriter(Path(place), on_wait=_tell) as store:
+    with StoreWriter(Path(place), on_wait=_waiting) as store:
         yield Keeper(store)
 
 
-def _tell(holder: str) -> None:
-    print(f"etastar: the store is being written by {holder}; waiting.", file=sys.stderr)
+def _waiting(holder: str) -> None:
+    _tell(f"is being written by {holder}; waiting.")
+
+
+def _tell(what: str) -> None:
+    print(f"etastar: the store {what}", file=sys.stderr)
