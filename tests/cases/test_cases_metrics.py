@@ -286,3 +286,26 @@ def test_a_threshold_is_found(capsys: pytest.CaptureFixture[str]) -> None:
 def test_slips_are_seen_at_once(given: dict[str, Any], message: str) -> None:
     with pytest.raises(etastar.ConfigError, match=message):
         problem_of(nn.Linear(8, 2), (X, LABELS), **given)
+
+
+class Gathering(nn.Module):
+    """A metric that gathers what it sees, as those of torchmetrics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(2))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        right = (outputs.argmax(1) == targets).sum()
+        self.counts += torch.stack([right, torch.tensor(len(targets))])
+        return self.counts[0] / self.counts[1]
+
+
+def test_a_metric_with_a_state_begins_anew_at_every_evaluation() -> None:
+    metric, model = Gathering(), nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 2))
+    gathered, plain = (
+        etastar.maximal_lr(model, (X, LABELS), metric=m, **QUICK) for m in (metric, "accuracy")
+    )
+    assert gathered.lr == plain.lr is not None
+    assert gathered.settings["metric"] == "Gathering"
+    assert not metric.counts.any()
