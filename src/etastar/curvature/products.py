@@ -195,6 +195,7 @@ class LossCurvature:
             return of(loss).detach()
 
         total = self._summed(evaluate)
+        self.losses = losses
         return sum(s * loss for s, loss in zip(self.shares, losses, strict=True)), total
 
     def _summed(self, of: Callable[[Batch], Tensor]) -> Tensor:

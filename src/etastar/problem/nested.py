@@ -76,6 +76,14 @@ def samples_in(batch: Any) -> int:
     return 1
 
 
+def only_label(targets: Any) -> int | None:
+    """Return the one whole number that all targets are; None if they are several or others."""
+    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or not len(targets):
+        return None
+    first = targets.flatten()[0]
+    return int(first) if bool((targets == first).all()) else None
+
+
 def nbytes(batch: Any) -> int:
     """Return the memory of the tensors of a batch."""
     return sum(tensor.nbytes for tensor in tensors(batch))
