@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etastar
 from etastar.engines.loop import run_trial
+from etastar.errors import CurvatureError
 from etastar.problem.losses import batch_weight
 from etastar.problem.trial import Outcome, Trial
 
@@ -282,5 +283,5 @@ def test_a_batch_without_a_label_trains_as_in_a_plain_loop() -> None:
     assert found.metric == pytest.approx(cross_entropy(model(X), Y).item(), rel=1e-5)
     with pytest.raises(etastar.ModelError, match="All of its targets are -100: leave it out"):
         run(model, batches[5:], **given)
-    with pytest.raises(etastar.CurvatureError, match=r"nan in batch 5.*are -100: leave it out"):
+    with pytest.raises(CurvatureError, match=r"nan in batch 5.*are -100: leave it out"):
         etastar.sharpness(model, cross_entropy, batches)

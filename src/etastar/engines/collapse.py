@@ -35,7 +35,7 @@ from etastar.problem.answers import targets_of
 from etastar.problem.calls import call, pair
 from etastar.problem.checks import first_batch
 from etastar.problem.losses import half_squared_distance
-from etastar.problem.nested import to_device
+from etastar.problem.nested import samples_in, to_device
 from etastar.problem.rehearsal import draws_or_remembers
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def blocked(problem: Problem, model: nn.Module, fixed: list[bool]) -> bool:
 def _compared(model: nn.Module, batch: Any, reference: Tensor | None) -> tuple[bool, Tensor]:
     """Tell whether a batch's outputs differ from the first ones, and return those."""
     with torch.no_grad():
-        outputs = call(model, pair(batch)[0])
+        outputs = call(model, pair(batch)[0], samples_in(batch))
     first = outputs[:1] if reference is None else reference
     same = (outputs - first).abs() <= SAME * outputs.abs().max()
     return not bool(same.all()), first

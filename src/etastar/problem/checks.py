@@ -16,7 +16,15 @@ from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import LoaderBatches
 from etastar.problem.calls import pair
-from etastar.problem.nested import copied, only_label, samples_in, shape_of, tensors, to_device
+from etastar.problem.nested import (
+    copied,
+    only_label,
+    rebuilt,
+    samples_in,
+    shape_of,
+    tensors,
+    to_device,
+)
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
 from etastar.problem.user_code import told
@@ -252,11 +260,11 @@ def sum_note(problem: Problem, start: Start) -> str | None:
         start: One of its starts.
     """
     batch = first_batch(problem, start)
-    if problem.objective.whole_step or not isinstance(batch, list | tuple):
+    if problem.objective.whole_step:
         return None
     with suppress(Exception):  # not every batch can be put together with itself
         once = abs(_loss(problem, start, copied(batch)))
-        twice = abs(_loss(problem, start, [torch.cat([part, part]) for part in batch]))
+        twice = abs(_loss(problem, start, rebuilt(lambda part: torch.cat([part, part]), batch)))
         if twice > SUMS * once:
             return (
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "

@@ -200,7 +200,7 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     if isinstance(first, PackedSequence) or any(type(part) is not type(first) for part in parts):
         raise ValueError
     held = [named_parts(part) for part in parts]
-    if isinstance(first, list) and not _is_of_fields(first, sizes[0]):
+    if isinstance(first, list) and not are_fields(first, sizes[0]):
         return [item for part in parts for item in part]
     if isinstance(first, list | tuple) and held[0] is None:
         if any(len(part) != len(first) for part in parts):
@@ -216,8 +216,14 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     raise ValueError
 
 
-def _is_of_fields(part: list[Any], size: int) -> bool:
-    """Tell whether a list holds a tensor `[B, ...]` per field, rather than an item per sample."""
-    return len(part) != size and all(
-        isinstance(item, torch.Tensor) and item.ndim and len(item) == size for item in part
-    )
+def are_fields(part: list[Any], size: int | None = None) -> bool:
+    """Tell whether a list holds a tensor `[B, ...]` per field, rather than an item per sample.
+
+    Args:
+        part: The list.
+        size: B; None for the length that all tensors have, if they do.
+    """
+    if not all(isinstance(item, torch.Tensor) and item.ndim for item in part):
+        return False
+    sizes = {len(item) for item in part} | ({size} if size else set())
+    return len(sizes) == 1 and len(part) not in sizes

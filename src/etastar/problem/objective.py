@@ -17,8 +17,16 @@ from torch.nn.functional import cross_entropy
 
 from etastar.errors import ModelError
 from etastar.problem import own_loss
-from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide, logits_of
-from etastar.problem.calls import call, pair, takes, target_names, with_logits
+from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide
+from etastar.problem.calls import (
+    call,
+    logits_of,
+    pair,
+    takes,
+    target_names,
+    with_part,
+    with_targets,
+)
 from etastar.problem.losses import batch_weight, options_of
 from etastar.problem.nested import (
     held_as,
@@ -28,6 +36,7 @@ from etastar.problem.nested import (
     shape_of,
     to_device,
 )
+from etastar.problem.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,13 @@ class Objective:
         if self.own_loss:
             return self.outputs(model, batch), pair(batch)[1]
         inputs, targets = pair(batch)
-        return call(model, inputs), targets
+        return call(model, inputs, samples_in(batch)), targets
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         """Return the outputs of a batch."""
-        return model(**(named_parts(batch) or {})) if self.own_loss else call(model, pair(batch)[0])
+        if self.own_loss:
+            return model(**(named_parts(batch) or {}))
+        return call(model, pair(batch)[0], samples_in(batch))
 
     def _loss_of(self, model: nn.Module, outputs: Any, targets: Any) -> Any:
         """Return what the loss function makes of outputs; PyTorch's own take their logits."""
@@ -181,22 +192,47 @@ class Objective:
         return False
 
     def _slope(self, model: nn.Module, batch: Any, outputs: Any) -> Gradient | None:
-        """Return what gives the gradient of the loss in the logits."""
-        if self.step_fn is not None:
-            return None
+        """Return what gives the gradient of the loss in the logits; None if that is not to be had.
+
+        A step of the user's own is taken with a model whose outputs are replaced by the logits.
+        """
 
         def slope(at: Tensor | None, targets: Tensor) -> Tensor:
+            leaf = (logits_of(outputs) if at is None else at).detach().requires_grad_()
             with torch.enable_grad():
+                if self.step_fn is not None:
+                    return self._slope_of_step(model, with_targets(batch, targets), leaf)
                 if self.own_loss:
-                    held = named_parts(batch) or {}
-                    given = model(**(held | {target_names(held)[0]: targets}))
-                    loss, logits = given.loss, logits_of(given)
+                    given = model(**(named_parts(with_targets(batch, targets)) or {}))
+                    loss, leaf = given.loss, logits_of(given)
                 else:
-                    logits = (logits_of(outputs) if at is None else at).detach().requires_grad_()
-                    loss = self._loss_of(model, with_logits(outputs, logits), targets)
-                return torch.autograd.grad(loss, logits)[0].detach()
+                    replaced = with_part(outputs, "logits", leaf)
+                    loss = self._loss_of(model, replaced, targets)
+                return torch.autograd.grad(loss, leaf)[0].detach()
 
+        if self.step_fn is not None:
+            try:
+                slope(None, pair(batch)[1])
+            except Exception:  # it may use a part of the model, or its parameters
+                return None
         return slope
+
+    def _slope_of_step(self, model: nn.Module, batch: Any, leaf: Tensor) -> Tensor:
+        """Return the gradient that reaches the outputs in one step; the weights stand still."""
+        assert self.step_fn is not None
+        found: list[Tensor] = []
+        leaf.register_hook(found.append)  # type: ignore[no-untyped-call]
+        hook = model.register_forward_hook(lambda m, x, z: with_part(z, "logits", leaf.clone()))
+        try:
+            with Stream("training", 0).active():  # the same random numbers every time
+                if self.whole_step:
+                    self.step_fn(model, batch, torch.optim.SGD([leaf], lr=0.0))
+                else:
+                    self.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        finally:
+            hook.remove()
+            own_loss.set_training(model, False)
+        return torch.stack(found).sum(0)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
         """Return the metric of a model in eval mode over a whole pass.
