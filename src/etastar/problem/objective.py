@@ -340,9 +340,9 @@ def as_number(value: Any, what: str = "the metric") -> float:
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return what a user's function is called in messages."""
-    if isinstance(function, functools.partial):
-        return name_of(function.func)
-    return getattr(function, "__name__", type(function).__name__)
+    inner = function.func if isinstance(function, functools.partial) else function
+    own = getattr(inner, "__name__", type(inner).__name__)
+    return getattr(function, "__name__", own)
 
 
 def described_call(function: Callable[..., Any]) -> str:
