@@ -366,3 +366,54 @@ def test_a_batch_size_that_loaders_have_too_is_no_mistake() -> None:
     assert problem.batch_size == 16
     with pytest.raises(etastar.ConfigError, match="batch_size=32 has no effect"):
         problem_of(nn.Linear(8, 2), loader, loader, batch_size=32)
+
+
+class Bags(nn.Module):
+    """A model of a list of tensors, one per sample, and a scale that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, bags: list[Any], scale: Tensor | None = None) -> Tensor:
+        assert isinstance(bags, list)
+        assert scale is None
+        rows = [bag.mean(0) if isinstance(bag, Tensor) else X[int(bag)] for bag in bags]
+        found: Tensor = self.layer(torch.stack(rows))
+        return found
+
+
+@pytest.mark.parametrize("size", [2, 32])
+@pytest.mark.parametrize("words", [False, True])
+def test_a_list_is_one_argument_of_a_model_that_takes_one(words: bool, size: int) -> None:
+    bags = [str(i) if words else X[i].expand(3, 8) for i in range(65)]
+    batches = [(bags[i : i + size], Y[i : min(65, i + size)]) for i in range(0, 65, size)]
+    problem, _ = problem_of(Bags(), batches, batches, batch_size=None, threshold=0.99)
+    assert trained(problem)
+    lists = [[[X[:5], X[:5] + 1], Y[:5]]]  # as a loader makes them of ((a, b), y)
+    problem_of(Two(), lists, batch_size=None, threshold=0.99)
+
+
+@pytest.mark.parametrize("make", [lambda i: (X[i], int(Y[i])), lambda i: (X[i], Y[i])])
+def test_a_list_of_samples_is_cut_into_batches(make: Any) -> None:
+    problem, _ = problem_of(nn.Linear(8, 2), [make(i) for i in range(320)], batch_size=40)
+    assert (problem.batch_size, problem.train.steps_per_epoch) == (40, 8)
+
+
+def test_sums_over_batches_with_names_are_said() -> None:
+    named = [{"input": X[i : i + 32], "labels": Y[i : i + 32]} for i in range(0, 320, 32)]
+    loss_fn = nn.CrossEntropyLoss(reduction="sum")
+    notes = problem_of(nn.Linear(8, 2), named, loss_fn=loss_fn, batch_size=None)[1]
+    assert any("a sum over the samples" in note for note in notes)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_models_of_torchscript_train_as_what_they_were_made_of() -> None:
+    plain = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+    scripted = torch.jit.script(plain)
+    ends = [
+        trained(problem_of(model, (X, Y), VAL, threshold=0.99)[0])
+        for model in (plain, scripted, lambda seed: torch.jit.trace(plain, X[:2]))
+    ]
+    assert ends[0] == ends[1] == ends[2]
+    assert all(a.equal(b) for a, b in zip(plain.parameters(), scripted.parameters(), strict=True))

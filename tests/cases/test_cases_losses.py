@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etastar
 from etastar.engines.loop import run_trial
+from etastar.errors import CurvatureError
 from etastar.problem.losses import batch_weight
 from etastar.problem.trial import Outcome, Trial
 
@@ -265,3 +266,22 @@ def test_the_mean_over_batches_is_that_of_all_samples(size: int) -> None:
             total += factor * float(loss_fn(z[rows], targets[rows])) if weight else 0.0
             counted += weight
         assert total / counted == pytest.approx(float(loss_fn(z, targets)), rel=1e-5)
+
+
+def test_a_batch_without_a_label_trains_as_in_a_plain_loop() -> None:
+    batches = [(X[i : i + 32], Y[i : i + 32].clone()) for i in range(0, 320, 32)]
+    batches[5][1][:] = -100
+    torch.manual_seed(0)
+    model = nn.Linear(8, 2)
+    given = {"epochs": 1, "batch_size": None, "val_data": (X, Y)}
+    found = run(model, batches, **given)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for x, y in batches:
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        optimizer.step()
+    assert found.metric == pytest.approx(cross_entropy(model(X), Y).item(), rel=1e-5)
+    with pytest.raises(etastar.ModelError, match="All of its targets are -100: leave it out"):
+        run(model, batches[5:], **given)
+    with pytest.raises(CurvatureError, match=r"nan in batch 5.*are -100: leave it out"):
+        etastar.sharpness(model, cross_entropy, batches)

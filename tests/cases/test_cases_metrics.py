@@ -178,12 +178,12 @@ def test_what_fits_nothing_is_refused(case: str) -> None:
 
 
 def test_an_axis_that_nothing_tells_is_refused() -> None:
-    def step(model: nn.Module, batch: Any) -> Tensor:
-        return cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
     rows = torch.arange(40.0)[:, None]
     with pytest.raises(etastar.ModelError, match="cannot tell which axis"):
-        problem_of(exact(TEXT), (rows, WORDS), step_fn=step)
+        problem_of(exact(TEXT), (rows, WORDS * 0), loss_fn=loss_fn)
 
 
 @pytest.mark.filterwarnings("ignore::etastar.NotBracketedWarning")
@@ -286,3 +286,107 @@ def test_a_threshold_is_found(capsys: pytest.CaptureFixture[str]) -> None:
 def test_slips_are_seen_at_once(given: dict[str, Any], message: str) -> None:
     with pytest.raises(etastar.ConfigError, match=message):
         problem_of(nn.Linear(8, 2), (X, LABELS), **given)
+
+
+class Gathering(nn.Module):
+    """A metric that gathers what it sees, as those of torchmetrics do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(2))
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        right = (outputs.argmax(1) == targets).sum()
+        self.counts += torch.stack([right, torch.tensor(len(targets))])
+        return self.counts[0] / self.counts[1]
+
+
+def test_a_metric_with_a_state_begins_anew_at_every_evaluation() -> None:
+    metric, model = Gathering(), nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 2))
+    gathered, plain = (
+        etastar.maximal_lr(model, (X, LABELS), metric=m, **QUICK) for m in (metric, "accuracy")
+    )
+    assert gathered.lr == plain.lr is not None
+    assert gathered.settings["metric"] == "Gathering"
+    assert not metric.counts.any()
+
+
+def whole(loss: Any) -> Any:
+    """A whole step of a loss of `(model, batch)`, which leaves no gradient behind."""
+
+    def step(model: nn.Module, batch: Any, optimizer: Any) -> Tensor:
+        found: Tensor = loss(model, batch)
+        found.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return found
+
+    return step
+
+
+ASKED: dict[str, tuple[Tensor, Tensor, Any]] = {
+    "shifted": (
+        TEXT,
+        WORDS,
+        lambda z, y: cross_entropy(z[:, :-1].flatten(0, 1), y[:, 1:].flatten()),
+    ),
+    "padded": (
+        TEXT,
+        WORDS,
+        lambda z, y: cross_entropy(z.flatten(0, 1), y.flatten(), ignore_index=0),
+    ),
+    "logits": (LOGIT.sigmoid(), YES[:, None].float(), bce),
+    "weighted": (
+        LOGIT.sigmoid(),
+        YES[:, None].float(),
+        lambda z, y: bce(z, y, pos_weight=torch.tensor(1.5)),
+    ),
+    "smoothed": (LOGIT, YES[:, None].float(), lambda z, y: bce(z, 0.8 * y + 0.05)),
+    "squared": (LOGIT, YES[:, None].float(), mse_loss),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_the_loss_inside_a_step_is_asked_as_a_loss_function_is(case: str) -> None:
+    outputs, targets, loss_fn = ASKED[case]
+    rows = torch.arange(len(targets)).float()[:, None]
+
+    def inside(model: nn.Module, batch: Any) -> Tensor:
+        found: Tensor = loss_fn(model(batch[0]), batch[1])
+        return found
+
+    given: list[dict[str, Any]] = [{"loss_fn": loss_fn}, {"step_fn": inside}]
+    names = [
+        problem_of(exact(outputs), (rows, targets), threshold=0.99, **how)[0].objective.name
+        for how in [*given, {"step_fn": whole(inside)}]
+    ]
+    expected = {
+        "shifted": "each output against the next target",
+        "padded": "labels 0 left out",
+        "squared": "yes above an output of 0.5",
+    }
+    assert all(expected.get(case, "yes above an output of 0)") in name for name in names), names
+
+
+def test_what_a_step_does_not_show_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(1, PLACES * VOCABULARY), nn.Unflatten(1, (PLACES, VOCABULARY)))
+    rows = torch.arange(len(WORDS)).float()[:, None] / len(WORDS)
+    with pytest.raises(etastar.ModelError, match="cannot see which output belongs to which"):
+        problem_of(
+            model,
+            (rows, WORDS),
+            step_fn=lambda m, b: cross_entropy(m[1](m[0](b[0])).flatten(0, 1), b[1].flatten()),
+        )
+
+
+def distances(z: Tensor, y: Tensor) -> Tensor:
+    """Classes apart, samples of one class together."""
+    gap = (z[:, None] - z[None]).square().sum(-1)
+    same = (y[:, None] == y[None]).float()
+    return (same * gap + (1 - same) * (1 - gap).relu()).mean()
+
+
+@pytest.mark.parametrize("loss_fn", [distances, lambda z, y: cross_entropy(-z, y)])
+def test_outputs_that_are_no_scores_are_refused(loss_fn: Any) -> None:
+    with pytest.raises(etastar.ModelError, match=r"no scores of these classes.*metric='loss'"):
+        problem_of(nn.Linear(8, 4), (X, LABELS), loss_fn=loss_fn)

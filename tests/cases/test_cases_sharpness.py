@@ -393,8 +393,16 @@ def padded(length: int, pads: int) -> tuple[Tensor, Tensor]:
 
 
 def test_sequences_of_several_lengths() -> None:
-    plain = sharpness(Tokens(), language, [padded(6, 0), padded(9, 0)])
-    assert plain.notes == ()
+    both = [padded(6, 0), padded(9, 0)]
+    plain = sharpness(Tokens(), language, both)
+    assert "count by their places" in plain.notes[0]
+    ends = lambda tokens, targets: targets.numel()  # noqa: E731
+    counted = sharpness(Tokens(), language, both, batch_size=ends)
+    assert plain.value == pytest.approx(counted.value, rel=1e-6)
+    transposed = sharpness(Tokens(), lambda z, y: cross_entropy(z.transpose(1, 2), y), both)
+    assert plain.value == pytest.approx(transposed.value, rel=1e-6)
+    summed_up = sharpness(Tokens(), lambda z, y: language(z, y) * y.shape[1], both)
+    assert summed_up.notes == ()
     with pytest.raises(ConfigError, match=r"do not count alike.*targets != -100"):
         sharpness(Tokens(), language, [padded(6, 4), padded(9, 1)])
     count = lambda tokens, targets: (targets != -100).sum()  # noqa: E731

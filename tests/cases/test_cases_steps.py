@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 import etastar
 
@@ -205,13 +208,77 @@ class Counted(nn.Module):
         self.inner = mlp()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        Counted.calls += 1
-        return self.inner(x) / Counted.calls
+        type(self).calls += 1
+        return self.inner(x) / self.calls
+
+
+def test_a_class_that_counts_begins_anew_in_every_trial() -> None:
+    assert runs(measured(Counted())) == runs(measured(Counted()))
+    assert Counted.calls == 0
 
 
 def test_a_step_that_cannot_be_repeated_is_refused() -> None:
-    with pytest.raises(etastar.ModelError, match=r"cannot be repeated.*attributes of a class"):
-        measured(Counted())
+    numbers = (i for i in range(1, 10**6))  # which cannot be copied
+    with pytest.raises(etastar.ModelError, match=r"cannot be repeated.*iterators"):
+        measured(step_fn=lambda m, b: cross_entropy(m(b[0]) / next(numbers), b[1]))
+
+
+class Averages:
+    """A class that holds a moving average of the weights."""
+
+    ema: AveragedModel
+
+
+hidden = ModuleType("hidden")
+
+
+def places(ema: AveragedModel) -> dict[str, tuple[Callable[..., Any], Callable[[], Any]]]:
+    """Steps `(ema, ...)` that reach one object in several ways, and how a metric reaches it."""
+
+    def whole(ema: AveragedModel, model: nn.Module, batch: Any, optimizer: Any) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(model(batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        ema.update_parameters(model)
+        return loss
+
+    Averages.ema = ema
+    vars(hidden)["ema"] = ema
+
+    def by_default(m: nn.Module, b: Any, opt: Any, held: AveragedModel = ema) -> torch.Tensor:
+        return whole(held, m, b, opt)
+
+    return {
+        "closure": (lambda m, b, opt: whole(ema, m, b, opt), lambda: ema),
+        "default": (by_default, lambda: ema),
+        "partial": (functools.partial(whole, ema), lambda: ema),
+        "class": (lambda m, b, opt: whole(Averages.ema, m, b, opt), lambda: Averages.ema),
+        "module": (lambda m, b, opt: whole(hidden.ema, m, b, opt), lambda: hidden.ema),
+    }
+
+
+def test_a_moving_average_is_new_for_every_trial_wherever_it_hides() -> None:
+    model = mlp()
+    found = {}
+    for place in places(AveragedModel(model)):
+        ema = AveragedModel(model)
+        step, reach = places(ema)[place]
+
+        def averaged(m: nn.Module, b: Any, reach: Any = reach) -> torch.Tensor:
+            return (reach()(b[0]).argmax(1) == b[1]).float().mean()
+
+        found[place] = runs(measured(model, step_fn=step, metric=averaged))
+        assert ema.n_averaged == 0, place
+    assert len({repr(each) for each in found.values()}) == 1
+    assert any("trained" in repr(run) for run in found["closure"])
+
+
+def test_what_cannot_be_copied_is_refused() -> None:
+    teacher = mlp()
+    teacher.register_buffer("kept", teacher(data()[0]))
+    with pytest.raises(etastar.ModelError, match=r"type Sequential, which cannot be copied"):
+        measured(step_fn=lambda m, b: cross_entropy(m(b[0]) + 0 * teacher(b[0]), b[1]))
 
 
 @pytest.mark.parametrize("library", ["numpy", "random"])

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from etastar.curvature.products import LossCurvature
 from etastar.errors import CurvatureError
+from etastar.problem.nested import only_label, shape_of
 
 MOST_NAMED = 5
 """Places that a message names."""
@@ -29,10 +30,15 @@ def check_deterministic(operator: LossCurvature, model: nn.Module) -> tuple[floa
     """
     (loss, gradient), (again, gradient_again) = (operator.loss_and_gradient() for _ in range(2))
     if not math.isfinite(loss) or not bool(gradient.isfinite().all()):
+        bad = next((i for i, each in enumerate(operator.losses) if not math.isfinite(each)), None)
+        where, remedy = "", "Check the inputs and the initialisation."
+        if bad is not None:
+            where = f" in batch {bad}, {shape_of(operator.batches[bad])}"
+            if (label := only_label(operator.batches[bad][1])) is not None:
+                remedy = f"All of its targets are {label}: leave it out if the loss ignores that."
         raise CurvatureError(
-            f"the loss must be finite, with a finite gradient, to have a λ1; got a loss of {loss} "
-            f"and a gradient of norm {float(gradient.norm())}. Check the inputs and the "
-            "initialisation."
+            f"the loss must be finite, with a finite gradient, to have a λ1; got a loss of {loss}"
+            f"{where} and a gradient of norm {float(gradient.norm())}. {remedy}"
         )
     allowed = math.sqrt(operator.epsilon)
     moved = float((gradient_again - gradient).norm())

@@ -21,9 +21,9 @@ from etastar.curvature.graphs import (
 )
 from etastar.curvature.reading import Batch, going_through, read
 from etastar.errors import ConfigError, unknown_name
+from etastar.problem.calls import call
 from etastar.problem.hooks import BACKWARD_HOOKS
 from etastar.problem.nested import copied, to_device
-from etastar.problem.objective import call
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 
@@ -195,6 +195,7 @@ class LossCurvature:
             return of(loss).detach()
 
         total = self._summed(evaluate)
+        self.losses = losses
         return sum(s * loss for s, loss in zip(self.shares, losses, strict=True)), total
 
     def _summed(self, of: Callable[[Batch], Tensor]) -> Tensor:

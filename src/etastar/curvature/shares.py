@@ -8,7 +8,9 @@ labels are ignored or classes have weights it is that of what is left.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ def fit_shares(operator: LossCurvature) -> list[str]:
         ConfigError: Samples do not count alike, and how much batches count is not to be seen.
     """
     counts, allowed = operator.counts, max(AGREES, operator.epsilon**0.5)
-    first, found, expected = _outputs(operator, 0), [], []
+    first, found, expected, longer = _outputs(operator, 0), [], [], False
     for index, count in enumerate(counts[1:], start=1):
         expected.append(count / (counts[0] + count))
         part = _outputs(operator, index)
@@ -42,6 +44,7 @@ def fit_shares(operator: LossCurvature) -> list[str]:
         if share is None and (half := _of_first_half(operator, part, int(count))) is not None:
             uneven = not math.isnan(half) and abs(half - count // 2 / count) > allowed
             share = None if uneven else expected[-1] if half == half else half
+            longer = longer or _places(first[1]) != _places(part[1])
             if uneven:
                 raise ConfigError(
                     f"samples of batch {index} do not count alike in the loss (a sum, class "
@@ -50,6 +53,8 @@ def fit_shares(operator: LossCurvature) -> list[str]:
                     "what a batch counts, e.g. (targets != -100).sum()."
                 )
         found.append(share)
+    if longer:
+        return _by_places(operator, first)
     seen = [share for share in found if share is not None]
     if len(seen) < len(found):
         return [
@@ -85,8 +90,57 @@ def _outputs(operator: LossCurvature, index: int) -> Batch:
             return outputs, targets
 
 
-def _share(operator: LossCurvature, one: Batch, other: Batch) -> float | None:
-    """The share of `other` in a batch of both; NaN if it has none, None if they do not fit."""
+def _places(targets: Any) -> int | None:
+    """Count the places of every sample, as of a sequence."""
+    several = isinstance(targets, Tensor) and targets.ndim > 1 and len(targets) > 0
+    return targets[0].numel() if several else None
+
+
+def _by_places(operator: LossCurvature, part: Batch) -> list[str]:
+    """Let batches of sequences of several lengths count as the loss counts the places of one.
+
+    Returns:
+        A note.
+
+    Raises:
+        ConfigError: It counts them otherwise than a mean or a sum does, or that is not to be seen.
+    """
+    outputs, targets = part
+    length, share = targets.shape[1], None
+    axes = [i for i, n in enumerate(getattr(outputs, "shape", ())) if i and n == length]
+    for axis in axes if length > 1 else ():
+        one, other = zip(outputs.tensor_split(2, axis), targets.tensor_split(2, 1), strict=True)
+        if share is None or math.isnan(share):
+            share = _share(operator, one, other, (axis, 1))
+    allowed = max(AGREES, operator.epsilon**0.5)
+    if share is not None and abs(share - length // 2 / length) <= allowed:
+        counts = [float(batch[1].numel()) for batch in operator.batches]
+        operator.shares = [count / sum(counts) for count in counts]
+        return [
+            "the loss is a mean over the places of its sequences, whose lengths differ from batch "
+            "to batch: batches count by their places, targets.numel(). Pass batch_size if "
+            "sequences count alike, however long."
+        ]
+    if share is not None and abs(share - 1) <= allowed:
+        return []
+    raise ConfigError(
+        "the samples of batches differ in length, and how much their places count in the loss is "
+        "not to be seen. Pass batch_size=lambda inputs, targets: ..., what a batch counts, e.g. "
+        "targets.numel() for a mean over places, len(targets) for one over samples."
+    )
+
+
+def _share(
+    operator: LossCurvature, one: Batch, other: Batch, axes: Iterable[int] = repeat(0)
+) -> float | None:
+    """The share of `other` in a batch of both; NaN if it has none, None if they do not fit.
+
+    Args:
+        operator: Whose loss is asked.
+        one: Outputs and targets.
+        other: The same.
+        axes: Along which each of the tensors is put together.
+    """
     leaves: list[Tensor] = []
 
     def leaf(output: Tensor) -> Tensor:
@@ -99,7 +153,8 @@ def _share(operator: LossCurvature, one: Batch, other: Batch) -> float | None:
             ahead: list[Tensor] = []
             with_tensors(ahead.append, one)
             before = iter(ahead)
-            both = with_tensors(lambda tensor: torch.cat([next(before), tensor]), pair)
+            along = iter(axes)
+            both = with_tensors(lambda z: torch.cat([next(before), z], next(along)), pair)
             alone = operator.loss(pair[0], with_tensors(torch.Tensor.clone, pair[1]))
             used = [part for part in leaves if part.requires_grad]
             own, together = (

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 from etastar.problem import hooks, own_loss
 from etastar.problem.answers import targets_of
+from etastar.problem.calls import call, pair
 from etastar.problem.checks import first_batch
 from etastar.problem.losses import half_squared_distance
-from etastar.problem.nested import to_device
-from etastar.problem.objective import call, pair
+from etastar.problem.nested import samples_in, to_device
 from etastar.problem.rehearsal import draws_or_remembers
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def blocked(problem: Problem, model: nn.Module, fixed: list[bool]) -> bool:
 def _compared(model: nn.Module, batch: Any, reference: Tensor | None) -> tuple[bool, Tensor]:
     """Tell whether a batch's outputs differ from the first ones, and return those."""
     with torch.no_grad():
-        outputs = call(model, pair(batch)[0])
+        outputs = call(model, pair(batch)[0], samples_in(batch))
     first = outputs[:1] if reference is None else reference
     same = (outputs - first).abs() <= SAME * outputs.abs().max()
     return not bool(same.all()), first
@@ -168,16 +168,17 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
         return Ceiling(constant)
     if not plain or objective.whole_step or problem.scheduler:
         return Ceiling(constant)
-    batch = first_batch(problem, start)
-    model = problem.origin.copy(start.initialisation)
-    revived = (
-        len(list(own_loss.named_parameters(model))) > len(list(model.parameters()))
-        or not isinstance(objective.outputs(model, batch), Tensor)
-        or _stateful_layer(model)
-        or draws_or_remembers(problem, start)
-        or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
-        or hooks.on_gradients(model)
-    )
+    with problem.held.aside(start.order):
+        batch = first_batch(problem, start)
+        model = problem.origin.copy(start.initialisation)
+        revived = (
+            len(list(own_loss.named_parameters(model))) > len(list(model.parameters()))
+            or not isinstance(objective.outputs(model, batch), Tensor)
+            or _stateful_layer(model)
+            or draws_or_remembers(problem, start)
+            or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
+            or hooks.on_gradients(model)
+        )
     return Ceiling(constant, watched=not revived)
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from etastar.errors import ModelError
-from etastar.problem.nested import held_as, shape_of
+from etastar.problem.calls import ANSWERS, logits_of
+from etastar.problem.nested import shape_of
 
 Gradient: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 """Maps outputs (None for the model's own) and targets to the loss's gradient in the outputs."""
@@ -27,11 +28,14 @@ IGNORED = -100
 """The label that PyTorch's losses, and those of most libraries, leave out."""
 MOST_PLACES = 10_000_000
 """Entries of the targets up to which the best constant answer is looked for place by place."""
-ANSWERS = "metric=lambda outputs, targets: ((outputs > 0) == targets).float().mean()"
+UNSEEN = (
+    "metric='accuracy' cannot see {}: the loss inside step_fn does not depend on the outputs of "
+    "model(inputs) alone. Pass metric=lambda model, batch: ..., or the loss as loss_fn."
+)
+MOST_WRONG = 0.5
+"""Share of targets whose output a loss must raise most, if outputs are scores of classes."""
 MOST_TRIED = 64
 """Places at which a target is changed until the loss feels it."""
-SYMMETRIC = 1e-3
-"""Relative difference of a loss's slopes for yes and for no that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -115,24 +119,6 @@ PLAIN = Accuracy()
 """Of class indices along the second axis of the outputs."""
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """Return the tensor of the outputs: themselves, or what they hold as `logits`.
-
-    Raises:
-        ModelError: There is none.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    found = held_as(outputs, "logits")
-    if isinstance(found, Tensor):
-        return found
-    raise ModelError(
-        "metric='accuracy' needs outputs that are a tensor, or an object with `logits`, got "
-        f"{shape_of(outputs)}. Pass a callable, e.g. metric=lambda outputs, targets: "
-        "(outputs[0].argmax(1) == targets).float().mean()."
-    )
-
-
 @dataclass
 class _Seen:
     """What all batches of outputs and targets have in common."""
@@ -210,7 +196,11 @@ def decide(
     if first is None:
         raise ModelError("val_data is empty: there is nothing to evaluate.")
     if seen.axes:
-        return _of_classes(seen, ignored, layout or (None, False), *first[:2])
+        if first[2] is None and first[1].ndim > 1:
+            raise ModelError(UNSEEN.format("which output belongs to which target"))
+        found = _of_classes(seen, ignored, layout or (None, False), *first[:2])
+        _check_scores(found, *first)
+        return found
     if seen.alike and (seen.one_hot or (seen.shares and not seen.binary)):
         return Accuracy(dense=True, of="targets one per class, the largest is right")
     if seen.alike and (seen.binary or seen.signs):
@@ -336,22 +326,69 @@ def _of_classes(
     return Accuracy(axis, 0.0, tuple(sorted(ignored)), shifted=shifted, of=of, classes=count)
 
 
+def _check_scores(
+    found: Accuracy, outputs: Tensor, targets: Tensor, gradient: Gradient | None
+) -> None:
+    """Raise if the loss does not raise the output of a target above the others.
+
+    Raises:
+        ModelError: It does not, so that outputs are no scores of classes.
+    """
+    assert found.axis is not None
+    for at in (torch.zeros_like(outputs), None) if gradient else ():
+        assert gradient is not None
+        try:
+            slope = gradient(at, targets)
+        except Exception:  # a loss may refuse other outputs
+            return
+        raised, felt = slope.argmin(found.axis), slope.abs().sum(found.axis) > 0
+        truth, kept = found.truths(targets)
+        if found.shifted:
+            raised, felt, truth, kept = raised[:, :-1], felt[:, :-1], truth[:, 1:], kept[:, 1:]
+        kept = kept & felt.reshape(kept.shape)
+        right = raised.reshape(truth.shape) == truth
+        if not bool(slope.isfinite().all()) or not bool(kept.any()):
+            continue
+        if float(right[kept].double().mean()) < MOST_WRONG:
+            raise ModelError(
+                f"metric='accuracy' takes the largest of the outputs {shape_of(outputs)} for the "
+                "answer, and the loss does not raise the output of a sample's target above the "
+                "others: they are no scores of these classes (embeddings?). Pass metric='loss', or "
+                "a callable of your own."
+            )
+        return
+
+
 def _of_entries(
     seen: _Seen, outputs: Tensor, targets: Tensor, gradient: Gradient | None
 ) -> Accuracy:
     """Return the accuracy of yes and no, entry by entry."""
     cut = 0.5 if seen.unit and not seen.signs else 0.0
-    for level in (0.0, 0.5) if seen.binary else ():
-        if gradient is None:
-            break
-        with suppress(Exception):  # e.g. a loss of probabilities only
-            slope = gradient(torch.full_like(outputs, level), targets).abs().reshape(targets.shape)
-            no, yes = (float(slope[targets == value].double().mean()) for value in (0, 1))
-            if yes > 0 and abs(yes - no) <= SYMMETRIC * yes:
-                cut = level
-                break
+    if seen.binary and gradient is not None:
+        cut = 0.0 if _takes_logits(outputs, targets, gradient) else 0.5
+    elif seen.binary and seen.unit:
+        raise ModelError(UNSEEN.format("whether an output above 0 or above 0.5 is a yes"))
     several = outputs.ndim == 2 and outputs.shape[1] > 1
     of = "0/1 per label" if several else "0/1 per sample"
     if outputs[0].numel() > 1 and not several:
         of = "0/1 per entry"
     return replace(Accuracy(None, cut), of=f"{of}, yes above an output of {cut:g}")
+
+
+def _takes_logits(outputs: Tensor, targets: Tensor, gradient: Gradient) -> bool:
+    """Tell whether a loss of yes and no pulls outputs apart beyond 0 and 1, as one of logits does.
+
+    One of probabilities, or a squared difference, refuses what lies beyond, or pulls it back.
+    """
+    for level, answer, sign in ((-10.0, 1, -1), (-0.2, 0, 1), (1.2, 1, -1), (10.0, 0, 1)):
+        there = targets == answer
+        try:
+            slope = gradient(torch.full_like(outputs, level), targets).reshape(targets.shape)
+        except Exception:  # a loss of probabilities only
+            return False
+        if not bool(there.any()):
+            continue
+        pull = sign * float(slope[there].double().sum())
+        if not (pull > 0 if abs(level) > 2 else pull >= 0):  # NaN, too
+            return False
+    return True

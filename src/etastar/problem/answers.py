@@ -13,9 +13,9 @@ from torch import Tensor
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
+from etastar.problem.calls import pair
 from etastar.problem.checks import first_epoch
 from etastar.problem.nested import parts_of_step, to_device
-from etastar.problem.objective import pair
 from etastar.problem.trial import Start
 
 if TYPE_CHECKING:
@@ -87,7 +87,6 @@ def check_not_constant(problem: Problem, share: float | None) -> None:
 def _constant_metric(problem: Problem, start: Start, targets: list[Tensor]) -> float | None:
     """Return the best value of a callable metric at outputs that are one class for all samples."""
     objective, model = problem.objective, problem.origin.copy(start.initialisation)
-    assert callable(objective.metric)
     own_loss.set_training(model, False)
     first = to_device(next(iter(problem.val.once())), problem.origin.device)
     with torch.set_grad_enabled(objective.eval_grad):
@@ -107,7 +106,7 @@ def _constant_metric(problem: Problem, start: Start, targets: list[Tensor]) -> f
             row[answer] = 1.0
         constant = row.to(outputs).expand(len(whole), columns).reshape(-1, *outputs.shape[1:])
         with suppress(Exception):  # a metric may refuse such outputs
-            values.append(float(objective.metric(constant.clone(), whole.clone())))
+            values.append(float(objective.measure(constant.clone(), whole.clone())))
     better = max if objective.higher_is_better else min
     return better((v for v in values if math.isfinite(v)), default=None)
 

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import LoaderBatches
-from etastar.problem.nested import copied, samples_in, shape_of, tensors, to_device
+from etastar.problem.calls import pair
+from etastar.problem.nested import (
+    copied,
+    only_label,
+    rebuilt,
+    samples_in,
+    shape_of,
+    tensors,
+    to_device,
+)
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
 from etastar.problem.user_code import told
@@ -123,7 +132,7 @@ def check_first_step(problem: Problem, start: Start) -> None:
             loss = problem.objective.loss(model, copied(batch))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise not_finite(value, seed)
+            raise not_finite(value, seed, batch)
         ignored = "the loss does not depend on the model's trainable parameters"
         remedy = (
             "Look for detach(), no_grad(), .item() or NumPy between them, or a model that returns "
@@ -251,11 +260,11 @@ def sum_note(problem: Problem, start: Start) -> str | None:
         start: One of its starts.
     """
     batch = first_batch(problem, start)
-    if problem.objective.whole_step or not isinstance(batch, list | tuple):
+    if problem.objective.whole_step:
         return None
     with suppress(Exception):  # not every batch can be put together with itself
         once = abs(_loss(problem, start, copied(batch)))
-        twice = abs(_loss(problem, start, [torch.cat([part, part]) for part in batch]))
+        twice = abs(_loss(problem, start, rebuilt(lambda part: torch.cat([part, part]), batch)))
         if twice > SUMS * once:
             return (
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
@@ -264,17 +273,24 @@ def sum_note(problem: Problem, start: Start) -> str | None:
     return None
 
 
-def not_finite(value: float, seed: int) -> ModelError:
+def not_finite(value: float, seed: int, batch: Any = None) -> ModelError:
     """Return the error for the loss of the first batch.
 
     Args:
         value: What it is.
         seed: Of the initialisation.
+        batch: The batch.
     """
+    remedy = (
+        "Look for NaN in the data, inputs of a wrong scale, or a log or a division in the model or "
+        "the loss."
+    )
+    with suppress(ModelError):  # it may be no pair
+        if (label := only_label(pair(batch)[1])) is not None:
+            remedy = f"All of its targets are {label}: leave it out if the loss ignores that."
     return ModelError(
-        f"the loss of the first batch is {value} at initialisation (seed {seed}), "
-        "before any step. Look for NaN in the data, inputs of a wrong scale, or a log or "
-        "a division in the model or the loss."
+        f"the loss of the first batch is {value} at initialisation (seed {seed}), before any step. "
+        f"{remedy}"
     )
 
 

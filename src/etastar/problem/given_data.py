@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
@@ -25,6 +26,7 @@ from etastar.problem.batches import (
     check_ends,
     reading,
 )
+from etastar.problem.calls import pair
 from etastar.problem.nested import copied, leaves, nbytes, rebuilt, shape_of
 
 Array = torch.Tensor | np.ndarray
@@ -56,8 +58,10 @@ def as_batches(
     Raises:
         ModelError: The data is empty or of no form that is known.
     """
-    given = data
     _check_one_purpose(data, what)
+    if _are_samples(data):
+        data = Subset(data, range(len(data)))
+    given = data
     if isinstance(data, TensorDataset):
         data = data.tensors
     tensors = _as_tensors(data)
@@ -88,6 +92,17 @@ def as_batches(
     if drops and isinstance(given, Dataset) and not isinstance(given, IterableDataset):
         batches.drop_last(batch_size)
     return batches
+
+
+def _are_samples(data: Any) -> bool:
+    """Tell whether a list holds single samples, whose targets are numbers, rather than batches."""
+    if type(data) is not list or not data:
+        return False
+    with suppress(ModelError):
+        return all(
+            getattr(pair(item)[1], "ndim", is_number(pair(item)[1]) - 1) == 0 for item in data
+        )
+    return False
 
 
 def _loader(data: Dataset[Any], batch_size: int, what: str) -> DataLoader[Any]:

@@ -1,8 +1,9 @@
 """What a user's functions hold besides their arguments, of which every trial gets its own copies.
 
-A gradient scaler, a moving average of the weights or a generator that a step reads from its closure
-or its module would carry what one trial does into the next. While a trial runs, such names are
-bound to copies; afterwards they are bound to the originals again, which nothing has touched.
+A gradient scaler, a moving average of the weights or a generator that a step reads from its
+closure, its defaults, a class or a module would carry what one trial does into the next. While a
+trial runs, such names are bound to copies; afterwards they are bound to the originals again, which
+nothing has touched.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from enum import EnumMeta
 from types import (
     BuiltinFunctionType,
     CellType,
@@ -26,8 +29,9 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from etastar.errors import ModelError
 from etastar.problem.streams import KINDS, mixed, seed_generator
-from etastar.problem.user_code import is_users
+from etastar.problem.user_code import is_users, is_users_file
 
 DEEPEST = 6
 """Objects between a function and what is looked for in it."""
@@ -37,6 +41,8 @@ MOST = 1000
 """Entries from which on a container is taken for data."""
 NO_STATE = (ModuleType, type, BuiltinFunctionType, Dataset, DataLoader)
 """What is not copied."""
+PLAIN = (FunctionType, type)
+"""What holds a count or a list as a record of the user's, rather than as a state of its own."""
 
 
 Slot: TypeAlias = tuple[Callable[[], Any], Callable[[Any], None]]
@@ -47,7 +53,8 @@ class Held:
     """What functions hold: objects with a state that they can tell and load, and generators.
 
     Args:
-        functions: Any objects; of those that the user has not written nothing is held.
+        functions: Any objects, classes among them; of those that the user has not written nothing
+            is held.
         everything: Whether numbers, lists, tensors and other objects count, too; attributes of an
             object that is called, or whose method is, always do.
     """
@@ -55,11 +62,11 @@ class Held:
     def __init__(self, functions: Iterable[Any], *, everything: bool = False) -> None:
         self.functions, self.everything = tuple(functions), everything
         seen: set[int] = set()
-        written = [f for f in self.functions if _is_code(f) or _is_own(f)]
+        written = [f for f in self.functions if _is_code(f) or _is_own(f) or _is_class(f)]
         self._slots = [
             slot
             for f in written
-            for slot in _slots(f, seen, DEEPEST, everything or not isinstance(f, FunctionType))
+            for slot in _slots(f, seen, DEEPEST, everything or not isinstance(f, PLAIN))
         ]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -72,6 +79,9 @@ class Held:
         Args:
             numbers: Seeds.
             after: Copies of before, of which all go on but objects with a state, and generators.
+
+        Raises:
+            ModelError: An object with a state cannot be copied.
         """
         memo: dict[int, Any] = {}
         made = [_copied(read(), memo) for read, _ in self._slots]
@@ -81,6 +91,17 @@ class Held:
             if isinstance(value, tuple(KINDS)):
                 seed_generator(value, mixed("training", *numbers, place + 1))
         return made
+
+    @contextmanager
+    def aside(self, *numbers: int) -> Iterator[None]:
+        """Bind all names inside to copies that are thrown away: nothing that is done there counts.
+
+        Args:
+            numbers: Seeds.
+        """
+        whole = Held(self.functions, everything=True)
+        with whole.bound(whole.copies(*numbers)):
+            yield
 
     @contextmanager
     def bound(self, copies: list[Any]) -> Iterator[None]:
@@ -107,12 +128,30 @@ def _held(functions: tuple[Any, ...], everything: bool) -> Held:
 NOTHING = Held(())
 
 
+def rebindable(function: Any) -> Any:
+    """Return a function; an object of an installed class as a partial, which can hold a copy.
+
+    Args:
+        function: Of the user's.
+    """
+    bound = (FunctionType, BuiltinFunctionType, MethodType, type, functools.partial)
+    if not callable(function) or isinstance(function, bound) or _is_own(function):
+        return function
+    return functools.partial(function)
+
+
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """Return a copy; the value itself if it cannot be copied."""
+    """Return a copy; the value itself if it cannot be copied and tells no state."""
     try:
         return copy.deepcopy(value, memo)
-    except Exception:  # whatever a class of the user's own raises
-        return value
+    except Exception as error:  # whatever a class of the user's own raises
+        if not has_state(value):
+            return value
+        raise ModelError(
+            f"the functions given use an object of type {type(value).__name__}, which cannot be "
+            f"copied ({type(error).__name__}: {error}), and every trial needs one of its own: "
+            "detach() the tensors that it keeps, or make it inside the model factory."
+        ) from error
 
 
 def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterator[Slot]:
@@ -125,7 +164,8 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
             value = slot[0]()
         except ValueError:  # a name that is not bound yet
             continue
-        inside = _is_code(value) or _is_own(value) or isinstance(value, dict | list | tuple)
+        inside = _is_code(value) or _is_own(value) or _is_class(value)
+        inside = inside or isinstance(value, dict | list | tuple)
         if has_state(value):
             yield slot
         elif inside and not (everything and isinstance(value, dict | list)):
@@ -137,18 +177,16 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
 def _names(holder: Any) -> list[Slot]:
     """Return the names that a function, an object or a container holds."""
     if isinstance(holder, functools.partial):
-        parts: dict[Any, Any] = {
-            "func": holder.func,
-            **dict(enumerate(holder.args)),
-        }  # which stay as they are
-        return [*_of_items(parts, parts), *_of_items(holder.keywords, holder.keywords)]
+        parts = range(len(holder.args) + 1)
+        return [*map(_of_partial(holder), parts), *_of_items(holder.keywords, holder.keywords)]
     if isinstance(holder, MethodType):
         return [*_names(holder.__func__), *_names(holder.__self__)]
     if isinstance(holder, FunctionType):
-        used = [name for name in global_names(holder.__code__) if name in holder.__globals__]
+        defaults = range(len(holder.__defaults__ or ()))
         return [
             *(_of_cell(cell) for cell in holder.__closure__ or ()),
-            *_of_items(holder.__globals__, dict.fromkeys(used)),
+            *_of_globals(holder),
+            *(_of_default(holder, place) for place in defaults),
             *_of_items(holder.__kwdefaults__ or {}, holder.__kwdefaults__ or ()),
             *_of_items(vars(holder), vars(holder)),
         ]
@@ -156,10 +194,63 @@ def _names(holder: Any) -> list[Slot]:
         return _of_items(holder, holder)
     if isinstance(holder, list | tuple):
         return _of_items(holder, range(len(holder)))
-    kinds = type(holder).__mro__
-    called = next((vars(k)["__call__"] for k in kinds if "__call__" in vars(k)), None)
-    own = _names(called) if isinstance(called, FunctionType) else []
-    return [*own, *_names(getattr(holder, "__dict__", {}))]
+    if isinstance(holder, type):
+        return [slot for kind in holder.__mro__ if _is_class(kind) for slot in _of_class(kind)]
+    return [*_names(getattr(holder, "__dict__", {})), *_names(type(holder))]
+
+
+def _of_class(kind: type) -> Iterator[Slot]:
+    """Yield what a class holds: its attributes, and its functions, which stay as they are."""
+    for name, value in vars(kind).items():
+        code = getattr(value, "__func__", getattr(value, "fget", value))
+        if isinstance(code, FunctionType):
+            yield functools.partial(_given, code), _given
+        elif not (name.startswith("__") or hasattr(value, "__get__")):
+            yield (
+                functools.partial(getattr, kind, name),
+                functools.partial(type.__setattr__, kind, name),
+            )
+
+
+def _of_globals(function: FunctionType) -> Iterator[Slot]:
+    """Yield what a function looks up in its module, and in other modules of the user's."""
+    names = dict.fromkeys(global_names(function.__code__))
+    spaces = [function.__globals__]
+    for space in spaces:  # which grow
+        used = [name for name in names if name in space]
+        yield from _of_items(space, used)
+        found = [space[n] if n in space else sys.modules.get(n) for n in names]
+        spaces += [
+            vars(m) for m in found if _is_module(m) and all(vars(m) is not s for s in spaces)
+        ]
+
+
+def _of_partial(holder: functools.partial[Any]) -> Callable[[int], Slot]:
+    """Return what gives the place of a partial: 0 is its function, then come its arguments."""
+
+    def read(place: int) -> Any:
+        return (holder.func, *holder.args)[place]
+
+    def bind(place: int, value: Any) -> None:
+        parts = [holder.func, *holder.args]
+        parts[place] = value
+        # the only way to change one in place
+        holder.__setstate__((parts[0], tuple(parts[1:]), holder.keywords, vars(holder)))  # type: ignore[attr-defined]
+
+    return lambda place: (functools.partial(read, place), functools.partial(bind, place))
+
+
+def _of_default(function: FunctionType, place: int) -> Slot:
+    def bind(value: Any) -> None:
+        held = list(function.__defaults__ or ())
+        held[place] = value
+        function.__defaults__ = tuple(held)
+
+    return lambda: (function.__defaults__ or ())[place], bind
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _of_cell(cell: CellType) -> Slot:
@@ -210,6 +301,18 @@ def _is_code(value: Any) -> bool:
     return (
         is_users(value) if isinstance(value, FunctionType) else isinstance(value, functools.partial)
     )
+
+
+def _is_class(value: Any) -> bool:
+    """Tell whether a value is a class that the user has written, which may hold attributes."""
+    return isinstance(value, type) and not isinstance(value, EnumMeta) and is_users(value)
+
+
+def _is_module(value: Any) -> bool:
+    """Tell whether a value is a module of Python that the user has written."""
+    if not isinstance(value, ModuleType) or value.__name__ in sys.builtin_module_names:
+        return False
+    return is_users_file(getattr(value, "__file__", None) or "")
 
 
 def _is_own(value: Any) -> bool:

@@ -85,6 +85,14 @@ def samples_in(batch: Any) -> int:
     return 1
 
 
+def only_label(targets: Any) -> int | None:
+    """Return the one whole number that all targets are; None if they are several or others."""
+    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or not len(targets):
+        return None
+    first = targets.flatten()[0]
+    return int(first) if bool((targets == first).all()) else None
+
+
 def nbytes(batch: Any) -> int:
     """Return the memory of the tensors of a batch."""
     return sum(tensor.nbytes for tensor in tensors(batch))
@@ -201,7 +209,7 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     if isinstance(first, PackedSequence) or any(type(part) is not type(first) for part in parts):
         raise ValueError
     held = [named_parts(part) for part in parts]
-    if isinstance(first, list) and not _is_of_fields(first, sizes[0]):
+    if isinstance(first, list) and not are_fields(first, sizes[0]):
         return [item for part in parts for item in part]
     if isinstance(first, list | tuple) and held[0] is None:
         if any(len(part) != len(first) for part in parts):
@@ -217,8 +225,14 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
     raise ValueError
 
 
-def _is_of_fields(part: list[Any], size: int) -> bool:
-    """Tell whether a list holds a tensor `[B, ...]` per field, rather than an item per sample."""
-    return len(part) != size and all(
-        isinstance(item, torch.Tensor) and item.ndim and len(item) == size for item in part
-    )
+def are_fields(part: list[Any], size: int | None = None) -> bool:
+    """Tell whether a list holds a tensor `[B, ...]` per field, rather than an item per sample.
+
+    Args:
+        part: The list.
+        size: B; None for the length that all tensors have, if they do.
+    """
+    if not all(isinstance(item, torch.Tensor) and item.ndim for item in part):
+        return False
+    sizes = {len(item) for item in part} | ({size} if size else set())
+    return len(sizes) == 1 and len(part) not in sizes

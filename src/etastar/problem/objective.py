@@ -17,7 +17,16 @@ from torch.nn.functional import cross_entropy
 
 from etastar.errors import ModelError
 from etastar.problem import own_loss
-from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide, logits_of
+from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide
+from etastar.problem.calls import (
+    call,
+    logits_of,
+    pair,
+    takes,
+    target_names,
+    with_part,
+    with_targets,
+)
 from etastar.problem.losses import batch_weight, options_of
 from etastar.problem.nested import (
     held_as,
@@ -27,9 +36,7 @@ from etastar.problem.nested import (
     shape_of,
     to_device,
 )
-
-TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
-"""What the targets are called in a batch that holds its parts by name."""
+from etastar.problem.streams import Stream
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,13 @@ class Objective:
         if self.own_loss:
             return self.outputs(model, batch), pair(batch)[1]
         inputs, targets = pair(batch)
-        return call(model, inputs), targets
+        return call(model, inputs, samples_in(batch)), targets
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         """Return the outputs of a batch."""
-        return model(**(named_parts(batch) or {})) if self.own_loss else call(model, pair(batch)[0])
+        if self.own_loss:
+            return model(**(named_parts(batch) or {}))
+        return call(model, pair(batch)[0], samples_in(batch))
 
     def _loss_of(self, model: nn.Module, outputs: Any, targets: Any) -> Any:
         """Return what the loss function makes of outputs; PyTorch's own take their logits."""
@@ -161,7 +170,7 @@ class Objective:
         held = named_parts(batch)
         if self.step_fn is not None or self.loss_fn is not cross_entropy or not held:
             return False
-        if not _target_names(held) or not takes(model, **held):
+        if not target_names(held) or not takes(model, **held):
             return False
         return held_as(model(**held), "loss") is not None
 
@@ -183,22 +192,47 @@ class Objective:
         return False
 
     def _slope(self, model: nn.Module, batch: Any, outputs: Any) -> Gradient | None:
-        """Return what gives the gradient of the loss in the logits."""
-        if self.step_fn is not None:
-            return None
+        """Return what gives the gradient of the loss in the logits; None if that is not to be had.
+
+        A step of the user's own is taken with a model whose outputs are replaced by the logits.
+        """
 
         def slope(at: Tensor | None, targets: Tensor) -> Tensor:
+            leaf = (logits_of(outputs) if at is None else at).detach().requires_grad_()
             with torch.enable_grad():
+                if self.step_fn is not None:
+                    return self._slope_of_step(model, with_targets(batch, targets), leaf)
                 if self.own_loss:
-                    held = named_parts(batch) or {}
-                    given = model(**(held | {_target_names(held)[0]: targets}))
-                    loss, logits = given.loss, logits_of(given)
+                    given = model(**(named_parts(with_targets(batch, targets)) or {}))
+                    loss, leaf = given.loss, logits_of(given)
                 else:
-                    logits = (logits_of(outputs) if at is None else at).detach().requires_grad_()
-                    loss = self._loss_of(model, _with_logits(outputs, logits), targets)
-                return torch.autograd.grad(loss, logits)[0].detach()
+                    replaced = with_part(outputs, "logits", leaf)
+                    loss = self._loss_of(model, replaced, targets)
+                return torch.autograd.grad(loss, leaf)[0].detach()
 
+        if self.step_fn is not None:
+            try:
+                slope(None, pair(batch)[1])
+            except Exception:  # it may use a part of the model, or its parameters
+                return None
         return slope
+
+    def _slope_of_step(self, model: nn.Module, batch: Any, leaf: Tensor) -> Tensor:
+        """Return the gradient that reaches the outputs in one step; the weights stand still."""
+        assert self.step_fn is not None
+        found: list[Tensor] = []
+        leaf.register_hook(found.append)  # type: ignore[no-untyped-call]
+        hook = model.register_forward_hook(lambda m, x, z: with_part(z, "logits", leaf.clone()))
+        try:
+            with Stream("training", 0).active():  # the same random numbers every time
+                if self.whole_step:
+                    self.step_fn(model, batch, torch.optim.SGD([leaf], lr=0.0))
+                else:
+                    self.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        finally:
+            hook.remove()
+            own_loss.set_training(model, False)
+        return torch.stack(found).sum(0)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Any], device: torch.device) -> float:
         """Return the metric of a model in eval mode over a whole pass.
@@ -226,18 +260,24 @@ class Objective:
                 return self._of_all(outputs, targets, sizes)
         return total / weight
 
+    def measure(self, *given: Any) -> Any:
+        """Call a metric of one's own; an object that gathers what it sees begins anew each time."""
+        metric = self.metric
+        assert callable(metric)
+        gathers = isinstance(metric, functools.partial) and own_loss.has_state(metric.func)
+        return copy.deepcopy(metric)(*given) if gathers else metric(*given)
+
     def _of_all(self, outputs: list[Any], targets: list[Any], sizes: list[int]) -> float:
         """Return a metric of `(outputs, targets)`, of all together if they can be."""
-        assert callable(self.metric)
         if not sizes:
             raise ZeroDivisionError
         try:
             whole = joined(outputs, sizes), joined(targets, sizes)
         except ValueError:
-            values = (self.metric(*each) for each in zip(outputs, targets, strict=True))
+            values = (self.measure(*each) for each in zip(outputs, targets, strict=True))
             each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
             return sum(each) / sum(sizes)
-        return as_number(self.metric(*whole))
+        return as_number(self.measure(*whole))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:
         """Return the metric summed over a batch, and the weight of the batch."""
@@ -245,7 +285,7 @@ class Objective:
             return self.accuracy.count(*self.parts(model, batch))
         size = samples_in(batch)
         if callable(self.metric):
-            return as_number(self.metric(model, batch)) * size, size
+            return as_number(self.measure(model, batch)) * size, size
         factor, weight = float(size), float(size)
         if not self.own_loss and (self.step_fn is None or self.whole_step):
             factor, weight = batch_weight(self.loss_fn, pair(batch)[1], size)
@@ -284,73 +324,6 @@ class Objective:
         return described_call(self.step_fn or self.loss_fn)
 
 
-def pair(batch: Any) -> tuple[Any, Any]:
-    """Return `(inputs, targets)`: of a pair, or of a batch that holds its targets by name.
-
-    Raises:
-        ModelError: The batch is neither.
-    """
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return batch[0], batch[1]
-    held = named_parts(batch) or {}
-    if len(names := _target_names(held)) == 1 and len(held) > 1:
-        return {key: part for key, part in held.items() if key != names[0]}, held[names[0]]
-    four = "(x, y, xv, yv) is train_data=(x, y) and val_data=(xv, yv). "
-    four = four if isinstance(batch, list | tuple) and len(batch) == 4 else ""
-    raise ModelError(
-        "a batch must be a pair (inputs, targets), or hold its targets by one of the names "
-        f"{', '.join(TARGETS)}, got {shape_of(batch)}. {four}Several inputs go into one tuple: "
-        "((a, b), targets). For batches of another form pass step_fn=lambda model, batch: loss, "
-        "and metric='loss' or a callable of (model, batch)."
-    )
-
-
-def _target_names(held: Mapping[Any, Any]) -> list[str]:
-    return [name for name in TARGETS if name in held]
-
-
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Return the outputs: a tuple or list of inputs is the arguments, a mapping the keywords.
-
-    Where a model takes one argument only, it gets them as they are, or the only one there is. Named
-    tuples, packed sequences and dataclasses are one argument always.
-    """
-    if isinstance(inputs, Mapping):
-        if all(isinstance(key, str) for key in inputs) and takes(model, **inputs):
-            return model(**inputs)
-        if len(inputs) == 1 and takes(model, inputs):
-            return model(next(iter(inputs.values())))
-        return model(inputs) if takes(model, inputs) else model(**inputs)
-    if type(inputs) in (list, tuple) and (takes(model, *inputs) or not takes(model, inputs)):
-        return model(*inputs)
-    return model(inputs)
-
-
-def takes(model: nn.Module, *args: Any, **keywords: Any) -> bool:
-    """Tell whether the model's forward can be called with these arguments."""
-    try:
-        inspect.signature(model.forward).bind(*args, **keywords)
-    except TypeError:
-        return False
-    except ValueError:  # it has no signature to be read
-        return True
-    return True
-
-
-def _with_logits(outputs: Any, logits: Tensor) -> Any:
-    """Return outputs like these with other logits."""
-    if isinstance(outputs, Tensor):
-        return logits
-    if isinstance(outputs, tuple) and hasattr(outputs, "_replace"):
-        return outputs._replace(logits=logits)
-    changed = copy.copy(outputs)
-    if isinstance(outputs, dict):
-        changed["logits"] = logits
-    if hasattr(outputs, "logits"):
-        object.__setattr__(changed, "logits", logits)
-    return changed
-
-
 def as_number(value: Any, what: str = "the metric") -> float:
     """Return a number that the user's code gives.
 
@@ -367,7 +340,9 @@ def as_number(value: Any, what: str = "the metric") -> float:
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return what a user's function is called in messages."""
-    return getattr(function, "__name__", type(function).__name__)
+    inner = function.func if isinstance(function, functools.partial) else function
+    own = getattr(inner, "__name__", type(inner).__name__)
+    return getattr(function, "__name__", own)
 
 
 def described_call(function: Callable[..., Any]) -> str:
@@ -376,6 +351,8 @@ def described_call(function: Callable[..., Any]) -> str:
     Args:
         function: A function, a `functools.partial`, or a loss of `torch.nn`.
     """
+    if isinstance(function, functools.partial) and not (function.args or function.keywords):
+        return described_call(function.func)
     if isinstance(function, functools.partial):
         options = [repr(a) for a in function.args]
         options += [f"{key}={value!r}" for key, value in function.keywords.items()]

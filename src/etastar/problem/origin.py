@@ -297,8 +297,10 @@ def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) ->
     kept = [t for module in model.modules() for t in tensors(list(vars(module).values()))]
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in kept if not t.is_leaf}
     try:
-        copied = copy.deepcopy(model, memo)
+        with torch.no_grad():  # what TorchScript copies would have a history
+            copied = copy.deepcopy(model, memo)
         for given, own in zip(model.parameters(), copied.parameters(), strict=True):
+            own.requires_grad_(given.requires_grad)
             vars(own).update(copy.deepcopy(vars(given), memo))  # attributes of a parameter
     except Exception as error:
         raise ModelError(

@@ -19,7 +19,7 @@ from etastar.problem import answers, checks, own_loss
 from etastar.problem.auto_threshold import Train, with_threshold
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.given_data import as_batches
-from etastar.problem.held import Held
+from etastar.problem.held import Held, rebindable
 from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
@@ -220,21 +220,21 @@ class OwnModel:
         groups = factory.groups(model)
         train, val = self._batches(origin, notes)
         steps, often = self._budget(train)
-        functions = [self.step_fn, self.metric, self.optimizer, self.scheduler]
+        objective = self._objective(origin.device)
+        functions = [objective.step_fn, objective.metric, self.optimizer, self.scheduler]
         functions += [] if carried else [self.loss_fn]
         problem = Problem(
             origin=origin,
             train=train,
             val=val,
-            objective=self._objective(origin.device),
+            objective=objective,
             optimizer=factory,
             max_steps=steps,
             eval_every=self.eval_every or often,
             scheduler=self.scheduler,
-            held=Held(functions + [type(module).forward for module in model.modules()]),
+            held=Held(functions + [type(module) for module in model.modules()]),
         )
-        everything = Held(problem.held.functions, everything=True)
-        with everything.bound(everything.copies(seeds[0])):  # whatever a step counts, uncounted
+        with problem.held.aside(seeds[0]):
             problem = self._checked(problem, notes, probe)
         return problem, groups, notes
 
@@ -247,8 +247,8 @@ class OwnModel:
         threshold = NEVER[self.higher] if self.threshold == AUTO else float(self.threshold)
         return Objective(
             loss_fn=loss_fn,
-            step_fn=self.step_fn,
-            metric=self.metric,
+            step_fn=rebindable(self.step_fn),
+            metric=rebindable(self.metric),
             threshold=threshold,
             higher_is_better=self.higher,
             eval_grad=self.eval_grad,

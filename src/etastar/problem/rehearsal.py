@@ -70,7 +70,7 @@ def rehearsed(problem: Problem, start: Start) -> Problem:
     raise ModelError(
         "the training step cannot be repeated: from the same weights, batches and random numbers, "
         f"{STEPS} steps ended otherwise the second time, so rates cannot be compared. Look for "
-        "what outlives a step: attributes of a class, files, generators that are not seeded; keep "
+        "what outlives a step: files, iterators, generators that are not seeded; keep "
         "it in the model, or in an object with state_dict and load_state_dict."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ class Session:
 
     def _use_rate(self, lr: float) -> None:
         self.lr, self.steps = lr, 0
+        self._last = 0.0  # loss
         self.optimizer = self.problem.optimizer.build(self.model, lr)
         make = self.problem.scheduler
         parts = parts_of(self.optimizer) if make else ()
@@ -74,6 +76,8 @@ class Session:
     def step(self, batch: Any = None) -> float:
         """Take one optimizer step; return the loss of its batch before the update.
 
+        The mean over no label at all is NaN, and changes nothing: the loss before it stands for it.
+
         Args:
             batch: Instead of the next one.
 
@@ -85,12 +89,23 @@ class Session:
         shape = shape_of(batch)  # a step may change its batch
         with told(lambda: f"{self._what} at rate {self.lr:.4g}, step {self.steps + 1}, on {shape}"):
             loss = self._stepped(batch)
+            if math.isnan(loss) and self._learned_nothing():
+                loss = self._last
+            self._last = loss
             for scheduler in self.schedulers:
                 with warnings.catch_warnings():  # of steps that an accumulation or a scaler leaves
                     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler")
                     scheduler.step()
         self.steps += 1
         return loss
+
+    def _learned_nothing(self) -> bool:
+        """Tell whether a loss without a value had no gradient: of a batch without a label."""
+        if self.problem.recipe is not None:
+            return False
+        given = [p for _, p in own_loss.named_parameters(self.model)]
+        slopes = [p.grad for p in given if p.grad is not None]
+        return self.healthy() and not any(bool(slope.any()) for slope in slopes)
 
     @property
     def _what(self) -> str:
