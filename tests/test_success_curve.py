@@ -125,6 +125,7 @@ def test_what_the_other_strategies_say_of_it() -> None:
         ({"strategy": "section", "precision": 0.1}, ("precision", "section")),
         ({"strategy": "bisection", "trials": 10}, ("trials", "bisection")),
         ({"strategy": "section", "confirm": 5}, ("confirm", "section")),
+        ({"seeds": 2, "confirm": 0}, ("confirm", "seeds")),
         ({"strategy": "section", "round_size": 5}, ("round_size", "section")),
         ({"strategy": "section", "slow_edge": True}, ("slow_edge", "section")),
         ({"seeds": 3, "precision": 0.1}, ("precision", "seeds")),

@@ -50,7 +50,7 @@ def advice(
     return [note for note in notes if note]
 
 
-_OPTION = re.compile(r"(?<= )(start_lr|end_lr)|(?<=cap of )trials|(?<=cap on )budgets")
+_OPTION = re.compile(r"(?<= )(start_lr|end_lr|round_size)|(?<=cap of )trials|(?<=cap on )budgets")
 """Options in the remarks of the search, which knows of no entry."""
 
 

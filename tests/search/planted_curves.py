@@ -177,3 +177,30 @@ def table_of(planted: PlantedCurve, rates: np.ndarray, seeds: int) -> dict[str, 
         "threshold": np.array(0.9),
         "task": np.array(json.dumps({"name": f"{planted.family} {planted.slope}"})),
     }
+
+
+def slow_twin(eta: float, salt: int) -> Callable[[Trial], Outcome]:
+    """A task too hard for its budget: p is 0.35 at `eta`, half of it a factor of 1.7 away.
+
+    Its metric is 0.8 at the threshold, less by a square in log η and by a seed's own noise; below,
+    runs are too slow, and far above they collapse or die. Partial runs see the loss fall most at
+    three times `eta`.
+    """
+
+    def run(trial: Trial) -> Outcome:
+        distance = math.log(trial.lr / eta)
+        _, kind, noise = draws(trial.start, salt)
+        if trial.steps is not None:
+            if distance > 2:
+                return Outcome("diverged", 10, first_loss=2.3)
+            fallen = 0.05 + 0.1 * math.exp(-((distance - 1.2) ** 2) / 2) + 0.02 * noise
+            return Outcome("partial", trial.steps, first_loss=2.3, last_loss=2.3 * (1 - fallen))
+        metric = 0.8 + 0.1 * (noise - 0.385 - 1.82 * distance**2)
+        if metric > 0.8:
+            return Outcome("trained", 360, 0.82)
+        if distance > 1.8 and kind < 0.5:
+            return Outcome("dead", 50)
+        cause: Cause = "collapsed" if distance > 1.5 and kind < 0.7 else "slow"
+        return Outcome("short", 400, max(metric, 0.1), cause=cause)
+
+    return run

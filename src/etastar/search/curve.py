@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from operator import itemgetter
 from typing import TypeAlias
 
 import numpy as np
@@ -25,11 +24,15 @@ from etastar.search.curve_placing import (
     FEW,
     FIRST,
     TARGETS,
+    about_peak,
     at_slow_edge,
     at_targets,
     below,
+    best_point,
     clip,
+    made_near,
     spread,
+    where_none_trained,
 )
 from etastar.search.curve_result import result_of
 from etastar.search.curve_state import Attempt, CurveState
@@ -41,17 +44,16 @@ OWN_STREAM = 1_000_000
 """Seeds of partial runs begin so far above `first_seed`: no whole run has the same."""
 RESCUE = 48
 """Whole runs that may be spent on finding a safe rate once η* is known."""
+PEAK_RUNS, NONE_RUNS = 64, 16
+"""Whole runs that may be spent where the most train, if few seem to; and if none trains."""
 SLOW_RUNS = 64
 """Whole runs that may be spent on the slow edge once it was crossed."""
 APART = 0.1
 """Distance in log η that the next attempt keeps from a rate that failed."""
 LOWEST = 0.5
 """Part of the safe rate down to which whole runs must have been seen to train."""
-NEAR, LOOKED = 1.0, 10
-"""Where none trains: distance in log η from the best metric; so many runs so near must fail too."""
-GOLDEN = (math.sqrt(5) - 1) / 2
-"""Steps of this part of an interval fill it evenly, however many there are."""
-
+LOOKED = 10
+"""Where none trains: so many runs near the best metric must fail too."""
 
 Round: TypeAlias = list[Trial]
 Plan: TypeAlias = Generator[Round, None, None]
@@ -95,6 +97,7 @@ class Curve(CurveState):
         self._turn = 0
         self._below = 0
         self._rescue = 0
+        self._about = 0
         self._plan = self.plan()
         self._round: Round | None = next(self._plan, None)
         self._advance()
@@ -203,19 +206,33 @@ class Curve(CurveState):
             yield from self._run(self._first_round())
         while not self.ended_by:
             fit = self.fit()
-            if fit.nowhere_half() and self._looked():
+            nowhere = fit.nowhere_half() and self._looked()
+            doubtful = nowhere or fit.peak_below_half() or fit.rare() or self._settled(fit)
+            if doubtful and self._peak_is_open(fit, nowhere):
+                self._about += self.options.round_size
+                yield from self._run(about_peak(fit, self.whole, self.options.round_size))
+            elif nowhere or fit.peak_below_half():
                 self.ended_by = "nowhere"
-            elif not fit.enough() or fit.reach() > math.log1p(self.options.precision):
+            elif not self._settled(fit):
                 yield from self._run(self._place(fit))
             elif fit.safe_is_open() and self._rescue < RESCUE:
                 size = self.options.round_size
                 self._rescue += size
-                half = size - size // 2
                 self._below += size // 2
                 inside = below(fit, size // 2, self._below)
-                yield from self._run(sorted([*at_targets(fit, [0.97] * half), *inside]))
+                edge = at_targets(fit, [0.97] * (size - size // 2))
+                yield from self._run(sorted([*edge, *inside]))
             else:
                 self.ended_by = "precision"
+
+    def _settled(self, fit: Fit) -> bool:
+        """Whether the interval is as narrow as asked."""
+        return fit.seen and fit.enough() and fit.reach() <= math.log1p(self.options.precision)
+
+    def _peak_is_open(self, fit: Fit, nowhere: bool) -> bool:
+        """Whether more runs must be made where the most train, since few seem to anywhere."""
+        most = PEAK_RUNS if fit.seen else NONE_RUNS
+        return self._about < most and not (fit.seen and fit.peak_is_clear(nowhere))
 
     def _measure_slow_edge(self) -> Plan:
         """Rounds at the slow edge, until where it ends is known to twice the precision's factor."""
@@ -273,8 +290,9 @@ class Curve(CurveState):
     def _place(self, fit: Fit) -> list[int]:
         """Lattice points of the next round of the search for the edge."""
         size = self.options.round_size
-        if not fit.counts.trained.any():
-            return self._where_none_trained(size)
+        if not fit.seen:
+            left = min(size, self.options.trials - len(self.whole))
+            return where_none_trained(self.whole, self.begins, left, fit)
         few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
         inside = below(fit, max(few, 0), self._below)
         self._below += len(inside)
@@ -282,27 +300,10 @@ class Curve(CurveState):
         self._turn += len(targets)
         return sorted([*inside, *at_targets(fit, targets)])
 
-    def _where_none_trained(self, size: int) -> list[int]:
-        """Where no run has trained: half about the best metric, half over the whole range.
-
-        Partial runs may have misled: where training begins late, they see nothing begin.
-        """
-        cells, best = self.lattice.cells, self._best_point()
-        places = [(len(self.whole) + k) * GOLDEN % 1 for k in range(size)]
-        about = (best + (2 * place - 1) * NEAR / self.step for place in places[: size // 2])
-        return sorted(clip(x, cells) for x in [*about, *(p * cells for p in places[size // 2 :])])
-
-    def _best_point(self) -> float:
-        """The lattice point of the whole run with the best metric, else the located boundary."""
-        scores = [(o.score, i) for i, _, o in self.whole if o.score is not None]
-        finite = [(score, i) for score, i in scores if math.isfinite(score)]
-        return max(finite, key=itemgetter(0))[1] if finite else self.begins
-
     def _looked(self) -> bool:
         """Whether any run trained, or enough were made about the one that came closest."""
-        best, reach = self._best_point(), NEAR / self.step
-        near = sum(abs(i - best) <= reach for i, _, _ in self.whole)
-        return near >= LOOKED or bool(self.fit().counts.trained.any())
+        best = best_point(self.whole, self.begins)
+        return made_near(self.whole, best, self.step) >= LOOKED or self.fit().seen
 
     # what is known
 

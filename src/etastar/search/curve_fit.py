@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from etastar.search.choosing import lower_bound
+from etastar.search.choosing import exact_interval, lower_bound
 from etastar.search.curve_counts import Array, Counts, SlowEdge, slow_edge
 from etastar.search.curve_model import Posterior, shapes
 
@@ -19,8 +19,13 @@ TAIL = 0.02
 """Posterior mass outside of the interval on either side. The search stops as soon as that is narrow
 enough, and sometimes that is so by chance: on the tables of outcomes the posterior's own 95 %
 interval covered 92 %."""
-PEAK_RADIUS = 0.2
-"""Runs so near in log η count together for the highest p."""
+PEAK_RADIUS, WIDE_RADIUS = 0.2, 0.4
+"""Runs so near in log η count together for the highest p; the second where p is low."""
+COMMON, PEAK_FEWEST = 0.75, 32
+"""Part of the runs about the peak from which on p is taken for above 1/2 there, and so many that
+must have been made about it before p is said to be below."""
+RARE = 0.125
+"""Part of all runs; where fewer train, more are made where the most do before an edge is sought."""
 EXPLORED = 1.5
 """To say that p is nowhere 1/2: least span in log η of the rates tried, unless the range or the
 slow edge ends it."""
@@ -55,7 +60,7 @@ class Fit:
             step: Distance of lattice points in log η.
         """
         seen, slow = peak_of(counts, step), SlowEdge()
-        if seen is not None and counts.slow.any():
+        if seen is not None and counts.slow.any() and counts.trained.any():
             slow = slow_edge(counts, step, seen[0] + 1)
         cells = len(counts.trained) - 1
         failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.below)
@@ -66,6 +71,11 @@ class Fit:
     def cells(self) -> int:
         """Number of lattice cells."""
         return len(self.counts.trained) - 1
+
+    @property
+    def seen(self) -> bool:
+        """Whether any run trained."""
+        return bool(self.counts.trained.any())
 
     def eta_50(self) -> Array:
         """Median and 95 % interval of η_50 as lattice points: low, middle, high."""
@@ -109,8 +119,55 @@ class Fit:
         )
 
     def peak(self) -> tuple[int, int, int] | None:
-        """See `peak_of`."""
-        return peak_of(self.counts, self.step)
+        """See `peak_of`; over a wider neighbourhood where not most runs train.
+
+        The best of many small neighbourhoods is often only the luckiest.
+        """
+        found = peak_of(self.counts, self.step)
+        if found is None or (found[2] >= 4 and found[1] >= COMMON * found[2]):
+            return found
+        return peak_of(self.counts, self.step, WIDE_RADIUS)
+
+    def near(self, point: int) -> tuple[float, float, float]:
+        """P at a rate from the runs about it alone, where no falling edge was seen.
+
+        Args:
+            point: Of the lattice.
+
+        Returns:
+            The mean under Jeffreys' prior and the exact 95 % interval: 0 to 1 where none was made.
+        """
+        radius = round(PEAK_RADIUS / self.step)
+        about = slice(max(0, point - radius), point + radius + 1)
+        trained, tried = int(self.counts.trained[about].sum()), int(self.counts.tried[about].sum())
+        low, high = exact_interval(trained, tried) if tried else (0.0, 1.0)
+        return (trained + 0.5) / (tried + 1), low, high
+
+    def peak_is_clear(self, nowhere: bool) -> bool:
+        """Whether it is known if half of the runs train where the most do.
+
+        Args:
+            nowhere: Whether all runs together say that half of them train at no rate.
+        """
+        found = self.peak()
+        if found is None or nowhere:
+            return found is not None and found[2] >= PEAK_FEWEST
+        low, high = exact_interval(*found[1:])
+        return found[1] >= COMMON * found[2] or (found[2] >= PEAK_FEWEST and not low <= 0.5 <= high)
+
+    def rare(self) -> bool:
+        """Whether some runs trained, but so few that they do not tell where the edge is."""
+        trained, tried = self.counts.trained.sum(), self.counts.tried.sum()
+        return bool(tried >= FEWEST and 0 < trained < RARE * tried)
+
+    def peak_below_half(self) -> bool:
+        """Whether fewer than half of the runs train even where the most do."""
+        found = self.peak()
+        return found is not None and found[2] >= PEAK_FEWEST and found[1] < found[2] / 2
+
+    def without_half(self) -> bool:
+        """Whether no rate is known at which half of the runs train."""
+        return self.nowhere_half() or self.peak_below_half() or not self.seen
 
     def nowhere_half(self) -> bool:
         """Whether p is below 1/2 everywhere.
@@ -134,21 +191,23 @@ class Fit:
         return 1 - lower_bound(int(n[-1] - k[-1]), int(n[-1]), 0.02) < 0.5
 
 
-def peak_of(counts: Counts, step: float) -> tuple[int, int, int] | None:
+def peak_of(counts: Counts, step: float, reach: float = PEAK_RADIUS) -> tuple[int, int, int] | None:
     """Where p was seen to be highest: the neighbourhood with the highest lower bound of p.
 
     Args:
         counts: Whole runs.
         step: Distance of lattice points in log η.
+        reach: Runs so near in log η count together.
 
     Returns:
         A lattice point, and the trained and tried runs about it; None without a run.
     """
-    best: tuple[float, int, int, int] | None = None
-    radius, tried_at = round(PEAK_RADIUS / step), counts.tried
+    best: tuple[float, int, int, int, int] | None = None
+    radius, tried_at = round(reach / step), counts.tried
     for i in map(int, np.flatnonzero(tried_at)):
         near = slice(max(0, i - radius), i + radius + 1)
         trained, tried = int(counts.trained[near].sum()), int(tried_at[near].sum())
-        found = (lower_bound(trained, tried, 0.025), i, trained, tried)
+        most = 0 if trained else tried  # where none trained, where that is known best
+        found = (lower_bound(trained, tried, 0.025), most, i, trained, tried)
         best = max(best, found) if best else found
-    return None if best is None else best[1:]
+    return None if best is None else best[2:]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.choosing import lowest_seen
-from etastar.search.curve_fit import SAFE, Fit
+from etastar.search.curve_fit import PEAK_RADIUS, SAFE, Fit
 
 TARGETS = (0.65, 0.35, 0.92, 0.5, 0.65, 0.35, 0.97, 0.25)
 """Values of p at which trials are placed in turn: most about the edge, for η_50 and its width; two
@@ -22,6 +24,17 @@ FEW = 6
 """How many trials that is."""
 DEEPER = 4.0
 """Factor over which a round looks for the slow edge further down."""
+SMOOTH, WEIGHT = 0.4, 0.5
+"""Width in log η over which the metric is smoothed, and the weight of the worst metric in it: a
+lone run is no peak."""
+SEVERAL = 4
+"""Trained runs that tell where the most train."""
+ABOUT = 0.7
+"""Distance in log η from there within which runs are placed."""
+NEAR = 1.0
+"""Distance in log η from the best metric within which runs are made where none trains."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps of this part of an interval fill it evenly, however many there are."""
 DOWN, UP = 1.0, 0.7
 """How far in log η a round may go beyond the rates that were tried."""
 
@@ -90,6 +103,78 @@ def below(fit: Fit, number: int, first: int = 0) -> list[int]:
     parts = [BELOW[(first + k) % len(BELOW)] for k in range(number)]
     floor = 0.0 if fit.slow.upper is None else min(fit.slow.upper, eta_95)
     return sorted(clip(max(eta_95 + math.log(part) / fit.step, floor), fit.cells) for part in parts)
+
+
+def best_point(whole: Sequence[tuple[int, Trial, Outcome]], begins: float) -> float:
+    """The lattice point of the whole run with the best metric.
+
+    Args:
+        whole: Runs, with their lattice points.
+        begins: What is taken where no run has one.
+    """
+    scores = [(o.score, i) for i, _, o in whole if o.score is not None]
+    finite = [(score, i) for score, i in scores if math.isfinite(score)]
+    return max(finite, key=itemgetter(0))[1] if finite else begins
+
+
+def made_near(whole: Sequence[tuple[int, Trial, Outcome]], point: float, step: float) -> int:
+    """How many runs were made near a lattice point.
+
+    Args:
+        whole: Runs, with their lattice points.
+        point: Not whole.
+        step: Distance of lattice points in log η.
+    """
+    return sum(abs(i - point) <= NEAR / step for i, _, _ in whole)
+
+
+def where_none_trained(
+    whole: Sequence[tuple[int, Trial, Outcome]], begins: float, number: int, fit: Fit
+) -> list[int]:
+    """Where no run has trained: half about the best metric, half over the whole range.
+
+    Partial runs may have misled: where training begins late, they see nothing begin.
+
+    Args:
+        whole: All whole runs, with their lattice points.
+        begins: Where partial runs saw the boundary.
+        number: How many.
+        fit: To these runs.
+    """
+    best, half = best_point(whole, begins), number // 2
+    places = [(len(whole) + k) * GOLDEN % 1 for k in range(number)]
+    about = (best + (2 * place - 1) * NEAR / fit.step for place in places[:half])
+    return sorted(clip(x, fit.cells) for x in [*about, *(p * fit.cells for p in places[half:])])
+
+
+def about_peak(fit: Fit, whole: Sequence[tuple[int, Trial, Outcome]], number: int) -> list[int]:
+    """Lattice points about the rate at which runs come nearest to the threshold.
+
+    That is where the smoothed metric is best; runs without one count as the worst. Once several
+    have trained, every other lies where the most do.
+
+    Args:
+        fit: To all whole runs.
+        whole: These, with their lattice points.
+        number: How many.
+    """
+    scores = np.array([math.nan if o.score is None else o.score for _, _, o in whole])
+    finite = np.isfinite(scores)
+    worst = scores[finite].min() if finite.any() else 0.0
+    gain = np.where(finite, scores, worst) - worst
+    at = np.array([i for i, _, _ in whole])
+    near = np.exp(-(((np.arange(fit.cells + 1)[:, None] - at) * fit.step / SMOOTH) ** 2) / 2)
+    nearest = int(np.argmax((near @ gain) / (near.sum(axis=1) + WEIGHT)))
+    peak = fit.peak() if fit.counts.trained.sum() >= SEVERAL else None
+    points = []
+    for turn in range(len(whole), len(whole) + number):
+        part = 2 * (turn * GOLDEN % 1) - 1
+        if peak is not None and turn % 2 == 1:
+            x = peak[0] + part * PEAK_RADIUS / fit.step
+        else:
+            x = nearest + part * ABOUT / fit.step
+        points.append(clip(x, fit.cells))
+    return points
 
 
 def at_slow_edge(fit: Fit, number: int) -> list[int]:

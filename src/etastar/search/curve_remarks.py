@@ -9,7 +9,9 @@ import numpy as np
 
 from etastar.search.choosing import enough
 from etastar.search.curve_blocks import Remark
-from etastar.search.curve_fit import SAFE, Fit
+from etastar.search.curve_counts import cause_of
+from etastar.search.curve_fit import FEWEST as FEWEST_TRIALS
+from etastar.search.curve_fit import PEAK_FEWEST, SAFE, Fit
 from etastar.search.curve_state import CurveState
 
 BIN, REACH, FEWEST = 0.08, 1.2, 4
@@ -18,6 +20,8 @@ reach, and the fewest runs of a group."""
 RISE = 1e-4
 """Fisher's exact p-value below which p is said to rise with η: hundreds of overlapping pairs of
 clusters are compared."""
+TRIALS = 2 * FEWEST_TRIALS + PEAK_FEWEST
+"""Whole trials after which a search can end, or say that half train nowhere."""
 FAR, SURPRISE = 0.02, 1e-3
 """An island lies where the fit has p below `FAR`; so improbable must its trained runs be there."""
 
@@ -30,7 +34,14 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
         fit: To all its whole runs.
     """
     if not curve.whole:
-        yield Remark("cap", "The cap on budgets left no room for a whole run.")
+        first = min(curve.options.round_size, curve.options.trials)
+        needed = curve.spent() / curve.options.max_steps
+        yield Remark(
+            "cap",
+            f"The cap on budgets left no room for the first round of {first} whole trials: that "
+            f"needs about {math.ceil(needed + first)} budgets, or a smaller round_size, and an "
+            f"interval at least {math.ceil(needed + FEWEST_TRIALS)}.",
+        )
         return
     yield from _range(curve, fit)
     yield from _cap(curve, fit)
@@ -46,17 +57,19 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
 
 def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options, middle = curve.options, float(fit.eta_50()[1])
-    if curve.ended_by == "nowhere" or fit.nowhere_half():
-        runs = [(trial.lr, outcome) for _, trial, outcome in curve.whole]
-        lowest = min(lr for lr, _ in runs)
-        ends = {o.cause or o.kind for lr, o in runs if lr == lowest}
+    runs = [(trial.lr, outcome) for _, trial, outcome in curve.whole]
+    lowest = min(lr for lr, _ in runs)
+    ends = {cause_of(o) or "trained" for lr, o in runs if lr == lowest}
+    if curve.ended_by == "nowhere" or fit.without_half():
         remedy = "Lower the threshold, or raise the budget."
         if ends <= {"diverged", "dead", "collapsed"}:  # a longer budget helps none of these
             remedy = (
                 f"Even at the lowest rate tried, {lowest:.4g}, runs {' or '.join(sorted(ends))}: "
                 "lower start_lr."
             )
-        yield Remark("nowhere-half", f"No rate was found at which half of the runs train. {remedy}")
+        seen = "" if fit.counts.trained.any() else f"; none of {len(runs)} did at any rate tried"
+        text = f"No rate was found at which half of the runs train{seen}. {remedy}"
+        yield Remark("nowhere-half", text)
     elif middle >= curve.lattice.cells:
         yield Remark(
             "above-range",
@@ -64,10 +77,12 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "lies above the range. Raise end_lr.",
         )
     elif middle <= 0:
+        remedy = "η* lies below the range, if anywhere. Lower start_lr."
+        if "slow" in ends:
+            remedy = "the lowest rates are too slow. Raise the budget, or lower the threshold."
         yield Remark(
             "below-range",
-            f"Less than half of the runs train even at the lowest rate, {options.start_lr:g}: η* "
-            "lies below the range, if anywhere. Lower start_lr.",
+            f"Less than half of the runs train even at the lowest rate, {lowest:.4g}: {remedy}",
         )
 
 
@@ -75,12 +90,20 @@ def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     if curve.ended_by not in ("trials", "budgets"):
         return
     goal, reach, runs = math.log1p(curve.options.precision), fit.reach(), len(curve.whole)
-    needed = max(runs + 1, math.ceil(runs * (reach / goal) ** 2))
+    unknown = fit.without_half()
+    needed = max(runs + 1, TRIALS if unknown else math.ceil(runs * (reach / goal) ** 2))
     name = "cap of trials" if curve.ended_by == "trials" else "cap on budgets"
-    if reach <= goal:
+    if reach <= goal and not unknown:
         yield Remark("cap", f"The {name} ended the search before a safe rate was settled.")
         return
     budgets = curve.spent() / curve.options.max_steps * needed / max(runs, 1)
+    if unknown:
+        yield Remark(
+            "cap",
+            f"The {name} ended the search after {runs} whole trials: to say whether any rate "
+            f"trains half of the runs needs about {needed} whole trials, {budgets:.0f} budgets.",
+        )
+        return
     yield Remark(
         "cap",
         f"The {name} ended the search after {runs} whole trials: the interval of η* reaches a "
@@ -113,7 +136,7 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
             f"none is {nowhere:.2f}.",
         )
-    elif fit.no_width():
+    elif fit.no_width() and not fit.without_half():
         yield Remark(
             "no-width",
             "The window has no width: runs become too slow for the budget where they have not yet "

@@ -78,7 +78,7 @@ def _rate(curve: CurveState, point: float) -> float | None:
 
 
 def _eta_star(curve: CurveState, fit: Fit) -> CurveEtaStar:
-    if curve.ended_by == "nowhere" or fit.nowhere_half() or not fit.counts.trained.any():
+    if curve.ended_by == "nowhere" or fit.without_half():
         return CurveEtaStar(None, None, None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
     safe = None if fit.no_width() else _rate(curve, fit.safe())
@@ -121,8 +121,10 @@ def _peak(curve: CurveState, fit: Fit) -> Peak | None:
 def _band(curve: CurveState, fit: Fit) -> list[BandPoint]:
     tried = np.flatnonzero(fit.counts.tried)
     points = np.unique(np.round(np.linspace(tried[0], tried[-1], BAND_POINTS)))
-    fine = fit.slow.fine(points)
-    columns = (column * fine for column in fit.posterior.band(points))
+    if curve.ended_by == "nowhere" or fit.without_half():
+        columns = np.array([fit.near(int(i)) for i in points]).T
+    else:
+        columns = np.array(fit.posterior.band(points)) * fit.slow.fine(points)
     return [
         BandPoint(curve.lattice.rate(int(i)), float(p), float(low), float(high))
         for i, p, low, high in zip(points, *columns, strict=True)

@@ -90,7 +90,9 @@ def chosen_strategy(
             "goes."
         )
     found = strategy or ("section" if brackets else "curve")
-    wasted = [name for name in OF_THE_CURVE if given.get(name) not in (None, False)]
+    wasted = [
+        name for name in OF_THE_CURVE if given.get(name) is not None and given[name] is not False
+    ]
     if found != "curve" and wasted:
         why = f"`strategy='{found}'`" if strategy else f"`{brackets[0]}`, which means section"
         raise ConfigError(
