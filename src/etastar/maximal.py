@@ -177,12 +177,16 @@ def maximal_lr(
     given = {k: v for k, v in locals().items() if k not in PLACES}
     asked, workers = OwnModel(**given), workers_of(executor, resources)
     early = Early(None if minutes is None else check_number("minutes", plain(minutes), above=0))
+    spent = 0
     with untouched(train_data, val_data), keeper(store) as kept:
 
         def train(problem: Problem, trials: list[Trial]) -> dict[Trial, Outcome]:
+            nonlocal spent
             loop = LoopEngine()
             there = WorkersEngine(loop, workers) if workers else loop
-            return kept.trained(problem, trials, there, early)
+            found = kept.trained(problem, trials, there, early)
+            spent += sum(o.steps_taken(t.steps or problem.max_steps) for t, o in found.items())
+            return found
 
         try:
             problem, (groups, ratios), notes = asked.problem(train)
@@ -211,6 +215,7 @@ def maximal_lr(
                 },
                 notes=notes,
                 known=dict(shelf.known),
+                spent=spent,
                 on_outcome=shelf.add,
                 on_progress=line.update if line else None,
                 early=early,

@@ -175,6 +175,7 @@ def run(
     settings: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     known: Mapping[Trial, Outcome] | None = None,
+    spent: int = 0,
     on_outcome: OnOutcome | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     early: Early | None = None,
@@ -194,6 +195,7 @@ def run(
         settings: What the entry was asked for, beside what the problem tells of itself.
         notes: Of the entry, which come after the advice.
         known: Outcomes of an interrupted search, which then need no second run.
+        spent: Steps that finding the threshold took, which count as the search's own do.
         on_outcome: Called after every trial, from the engine's threads, one at a time.
         on_progress: Likewise, with how far the searches are.
         early: What may end them; if None, Ctrl-C raises.
@@ -208,6 +210,12 @@ def run(
     if search.strategy == "curve" and not varies(problem, *(Start(s, s) for s in (0, 1))):
         notes.append(NOTHING_VARIES)
         search = replace(search, strategy="section", resolution=RESOLUTION)
+    record = search.record()
+    if spent:
+        notes.append(f"{spent:,} of the steps went to threshold='auto'.")
+        if search.budgets:
+            left = max(search.budgets - spent / problem.max_steps, 0.0)
+            search = replace(search, budgets=left)
     trainer, reason = choose(problem, engine, threads)
     if workers:
         trainer = WorkersEngine(trainer, workers)
@@ -220,7 +228,7 @@ def run(
     if early and interrupted:  # advice on where nothing was found would be of what was not tried
         told = [early.note, *(told if found["eta_star"].median else [])]
     taken = sum(o.steps_taken(problem.max_steps) for o in trials.values())
-    taken = taken if steps is None else steps
+    taken = spent + (taken if steps is None else steps)
     drawn = problem.origin.varies
     result = Result(
         **found,
@@ -232,7 +240,7 @@ def run(
         engine_reason=reason,
         settings={**problem.described(own[0].initialisation), **(settings or {})},
         data=dict(data),
-        search=search.record(),
+        search=record,
         cost=Cost(
             trials=len(trials),
             steps=taken,

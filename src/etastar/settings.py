@@ -335,9 +335,10 @@ class Settings(BaseModel):
                 "accuracy that counts as trained."
             )
         if not 1 / data.classes < threshold <= 1:
+            percent = f" For {threshold:g} % write {threshold / 100:g}."
             raise ConfigError(
                 f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most "
-                f"1, got {threshold:g}."
+                f"1, got {threshold:g}.{percent if 1 < threshold <= 100 else ''}"
             )
         share = data.commonest_share
         if threshold <= share:

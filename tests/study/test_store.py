@@ -328,7 +328,7 @@ def test_names_where_no_store_can_be(path: Path) -> None:
             run_study(STUDY, bad)
         with pytest.raises(StoreError, match="does not exist"):
             Store(bad)
-    with pytest.raises(ConfigError, match="is a folder; give --store the name of a file"):
+    with pytest.raises(ConfigError, match="is a folder; name a file as the store"):
         run_study(STUDY, path.parent)
     with pytest.raises(ConfigError, match="cannot be used as a store: File name too long"):
         run_study(STUDY, path.with_name("x" * 300))

@@ -30,6 +30,10 @@ Picture: TypeAlias = Annotated[
 """Options that several commands have."""
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
+PLACES = {"--data-dir": "FOLDER", "--from": "FILE"} | dict.fromkeys(
+    ("--plot", "--json", "--store", "--output"), "FILE"
+)
+"""What options that name a place take; others by their type."""
 
 
 MORE = ("max_iter", "with_eta_star")
@@ -111,7 +115,7 @@ def parse(
             flags.append(flag.replace("--", "--no-", 1))
             settings["action"] = argparse.BooleanOptionalAction
         else:
-            settings["metavar"] = _metavar(field)
+            settings["metavar"] = PLACES.get(flag) or _metavar(field)
         required = " [required]" if field.is_required() else ""
         group.add_argument(flag, help=_help(field) + required, **settings)
     given, unknown = parser.parse_known_args(arguments)

@@ -65,7 +65,9 @@ def with_threshold(
     reached = {trial.lr: o.metric for trial, o in whole.items() if o.metric is not None}
     lr = better(reached, key=lambda rate: reached[rate], default=None)
     if lr is None or not math.isfinite(reached[lr]) or better(reached[lr], low) == low:
-        best = "no run ended" if lr is None else f"the best run reached {reached[lr]:.4g}"
+        best = (
+            "no run lowered its loss" if lr is None else f"the best run reached {reached[lr]:.4g}"
+        )
         raise ModelError(
             f"threshold='auto' found nothing to reach: {objective.name} is {low:.4g} without "
             f"training, and {best} within {problem.max_steps} steps. Lengthen the budget (epochs, "

@@ -74,8 +74,8 @@ def _acquire(file: int, store: Path, wait: bool, on_wait: Callable[[str], None] 
         holder = holder or "another process"
         if not wait:
             raise StoreError(
-                f"{store} is being written by {holder}. Wait until it has ended, or give this "
-                "study another --store."
+                f"{store} is being written by {holder}. Wait until it has ended, or name "
+                "another store."
             )
         if on_wait:
             on_wait(holder)
@@ -97,6 +97,6 @@ def _try(file: int, store: Path) -> bool:
     except OSError as error:
         raise StoreError(
             f"{store}.lock cannot be locked ({error.strerror}): some network file systems know no "
-            "locks. Put the store on another disk with --store."
+            "locks. Put the store on another disk."
         ) from None
     return True

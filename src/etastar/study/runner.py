@@ -278,7 +278,7 @@ def _check_code(study: Study, store: Store) -> None:
             raise ConfigError(
                 f"the code of {name} has changed since results in {store.path} were measured "
                 "(or that of its data, or of what either imports): they are not of this network. "
-                "They were left as they are. Give --store another name, or undo the change."
+                "They were left as they are. Name another store, or undo the change."
             )
 
 

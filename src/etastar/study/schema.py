@@ -154,13 +154,13 @@ def check(path: Path) -> None:
             if application != APPLICATION_ID and not (application == version == tables == 0):
                 raise StoreError(
                     f"{path} is a SQLite file, but not a store of etastar. It was left as it is; "
-                    "give --store another name."
+                    "name another file as the store."
                 )
             if version > SCHEMA_VERSION:
                 raise StoreError(
                     f"{path} was written by a newer etastar: its schema is {version}, the newest "
-                    f"known here is {SCHEMA_VERSION}. Upgrade etastar, or give --store another "
-                    "name."
+                    f"known here is {SCHEMA_VERSION}. Upgrade etastar, or name another "
+                    "file as the store."
                 )
             verdict = _pragma(connection, "quick_check(1)")
             if verdict != "ok":
@@ -176,6 +176,11 @@ def _check_shape(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
     if not start:
         return
+    if start[:4] != MAGIC[: len(start[:4])] and b"\0" not in start:
+        raise StoreError(
+            f"{path} is a text file, and no store. It was left as it is; name another file as the "
+            "store."
+        )
     if len(start) < SMALLEST or not start.startswith(MAGIC):
         raise damaged(path, "it does not begin as an SQLite file does")
     page = int.from_bytes(start[16:18], "big")

@@ -176,7 +176,7 @@ def check_place(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist. Create it first.")
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give --store the name of a file.")
+        raise ConfigError(f"{path} is a folder; name a file as the store.")
 
 
 class StoreWriter(Store):
