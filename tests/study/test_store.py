@@ -150,7 +150,9 @@ def test_a_second_writer_is_refused_or_told_and_waits(path: Path) -> None:
     assert other.stdout is not None
     with other:
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(StoreError, match=f"being written by process {other.pid} on .*--store"):
+        with pytest.raises(
+            StoreError, match=f"being written by process {other.pid} on .*another store"
+        ):
             StoreWriter(path, wait=False)
 
         def on_wait(holder: str) -> None:
@@ -242,7 +244,7 @@ def test_another_programs_database(path: Path) -> None:
 @pytest.mark.parametrize("text", [b"[grid]\nwidth = [8]\n" * 99, b"[grid]", b"x"])
 def test_a_file_that_is_no_database(path: Path, text: bytes) -> None:
     path.write_bytes(text)
-    check_refused(path, "does not begin as an SQLite file does")
+    check_refused(path, "is a text file, and no store")
 
 
 def test_an_empty_file_is_a_store_to_be(path: Path) -> None:

@@ -73,10 +73,8 @@ def _run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     if arguments[0] not in COMMANDS:
-        import etastar
-
         error = unknown_name("command", arguments[0], COMMANDS)
-        if arguments[0] in etastar.__all__:
+        if arguments[0] in import_module("etastar").__all__:
             error.args = (f"{error} In Python there is `etastar.{arguments[0]}`.",)
         raise error
     return int(import_module(f"etastar.cli.{arguments[0]}").run(arguments[1:]))
