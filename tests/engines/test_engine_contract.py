@@ -13,12 +13,13 @@ from torch import nn
 
 import etastar
 from etastar.engines import ENGINES, LoopEngine, train_all
+from etastar.maximal import PLACES
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
 
 ARGUMENTS = inspect.signature(etastar.maximal_lr).parameters
-PLAIN = {name: argument.default for name, argument in ARGUMENTS.items()}
+PLAIN = {name: a.default for name, a in ARGUMENTS.items() if name not in PLACES}
 
 
 def made_data() -> tuple[torch.Tensor, torch.Tensor]:

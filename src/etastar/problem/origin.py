@@ -300,7 +300,8 @@ def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) ->
         with torch.no_grad():  # what TorchScript copies would have a history
             copied = copy.deepcopy(model, memo)
         for given, own in zip(model.parameters(), copied.parameters(), strict=True):
-            own.requires_grad_(given.requires_grad)
+            if own.requires_grad != given.requires_grad:
+                own.requires_grad_(given.requires_grad)
             vars(own).update(copy.deepcopy(vars(given), memo))  # attributes of a parameter
     except Exception as error:
         raise ModelError(
