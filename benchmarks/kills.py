@@ -7,6 +7,7 @@ to half of what it takes unbroken, again and again, until it has ended by itself
 another store, until 20 kills have hit. Before each kill and after the next start the store is read:
 a row that was there must be there. Workers of a Dask cluster of two are killed likewise while they
 train. Every measurement that ends must give the answer of the unbroken one, digit for digit.
+What the file has already, of the run or of workers, is kept.
 """
 
 from __future__ import annotations
@@ -118,10 +119,12 @@ def killed_workers(moments: random.Random, folder: Path, expected: str, seconds:
 
         def kill() -> None:
             while told["kills"] < KILLS and not over.wait(moments.uniform(0, seconds / 2)):
-                with suppress(OSError, IndexError, TimeoutError):
-                    pids = client.run(os.getpid, on_error="ignore").values()
-                    os.kill(moments.choice(list(pids)), signal.SIGKILL)
+                with suppress(OSError, IndexError):
+                    known = cluster.scheduler.workers  # one that is starting is not replaced
+                    up = [n for n in cluster.workers.values() if n.worker_address in known]
+                    os.kill(moments.choice(up).pid, signal.SIGKILL)
                     told["kills"] += 1
+                    print(told, flush=True)
 
         killer = threading.Thread(target=kill)
         killer.start()
@@ -151,17 +154,18 @@ def main() -> None:
         print(measured(args.store))
         return
     moments = random.Random(args.seed)
+    told = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", __file__, "--store", f"{folder}/unbroken.sqlite"]
         began = time.perf_counter()
         expected = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         seconds = time.perf_counter() - began
-        told = {"the run": killed_runs(moments, Path(folder), expected.strip(), seconds)}
-        print(json.dumps(told), flush=True)
-        told["workers"] = killed_workers(moments, Path(folder), expected.strip(), seconds)
+        for name, killed in (("the run", killed_runs), ("workers", killed_workers)):
+            if name not in told:
+                told[name] = killed(moments, Path(folder), expected.strip(), seconds)
+                if args.json:
+                    args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(told, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
