@@ -20,6 +20,7 @@ from torch import nn
 import etastar
 from etastar.cli import main
 from etastar.lambda1 import measure_sharpness
+from etastar.maximal import PLACES
 from etastar.settings import Settings
 
 repeatable = settings(
@@ -130,6 +131,7 @@ def test_every_option_is_drawn() -> None:
         "train_data",
         "val_data",
         "progress",
+        *PLACES,  # see test_places.py
     } == set(inspect.signature(etastar.maximal_lr).parameters)
     own = {"network", "dataset", "with_eta_star", "on_progress", "options"}
     assert set(SHARPNESS) | own == set(inspect.signature(measure_sharpness).parameters)
