@@ -258,11 +258,11 @@ def test_a_warmup_says_what_has_no_effect(place: dict[str, Any]) -> None:
 def test_minutes_end_with_what_is_known() -> None:
     began = time.monotonic()
     with _quiet():
-        found = measured(minutes=0.03, trials=400, precision=0.001, engine="loop", confirm=0)
+        found = measured(minutes=0.03, trials=400, precision=0.02, engine="loop", confirm=0)
     assert time.monotonic() - began < 20
     assert found.interrupted
     assert "`minutes=0.03` have passed" in found.notes[0]
-    with pytest.raises(ConfigError, match="minutes must be above 0"):
+    with pytest.raises(ConfigError, match="minutes must be finite and above 0"):
         measured(minutes=0)
 
 
