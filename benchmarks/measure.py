@@ -24,11 +24,14 @@ import torch
 from engine import machine, settings_of
 
 from etastar.api import measure
+from etastar.curvature.initialisations import interval_of_median
 from etastar.data import Dataset, load
 from etastar.engines.reference import train_one
 from etastar.problem.networks import MLP
 from etastar.problem.trial import Trial
 from etastar.search import Bisection, Lattice
+from etastar.search.base import SeedResult
+from etastar.search.estimate import middle_bracket
 from etastar.settings import Settings
 
 Run = dict[str, Any]
@@ -100,7 +103,7 @@ def sequential(network: MLP, data: Dataset, reach: float, most: int) -> Run:
     settings = Settings.checked(dataset=data.name)
     recipe = settings.recipe(data)
     lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution or 0.05)
-    brackets: list[tuple[float, float]] = []
+    results: list[SeedResult] = []
     trials, steps = 0, 0
     start = time.perf_counter()
     for seed in range(most):
@@ -112,31 +115,29 @@ def sequential(network: MLP, data: Dataset, reach: float, most: int) -> Run:
             trials += 1
             # a dead network is not recognised by a plain loop: it trains to the end of its budget
             steps += outcome.step
-        result = search.result()
-        brackets.append((result.lo or 0.0, result.hi or math.inf))
-        now = of_median(brackets)
+        results.append(search.result())
+        now = of_median(results)
         if now and now["reach"] <= reach:
             break
     else:
-        raise SystemExit(f"bisection of {most} seeds is not as narrow: {of_median(brackets)}")
+        raise SystemExit(f"bisection of {most} seeds is not as narrow: {of_median(results)}")
     seconds = time.perf_counter() - start
-    counts = {"trials": trials, "seeds": len(brackets), "steps": steps}
+    counts = {"trials": trials, "seeds": len(results), "steps": steps}
+    brackets = [[result.lo, result.hi] for result in results]
     return {"seconds": seconds} | counts | now | {"brackets": brackets}
 
 
-def of_median(brackets: list[tuple[float, float]]) -> Run | None:
+def of_median(results: list[SeedResult]) -> Run | None:
     """The median's 95 % interval from order statistics; None where seeds are too few for one."""
-    n = len(brackets)
-    lows, highs = sorted(lo for lo, _ in brackets), sorted(hi for _, hi in brackets)
-    beyond, k = 2.0**-n, 0  # of n fair coins, P(at most k heads)
-    while beyond <= 0.025:
-        k += 1
-        beyond += math.comb(n, k) / 2**n
-    if k == 0 or not lows[k - 1] or not math.isfinite(highs[n - k]):
+    status, low, high = middle_bracket(results)
+    rank, level = interval_of_median(len(results)) if len(results) > 1 else (1, 0.0)
+    if level < 0.95 or status != "bracketed" or low is None or high is None:
         return None
-    middles = sorted(math.sqrt(lo * hi) for lo, hi in brackets)
-    median = math.sqrt(middles[(n - 1) // 2] * middles[n // 2])
-    return interval(median, lows[k - 1], highs[n - k])
+    lows = sorted(result.lo or 0.0 for result in results)  # 0: it trains nowhere
+    highs = sorted(result.hi or (math.inf if result.lo else 0.0) for result in results)
+    if not lows[rank - 1] or not math.isfinite(highs[-rank]):
+        return None
+    return interval(math.sqrt(low * high), lows[rank - 1], highs[-rank])
 
 
 if __name__ == "__main__":

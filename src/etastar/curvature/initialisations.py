@@ -145,13 +145,26 @@ def _groups(
         yield seeds[start : start + size]
 
 
+def interval_of_median(count: int) -> tuple[int, float]:
+    """Return which of so many sorted values bound their median, and the exact level of that.
+
+    The bounds are the value of the rank from either end; the level is the least above 95 %, or
+    below it that of the whole range, `1 − 2^(1−m)` for m values.
+
+    Args:
+        count: m, at least 2.
+    """
+    rank = max(1, int(binom.ppf((1 - LEVEL) / 2, count, 0.5)))
+    return rank, 1 - 2 * float(binom.cdf(rank - 1, count, 0.5))
+
+
 def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
     """Summarise a number over seeds; None where it is undefined, as all are if a value is missing.
 
     Returns:
-        The median; its interval `ci_low` to `ci_high` between two of the values, whose exact level
-        `ci_level` is the least above 95 %, or below it that of their whole range, `1 − 2^(1−m)`
-        for m values; the mean and its standard error `mean_standard_error`.
+        The median; its interval `ci_low` to `ci_high` between two of the values, of the exact level
+        `ci_level`, see `interval_of_median`; the mean and its standard error
+        `mean_standard_error`.
     """
     summary: dict[str, float | None] = dict.fromkeys(
         ("median", "ci_low", "ci_high", "ci_level", "mean", "mean_standard_error")
@@ -162,11 +175,11 @@ def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
     summary |= {"median": float(np.median(known)), "mean": fmean(known)}
     if len(known) > 1:
         count, ordered = len(known), sorted(known)
-        rank = max(1, int(binom.ppf((1 - LEVEL) / 2, count, 0.5)))
+        rank, level = interval_of_median(count)
         summary |= {
             "ci_low": ordered[rank - 1],
             "ci_high": ordered[-rank],
-            "ci_level": 1 - 2 * float(binom.cdf(rank - 1, count, 0.5)),
+            "ci_level": level,
             "mean_standard_error": stdev(known) / math.sqrt(count),
         }
     return summary
