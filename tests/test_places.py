@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from torch import nn
 
 import etastar
 from etastar.errors import ConfigError, ExecutorError
+from etastar.problem.trial import Outcome, Trial
 from etastar.result import Result
 
 DIGITS = etastar.load("digits")
@@ -226,22 +227,27 @@ def test_ctrl_c_returns_what_is_known(tmp_path: Path) -> None:
 
 
 class Counting:
-    """An executor that counts the partial trials it was sent."""
+    """An executor that keeps the trials it was sent, with their outcomes to come."""
 
     def __init__(self, pool: ProcessPoolExecutor) -> None:
-        self.pool, self.partial = pool, 0
+        self.pool, self.sent = pool, list[tuple[Trial, Future[Outcome]]]()
 
-    def submit(self, fn: Any, spec: Any) -> Any:
-        self.partial += spec[3].steps is not None
-        return self.pool.submit(fn, spec)
+    def submit(self, fn: Any, spec: Any) -> Future[Outcome]:
+        self.sent.append((spec[3], self.pool.submit(fn, spec)))
+        return self.sent[-1][1]
 
 
-def test_an_executor_takes_the_runs_that_find_a_threshold() -> None:
+def test_an_executor_takes_the_runs_that_find_a_threshold_and_all_are_paid() -> None:
     options: dict[str, Any] = {"threshold": "auto", "trials": 4, "confirm": 0, "start_lr": 0.01}
     with ProcessPoolExecutor(1) as pool, _quiet():
         there = Counting(pool)
-        assert answer(measured(executor=there, **options)) == answer(measured(**options))
-    assert there.partial >= 2 * 5  # of the threshold, and of the location
+        found = measured(executor=there, **options)
+        assert answer(found) == answer(measured(**options))
+    assert len([trial for trial, _ in there.sent if trial.steps]) >= 2 * 5  # threshold, location
+    budget = OPTIONS["epochs"] * 20
+    steps = sum(ran.result().steps_taken(trial.steps or budget) for trial, ran in there.sent)
+    assert found.cost.steps == steps
+    assert found.cost.budgets == pytest.approx(steps / budget, rel=1e-12)
 
 
 def test_minutes_end_the_search_of_a_threshold() -> None:
