@@ -2,7 +2,8 @@
 
     python benchmarks/calibration.py benchmarks/results/replay.json docs/reliability.md
 
-Replaces what stands between the two marks in the page. A number that misses its goal is bold.
+Replaces what stands between the two marks in the page. A number that misses its goal is bold; what
+is not a share of all replays has the number that it is a share of in brackets.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
+NULLS = {"p_at": "eta_null", "safe": "safe_null", "reco": "recommended_null"}
+"""Share of replays that a column leaves out, by how its name begins."""
 COLUMNS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ("covers", "covers", lambda x: 0.92 <= x <= 0.98),
     ("p at η\\*", "p_at_eta", lambda x: abs(x - 0.5) <= 0.07),
@@ -29,20 +32,34 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
 
 
 def cell(row: dict[str, Any], name: str, good: Callable[[float], bool]) -> str:
-    value = row[name]
-    if value is None:
+    """A number as it is printed, by which it is judged, too."""
+    if row[name] is None:
         return "–"
-    text = f"{value:.2f}" if name == "p_at_eta" else f"{value:.3f}"
-    return text if good(value) else f"**{text}**"
+    text = f"{row[name]:.2f}" if name == "p_at_eta" else f"{row[name]:.3f}"
+    number = among(row, name)
+    after = f" ±{row['covers_error']:.3f}" if name == "covers" else ""
+    after += "" if number == row["measurements"] else f" ({number})"
+    return (text if good(float(text)) else f"**{text}**") + after
 
 
-def main() -> None:
-    results, page = Path(sys.argv[1]), Path(sys.argv[2])
-    names = ["task", "seeds", "replays", *(title for title, _, _ in COLUMNS), "budgets"]
+def among(row: dict[str, Any], name: str) -> int:
+    """How many replays a share is of."""
+    if name.startswith("moved"):
+        return int(row["not_said" if "not" in name else "said"])
+    null = NULLS.get(name[:4])
+    left = 0.0 if null is None or name == null else row[null]
+    return round((1 - left) * row["measurements"])
+
+
+def write(results: Path, page: Path) -> None:
+    """Write the table of a file of results into a page."""
+    titles = [title for title, _, _ in COLUMNS]
+    names = ["task", "seeds", "error of log η_50", "replays", *titles, "budgets"]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for row in sorted(json.loads(results.read_text())["tasks"], key=lambda row: row["task"]):
-        cells = [row["task"], str(row["seeds"]), str(row["measurements"])]
-        cells += [cell(row, name, good) for _, name, good in COLUMNS]
+        error = row["reference_error"]
+        cells = [row["task"], str(row["seeds"]), "–" if error is None else f"{error:.3f}"]
+        cells += [str(row["measurements"]), *(cell(row, name, good) for _, name, good in COLUMNS)]
         lines.append("| " + " | ".join([*cells, f"{row['search']:.0f}"]) + " |")
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
@@ -50,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write(Path(sys.argv[1]), Path(sys.argv[2]))

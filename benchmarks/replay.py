@@ -15,6 +15,10 @@ curve, fitted as one that rises to a peak and falls behind it (least squares). P
     set_by       where NAME.double.npz exists: share whose η_50 moves out of the interval with the
                  doubled budget, where `budget` is said and where it is not
 
+Shares of p leave out the measurements whose rate is null. The JSON also has each task's reference
+error (what its seeds leave unknown of log η_50), its first measurement, by which a test sees
+whether the code still does the same, and a digest of the source of the strategy that measured.
+
 A table is one compressed file of arrays, K rates and S seeds, no pickles:
 
     rates        [K] float64, ascending; best on the lattice that the strategy asks
@@ -39,21 +43,25 @@ so that p is linear between rows, as the truth is; `spacing` says how far apart 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import etastar.search
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
 
+RESAMPLED = 100
+"""Draws of a table's seeds from which its reference error comes."""
 KINDS = ("trained", "diverged", "dead", "short")
 CAUSES = (None, "collapsed", "slow")
 
@@ -189,7 +197,25 @@ class Truth:
         return float(np.exp(self.x[k] + part * (self.x[k + 1] - self.x[k])))
 
 
+def reference_error(table: Table) -> float | None:
+    """Standard error of log η_50 of the table's own curve, by drawing its seeds anew."""
+    found, size = [], len(table.seeds)
+    for draw in range(RESAMPLED):
+        columns = np.random.default_rng(draw).integers(size, size=size)
+        rate = Truth.of(replace(table, kind=table.kind[:, columns])).rate(0.5)
+        found += [] if rate is None else [math.log(rate)]
+    return float(np.std(found)) if len(found) > RESAMPLED / 2 else None
+
+
 # the replay
+
+
+def source() -> str:
+    """Digest of the source of the strategy, but for what only words or draws its answer."""
+    folder = Path(etastar.search.__file__).parent
+    files = sorted({*folder.glob("curve*.py"), folder / "choosing.py", folder / "lattice.py"})
+    placing = [file for file in files if file.stem not in ("curve_blocks", "curve_remarks")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in placing)).hexdigest()[:12]
 
 
 def options_of(table: Table, given: Mapping[str, Any]) -> CurveOptions:
@@ -265,6 +291,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "covers": covers,
         "covers_error": None if covers is None else math.sqrt(covers * (1 - covers) / n),
         "p_at_eta": share(of("p_at_eta")),
+        "eta_null": 1 - len(of("p_at_eta")) / n,
         "sd": float(of("log_error").std()) if len(of("log_error")) else None,
         "bias": share(of("log_error")),
         "eta_low": float(np.quantile(of("eta"), 0.005)) if len(of("eta")) else None,
@@ -304,8 +331,17 @@ def replay(path: Path, given: Mapping[str, Any], measurements: int, workers: int
     else:
         rows = [one(k) for k in range(measurements)]
     name = table.task.get("name", path.stem)
-    seeds = {"task": name, "seeds": len(table.seeds), "spacing": table.spacing}
-    return seeds | {"eta_50": truth.rate(0.5), "eta_95": truth.rate(0.95)} | summary(rows)
+    return {
+        "task": name,
+        "seeds": len(table.seeds),
+        "spacing": table.spacing,
+        "eta_50": truth.rate(0.5),
+        "eta_95": truth.rate(0.95),
+        "reference_error": reference_error(table),
+        **summary(rows),
+        "first": rows[0],
+        "source": source(),
+    }
 
 
 HEADER = (

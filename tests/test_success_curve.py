@@ -207,7 +207,17 @@ def test_nothing_varies() -> None:
     found = etastar.maximal_lr(build(0), data(), **(OWN | {"batch_size": 192, "epochs": 60}))
     assert found.curve is None
     assert len(found.seeds) == 1
-    assert any("nothing varies" in note for note in found.notes)
+    note = next(note for note in found.notes if "nothing varies" in note)
+    assert "`trials`, `budgets` and the other options of `curve` have no effect" in note
+
+
+def test_the_runs_that_find_a_threshold_count_towards_the_budgets() -> None:
+    options: dict[str, Any] = OWN | {"threshold": "auto"}
+    with pytest.raises(ConfigError, match="`budgets=1` leave no room to find threshold='auto'"):
+        etastar.maximal_lr(build, data(), **options, budgets=1)
+    found = etastar.maximal_lr(build, data(), **options, budgets=30, confirm=0)
+    assert 20 < found.cost.budgets <= 30
+    assert found.search["budgets"] == 30
 
 
 def test_an_unreachable_threshold() -> None:

@@ -16,6 +16,7 @@ from etastar.data import Dataset
 from etastar.engines import LoopEngine
 from etastar.engines.workers import Workers, WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.problem.auto_threshold import WHOLE
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
 from etastar.problem.streams import untouched
@@ -182,6 +183,7 @@ def maximal_lr(
 
         def train(problem: Problem, trials: list[Trial]) -> dict[Trial, Outcome]:
             nonlocal spent
+            check_room(asked.budgets, spent / problem.max_steps, problem, trials)
             loop = LoopEngine()
             there = WorkersEngine(loop, workers) if workers else loop
             found = kept.trained(problem, trials, there, early)
@@ -224,6 +226,27 @@ def maximal_lr(
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     return found
+
+
+def check_room(budgets: float | None, spent: float, problem: Problem, trials: list[Trial]) -> None:
+    """Raise if the runs that find a threshold could take more than the cap.
+
+    Args:
+        budgets: The cap, or None.
+        spent: Budgets taken so far.
+        problem: What is trained.
+        trials: Runs to be made; whole runs follow partial ones.
+
+    Raises:
+        ConfigError: They could.
+    """
+    most = spent + sum(t.steps or problem.max_steps for t in trials) / problem.max_steps
+    most += WHOLE if any(t.steps for t in trials) else 0
+    if budgets is not None and most > budgets:
+        raise ConfigError(
+            f"`budgets={budgets:g}` leave no room to find threshold='auto', which may take "
+            f"{most:.3g} of them: give more, or a threshold."
+        )
 
 
 PLACES = ("store", "minutes", "executor", "resources")

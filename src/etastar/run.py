@@ -213,15 +213,14 @@ def run(
     record = search.record()
     if spent:
         notes.append(f"{spent:,} of the steps went to threshold='auto'.")
-        if search.budgets:
-            left = max(search.budgets - spent / problem.max_steps, 0.0)
-            search = replace(search, budgets=left)
     trainer, reason = choose(problem, engine, threads)
     if workers:
         trainer = WorkersEngine(trainer, workers)
     how = {"known": known, "on_outcome": on_outcome, "on_progress": on_progress, "early": early}
-    find = _curve if search.strategy == "curve" else _brackets
-    found, told = find(problem, search, trainer, own, how)
+    if search.strategy == "curve":
+        found, told = _curve(problem, search, trainer, own, how, spent)
+    else:
+        found, told = _brackets(problem, search, trainer, own, how)
     trials: dict[Trial, Outcome] = found["trials"]
     steps = found.pop("steps", None)
     interrupted = early is not None and bool(early.note)
@@ -260,7 +259,8 @@ def run(
 
 NOTHING_VARIES = (
     "nothing varies between trials (the model is given, the data come in one order, and training "
-    "draws no random numbers): there is no p(η), and η* was bracketed once (`strategy='section'`). "
+    "draws no random numbers): there is no p(η), and η* was bracketed once (`strategy='section'`), "
+    "without a cap: `trials`, `budgets` and the other options of `curve` have no effect on it. "
     "Pass a factory seed -> Module to vary the initialisation."
 )
 
@@ -298,9 +298,14 @@ NO_SAFE_RATE = (
 
 
 def _curve(
-    problem: Problem, search: Search, trainer: Engine, own: list[Start], how: dict[str, Any]
+    problem: Problem,
+    search: Search,
+    trainer: Engine,
+    own: list[Start],
+    how: dict[str, Any],
+    before: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Measure the success curve; return the result's fields and notes."""
+    """Measure the success curve after so many steps; return the result's fields and notes."""
     hold = problem.objective.hold
     curve = Curve(
         CurveOptions(
@@ -311,6 +316,7 @@ def _curve(
             counts_steps=not hold and 2 * problem.eval_every <= problem.max_steps,
             first_seed=own[0].order,
             only_order=not problem.origin.varies,
+            before=before,
             **{name: getattr(search, name) for name in OF_THE_CURVE},
         )
     )

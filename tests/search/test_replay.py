@@ -28,6 +28,15 @@ def replay() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
+def calibration() -> ModuleType:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        import calibration
+
+        return calibration
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tables")
     slow = PlantedCurve("logistic", 0.1, cause="slow")
@@ -80,7 +89,7 @@ def test_a_table_of_the_wrong_shape_is_refused(replay: ModuleType) -> None:
         replay.Table.of(table | {"loss_steps": table["loss_steps"][:1]})
 
 
-def test_the_script_scores_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_the_script_scores_a_folder(replay: ModuleType, folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "benchmarks/replay.py", str(folder), "--measurements", "6"]
     command += ["--precision", "0.15", "--confirm", "10", "--json", str(tmp_path / "scores.json")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -91,3 +100,48 @@ def test_the_script_scores_a_folder(folder: Path, tmp_path: Path) -> None:
     assert row["said"] == 6
     assert row["moved_where_said"] == 1.0
     assert row["search"] < row["budgets"]
+    assert 0 < row["reference_error"] < 0.1  # twice the width over the root of 120 seeds: 0.018
+    assert row["source"] == replay.source()
+    truth, doubled = (
+        replay.Truth.of(replay.load(folder / name)) for name in ("slow.npz", "slow.double.npz")
+    )
+    table = replay.load(folder / "slow.npz")
+    options = replay.options_of(table, {"precision": 0.15, "confirm": 10})
+    assert row["first"] == replay.scored(table, options, truth, doubled, 0)
+
+
+def test_the_committed_replays_are_of_this_code(replay: ModuleType) -> None:
+    """The first measurement of the cheapest tasks comes out as it is in the file."""
+    kept = json.loads((ROOT / "benchmarks/results/replay.json").read_text())
+    rows = [row for row in kept["tasks"] if "first" in row]
+    for row in sorted(rows, key=lambda row: row["first"]["trials"])[:4]:
+        table = replay.load(ROOT / "benchmarks/tables" / f"{row['task']}.npz")
+        truth = replay.Truth.of(table)
+        found = replay.scored(table, replay.options_of(table, kept["options"]), truth, None, 0)
+        assert found == pytest.approx(row["first"] | {"moved": None}, rel=1e-9)
+
+
+def test_the_page_judges_what_it_prints_and_says_of_how_many(
+    calibration: ModuleType, tmp_path: Path
+) -> None:
+    shares = {name: 0.95 for _, name, _ in calibration.COLUMNS} | {
+        "p_at_eta": 0.5,
+        "eta_null": 0.0,
+        "safe_below_90": 0.03,
+        "safe_null": 0.1,
+        "recommended_below_90": 0.0,
+        "recommended_null": 1 - 196 / 200,  # in floats more than 0.02
+        "moved_where_not_said": None,
+    }
+    row = {"task": "one", "seeds": 50, "measurements": 200, "search": 41.3, "said": 12}
+    row |= {"covers_error": 0.0154, "reference_error": 0.0223, "not_said": 0}
+    (tmp_path / "page.md").write_text(f"before {calibration.BEGIN} old {calibration.END} after")
+    (tmp_path / "replay.json").write_text(json.dumps({"tasks": [row | shares]}))
+    calibration.write(tmp_path / "replay.json", tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.startswith("before ")
+    assert page.endswith(" after")
+    assert page.splitlines()[4] == (
+        "| one | 50 | 0.022 | 200 | 0.950 ±0.015 | 0.50 | 0.950 (180) | **0.030** (180) | "
+        "**0.100** | 0.950 (196) | 0.000 (196) | 0.020 | 0.950 (12) | – | 41 |"
+    )

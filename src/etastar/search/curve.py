@@ -263,6 +263,7 @@ class Curve(CurveState):
         seen = lowest_seen(fit.counts, safe)
         if seen is None or (seen > low and fit.slow.upper is None) or self.choice() is None:
             yield from self._run(spread(min(low, safe), safe, few, self.lattice.cells))
+            self.ended_by = "precision"  # that of the edge; a cap only left no room for these few
 
     def _run(self, points: Sequence[int]) -> Plan:
         """A round of whole runs, cut by the cap; not begun where the budgets could run out."""
@@ -293,8 +294,8 @@ class Curve(CurveState):
         if not fit.seen:
             left = min(size, self.options.trials - len(self.whole))
             return where_none_trained(self.whole, self.begins, left, fit)
-        few = min(size // 4, FEW - self._below) if self.options.counts_steps else 0
-        inside = below(fit, max(few, 0), self._below)
+        due = min(len(self.whole) // 4, FEW) - self._below if self.options.counts_steps else 0
+        inside = below(fit, max(min(due, -(-size // 4)), 0), self._below)
         self._below += len(inside)
         targets = [TARGETS[(self._turn + k) % len(TARGETS)] for k in range(size - len(inside))]
         self._turn += len(targets)
@@ -387,8 +388,8 @@ class Curve(CurveState):
 
     def _affordable(self, budgets: float) -> bool:
         """Whether so many more whole budgets stay within the cap."""
-        cap = self.options.budgets
-        return cap is None or self.spent() / self.options.max_steps + budgets <= cap + 1e-9
+        cap, taken = self.options.budgets, self.options.before + self.spent()
+        return cap is None or taken / self.options.max_steps + budgets <= cap + 1e-9
 
     def result(self, seconds: float | None = None) -> CurveResult:
         """The answer so far: see `curve_result.CurveResult`.

@@ -24,8 +24,11 @@ class CurveOptions:
             budget holds a single evaluation).
         first_seed: Whole trial i has the start (first_seed + i, first_seed + i).
         precision: The 95 % interval of η* reaches at most the factor 1 + precision to either side.
-        trials: Cap of whole trials; confirmations count where they fail.
+        trials: Cap of whole trials. Confirmations count where they fail, which may lead beyond it:
+            it cuts rounds, and an attempt is begun all the same, so by at most three times
+            `confirm`.
         budgets: Cap of all steps, in budgets; None for none.
+        before: Steps taken before, as to find the threshold: they count towards `budgets`.
         confirm: Fresh runs at the recommended rate; 0 for none.
         round_size: Trials that are asked at once.
         slow_edge: Whether the slow edge is looked for.
@@ -47,6 +50,7 @@ class CurveOptions:
     slow_edge: bool = False
     only_order: bool = False
     guess: float | None = None
+    before: int = 0
 
     def check(self) -> None:
         """Raise if a value is out of range.

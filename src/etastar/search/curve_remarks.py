@@ -35,7 +35,7 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     """
     if not curve.whole:
         first = min(curve.options.round_size, curve.options.trials)
-        needed = curve.spent() / curve.options.max_steps
+        needed = (curve.options.before + curve.spent()) / curve.options.max_steps
         yield Remark(
             "cap",
             f"The cap on budgets left no room for the first round of {first} whole trials: that "
