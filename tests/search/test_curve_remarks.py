@@ -72,3 +72,30 @@ def test_steps_taken_before_count_towards_the_budgets() -> None:
     assert 20 < curve.spent() / 200 <= 30
     text = told(measured(falling(0.5), budgets=12.0, before=200 * 10))["cap"]
     assert "needs about 27 budgets" in text  # 10 before, 1 to locate, 16 of a round
+
+
+def test_a_window_of_no_width_has_no_upper_end() -> None:
+    def both(lr: float) -> float:
+        return rising(0.3, 0.15)(lr) * falling(0.5, 0.15)(lr)
+
+    curve = measured(both, slow_below=0.4)
+    found = curve.result()
+    assert found.eta_star.median == pytest.approx(0.5, rel=0.2)
+    assert (found.eta_star.safe, found.curve.eta_95, found.window.high) == (None, None, None)
+    assert "no-width" in told(curve)
+
+
+def test_the_band_holds_what_is_not_known_of_the_slow_edge() -> None:
+    inside = wide = 0
+    for seed in range(6):
+        p = rising(0.05, 0.15)
+        found = measured(
+            lambda lr, p=p: p(lr) * falling(0.5)(lr), slow_below=0.15, seed=seed, slow_edge=True
+        ).result()
+        assert found.window.low_status == "found"
+        near = [b for b in found.curve.band if 0.03 < b.lr < 0.08]
+        inside += sum(b.low <= p(b.lr) <= b.high for b in near)
+        wide += len(near)
+        assert max(b.high - b.low for b in near) > 0.2
+        assert all(b.low <= b.p <= b.high for b in found.curve.band)
+    assert inside >= 0.8 * wide

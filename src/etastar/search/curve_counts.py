@@ -100,6 +100,7 @@ class SlowEdge:
         width: The best guess of the edge's width, in lattice points.
         below: Lattice point up to which slow failures are left out of the fast edge's fit: `upper`,
             or the peak of p; −1 if no slow edge was seen.
+        grid: Edges and widths of the posterior, in lattice points, and their masses, [3, G].
     """
 
     last: int = -1
@@ -109,6 +110,7 @@ class SlowEdge:
     edge: float = -math.inf
     width: float = 1.0
     below: int = -1
+    grid: Array | None = field(default=None, repr=False, compare=False)
 
     def fine(self, points: Array) -> Array:
         """Probability that a run is not too slow, [N].
@@ -117,6 +119,23 @@ class SlowEdge:
             points: Lattice points, [N].
         """
         return np.asarray(0.5 * (1 + np.tanh((points - self.edge) / self.width / 2)))
+
+    def spread(self, points: Array, parts: Array) -> Array:
+        """Quantiles of the posterior of `fine`, [Q, N]; 1 where no slow edge was seen.
+
+        Args:
+            points: Lattice points, [N].
+            parts: Probabilities, [Q].
+        """
+        if self.grid is None:
+            return np.ones((len(parts), len(points)))
+        edge, width, mass = self.grid
+        fine = 0.5 * (1 + np.tanh((points[:, None] - edge) / width / 2))
+        columns = []
+        for values in fine:
+            order = np.argsort(values)
+            columns.append(np.interp(parts, np.cumsum(mass[order]), values[order]))
+        return np.array(columns).T
 
 
 def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
@@ -151,7 +170,8 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
         return SlowEdge()
     five = edge + width * math.log(0.95 / 0.05) / step
     order = np.argsort(five)
-    total = np.cumsum(np.exp(log_likelihood - log_likelihood[best])[order])
+    mass = np.exp(log_likelihood - log_likelihood[best])
+    total = np.cumsum(mass[order])
     low, lower, upper = five[order][np.searchsorted(total, np.array([0.5, 0.1, 0.9]) * total[-1])]
     mine = at[(k > 0) & (rise[best] / q[best] > 0.5)]
     return SlowEdge(
@@ -162,4 +182,5 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
         float(edge[best]),
         float(width[best]) / step,
         min(math.ceil(top) - 1, math.floor(upper)),
+        np.stack([edge, width / step, mass / mass.sum()]),
     )

@@ -13,6 +13,9 @@ from etastar.search.curve_model import Posterior, shapes
 
 FEWEST, FEWEST_EACH = 24, 6
 """Whole runs before the interval is believed, and of each outcome near the edge (design §3)."""
+PER_WIDTH = 40
+"""Whole runs, beside the fewest, after which the interval reaches one width of the edge to a side:
+in the middle on planted logistic edges of widths 0.05 to 0.3, precisions 0.1 and 0.2."""
 SAFE, SAFE_ERROR = 0.95, 0.1
 """p at the safe rate, and the one-sided error of its lower bound."""
 TAIL = 0.02
@@ -90,6 +93,25 @@ class Fit:
         low, middle, high = np.clip(self.eta_50(), 0, self.cells)
         return float(max(high - middle, middle - low)) * self.step
 
+    def width(self) -> float:
+        """The width of the edge in log η, its mean in the logarithm."""
+        widths = np.log(shapes().width[self.posterior.kept])
+        return math.exp(float(self.posterior.shape_mass @ widths))
+
+    def needed(self, goal: float) -> int:
+        """About how many whole runs it takes until the interval reaches no farther than asked.
+
+        By the reach that it has, or, where that rests on too few runs or is not known, by the width
+        of the edge.
+
+        Args:
+            goal: The reach, in log η.
+        """
+        runs, (low, _, high) = int(self.counts.tried.sum()), self.eta_50()
+        if low >= 0 and high <= self.cells and self.enough():
+            return max(runs + 1, math.ceil(runs * (self.reach() / goal) ** 2))
+        return max(runs + 1, math.ceil(FEWEST + PER_WIDTH * (self.width() / goal) ** 2))
+
     def enough(self) -> bool:
         """Whether the interval rests on enough runs near the edge."""
         if self.counts.tried.sum() < FEWEST:
@@ -97,10 +119,7 @@ class Fit:
         low, middle, high = self.eta_50()
         if middle >= self.cells or middle <= 0:
             return True
-        width = math.exp(
-            float(self.posterior.shape_mass @ np.log(shapes().width[self.posterior.kept]))
-        )
-        near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * width
+        near = np.abs(np.arange(self.cells + 1) - middle) * self.step <= 4 * self.width()
         trained, failed = self.counts.trained[near].sum(), self.counts.failed[near].sum()
         one_sided = high >= self.cells or low <= 0
         return bool(min(trained, failed) >= FEWEST_EACH or (one_sided and near.any()))
@@ -108,6 +127,11 @@ class Fit:
     def no_width(self) -> bool:
         """Whether runs may be too slow at the safe rate, so that nothing is promised there."""
         return self.slow.upper is not None and self.slow.upper > self.safe()
+
+    def empty(self) -> bool:
+        """Whether runs become stable only where they are too slow: the window has no width."""
+        high = float(self.posterior.quantile(SAFE, 0.5))
+        return self.slow.low is not None and self.slow.low > high
 
     def safe_is_open(self) -> bool:
         """Whether there is no safe rate though it is not yet unlikely that there is one."""

@@ -279,13 +279,23 @@ class Posterior:
         Returns:
             Mean, lower and upper end, each [N].
         """
-        bins, out, weight = np.linspace(0, 1, 401), np.empty((3, len(points))), self.weight.ravel()
+        low, high = self.spread(points, np.array([(1 - level) / 2, (1 + level) / 2]))
+        return self.mean(points), low, high
+
+    def spread(self, points: Array, parts: Array) -> Array:
+        """Quantiles of the posterior of p, [Q, N].
+
+        Args:
+            points: Lattice points, [N].
+            parts: Probabilities, [Q].
+        """
+        bins, weight = np.linspace(0, 1, 401), self.weight.ravel()
+        out = np.empty((len(parts), len(points)))
         for n, p in enumerate(self._at(points)):
             cell = (p * 400).astype(np.int64).ravel()
             ends = np.concatenate([[0.0], np.cumsum(np.bincount(cell, weight, 400))])
-            tails = np.interp([(1 - level) / 2, (1 + level) / 2], ends / ends[-1], bins)
-            out[:, n] = float((self.weight * p).sum()), *tails
-        return out[0], out[1], out[2]
+            out[:, n] = np.interp(parts, ends / ends[-1], bins)
+        return out
 
     def mean(self, points: Array) -> Array:
         """Posterior mean of p at lattice points [N]."""

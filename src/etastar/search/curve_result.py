@@ -21,7 +21,7 @@ from etastar.search.curve_blocks import (
     WindowBlock,
 )
 from etastar.search.curve_budget import set_by
-from etastar.search.curve_counts import CAUSES, Counts, SlowEdge
+from etastar.search.curve_counts import CAUSES, Array, Counts, SlowEdge
 from etastar.search.curve_fit import SAFE, Fit
 from etastar.search.curve_remarks import remarks
 from etastar.search.curve_state import CurveState
@@ -30,6 +30,8 @@ CONFIDENCE = 0.95
 """Of a confirmation: its attempts' errors add up to the rest."""
 BAND_POINTS = 41
 """Rates of the band, over all that were tried."""
+PARTS = 50
+"""Quantiles of p at each of two edges, all pairs of which make the band."""
 
 
 def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
@@ -41,7 +43,7 @@ def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     """
     fit = curve.fit()
     eta = _eta_star(curve, fit)
-    high = _rate(curve, float(fit.posterior.quantile(SAFE, 0.5)))
+    high = None if fit.empty() else _rate(curve, float(fit.posterior.quantile(SAFE, 0.5)))
     seen = eta.median is not None or fit.counts.trained.any()
     points = tuple(_points(curve))
     block = CurveBlock(
@@ -124,11 +126,23 @@ def _band(curve: CurveState, fit: Fit) -> list[BandPoint]:
     if curve.ended_by == "nowhere" or fit.without_half():
         columns = np.array([fit.near(int(i)) for i in points]).T
     else:
-        columns = np.array(fit.posterior.band(points)) * fit.slow.fine(points)
+        columns = _both_edges(fit, points)
     return [
         BandPoint(curve.lattice.rate(int(i)), float(p), float(low), float(high))
         for i, p, low, high in zip(points, *columns, strict=True)
     ]
+
+
+def _both_edges(fit: Fit, points: Array) -> Array:
+    """Mean of p and its pointwise interval, [3, N]: p of the fast edge times that of the slow."""
+    band = np.array(fit.posterior.band(points))
+    if fit.slow.low is None:
+        return band
+    parts = (np.arange(PARTS) + 0.5) / PARTS
+    fast, slow = fit.posterior.spread(points, parts), fit.slow.spread(points, parts)
+    products = (fast[:, None] * slow).reshape(-1, len(points))
+    tails = np.quantile(products, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    return np.array([band[0] * slow.mean(axis=0), *tails])
 
 
 def _window(curve: CurveState, fit: Fit, high: float | None) -> WindowBlock:
