@@ -99,11 +99,37 @@ def test_a_longer_measurement_goes_on_from_the_shorter_one() -> None:
 def test_no_confirmation_and_a_cap_of_budgets() -> None:
     found = measured(confirm=0)
     assert found.recommended is not None
+    assert f"recommended rate: {found.recommended.lr:.4g}, not tried on fresh seeds" in str(found)
     told = found.to_dict()["recommended"]
     assert told["tried"] == 0
     assert [told[k] for k in ("trained", "held", "p_low", "confidence")] == [None] * 4
     capped = measured(budgets=12.0)
     assert capped.cost.budgets <= 12.0
+
+
+def test_what_ended_the_runs_above_is_said() -> None:
+    found = measured(confirm=0)
+    (note,) = (note for note in found.notes if note.startswith("above η*"))
+    assert found.lr is not None
+    above = [point for point in found.success if point.lr > found.lr]
+    words = {"diverged": "diverged", "dead": "died", "slow": "were too slow"}
+    for cause, said in (words | {"collapsed": "collapsed"}).items():
+        count = sum(getattr(point, cause) for point in above)
+        assert (f"{said} ({count})" in note) == (count > 0)
+    assert f"η* is set by {found.set_by}" in note.replace("the budget", "budget")
+
+
+def test_the_slow_edge_is_told_where_it_was_looked_for() -> None:
+    own = {"threshold": 0.75, "end_lr": 100.0, "precision": 0.1, "max_steps": 60}
+    found = measured(**own, slow_edge=True, confirm=0)
+    assert found.window is not None
+    text = str(found)
+    if found.window.low and found.window.high and found.safe_lr:
+        assert f"p ≥ 0.95 from {found.window.low:.4g} up to {found.window.high:.4g}" in text
+    else:
+        assert "slow edge: " in text
+    assert "slow edge: not looked for" in str(measured(slow_edge=True, trials=8, confirm=0))
+    assert "slow edge: " not in str(measured(trials=8, confirm=0))
 
 
 def test_what_the_other_strategies_say_of_it() -> None:
@@ -198,6 +224,9 @@ def test_a_model_of_ones_own() -> None:
 def test_a_module_varies_the_order_only_and_the_promise_says_so() -> None:
     found = etastar.maximal_lr(build(0), data(), eval_every=4, **OWN)
     assert any("Only the order" in note for note in found.notes)
+    assert found.recommended_lr
+    assert "fresh seeds" not in str(found)
+    assert "of 10 fresh orders of the data: p ≥" in str(found)
     assert found.varies == "order of the data"
 
 

@@ -66,12 +66,36 @@ def curve_advice(found: CurveResult) -> list[str]:
         .replace("Raise the budget", "Lengthen the budget (`epochs`)")
         for remark in found.remarks
     ]
-    if found.eta_star.set_by == "budget":
-        notes.append(
-            "runs above η* were not unstable, only too slow for the budget: η* is set by the "
-            "budget. Compare a longer one (`epochs`)."
-        )
-    return notes
+    return notes + _end_note(found)
+
+
+_FAILED = {
+    "diverged": "diverged",
+    "dead": "died",
+    "collapsed": "collapsed",
+    "slow": "were too slow",
+}
+
+
+def _end_note(found: CurveResult) -> list[str]:
+    """Say what ended the runs above η*, and what a longer budget would change."""
+    star = found.eta_star
+    if star.median is None or star.set_by is None:
+        return []
+    above = [point for point in found.curve.points if point.lr > star.median]
+    counts = {words: sum(getattr(p, cause) for p in above) for cause, words in _FAILED.items()}
+    most = sorted(counts, key=lambda words: -counts[words])
+    ends = [f"{words} ({counts[words]})" for words in most if counts[words]]
+    ended = f"above η* runs {', '.join(ends)}: " if ends else ""
+    if star.set_by == "budget":
+        return [
+            f"{ended}η* is set by the budget, and twice of it should move η* up. "
+            "Compare a longer one (`epochs`)."
+        ]
+    return [
+        f"{ended}η* is set by stability, and twice the budget should not move it out of its "
+        "interval."
+    ]
 
 
 def order_note(problem: Problem, starts: Sequence[Start]) -> list[str]:

@@ -133,7 +133,8 @@ def maximal_lr(
             η* of each seed.
         precision: Under `curve`, the 95 % interval of η* reaches at most the factor 1 + precision
             to either side; 0.2 if None.
-        trials: Most whole trials of the curve; 120 if None.
+        trials: Most whole trials of the curve, beside confirming ones, which count where they fail
+            but are made all the same; 120 if None.
         budgets: Most steps, in whole trainings, everything included; no cap if None.
         confirm: Fresh seeds that train at the recommended rate, 0 for none; 10 if None.
         round_size: Trials that are placed at once; 4 if None.

@@ -328,18 +328,24 @@ class Result:
     def promise(self) -> list[str]:
         """What to train with, and what was seen of fresh seeds there, under `curve`."""
         advice, window = self.recommended, self.window
+        fresh = "fresh seeds" if "initialisation" in self.varies else "fresh orders of the data"
         lines = []
         if window and window.high and self.eta_star.safe:
+            begin = f"from {number(window.low)} " * (window.low is not None)
             lines.append(
-                f"fresh seeds train with p ≥ 0.95 up to {number(window.high)} (90 % sure: up to "
+                f"{fresh} train with p ≥ 0.95 {begin}up to {number(window.high)} (90 % sure: up to "
                 f"{number(self.eta_star.safe)})"
             )
+        if window and self.search["slow_edge"] and not (lines and window.low):
+            lines.append(f"slow edge: {number(window.low) if window.low else window.low_status}")
         if advice and advice.lr:
             lines.append(f"recommended rate: {number(advice.lr)}")
-            if advice.tried and advice.p_low is not None:
+            if not advice.tried:
+                lines[-1] += f", not tried on {fresh}"
+            elif advice.p_low is not None:
                 steps = advice.median_steps
                 lines[-1] += (
-                    f". Trained {advice.trained} of {advice.tried} fresh seeds: p ≥ "
+                    f". Trained {advice.trained} of {advice.tried} {fresh}: p ≥ "
                     f"{advice.p_low:.2f} with {100 * (advice.confidence or 0):.0f} % confidence"
                     + ("" if steps is None else f"; {steps:.0f} steps in the median")
                     + f"; {advice.held} of {advice.tried} still there at the end."

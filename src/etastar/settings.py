@@ -189,7 +189,11 @@ class Settings(BaseModel):
         description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
         "either side. [default: 0.1]",
     )
-    trials: Count = Field(None, description="curve: most whole trials. [default: 400]")
+    trials: Count = Field(
+        None,
+        description="curve: most whole trials, beside confirming ones, which count where they "
+        "fail. [default: 400]",
+    )
     budgets: Rate = Field(
         None, description="curve: most steps, in whole trainings, all included. [default: no cap]"
     )

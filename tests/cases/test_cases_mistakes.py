@@ -88,6 +88,7 @@ STOPPED: dict[str, tuple[dict[str, Any], str]] = {
         "train_data: sample 17 holds NaN",
     ),
     "the name of a data set": ({"train_data": "digits"}, r"pass etastar\.load\('digits'\)"),
+    "a word for a flag": ({"slow_edge": "yes"}, "slow_edge must be True or False, got 'yes'"),
     "a misspelt option": ({"thresold": 0.9}, "unknown option 'thresold'; did you mean 'threshold'"),
 }
 

@@ -203,6 +203,19 @@ def test_other_refusals_name_the_place(tmp_path: Path) -> None:
             Study.from_file(written(tmp_path, text))
 
 
+def test_a_curve_where_nothing_varies_is_refused_in_a_line(tmp_path: Path) -> None:
+    one = TEXT.replace("[4, 8, 16]", "[4]").replace("[1, 2]", "[1]")
+    brackets = "seeds = 2\nresolution = 0.5"
+    one = one.replace(brackets, 'strategy = "curve"').replace("= 32", "= 500")  # a full batch
+    code = CODE.replace("manual_seed(seed)", "manual_seed(0)")
+    study = Study.from_file(written(tmp_path, one, code))
+    progress = run_study(study)
+    (reason,) = progress.failures.values()
+    assert progress.done == 0
+    assert reason.startswith("ConfigError: nothing varies between trials")
+    assert 'strategy = "section"' in reason
+
+
 def test_the_example_runs(tmp_path: Path) -> None:
     for name in ("cnn_study.py", "cnn_study.toml"):
         shutil.copy(EXAMPLES / name, tmp_path / name)

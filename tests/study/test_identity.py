@@ -149,10 +149,13 @@ def test_the_hash_of_today_is_the_hash_of_tomorrow() -> None:
     """Stores outlive versions: if this fails, raise `IDENTITY_VERSION` and keep the old apart."""
     known = Cell(Settings.checked(width=64, depth=4), SharpnessSettings.model_validate({}))
     assert (known.id, known.sharpness_id) == (KNOWN, KNOWN_LAMBDA)
+    assert Cell(Settings.checked(width=64, depth=4, strategy="bisection")).id == KNOWN_BISECTION
 
 
 KNOWN = "cd37aa17f75c4fa545ca"
 KNOWN_LAMBDA = "f2eb3462965be3e6b18b"
+KNOWN_BISECTION = "766e4a53a4b951e62af7"
+"""What 0.1.0 made of them."""
 
 
 def test_added_seeds_are_the_only_ones_computed(tmp_path: Path) -> None:

@@ -114,6 +114,9 @@ class OwnModel:
         for name in (*whole, "max_steps", "eval_batch_size"):
             if (value := getattr(self, name)) is not None:
                 check_whole(name, value, least=0 if name in ("confirm", "first_seed") else 1)
+        for name in ("slow_edge", "eval_grad"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         if self.start_lr >= self.end_lr:
             raise ConfigError(
                 f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."

@@ -96,7 +96,7 @@ class CurveBlock:
     Attributes:
         eta_50: Where p falls through 0.5.
         eta_95: Where p falls through 0.95, the median of its posterior; None where it is not that
-            high.
+            high, or where runs are too slow.
         eta_95_low: The one-sided 90 % lower bound of that.
         p_max: The highest p seen.
         points: The whole runs by rate, ascending.
@@ -117,8 +117,9 @@ class WindowBlock:
 
     Attributes:
         low: The slow edge; None unless it was looked for and found.
-        high: η_95.
-        low_status: `found`, `below the range` or `not looked for`.
+        high: η_95; None where p is not so high, or runs are too slow there.
+        low_status: `found`, `below the range`, or `not looked for`, which is also said where a cap
+            ended the search before it came to that.
     """
 
     low: float | None
@@ -143,10 +144,10 @@ class AttemptBlock:
 
 @dataclass(frozen=True)
 class Recommended:
-    """The rate to train with.
+    """The rate to train with, or, where every attempt to confirm one failed, these attempts.
 
     Attributes:
-        lr: The rate; None where every attempt to confirm one failed.
+        lr: The rate; None where every attempt failed.
         tried: Fresh runs at it, to the end of the budget; 0 where none was made.
         trained: How many reached the threshold.
         held: How many were still at or above the threshold at the end.
@@ -216,8 +217,8 @@ class Remark:
 
     Attributes:
         code: Stable name: `above-range`, `below-range`, `nowhere-half`, `no-safe-rate`, `cap`,
-            `island`, `two-windows`, `no-width`, `no-steps`, `floor-seen`, `not-confirmed`,
-            `only-order`.
+            `island`, `two-windows`, `no-width`, `no-steps`, `floor-seen`, `not-recommended`,
+            `not-confirmed`, `only-order`.
         text: A sentence.
     """
 

@@ -84,32 +84,56 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "below-range",
             f"Less than half of the runs train even at the lowest rate, {lowest:.4g}: {remedy}",
         )
+    elif curve.ended_by == "precision" and fit.eta_50()[2] > curve.lattice.cells:
+        yield Remark(
+            "above-range",
+            f"The interval of η* is open above: it ends beyond the highest rate, "
+            f"{options.end_lr:g}. Raise end_lr.",
+        )
+    elif curve.ended_by == "precision" and fit.eta_50()[0] < 0:
+        yield Remark(
+            "below-range",
+            f"The interval of η* is open below: it ends beyond the lowest rate, "
+            f"{options.start_lr:g}. Lower start_lr.",
+        )
 
 
 def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     if curve.ended_by not in ("trials", "budgets"):
         return
-    goal, reach, runs = math.log1p(curve.options.precision), fit.reach(), len(curve.whole)
-    unknown = fit.without_half()
-    needed = max(runs + 1, TRIALS if unknown else math.ceil(runs * (reach / goal) ** 2))
+    options, runs = curve.options, len(curve.whole)
+    goal, reach, unknown = math.log1p(options.precision), fit.reach(), fit.without_half()
     name = "cap of trials" if curve.ended_by == "trials" else "cap on budgets"
-    if reach <= goal and not unknown:
-        yield Remark("cap", f"The {name} ended the search before a safe rate was settled.")
+    if reach <= goal and fit.enough() and not unknown:
+        before = "it was clear where the most train"
+        if fit.safe_is_open():
+            before = "a safe rate was settled"
+        elif options.slow_edge:
+            before = "the slow edge was known"
+        yield Remark("cap", f"The {name} ended the search before {before}.")
         return
-    budgets = curve.spent() / curve.options.max_steps * needed / max(runs, 1)
+    needed = max(runs + 1, TRIALS) if unknown else fit.needed(goal)
+    low, _, high = fit.eta_50()
+    far = "is open"
+    if low >= 0 and high <= fit.cells:
+        far = f"reaches a factor {math.exp(reach):.2f} to a side"
+        far += "" if fit.enough() else " and rests on too few of them"
+    first = f"The {name} ended the search after {runs} whole trials: "
     if unknown:
-        yield Remark(
-            "cap",
-            f"The {name} ended the search after {runs} whole trials: to say whether any rate "
-            f"trains half of the runs needs about {needed} whole trials, {budgets:.0f} budgets.",
-        )
-        return
-    yield Remark(
-        "cap",
-        f"The {name} ended the search after {runs} whole trials: the interval of η* reaches a "
-        f"factor {math.exp(reach):.2f} to a side, not {1 + curve.options.precision:.2f}. That "
-        f"would need about {needed} whole trials, {budgets:.0f} budgets.",
-    )
+        text = "to say whether any rate trains half of the runs needs"
+    else:
+        text = f"the interval of η* {far}. A factor {1 + options.precision:.2f} would need"
+    budgets = _budgets(curve, needed, confirmed=not unknown)
+    yield Remark("cap", f"{first}{text} about {needed} whole trials, {math.ceil(budgets)} budgets.")
+
+
+def _budgets(curve: CurveState, trials: int, *, confirmed: bool) -> float:
+    """Budgets of a search of so many whole trials, which cost what those so far did each."""
+    whole = {trial for _, trial, _ in curve.whole}
+    searched = sum(curve.taken(*run) for run in curve.runs() if run[0] in whole)
+    located = sum(curve.taken(*run) for run in curve.located)
+    steps = curve.options.before + located + searched * trials / len(whole)
+    return steps / curve.options.max_steps + curve.options.confirm * confirmed
 
 
 def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
@@ -129,25 +153,37 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "falling edge.",
         )
     if fit.counts.trained.any() and not fit.safe() >= 0:
-        nowhere, peak = fit.posterior.distribution(SAFE)[2], fit.peak()
-        seen = f"; the most were {peak[1]} of {peak[2]} about {rate(peak[0]):.3g}" if peak else ""
-        yield Remark(
-            "no-safe-rate",
-            f"No rate is known to train 95 % of fresh runs{seen}. The probability that there is "
-            f"none is {nowhere:.2f}.",
-        )
+        nowhere = fit.posterior.distribution(SAFE)[2]
+        text = f"The probability that there is none is {nowhere:.2f}."
+        if found is not None and far is None:
+            text = "There may be one: a single falling edge does not tell."
+        seen = f"No rate is known to train 95 % of fresh runs{_most(curve, fit)}."
+        yield Remark("no-safe-rate", f"{seen} {text}")
     elif fit.no_width() and not fit.without_half():
+        has = "has" if fit.empty() else "may have"
         yield Remark(
             "no-width",
-            "The window has no width: runs become too slow for the budget where they have not yet "
-            "become stable. Raise the budget.",
+            f"The window {has} no width: runs become too slow for the budget where they have not "
+            f"yet become stable{_most(curve, fit)}. Raise the budget.",
         )
+
+
+def _most(curve: CurveState, fit: Fit) -> str:
+    """Where the most trained, and how many."""
+    peak = fit.peak()
+    rate = None if peak is None else curve.lattice.rate(peak[0])
+    return f"; the most were {peak[1]} of {peak[2]} about {rate:.3g}" if peak else ""
 
 
 def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options = curve.options
     point = curve.attempts[-1].point if curve.attempts else curve.choice()
     if point is None:
+        if fit.safe() >= 0 and not (fit.no_width() or fit.without_half()):
+            yield Remark(
+                "not-recommended",
+                "No rate is recommended: no whole runs were made that train below the safe rate.",
+            )
         return
     if not options.counts_steps:
         yield Remark(
@@ -155,11 +191,11 @@ def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "Nothing is known of steps to the threshold: the recommended rate is 0.8 of the lower "
             "bound of η_95.",
         )
-    elif fit.slow.upper is None and not options.slow_edge:
+    elif fit.slow.upper is None and not (options.slow_edge and fit.counts.tried[0]):
         yield Remark(
             "floor-seen",
-            "The slow edge was not looked for: rates below the lowest that was seen to train were "
-            "not considered.",
+            f"The slow edge was not {'found' if options.slow_edge else 'looked for'}: rates below "
+            "the lowest that was seen to train were not considered.",
         )
     if not options.confirm:
         return

@@ -72,5 +72,9 @@ class CurveState(ABC):
         """Return every run of whole rounds, partial and confirming ones included."""
 
     @abstractmethod
+    def taken(self, trial: Trial, outcome: Outcome) -> int:
+        """Return the optimizer steps that a run really took."""
+
+    @abstractmethod
     def spent(self) -> int:
         """Return the optimizer steps taken so far."""

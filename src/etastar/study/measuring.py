@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from etastar.errors import ConfigError
 from etastar.result import Result, json_ready
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings, TaskKind
@@ -97,14 +98,25 @@ def measure_lr(task: Task, on_outcome: OnOutcome | None = None) -> Results:
 def _of_factory(
     settings: FactorySettings, seeds: tuple[Any, ...] | None, how: Mapping[str, Any]
 ) -> tuple[Result, Recipe, dict[str, Any]]:
-    """Measure η* of a network that a function of the user builds."""
+    """Measure η* of a network that a function of the user builds.
+
+    Raises:
+        ConfigError: A success curve is asked for where nothing varies.
+    """
+    from etastar.engines.collapse import varies
     from etastar.machine import use_threads
+    from etastar.problem.trial import Start
     from etastar.run import run
 
     search = settings.search()
     search = search if seeds is None else replace(search, seeds=seeds)
     with use_threads(settings.threads) as threads:
         problem = settings.problem()
+        if search.strategy == "curve" and not varies(problem, Start(0, 0), Start(1, 1)):
+            raise ConfigError(
+                "nothing varies between trials, so there is no success curve: vary the "
+                'initialisation or the order of the data, or set strategy = "section".'
+            )
         data = {"name": settings.told()["dataset"]}
         found = run(problem, search, heading=settings.title, data=data, threads=threads, **how)
     return found, settings.recipe_of(problem), settings.facts(problem)
