@@ -2,8 +2,7 @@
 
     python benchmarks/calibration.py benchmarks/results/replay.json docs/reliability.md
 
-Replaces what stands between the two marks in the page. A number that misses its goal is bold; what
-is not a share of all replays has the number that it is a share of in brackets.
+Replaces what stands between the two marks in the page.
 """
 
 from __future__ import annotations
@@ -17,6 +16,10 @@ from typing import Any
 BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
 NULLS = {"p_at": "eta_null", "safe": "safe_null", "reco": "recommended_null"}
 """Share of replays that a column leaves out, by how its name begins."""
+LEGEND = (
+    "*Bold: misses its goal. ±: Monte Carlo error. In brackets: of how many replays a share is,\n"
+    "where not of all. Error of log η_50: that of the table's own, from its few seeds.*"
+)
 COLUMNS: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ("covers", "covers", lambda x: 0.92 <= x <= 0.98),
     ("p at η\\*", "p_at_eta", lambda x: abs(x - 0.5) <= 0.07),
@@ -63,7 +66,8 @@ def write(results: Path, page: Path) -> None:
         lines.append("| " + " | ".join([*cells, f"{row['search']:.0f}"]) + " |")
     before, rest = page.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}")
+    table = "\n".join(lines)
+    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{LEGEND}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

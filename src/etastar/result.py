@@ -325,11 +325,15 @@ class Result:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
+    def fresh(self) -> str:
+        """What trials under `curve` are over: fresh seeds, or of a module only fresh orders."""
+        return "fresh seeds" if "initialisation" in self.varies else "fresh orders of the data"
+
+    @property
     def promise(self) -> list[str]:
         """What to train with, and what was seen of fresh seeds there, under `curve`."""
         advice, window = self.recommended, self.window
-        fresh = "fresh seeds" if "initialisation" in self.varies else "fresh orders of the data"
-        lines = []
+        fresh, lines = self.fresh, []
         if window and window.high and self.eta_star.safe:
             begin = f"from {number(window.low)} " * (window.low is not None)
             lines.append(

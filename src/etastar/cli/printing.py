@@ -53,7 +53,7 @@ def print_table(found: Result, console: Console) -> None:
     star = found.eta_star
     level = 100 * (LEVEL if found.found else level_of(len(found.seeds)))
     interval = f"{level:.3g} % interval {number(star.ci_low)} – {number(star.ci_high)}"
-    what = "half of fresh seeds train" if found.found else "median over seeds"
+    what = f"half of {found.fresh} train" if found.found else "median over seeds"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:
         console.print("per parameter group: " + ", ".join(map(number, found.group_lrs)))

@@ -56,7 +56,7 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     if found.recommended_lr:
         text = f"recommended: {found.recommended_lr:.3g}"
         ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6, label=text)
-    ax.set(ylim=(-0.13, 1.05), ylabel="fresh seeds that train")
+    ax.set(ylim=(-0.13, 1.05), ylabel=f"{found.fresh} that train")
     return ax
 
 
