@@ -86,7 +86,7 @@ def _end_note(found: CurveResult) -> list[str]:
     counts = {words: sum(getattr(p, cause) for p in above) for cause, words in _FAILED.items()}
     most = sorted(counts, key=lambda words: -counts[words])
     ends = [f"{words} ({counts[words]})" for words in most if counts[words]]
-    ended = f"above η* runs {', '.join(ends)}: " if ends else ""
+    ended = f"above η* runs {' or '.join(ends)}: " if ends else ""
     if star.set_by == "budget":
         return [
             f"{ended}η* is set by the budget, and twice of it should move η* up. "
