@@ -161,10 +161,10 @@ class Result:
         if self.interrupted and not self.lr:
             return "interrupted"
         if self.found:
-            peak = self.found.curve.p_max
             if self.lr:
                 return "bracketed"
-            return "all-trained" if peak and peak.p > HALF else "none-trained"
+            above = any(remark.code == "above-range" for remark in self.found.remarks)
+            return "all-trained" if above else "none-trained"
         return middle_bracket(list(self.seeds.values()))[0]
 
     @property
@@ -366,7 +366,6 @@ class Result:
         )
 
 
-HALF = 0.5
 OF_A_MODEL = (
     *("lr", "bracket", "safe_lr", "interval", "status", "set_by", "group_lrs", "groups", "varies"),
     *("engine", "engine_reason", "settings", "notes", "interrupted"),
