@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from etastar import ConfigError, Result
 from etastar.carried import AppliedResult
-from etastar.huggingface import Training, _set, trainer_maximal_lr
+from etastar.huggingface import Training, _budget, _set, trainer_maximal_lr
 from etastar.problem.batches import Grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -176,7 +176,8 @@ def test_an_optimizer_that_was_given_is_that_of_the_copies(tmp_path: Path) -> No
     ]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     given = trainer(tmp_path, model=model, optimizers=(optimizer, None), compute_metrics=right)
-    result = trainer_maximal_lr(given, **(QUICK | {"end_lr": 10.0}))
+    few = {"start_lr": 1e-3, "end_lr": 10.0, "trials": 12, "confirm": 2}
+    result = trainer_maximal_lr(given, **(QUICK | few))
     assert result.ratios == pytest.approx((1, 3))
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert not optimizer.state
@@ -230,16 +231,15 @@ class Evaluating(Trainer):
 
 
 @pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
-@pytest.mark.parametrize("steps", [4, 0.2])
-def test_an_evaluate_of_its_own_as_often_as_the_trainer_has_it(
-    steps: float, tmp_path: Path
-) -> None:
-    often = {"eval_strategy": "steps", "eval_steps": steps, "num_train_epochs": 1}
+def test_an_evaluate_of_its_own_as_often_as_the_trainer_has_it(tmp_path: Path) -> None:
+    often = {"eval_strategy": "steps", "eval_steps": 0.2, "num_train_epochs": 1}
     given = trainer(tmp_path, Evaluating, compute_metrics=right, **often)
     few = {"threshold": 0.1, "trials": 1, "confirm": 0, "progress": False}
     found = trainer_maximal_lr(given, metric="mine_error", **few)
     assert found.settings["higher_is_better"] is False
-    assert found.settings["eval_every"] == {4: 4, 0.2: 3}[steps]
+    assert found.settings["eval_every"] == 3  # of 12 steps
+    given.args.eval_steps = 4
+    assert _budget(given, range(12), 1) == {"max_steps": 12, "eval_every": 4}
     assert given.state.log_history == []
 
 
