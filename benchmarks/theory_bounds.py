@@ -18,8 +18,14 @@ from etastar.theory import theorem_entries
 
 BEGIN, END = "<!-- settings: written by benchmarks/theory_bounds.py -->", "<!-- /settings -->"
 NAMES = {
-    "mse": ("lower gradient", "lower layers", "upper blocks", "upper trace"),
-    "cross-entropy": ("lower sample", "lower output layer", "upper softmax trace", "upper blocks"),
+    "mse": (
+        *("lower product", "lower gradient", "lower layers"),
+        *("upper blocks", "upper trace", "upper product"),
+    ),
+    "cross-entropy": (
+        *("lower sample", "lower output layer", "upper softmax trace"),
+        *("upper blocks", "upper trace", "upper product"),
+    ),
 }
 
 

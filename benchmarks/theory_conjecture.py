@@ -86,7 +86,7 @@ def excess(theta: float, p: int) -> float:
     """The last two terms of `E_p` in Lemma 7."""
     rho = a1(math.cos(theta))
     value, first, second, at = rho, 1.0, 0.0, rho
-    for _ in range(p - 1):  # κ and its derivatives: a1 iterated
+    for _ in range(p - 1):  # k̂ and its derivatives: a1 iterated
         slope, bend = float(a0(at)), 1 / (math.pi * math.sqrt(1 - at**2))
         at = value = a1(at)
         first, second = slope * first, bend * first**2 + slope * second
@@ -101,7 +101,7 @@ def own_order(theta: float, p: int, step: float = 1e-3) -> float:
 
 
 def first_order(theta: float, p: int) -> float:
-    """`D_p` of Lemma 7."""
+    """`E_p'`, after Lemma 7."""
     if p == 1:
         return 0.0
     below = first_order(math.acos(a1(math.cos(theta))), p - 1)
@@ -126,7 +126,7 @@ def main() -> None:
             print(p, f"{n:2d}", *cells, flush=True)
     for p in (2, 3, 5):
         found = [first_order(math.acos(rho), p) for rho in RHOS[:-1]]
-        print(p, "n → ∞, D_p:", *(f"{value:.3f}" for value in found))
+        print(p, "n → ∞, E_p':", *(f"{value:.3f}" for value in found))
     thetas = np.linspace(0.03, math.pi / 2, 120)
     least = min(own_order(t, p) / t**2 for p in range(2, 65) for t in thetas)
     print(f"least V_p/θ² for p = 2 ... 64 at 120 angles: {least:.3f}")

@@ -176,60 +176,59 @@ def rest_table(rows: list[list[Any]]) -> str:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """λ1/(n·L) on a linear axis against n·L, between its bounds, by depth; both losses."""
+    """λ1/(n·L) against n·L, between its bounds, by depth; both losses on a linear axis."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), constrained_layout=True)
-    for panel, loss, title in zip(
-        panels, ("mse", "cross-entropy"), ("MSE", "Cross-entropy"), strict=True
-    ):
+    figure, panels = plt.subplots(1, 3, figsize=(12, 4.2), constrained_layout=True)
+    titles = ("MSE", "Cross-entropy", "Cross-entropy, logarithmic axis")
+    losses = ("mse", "cross-entropy", "cross-entropy")
+    for panel, loss, title in zip(panels, losses, titles, strict=True):
         cells = chosen(rows, loss)
         depths = sorted({r["depth"] for r in cells})
         colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, len(depths)))
         for depth, colour in zip(depths, colours, strict=True):
-            row = [r for r in cells if r["depth"] == depth]
-            size = np.array([r["width"] * depth for r in row])
-            for side, best in (("lower", max), ("upper", min)):
-                proved = [
-                    best(
-                        e["per_nl"]
-                        for e in r["theorem"]
-                        if (e["side"], e["label"]) == (side, "proved")
-                    )
-                    for r in row
-                ]
-                marker = "^" if side == "lower" else "v"
-                style = {"marker": marker, "ms": 4.5, "mfc": "white", "lw": 0.9, "ls": "--"}
-                panel.plot(size, proved, color=colour, zorder=2, **style)
-            limit = [next(e for e in r["theorem"] if e["name"] == "depth")["per_nl"] for r in row]
-            panel.plot(size, limit, ":", color=colour, lw=1.1, zorder=1)
-            means = np.array([per_nl(r) for r in row])
-            errors = [2 * r["mean_error"] / (r["width"] * depth) for r in row]
-            panel.errorbar(
-                size, means, errors, fmt="o-", color=colour, ms=5, lw=1.4, capsize=2, zorder=3,
-                label=f"L = {depth}",
-            )  # fmt: skip
+            of_depth(panel, [r for r in cells if r["depth"] == depth], depth, colour)
         panel.set(xscale="log", xlabel="depth × width  n·L", title=title)
         panel.set_ylim(bottom=0)
+    panels[2].set(yscale="log", ylim=(1e-3, 2))
     panels[0].set_ylabel("E λ1(G) / (n·L)")
     handles, labels = panels[0].get_legend_handles_labels()
     for style, marker, text in (
         ("--", "v", "proved, above"),
         ("--", "^", "proved, below"),
-        (":", "", "depth bound as n → ∞"),
+        (":", "", "depth bound as n → ∞ (L ≥ 2)"),
     ):
         handles += panels[0].plot(
             [], [], style, marker=marker, color="0.35", ms=4.5, mfc="white", lw=0.9
         )
         labels.append(text)
-    figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=8, frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=180)
     plt.close(figure)
+
+
+def of_depth(panel: Any, row: list[dict[str, Any]], depth: int, colour: Any) -> None:
+    """One depth in one panel: measured means, the best proved bounds, the limit's depth bound."""
+    size = np.array([r["width"] * depth for r in row])
+    for side, best, marker in (("lower", max, "^"), ("upper", min, "v")):
+        proved = [
+            best(e["per_nl"] for e in r["theorem"] if (e["side"], e["label"]) == (side, "proved"))
+            for r in row
+        ]
+        style = {"marker": marker, "ms": 4.5, "mfc": "white", "lw": 0.9, "ls": "--"}
+        panel.plot(size, proved, color=colour, zorder=2, **style)
+    limit = [next(e for e in r["theorem"] if e["name"] == "depth")["per_nl"] for r in row]
+    if any(limit):
+        panel.plot(size, limit, ":", color=colour, lw=1.4, zorder=1)
+    means = np.array([per_nl(r) for r in row])
+    errors = [2 * r["mean_error"] / (r["width"] * depth) for r in row]
+    style = {"fmt": "o-", "ms": 5, "lw": 1.4, "capsize": 2, "zorder": 3}
+    panel.errorbar(size, means, errors, color=colour, label=f"L = {depth}", **style)
 
 
 if __name__ == "__main__":

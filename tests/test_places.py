@@ -421,8 +421,11 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
             for _ in range(2):
                 if over.wait(moments.uniform(1, 3)):
                     return
-                pids = list(client.run(os.getpid).values())
-                os.kill(moments.choice(pids), signal.SIGKILL)
+                # asking the workers themselves would wait for ever for one that is just dying
+                nannies, known = cluster.workers.values(), cluster.scheduler.workers
+                pids = [nanny.pid for nanny in nannies if nanny.worker_address in known]
+                if pids:
+                    os.kill(moments.choice(pids), signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
@@ -446,7 +449,8 @@ def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     base = [sys.executable, "-m", "etastar", "model", "net.py:build", "--dataset", "digits"]
-    base += ["--trials", "4", "--confirm", "0", "--store", "trials.sqlite", "--json", "-"]
+    base += ["--trials", "8", "--confirm", "0", "--epochs", "3", "--threshold", "0.8"]
+    base += ["--store", "trials.sqlite", "--json", "-"]
 
     def called(*more: str) -> dict[str, Any]:
         done = subprocess.run(

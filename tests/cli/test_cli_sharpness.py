@@ -72,6 +72,14 @@ def test_lambda1_is_that_of_the_dense_hessian(
         assert row["converged"]
 
 
+OF_THE_THEOREM = {  # lower | upper
+    "mse": "product,gradient,layers,depth,constant vector,kernel"
+    "|kernel,gradient,blocks,trace,product",
+    "cross-entropy": "sample,output layer,depth,contrast"
+    "|softmax trace,kernel,gradient,blocks,trace,product",
+}
+
+
 @pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
 @pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
 def test_keys_and_order_of_the_bounds(
@@ -88,8 +96,11 @@ def test_keys_and_order_of_the_bounds(
     assert expected <= set(bounds)
     assert bounds["lower"] < bounds["kernel_prediction"] < bounds["upper"]
     theorem: list[dict[str, float]] = record["theorem"]  # type: ignore[assignment]
-    assert {"name", "side", "label", "value", "per_nl"} == set(theorem[0])
-    assert {e["side"] for e in theorem} == {"lower", "upper"}
+    assert all({"name", "side", "label", "value", "per_nl"} == set(e) for e in theorem)
+    sides = [[e["name"] for e in theorem if e["side"] == side] for side in ("lower", "upper")]
+    assert "|".join(map(",".join, sides)) == OF_THE_THEOREM[loss]
+    assert all(e["label"] in ("proved", "asymptotic") for e in theorem)
+    assert all(e["per_nl"] == pytest.approx(e["value"] / 128) for e in theorem)
     if kind == "gauss-newton":
         assert bounds["lower"] < median["median"] < bounds["upper_proved"]
     else:

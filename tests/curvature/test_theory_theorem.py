@@ -144,6 +144,18 @@ def test_the_bounds_are_ordered():
     assert mse["trace", "upper"] <= mse["product", "upper"]
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+@pytest.mark.parametrize("setting", [*SETTINGS, (1, 8, 1.0, 1.0, 2, 3, 1, True)])
+def test_bounds_of_the_limit_do_not_contradict_each_other(setting, loss):
+    """Narrow networks with biases too: one unit in eight layers had a lower above an upper one."""
+    n, depth, kappa, v, classes, d, m, biases = setting
+    net = MLP(width=n, depth=depth, input_lr_ratio=kappa, output_variance=v, biases=biases)
+    for x in (inputs(m, d), inputs(m, d, positive=True), np.ones((1, d)), np.zeros((2, d))):
+        found = [e for e in theorem_entries(net, x, classes, loss) if e.label == "asymptotic"]
+        lower = max(e.value for e in found if e.side == "lower")
+        assert lower <= min(e.value for e in found if e.side == "upper") * (1 + 1e-9) + 1e-12
+
+
 @pytest.mark.parametrize("v", [0.0, 0.3, 2.0, 5.0])
 @pytest.mark.parametrize("depth", [1, 2, 3, 8, 60])
 @pytest.mark.parametrize("positive", [False, True])

@@ -149,8 +149,8 @@ def _draw(
     z = np.concatenate([half, -half])  # (U, m): in pairs, for the exact share of active units
     active = z > 0
     normal = rng.normal(size=(units, max(classes, COUPLED), len(q)))
-    gradients = active[:, None] * (normal @ _root(above).T)
-    images = (gradients * first) @ below  # (U, C, m)
+    gradients = active[:, None] * _rows(normal, _root(above).T)
+    images = _rows(gradients * first, below)  # (U, C, m)
     matrices = images[:, :classes] @ (gradients[:, :classes] * first).transpose(0, 2, 1)
     traces = np.sum((active * first) @ (below * above) * active * first, axis=1)  # E X_kk given z
     mean, h = float(traces.mean()), z * active
@@ -164,10 +164,10 @@ def _draw(
     squares = norms / norms.mean() if norms.mean() > 0 else np.ones_like(norms)
     couplings = scale * images[:, :COUPLED, None] * gradients[:, None, :COUPLED]  # (U, 3, 3, m)
     own = np.eye(COUPLED, dtype=bool)
-    same = (couplings[:, own] - couplings[:, own].mean(0)) @ others
+    same = _rows(couplings[:, own] - couplings[:, own].mean(0), others)
     return LayerUnits(
         units=np.column_stack([matrices.reshape(units, -1), squares]),
-        other=np.mean((couplings[:, ~own] @ others) ** 2, axis=(0, 1)) / n,
+        other=np.mean(_rows(couplings[:, ~own], others) ** 2, axis=(0, 1)) / n,
         gradient=np.mean(same**2, axis=(0, 1)) / n,
         crossed=np.mean(same * signals[:, None], axis=(0, 1)) / n,
         signal=np.mean(signals**2, axis=0) / n,
@@ -224,6 +224,11 @@ def chains(fluctuations: Fluctuations, draws: int, seed: int) -> Chains:
         root = root @ _root(means[layer])
         psi[:, layer] = root @ root.transpose(0, 2, 1)
     return Chains(psi * signal[..., None, None], np.stack(above[::-1], axis=1), signal)
+
+
+def _rows(stack: Array, matrix: Array) -> Array:
+    """`stack @ matrix`, `[..., k]`, as one product: half the time of many small ones."""
+    return (stack.reshape(-1, len(matrix)) @ matrix).reshape(*stack.shape[:-1], -1)
 
 
 def _root(matrix: Array) -> Array:

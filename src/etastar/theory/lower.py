@@ -72,7 +72,7 @@ def kernel_below(net: MLP, x: Array) -> Array:
 def gradients_below(n: int, layers: int) -> Array:
     """Below `k_p'` for p = 1 ... `layers` at angles `(π/2)(i/ANGLES)²` (Lemma 4).
 
-    `1 − (s_p e(ρ₀) − e(ρ))/(ρ − ρ₀)` with the best ρ₀ < ρ; `e(ρ) = a1(ρ) − ρ` and
+    `1 − (s_p ξ(ρ₀) − ξ(ρ))/(ρ − ρ₀)` with the best ρ₀ < ρ; `ξ(ρ) = a1(ρ) − ρ` and
     `s_p = Σ_{i<p} (1 − 2^(1−n))^i`. Where ρ = 0 there is none: −∞. `[layers, ANGLES + 1]`.
     """
     angles = math.pi / 2 * np.linspace(0, 1, ANGLES + 1) ** 2

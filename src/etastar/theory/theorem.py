@@ -130,7 +130,7 @@ def _upper(net: MLP, x: Array, classes: int, total: Array) -> list[_Row]:
     product = product * float((x**2).mean()) + net.biases * (1 + half * (net.depth - 1 + kappa))
     return [
         ("kernel", "asymptotic", largest(total) / len(x)),
-        ("gradient", "asymptotic", float(expected_gradient_norm(net, x).mean())),
+        ("gradient", "asymptotic", float(np.trace(total)) / len(x)),
         ("blocks", "proved", block_bound(net, x, classes)),
         ("trace", "proved", trace_bound(net, x, classes)),
         ("product", "proved", classes * product),
@@ -138,7 +138,7 @@ def _upper(net: MLP, x: Array, classes: int, total: Array) -> list[_Row]:
 
 
 def depth_bound(net: MLP, x: Array, classes: int | None = None) -> float:
-    """Below lim λ1/n · n, in n·L: `n (mean √q)² max(0, vL'/8 + min(0, 1 − v/2))` (Theorem D).
+    """Below lim λ1/n · n, in n·L: `n (mean √q)² max(0, vL'/8 + min(0, 1 − v/2))` (Theorem D (b)).
 
     L' = L where no two inputs have a negative product, else L − 1. With `classes`, for
     cross-entropy: divided by `C · mean e^(vq)`.
