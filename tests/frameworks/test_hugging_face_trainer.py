@@ -239,7 +239,7 @@ def test_an_evaluate_of_its_own_as_often_as_the_trainer_has_it(tmp_path: Path) -
     assert found.settings["higher_is_better"] is False
     assert found.settings["eval_every"] == 3  # of 12 steps
     given.args.eval_steps = 4
-    assert _budget(given, range(12), 1) == {"max_steps": 12, "eval_every": 4}
+    assert _budget(given, given.get_train_dataloader(), 1) == {"max_steps": 12, "eval_every": 4}
     assert given.state.log_history == []
 
 
