@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 import etastar
-from etastar.errors import ConfigError, ExecutorError
+from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.problem.trial import Outcome, Trial
 from etastar.result import Result
+from etastar.search.curve import Curve
 
 DIGITS = etastar.load("digits")
 TRAIN = DIGITS.x_train[:640], DIGITS.y_train[:640]
@@ -143,6 +144,24 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.parametrize("file", ["/tmp/ipykernel_1/{}.py", "<ipython-input-{}-ab>"])
+def test_changed_code_of_a_cell_is_refused_and_named(file: str, tmp_path: Path) -> None:
+    def built(number: int, hidden: int) -> Any:
+        names: dict[str, Any] = {"__name__": "__main__", "nn": nn}
+        model = f"nn.Sequential(nn.Linear(64, {hidden}), nn.Linear({hidden}, 10))"
+        text = f"def build(seed):\n return {model}"
+        exec(compile(text, file.format(number), "exec"), names)
+        return names["build"]
+
+    few: dict[str, Any] = {"store": tmp_path / "trials.sqlite", "trials": 1, "confirm": 0}
+    with _quiet():
+        measured(built(1, 4), **few)
+        measured(built(2, 4), **few)
+        assert len(kept(few["store"])) == 1
+        with pytest.raises(StoreError, match=r"__main__\.build was changed since"):
+            measured(built(3, 5), **few)
+
+
 def test_changed_code_under_the_same_name_is_refused_and_named(tmp_path: Path) -> None:
     store = tmp_path / "trials.sqlite"
     assert run(script(tmp_path, store, pause=0)).returncode == 0
@@ -226,6 +245,24 @@ def test_ctrl_c_returns_what_is_known(tmp_path: Path) -> None:
     assert found.cost.steps > 0
 
 
+def test_ctrl_c_in_the_final_computation_is_marked(
+    whole: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = Curve.result
+
+    def interrupted(curve: Curve) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return computed(curve)
+
+    monkeypatch.setattr(Curve, "result", interrupted)
+    found = measured()
+    assert found.interrupted
+    assert found.notes[0].startswith("interrupted by Ctrl-C")
+    assert found.trials == whole.trials
+    assert found.eta_star == whole.eta_star
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class Counting:
     """An executor that keeps the trials it was sent, with their outcomes to come."""
 
@@ -283,6 +320,28 @@ def test_any_number_of_workers_gives_the_same_result(whole: Result) -> None:
     for number in (1, 2):
         with ProcessPoolExecutor(number) as executor:
             assert answer(measured(executor=executor)) == answer(whole)
+
+
+class Unlike:
+    """A future that is none of Python's own."""
+
+    def __init__(self, future: Future[Outcome]) -> None:
+        self.done, self.result, self.cancel = future.done, future.result, future.cancel
+
+
+def test_futures_of_another_kind_serve_and_what_is_none_is_refused(whole: Result) -> None:
+    class Mine:
+        def submit(self, fn: Any, spec: Any) -> Any:
+            return Unlike(pool.submit(fn, spec))
+
+    class Wrong:
+        def submit(self, fn: Any, spec: Any) -> Any:
+            return 4
+
+    with ProcessPoolExecutor(1) as pool:
+        assert answer(measured(executor=Mine())) == answer(whole)
+    with pytest.raises(ConfigError, match=r"future with done\(\), result\(\) and cancel.*got int"):
+        measured(executor=Wrong())
 
 
 def test_threads_are_refused() -> None:
@@ -345,16 +404,16 @@ def test_of_a_broken_executor_the_store_keeps_what_had_ended(
     assert answer(measured(step_fn=dying, store=store)) == answer(measured(step_fn=dying))
 
 
-def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
+def dask_cluster(workers: int) -> Any:
     distributed = pytest.importorskip("distributed")
+    how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    return distributed.LocalCluster(n_workers=workers, **how)
+
+
+def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
     store = tmp_path / "trials.sqlite"
     expected = answer(measured(step_fn=sleepy))
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_cluster(2) as cluster, cluster.get_client() as client:
         moments = random.Random(5)
         over = threading.Event()
 
@@ -390,7 +449,7 @@ def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     base = [sys.executable, "-m", "etastar", "model", "net.py:build", "--dataset", "digits"]
-    base += ["--trials", "8", "--confirm", "2", "--epochs", "3", "--threshold", "0.8"]
+    base += ["--trials", "8", "--confirm", "0", "--epochs", "3", "--threshold", "0.8"]
     base += ["--store", "trials.sqlite", "--json", "-"]
 
     def called(*more: str) -> dict[str, Any]:
@@ -400,12 +459,22 @@ def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
-    there = called("--executor", "dask", "--workers", "2")
+    there = called("--executor", "dask", "--workers", "1")
     count = kept(tmp_path / "trials.sqlite")
     here = called()
     assert kept(tmp_path / "trials.sqlite") == count
-    assert there["trials"] == here["trials"]
-    assert there["lr"] == here["lr"]
+    with dask_cluster(1) as cluster:
+        address = cluster.scheduler_address
+        joined = called("--executor", "dask", "--scheduler", address, "--store", "joined.sqlite")
+        client = cluster.get_client()
+        with pytest.raises(ConfigError, match=r"must map names to numbers.*'x'"):
+            measured(executor=client, resources={"GPU": "x"})
+        client.close()
+    with pytest.raises(ExecutorError, match="executor is gone"):
+        measured(executor=client)
+    assert kept(tmp_path / "joined.sqlite") == count
+    assert there["trials"] == here["trials"] == joined["trials"]
+    assert there["lr"] == here["lr"] == joined["lr"]
     early = called("--minutes", "0.0001", "--trials", "40")
     assert early["interrupted"] is True
 

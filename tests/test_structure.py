@@ -46,7 +46,7 @@ ORDER = [
         "lambda1",
         "study",
     ),
-    *("maximal", "warm_up", "carried", "lightning", "huggingface", "report", "cli"),
+    *("maximal", "warm_up", "carried", "shadow", "lightning", "huggingface", "report", "cli"),
 ]
 """The rooms and root modules along the data flow; each may import what stands before it."""
 MOST_LINES = 400

@@ -16,6 +16,7 @@ from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
 from etastar.problem.user_code import is_users
 from etastar.result import Result, number
+from etastar.run import CTRL_C
 from etastar.schedule import Warmup
 
 READ = ("model", "train_data", "val_data", "loss_fn", "optimizer", "step_fn", "batch_size")
@@ -58,6 +59,10 @@ class AppliedResult(Result):
             )
         self.setter(target, rate, schedule)
         return rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types, with the warm-up; None where there is none."""
+        return {**super().to_dict(), "warmup": self.warmup and self.warmup.to_dict()}
 
 
 class Whole:
@@ -117,7 +122,7 @@ def measured(
     settings: Mapping[str, Any],
     setter: Callable[[Any, float, Warmup | None], None],
     on_training: bool = False,
-    warmup: Callable[[Result], Warmup | None] = lambda found: None,
+    warmup: Callable[[Result], Warmup | None] | None = None,
     **training: Any,
 ) -> AppliedResult:
     """Measure a training that was read from the objects of a framework.
@@ -129,7 +134,7 @@ def measured(
         settings: How a step is taken, for the record.
         setter: Of the result.
         on_training: Whether the metric is evaluated on the training data.
-        warmup: Finds a warm-up, given the result.
+        warmup: Finds a warm-up, given the result; None where none was asked for.
         **training: The arguments of `maximal_lr` that were read; options come before these.
 
     Returns:
@@ -148,9 +153,14 @@ def measured(
         found = maximal_lr(**(training | dict(options)))
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
-    schedule = warmup(found)
-    values = dict(vars(found))
+    values, schedule = dict(vars(found)), None
+    try:
+        schedule = warmup(found) if warmup and not found.interrupted else None
+    except KeyboardInterrupt:
+        values["interrupted"] = True
     told = schedule.notes if schedule else ()
+    if warmup and values["interrupted"]:
+        told = (f"it was not found, {CTRL_C}: with `store` it can go on.",)
     values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))
     values["settings"] = {**found.settings, "step": dict(settings)}
     if on_training:
@@ -201,17 +211,112 @@ def check_carried(entry: str, found: Mapping[str, bool]) -> None:
             raise ConfigError(f"{entry}: {words}.")
 
 
-def scaled(optimizer: Any, lr: float) -> Any:
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""What a group of an optimizer holds of rates; all but the first are of a schedule."""
+OF_A_CYCLE = (*RATES[1:], "max_momentum", "base_momentum")
+
+
+def schedules(given: Iterable[Any]) -> list[Any]:
+    """Return schedulers with those that they are made of.
+
+    Args:
+        given: Of PyTorch, or wrapped by accelerate.
+    """
+    found = []
+    for each in (getattr(one, "scheduler", one) for one in given):
+        found += [each, *schedules(getattr(each, "_schedulers", ()))]
+    return found
+
+
+def peaks(optimizer: Any, schedulers: Iterable[Any]) -> list[Any]:
+    """Return the rate of each group of an optimizer at the peak of its schedule.
+
+    Args:
+        optimizer: Any with `param_groups`.
+        schedulers: Of the optimizer.
+    """
+    cyclic = [each.max_lrs for each in schedules(schedulers) if hasattr(each, "max_lrs")]
+    names = ("max_lr", "initial_lr", "lr")
+    highest = [next(group[n] for n in names if n in group) for group in optimizer.param_groups]
+    return list(cyclic[0]) if cyclic else highest
+
+
+def cycles_momentum(schedulers: Iterable[Any]) -> bool:
+    """Tell whether a schedule sets the momentum, too, and so overwrites what it was.
+
+    Args:
+        schedulers: Any.
+    """
+    return any(getattr(each, "cycle_momentum", False) for each in schedules(schedulers))
+
+
+def unscheduled(optimizer: Any, schedulers: Iterable[Any]) -> Any:
+    """Give the groups of an optimizer the rates of the peak, for good; return the optimizer.
+
+    Momentum that a schedule overwrote is that of the optimizer's defaults again.
+
+    Args:
+        optimizer: Any with `param_groups`.
+        schedulers: Which it had.
+    """
+    schedulers = list(schedulers)
+    for group, peak in zip(optimizer.param_groups, peaks(optimizer, schedulers), strict=True):
+        group["lr"] = peak
+        for name in OF_A_CYCLE:
+            if name not in optimizer.defaults:
+                group.pop(name, None)
+        if cycles_momentum(schedulers) and "betas" in group:
+            group["betas"] = (optimizer.defaults["betas"][0], *group["betas"][1:])
+        elif cycles_momentum(schedulers):
+            group["momentum"] = optimizer.defaults["momentum"]
+    return optimizer
+
+
+def scaled(optimizer: Any, lr: float, schedulers: Iterable[Any] = ()) -> Any:
     """Scale all groups of an optimizer so that the first has a rate; return the optimizer.
 
     Args:
         optimizer: Any with `param_groups`.
-        lr: The rate.
+        lr: The rate, of the first group whose rate is not 0, at the peak of its schedule.
+        schedulers: Of the optimizer, which are scaled with it.
+
+    Raises:
+        ConfigError: All rates are 0.
     """
-    base = float(optimizer.param_groups[0]["lr"])
+    schedulers = list(schedulers)
+    base = next((float(rate) for rate in peaks(optimizer, schedulers) if rate), None)
+    if base is None:
+        raise ConfigError("every group of the optimizer has the rate 0: give one another rate.")
     for group in optimizer.param_groups:
-        group["lr"] *= lr / base
+        for name in (name for name in RATES if name in group):
+            group[name] *= lr / base
+    for each in schedules(schedulers):
+        for name in {"base_lrs", "max_lrs"} & vars(each).keys():
+            setattr(each, name, [rate * lr / base for rate in getattr(each, name)])
     return optimizer
+
+
+def left_out(schedulers: Sequence[Any], where: str) -> str:
+    """Return the note that a schedule is no part of the measurement.
+
+    Args:
+        schedulers: Some.
+        where: Whose they are.
+    """
+    momentum = " So is the momentum, at the optimizer's default." * cycles_momentum(schedulers)
+    return (
+        f"{named(schedulers)} of {where} was left out: every rate is constant.{momentum} Take the "
+        "recommended one for the schedule's peak, or measure with `scheduler`."
+    )
+
+
+def points_down(name: str) -> bool:
+    """Tell by its name whether a metric is better when it is lower.
+
+    Args:
+        name: As a framework reports it.
+    """
+    return "loss" in name or "error" in name
 
 
 def named(things: Collection[Any]) -> str:

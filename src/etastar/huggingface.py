@@ -16,12 +16,15 @@ from etastar.carried import (
     Reported,
     Whole,
     check_carried,
+    left_out,
     measured,
     named,
     not_of,
     own_attributes,
+    points_down,
     scaled,
     steps_of,
+    unscheduled,
 )
 from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
@@ -32,18 +35,20 @@ from etastar.problem.streams import Stream
 from etastar.result import Result
 from etastar.schedule import Warmup
 from etastar.search.search import OF_THE_CURVE
+from etastar.shadow import shadow_of
 from etastar.warm_up import warmup as find_warmup
 
 ENTRY = "trainer_maximal_lr"
 QUIET = ("DefaultFlowCallback", "ProgressCallback", "PrinterCallback", "NotebookProgressCallback")
 """Callbacks that change nothing of what is trained."""
-CONSTANT = ("constant", "constant_with_warmup")
 FUNCTIONS = ("compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics")
 NO_MATTER = (
     *("output_dir", "log", "save_", "run_name", "report_to", "hub_", "push_to_hub", "resume"),
     *("disable_tqdm", "learning_rate", "max_steps", "num_train_epochs", "load_best_model"),
 )
 """Arguments, by their beginnings, of which no trial depends: budget and rate are told elsewhere."""
+TIMES = ("_time", "_runtime", "_per_second")
+"""Ends of the names under which `evaluate` reports how long it took."""
 OWN = "_etastar_run"
 """Where an optimizer carries the copy of the Trainer that it belongs to."""
 
@@ -96,7 +101,7 @@ def trainer_maximal_lr(
     size = int(trainer.args.gradient_accumulation_steps)
     training = Training(trainer)
     metric = _metric(training, options.get("metric"))
-    better = {"higher_is_better": not str(getattr(metric, "__name__", metric)).endswith("loss")}
+    better = {"higher_is_better": not points_down(str(getattr(metric, "__name__", metric)))}
     if options.get("metric") is None and trainer.args.metric_for_best_model is not None:
         better = {"higher_is_better": bool(trainer.args.greater_is_better)}
     options = better | options | {"metric": metric}
@@ -116,7 +121,7 @@ def trainer_maximal_lr(
         target = given.pop("target_lr", highest)
         if isinstance(warmup, int | float) and not isinstance(warmup, bool):
             target = warmup
-        if not warmup or target is None:
+        if target is None:
             return None
         known = {k: v for k, v in options.items() if k not in (*OF_THE_CURVE, "strategy")}
         known |= {"threshold": found.settings["threshold"], **given}
@@ -129,7 +134,7 @@ def trainer_maximal_lr(
         settings=training.told,
         on_training=trainer.eval_dataset is None,
         setter=_set,
-        warmup=warmed,
+        warmup=warmed if warmup else None,
         **read,
     )
 
@@ -166,7 +171,9 @@ def _notes(trainer: Any) -> list[str]:
     """Return what is left out of the measurement."""
     args, notes = trainer.args, []
     kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    if kind not in CONSTANT[:1]:
+    if schedulers := _schedulers(trainer):
+        notes.append(left_out(schedulers, "the Trainer"))
+    elif kind != "constant":
         notes.append(
             f"the schedule of the Trainer ({kind}) was left out: every rate is constant. Take the "
             "recommended one for its peak, or measure with `scheduler`."
@@ -183,44 +190,15 @@ def _notes(trainer: Any) -> list[str]:
 
 
 def _budget(trainer: Any, train: Any, size: int) -> dict[str, Any]:
-    """Return the budget as an option of `maximal_lr`."""
-    steps, batches = trainer.args.max_steps, length_of(train)
+    """Return the budget, and the steps between evaluations, as options of `maximal_lr`."""
+    args, batches = trainer.args, length_of(train)
+    steps, every = args.max_steps, args.eval_steps if args.eval_strategy == "steps" else None
     if steps <= 0 and batches is not None:
-        steps = math.ceil(trainer.args.num_train_epochs * -(-batches // size))
-    return {"max_steps": steps} if steps > 0 else {"epochs": trainer.args.num_train_epochs}
-
-
-def shadow_of(trainer: Any) -> Any:
-    """Return a copy of a Trainer for one run, which calls no callback and shares no count.
-
-    Args:
-        trainer: Stays as it is.
-    """
-    shadow = copy.copy(trainer)
-    for name, value in vars(trainer).items():
-        if type(value) in (list, dict, set):
-            setattr(shadow, name, copy.copy(value))
-    shadow.args, shadow.state = copy.copy(trainer.args), copy.deepcopy(trainer.state)
-    shadow.control, shadow.is_in_train = copy.deepcopy(trainer.control), True
-    accelerator = shadow.accelerator = copy.copy(trainer.accelerator)
-    for name in ("_dataloaders", "_optimizers", "_schedulers", "_custom_objects"):
-        setattr(accelerator, name, [])
-    accelerator._models = [None]  # so that no evaluation prepares one
-    accelerator.prepare = lambda *things, **options: things[0] if len(things) == 1 else things
-    accelerator.scaler = copy.deepcopy(accelerator.scaler)
-    handler = shadow.callback_handler = copy.copy(trainer.callback_handler)
-    handler.callbacks = []
-    if accelerator.native_amp:  # which prepare() would hang on the model
-        own = shadow.compute_loss_context_manager
-
-        def mixed() -> Any:
-            stack = own()
-            stack.enter_context(accelerator.autocast())
-            return stack
-
-        shadow.compute_loss_context_manager = mixed
-    shadow.optimizer = shadow.lr_scheduler = None
-    return shadow
+        steps = math.ceil(args.num_train_epochs * -(-batches // size))
+    if every is not None and every < 1:  # a share of the budget
+        every = math.ceil(steps * every) if steps > 0 else None
+    budget = {"max_steps": steps} if steps > 0 else {"epochs": args.num_train_epochs}
+    return {**budget, "eval_every": every and int(every)}
 
 
 class Training:
@@ -278,9 +256,7 @@ class Training:
         pairs = zip(self.trainer.model.parameters(), model.parameters(), strict=True)
         copied = copy.deepcopy(optimizer, {id(one): other for one, other in pairs})
         copied.state.clear()
-        for group in copied.param_groups:
-            group["lr"] = group.pop("initial_lr", group["lr"])  # of before a schedule
-        return copied
+        return unscheduled(copied, _schedulers(self.trainer))
 
     def training_step(self, model: nn.Module, batch: Any, optimizer: Any) -> torch.Tensor:
         """Train a copy of the model on the batches of one step; return their loss.
@@ -323,10 +299,10 @@ class Training:
         """
         shadow = shadow_of(self.trainer)
         shadow.model = shadow.model_wrapped = model
-        loader = whole.batches.loader
-        only = None if self.trainer.compute_metrics is not None else True
-        found = shadow.evaluation_loop(loader, "Evaluation", prediction_loss_only=only).metrics
-        told = {k.removeprefix("eval_"): v for k, v in found.items() if "preparation" not in k}
+        shadow.get_eval_dataloader = lambda *given, **options: whole.batches.loader
+        shadow.log = lambda *given, **options: None
+        found = shadow.evaluate().items()
+        told = {k.removeprefix("eval_"): v for k, v in found if not k.endswith(TIMES)}
         if name is None:
             own = [key for key in told if key != "loss"]
             if len(own) > 1 and "accuracy" not in own:
@@ -372,20 +348,22 @@ def _shifts_labels(trainer: Any) -> bool:
     return causal or bool(getattr(trainer, "_loss_shifts_labels", False))
 
 
+def _schedulers(trainer: Any) -> list[Any]:
+    """Return the scheduler that a Trainer was given, if any."""
+    return [] if trainer.lr_scheduler is None else [trainer.lr_scheduler]
+
+
 def _set(trainer: Any, lr: float, schedule: Warmup | None) -> None:
     """Set rate and schedule of the user's Trainer."""
-    before = trainer.args.learning_rate
+    schedulers = _schedulers(trainer)
+    optimizers = [trainer.optimizer, *(each.optimizer for each in schedulers)]
+    if (own := next((each for each in optimizers if each is not None), None)) is not None:
+        scaled(own, lr, schedulers)
     _set_argument(trainer, lr)
-    if trainer.optimizer is not None:
-        groups = trainer.optimizer.param_groups
-        base = float(groups[0].get("initial_lr", groups[0]["lr"])) or before
-        for group in groups:
-            for key in {"lr", "initial_lr"} & group.keys():
-                group[key] *= lr / base
-    if trainer.lr_scheduler is not None:
-        trainer.lr_scheduler.base_lrs = [rate * lr / base for rate in trainer.lr_scheduler.base_lrs]
     if schedule is None:
         return
+    if own is not None:
+        unscheduled(own, schedulers)
 
     def create_scheduler(self: Any, num_training_steps: int, optimizer: Any = None) -> Any:
         """Return the warm-up that was measured, as the Trainer's schedule."""

@@ -383,6 +383,8 @@ def json_ready(value: Any) -> Any:
         return json_ready(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
+    if isinstance(value, str):
+        return str.__str__(value)  # of a subclass, too, such as a member of an enumeration
+    if value is None or isinstance(value, bool | int):
         return value
     return str(value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -71,6 +74,26 @@ class Early(Queue):
             if not (queue.ended or known):
                 raise
             self.note = f"{CTRL_C}. {SO_FAR}"
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Let what is inside end although Ctrl-C is pressed once, which is noted; twice raises."""
+        raises = signal.default_int_handler
+        if threading.current_thread() is not threading.main_thread() or (
+            signal.getsignal(signal.SIGINT) is not raises
+        ):
+            yield
+            return
+
+        def noted(*_: object) -> None:
+            self.note = self.note or f"{CTRL_C}. {SO_FAR}"
+            signal.signal(signal.SIGINT, raises)
+
+        signal.signal(signal.SIGINT, noted)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, raises)
 
     def over(self, queue: Queue) -> Early:
         """Return this with another queue.
@@ -328,7 +351,9 @@ def _curve(
         return Progress(0, 1, most=search.trials, interval=now)
 
     _train(problem, CurveQueue(curve), trainer, progress, **how)
-    found = curve.result()
+    early: Early | None = how["early"]
+    with early.finishing() if early else nullcontext():
+        found = curve.result()
     star = found.eta_star
     fields = {
         "eta_star": EtaStar(star.median, star.ci_low, star.ci_high, star.safe),

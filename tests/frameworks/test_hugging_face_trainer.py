@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import signal
 import sqlite3
 import warnings
 from contextlib import closing
@@ -17,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
 from etastar import ConfigError, Result
-from etastar.huggingface import Training, trainer_maximal_lr
+from etastar.carried import AppliedResult
+from etastar.huggingface import Training, _budget, _set, trainer_maximal_lr
 from etastar.problem.batches import Grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
@@ -145,6 +148,7 @@ def test_a_warm_up_is_applied_with_its_rate(initialised: bool, tmp_path: Path) -
         result = trainer_maximal_lr(given, warmup=asked, **quick)
     found = result.warmup
     assert found is not None
+    assert result.to_dict()["warmup"] == found.to_dict()
     assert found.verified, str(found)
     assert result.apply(given) == given.args.learning_rate == 0.03
     rates, accuracies = [], []
@@ -172,12 +176,104 @@ def test_an_optimizer_that_was_given_is_that_of_the_copies(tmp_path: Path) -> No
     ]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     given = trainer(tmp_path, model=model, optimizers=(optimizer, None), compute_metrics=right)
-    result = trainer_maximal_lr(given, **(QUICK | {"end_lr": 10.0}))
+    few = {"start_lr": 1e-3, "end_lr": 10.0, "trials": 12, "confirm": 2}
+    result = trainer_maximal_lr(given, **(QUICK | few))
     assert result.ratios == pytest.approx((1, 3))
     assert optimizer.param_groups[0]["lr"] == 0.1
     assert not optimizer.state
     rate = result.apply(given)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([rate, 3 * rate])
+
+
+def scheduled(kind: str, optimizer: Any) -> Any:
+    known = torch.optim.lr_scheduler
+    first = known.LinearLR(optimizer, 0.5, total_iters=2) if kind == "SequentialLR" else None
+    made: Any = {
+        "OneCycleLR": lambda: known.OneCycleLR(optimizer, 0.1, total_steps=37),
+        "CyclicLR": lambda: known.CyclicLR(optimizer, 0.01, 0.1, step_size_up=5),
+        "SequentialLR": lambda: known.SequentialLR(
+            optimizer, [first, known.ConstantLR(optimizer, 1.0)], milestones=[3]
+        ),
+        "alone": lambda: known.LambdaLR(optimizer, lambda step: 1.0),
+    }[kind]()
+    return made
+
+
+@pytest.mark.parametrize("kind", ["OneCycleLR", "CyclicLR", "SequentialLR", "alone"])
+def test_a_scheduler_that_was_given_is_left_out_and_scaled(kind: str, tmp_path: Path) -> None:
+    model = bert()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.7, weight_decay=0.3)
+    schedule = scheduled(kind, optimizer)
+    parts = None if kind == "alone" else optimizer, schedule
+    given = trainer(tmp_path, model=model, optimizers=parts, max_grad_norm=0.0)
+    if kind != "alone":
+        (group,) = Training(given).optimizer(copy.deepcopy(model), 0.3).param_groups
+        options = {k: v for k, v in group.items() if k != "params"}
+        assert options == optimizer.defaults | {"lr": pytest.approx(0.3)}
+    _set(given, 1.8, None)
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, *args: Any, **objects: Any) -> None:
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    given.add_callback(Watch())
+    given.train()
+    assert max(rates) == pytest.approx(1.8, rel=0.02)  # no step of a cycle need be its peak
+
+
+class Evaluating(Trainer):
+    """Which reports a metric of its own."""
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        found: dict[str, float] = super().evaluate(*args, **options)
+        return found | {"eval_mine_error": 1 - found["eval_accuracy"]}
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_an_evaluate_of_its_own_as_often_as_the_trainer_has_it(tmp_path: Path) -> None:
+    often = {"eval_strategy": "steps", "eval_steps": 0.2, "num_train_epochs": 1}
+    given = trainer(tmp_path, Evaluating, compute_metrics=right, **often)
+    few = {"threshold": 0.1, "trials": 1, "confirm": 0, "progress": False}
+    found = trainer_maximal_lr(given, metric="mine_error", **few)
+    assert found.settings["higher_is_better"] is False
+    assert found.settings["eval_every"] == 3  # of 12 steps
+    given.args.eval_steps = 4
+    assert _budget(given, given.get_train_dataloader(), 1) == {"max_steps": 12, "eval_every": 4}
+    assert given.state.log_history == []
+
+
+class Interrupting(Trainer):
+    """Whose user presses Ctrl-C at a step; the environment is no state that trials reset."""
+
+    def training_step(self, *args: Any, **options: Any) -> Any:
+        os.environ["STEP"] = str(int(os.environ["STEP"]) + 1)
+        if os.environ["STEP"] == os.environ.get("LAST"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(*args, **options)
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_ctrl_c_in_the_curve_or_the_warm_up_returns_what_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(last: float, warmup: Any = 0.5) -> AppliedResult:
+        torch.manual_seed(0)
+        given = trainer(tmp_path, Interrupting, compute_metrics=right, num_train_epochs=1)
+        monkeypatch.setenv("STEP", "0")
+        monkeypatch.setenv("LAST", str(last))
+        few = QUICK | {"trials": 2, "confirm": 0, "start_lr": 1e-3}
+        return trainer_maximal_lr(given, warmup=warmup, **few)
+
+    whole = found(0, warmup=None)
+    steps = int(os.environ["STEP"])
+    for last in (steps - 20, steps + 20):
+        early = found(last)
+        assert int(os.environ["STEP"]) == last
+        assert early.warmup is None
+        assert early.interrupted
+        assert early.notes[-1].startswith("warm-up: it was not found, interrupted by Ctrl-C")
+        assert (early.trials == whole.trials) is (last > steps)
 
 
 @pytest.mark.parametrize(

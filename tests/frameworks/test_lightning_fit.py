@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from etastar import ConfigError, Result
 from etastar.lightning import lightning_maximal_lr
+from etastar.lightning.fit_reader import _often
 from etastar.lightning.fit_step import Training
 from etastar.problem.batches import Grouped
 
@@ -53,6 +55,50 @@ class Grouped2(Blobs):
         optimizer = torch.optim.SGD(groups, lr=self.lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule}}
+
+
+class Cycled(Blobs):
+    """With groups and a schedule that overwrites their rates and momenta, in a list of its own."""
+
+    kind = "OneCycleLR"
+
+    def configure_optimizers(self) -> Any:
+        head, body = self.net[2].parameters(), self.net[0].parameters()
+        groups = [{"params": head, "weight_decay": 0.5}, {"params": body, "betas": (0.9, 0.8)}]
+        optimizer, peaks = torch.optim.AdamW(groups), [self.lr, 2 * self.lr]
+        known = torch.optim.lr_scheduler
+        schedule: Any = {
+            "OneCycleLR": lambda: known.OneCycleLR(optimizer, peaks, total_steps=80),
+            "CyclicLR": lambda: known.CyclicLR(optimizer, 1e-5, peaks),
+            "ChainedScheduler": lambda: known.ChainedScheduler(
+                [known.OneCycleLR(optimizer, peaks, total_steps=80)]
+            ),
+        }[self.kind]()
+        return [{"optimizer": optimizer, "lr_scheduler": schedule}]
+
+
+class Frozen(Blobs):
+    """Whose rates are written out, the first one as 0."""
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.net[0].parameters(), "lr": 0.0}]
+        return torch.optim.SGD([*groups, {"params": self.net[2].parameters()}], lr=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["OneCycleLR", "CyclicLR", "ChainedScheduler", None])
+def test_rates_are_those_of_the_peak_and_nothing_else_of_a_group_changes(kind: str | None) -> None:
+    training = Training(Cycled() if kind else Frozen(), fit(), None, 1)
+    training.given.kind = kind
+    training.rate = training.rate_of(training.prepared(0))
+    optimizer = training.optimizer(training.prepared(0), 0.3)
+    assert training.rate == ("lr" if kind else None)
+    groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    if kind is None:
+        assert [group["lr"] for group in groups] == pytest.approx([0.0, 0.3])
+        return
+    plain = torch.optim.AdamW([nn.Parameter(torch.ones(1))]).defaults
+    own = [{"lr": 0.3, "weight_decay": 0.5}, {"lr": 0.6, "betas": (0.9, 0.8)}]
+    assert groups == [plain | each for each in own]
 
 
 class Fixed(Blobs):
@@ -175,6 +221,101 @@ def test_a_data_module_and_a_factory() -> None:
     assert plain.lr != result.lr  # without the hook of the data module
 
 
+class Asking(Data):
+    """Which asks its Trainer before it has one of its own."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        assert self.trainer is not None
+        self.devices = self.trainer.num_devices
+
+
+class Peeking(Cycled):
+    """Which reads what it finds in its Trainer, and logs every step and epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert isinstance(self.trainer.datamodule, Asking)  # type: ignore[attr-defined]
+        found = self.trainer.callback_metrics
+        assert (batch_idx == 0) or found["train_loss"] > 0
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        right = self(batch[0]).argmax(1) == batch[1]
+        self.log("val_acc", right.float().mean(), on_step=True, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        found = self.trainer.callback_metrics
+        assert 0 <= found["val_acc"] == found["val_acc_epoch"] <= 1
+        self.ended = self.trainer.current_epoch
+
+
+def plain(value: Any) -> bool:
+    """Tell whether all of a value is of JSON's types themselves, and not of subclasses."""
+    if type(value) in (dict, list):
+        return all(map(plain, value.values() if type(value) is dict else value))
+    return type(value) in (str, int, float, bool, type(None))
+
+
+FEW = {"threshold": 0.9, "trials": 2, "confirm": 0, "progress": False, "engine": "loop"}
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+def test_what_a_module_and_its_data_ask_their_trainer_for() -> None:
+    trainer, data = fit(val_check_interval=0.25, gradient_clip_algorithm="norm"), Asking()
+    result = lightning_maximal_lr(Peeking(), data, trainer, metric="val_acc_epoch", **FEW)
+    assert data.trainer is None
+    assert result.ratios == pytest.approx((1.0, 2.0))
+    assert any("OneCycleLR of configure_optimizers" in note for note in result.notes)
+    assert any("So is the momentum" in note for note in result.notes)
+    assert result.settings["eval_every"] == 2
+    assert result.to_dict()["settings"]["step"]["gradient_clip_algorithm"] == "norm"
+    assert plain(result.to_dict())
+    assert result.to_dict()["warmup"] is None
+
+
+@pytest.mark.filterwarnings("ignore::etastar.errors.NotBracketedWarning")
+@pytest.mark.filterwarnings("ignore:.*pin_memory")
+def test_data_sets_of_a_data_module_and_no_validation() -> None:
+    sets = TensorDataset(*blobs(120, 0)), TensorDataset(*blobs(60, 1))
+    data = LightningDataModule.from_datasets(*sets, batch_size=16)
+    for limit, seen in ((1.0, "validation data"), (0, "training data")):
+        found = lightning_maximal_lr(Blobs(), data, fit(limit_val_batches=limit), **FEW)
+        assert found.settings["evaluated_on"] == seen
+
+
+class Counted(Blobs):
+    """Which notes the steps after which it is validated."""
+
+    def on_validation_epoch_start(self) -> None:
+        vars(self).setdefault("steps", []).append(self.global_step)
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ({"val_check_interval": 0.25}, False),
+        ({"val_check_interval": 4, "accumulate_grad_batches": 2}, False),
+        ({"val_check_interval": 6, "check_val_every_n_epoch": None}, False),
+        ({"check_val_every_n_epoch": 2, "accumulate_grad_batches": 3}, False),
+        ({}, False),
+        ({"val_check_interval": 3}, True),
+        ({"val_check_interval": 0.5, "check_val_every_n_epoch": 2}, True),
+    ],
+    ids=str,
+)
+def test_validations_are_as_far_apart_as_those_of_a_fit(
+    options: dict[str, Any], noted: bool
+) -> None:
+    trainer, module = fit(max_epochs=6, num_sanity_val_steps=0, **options), Counted()
+    size = options.get("accumulate_grad_batches", 1)
+    every, notes = _often(trainer, 8, size)
+    assert bool(notes) is noted
+    if not noted:
+        trainer.fit(module, *loaders())
+        every = every or 8
+        assert module.steps == list(range(every, trainer.global_step + 1, every))
+
+
 @pytest.mark.parametrize("kind", [Fixed, Grouped2])
 def test_rates_that_are_no_attribute_and_groups(kind: type[Blobs]) -> None:
     module, trainer = kind(), fit(max_epochs=5)
@@ -232,6 +373,12 @@ def test_losses_point_down_and_callbacks_are_named() -> None:
     assert "reach training accuracy" in alone.heading
 
 
+class Locked(Blobs):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 class Manual(Blobs):
     def __init__(self) -> None:
         super().__init__()
@@ -252,6 +399,7 @@ class Stepping(Blobs):
     ("module", "trainer", "options", "message"),
     [
         (Manual(), {}, {}, "manual optimization"),
+        (Locked(), {}, {}, "the model cannot be copied .*Pass a factory seed"),
         (Two(), {}, {}, "returns 2 optimizers"),
         (Stepping(), {}, {}, "optimizer_step of its own"),
         (Blobs(), {"devices": 2, "strategy": "ddp"}, {}, "Strategy trains on several devices"),

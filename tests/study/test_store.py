@@ -208,13 +208,15 @@ def opened_by(path: Path) -> dict[str, Callable[[], Any]]:
 
 
 def check_refused(path: Path, says: str) -> None:
-    """All refuse it, with its name, and leave the file as it is."""
+    """All refuse it, with its name, and leave the file as it is, without a lock beside it."""
     before = path.read_bytes()
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     for use in opened_by(path).values():
         with pytest.raises(StoreError, match=says) as caught:
             use()
         assert str(path) in str(caught.value)
         assert path.read_bytes() == before
+        assert f"{path.name}.lock" not in beside(path)
 
 
 def refusal_of(use: Callable[[], Any]) -> str | None:

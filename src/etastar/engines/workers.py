@@ -11,7 +11,8 @@ import hashlib
 import os
 import pickle
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,6 +24,7 @@ from concurrent.futures import (
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from etastar.checking import is_ratio
 from etastar.engines.base import Engine, Queue, train_all
 from etastar.errors import ConfigError, EtaStarError, ExecutorError, ModelError
 from etastar.machine import use_threads
@@ -67,8 +69,12 @@ class Workers:
             raise ConfigError(THREADS.format(type(executor).__name__))
         if resources is not None and not dask:
             raise ConfigError("`resources` needs Dask's client as `executor`: leave it out.")
-        if resources is not None and not isinstance(resources, Mapping):
-            raise ConfigError(f"resources must be a dictionary, got {resources!r:.60}.")
+        if resources is not None and not (
+            isinstance(resources, Mapping) and all(map(is_ratio, resources.values()))
+        ):
+            raise ConfigError(
+                f"resources must map names to numbers, such as {{'GPU': 1}}, got {resources!r:.60}."
+            )
         self.dask, self._resources = dask, dict(resources or {})
         self._submit = executor.submit
         if dask:
@@ -91,7 +97,10 @@ class Workers:
             )
 
     def _dask_workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        try:
+            found: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        except Exception as error:
+            raise gone(error) from error
         return found
 
     def _room(self, worker: dict[str, Any]) -> bool:
@@ -111,13 +120,20 @@ class Workers:
 
         Raises:
             ExecutorError: The executor is gone.
+            ConfigError: It returns no future.
         """
         try:
-            return self._submit(train_there, spec)  # type: ignore[no-any-return]
+            future: Future[Outcome] = self._submit(train_there, spec)
         except EtaStarError:
             raise
         except Exception as error:
             raise gone(error) from error
+        if not all(hasattr(future, name) for name in ("done", "result", "cancel")):
+            raise ConfigError(
+                "executor: its submit must return a future with done(), result() and cancel(), "
+                f"got {type(future).__name__}."
+            )
+        return future
 
 
 class WorkersEngine(Engine):
@@ -164,7 +180,7 @@ class WorkersEngine(Engine):
                     send(trial)
                 if not flying:
                     return
-                for future in wait(flying, POLL, FIRST_COMPLETED).done:
+                for future in _ended(flying):
                     trial, attempt = flying.pop(future)
                     outcome = _outcome(future, last=attempt == ATTEMPTS)
                     if outcome is None:
@@ -179,6 +195,15 @@ class WorkersEngine(Engine):
         finally:
             for future in flying:
                 future.cancel()
+
+
+def _ended(flying: Collection[Future[Outcome]]) -> list[Future[Outcome]]:
+    """Return the trials that have ended; waits a moment for one."""
+    if all(isinstance(future, Future) for future in flying):
+        return list(wait(flying, POLL, FIRST_COMPLETED).done)
+    if not any(future.done() for future in flying):  # of another kind: one can only look
+        time.sleep(POLL / 20)
+    return [future for future in flying if future.done()]
 
 
 def _outcome(future: Future[Outcome], last: bool) -> Outcome | None:

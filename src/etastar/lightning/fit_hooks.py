@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from etastar.carried import named, scaled
+from etastar.carried import scaled, unscheduled
 from etastar.errors import ConfigError, ModelError
 
 ENTRY = "lightning_maximal_lr"
-RATES = ("lr", "learning_rate")
+NAMES = ("lr", "learning_rate")
 """What the rate is called, as an attribute of the module or of its `hparams`."""
 
 
@@ -23,7 +23,9 @@ def is_own(owner: Any, name: str) -> bool:
         owner: A module or a data module.
         name: Of the hook.
     """
-    hook = vars(owner).get(name, getattr(type(owner), name, None))
+    if name in vars(owner):  # as LightningDataModule.from_datasets sets it
+        return vars(owner)[name] is not None
+    hook = getattr(type(owner), name, None)
     home = (getattr(hook, "__module__", None) or "").partition(".")[0]
     return hook is not None and home not in ("lightning", "pytorch_lightning")
 
@@ -60,8 +62,24 @@ def loss_of(output: Any) -> torch.Tensor:
     return loss
 
 
+def optimizers_in(found: Any) -> tuple[list[Any], list[Any]]:
+    """Return the optimizers and the schedulers of any form that Lightning takes.
+
+    Args:
+        found: What `configure_optimizers` returned.
+    """
+    if isinstance(found, dict):
+        return [found["optimizer"]], [found.get("lr_scheduler")]
+    if not isinstance(found, tuple | list):
+        return [found], []
+    if len(found) == 2 and isinstance(found[0], list | tuple):
+        return list(found[0]), list(found[1]) if isinstance(found[1], list | tuple) else [found[1]]
+    pairs = [optimizers_in(each) for each in found]
+    return [o for own, _ in pairs for o in own], [s for _, its in pairs for s in its]
+
+
 def one_optimizer(found: Any) -> tuple[Any, list[Any]]:
-    """Return the optimizer that was configured, with the rates of before any schedule.
+    """Return the optimizer that was configured, with the rates of its schedule's peak.
 
     Args:
         found: What `configure_optimizers` returned.
@@ -70,32 +88,18 @@ def one_optimizer(found: Any) -> tuple[Any, list[Any]]:
         It, and the schedulers that came with it.
 
     Raises:
-        ConfigError: It is not one optimizer, or its rates before the schedule are not known.
+        ConfigError: It is not one optimizer.
     """
-    if isinstance(found, dict):
-        found = ([found["optimizer"]], [found["lr_scheduler"]] if "lr_scheduler" in found else [])
-    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[0], list | tuple):
-        optimizers, schedulers = found
-    else:
-        optimizers, schedulers = (found if isinstance(found, list | tuple) else [found]), []
+    optimizers, schedulers = optimizers_in(found)
     if len(optimizers) != 1 or not hasattr(optimizers[0], "param_groups"):
         count = len(optimizers) if len(optimizers) > 1 else "no"
         raise ConfigError(
             f"{ENTRY}: configure_optimizers returns {count} optimizers. Expected one: for others "
             "write the step for etastar.maximal_lr."
         )
-    optimizer = optimizers[0]
     schedulers = [each["scheduler"] if isinstance(each, dict) else each for each in schedulers]
-    for group in optimizer.param_groups:
-        if any(hasattr(each, "cycle_momentum") for each in schedulers):  # it changes more than lr
-            if len(optimizer.param_groups) > 1:
-                raise ConfigError(
-                    f"{ENTRY}: {named(schedulers)} overwrites the rates of several groups. Leave "
-                    "it out of configure_optimizers, and pass it as `scheduler`."
-                )
-            group.update(optimizer.defaults)
-        group["lr"] = group.pop("initial_lr", group["lr"]) if schedulers else group["lr"]
-    return optimizer, schedulers
+    schedulers = [each for each in schedulers if each is not None]
+    return unscheduled(optimizers[0], schedulers), schedulers
 
 
 def set_attribute(module: Any, name: str | None, lr: float) -> None:
@@ -120,8 +124,5 @@ def configured_at(module: Any, lr: float) -> Any:
         lr: The rate.
     """
     found = type(module).configure_optimizers(module)
-    optimizer = found
-    while not hasattr(optimizer, "param_groups"):
-        optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer[0]
-    scaled(optimizer, lr)
+    scaled(optimizers_in(found)[0][0], lr)
     return found

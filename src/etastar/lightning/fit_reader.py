@@ -13,16 +13,21 @@ from etastar.carried import (
     Reported,
     Whole,
     check_carried,
+    left_out,
     measured,
     named,
     not_of,
+    points_down,
     steps_of,
 )
 from etastar.errors import ConfigError
 from etastar.lightning.fit_hooks import ENTRY, is_own
+from etastar.lightning.fit_stand_in import Attached
 from etastar.lightning.fit_step import Training
 from etastar.problem.batches import Grouped, length_of
+from etastar.problem.origin import copied_model
 from etastar.problem.streams import Stream
+from etastar.problem.user_code import told
 
 QUIET = (
     *("ModelCheckpoint", "ModelSummary", "RichModelSummary", "LearningRateMonitor", "Timer"),
@@ -71,21 +76,26 @@ def lightning_maximal_lr(
     with Stream("model", 0).active():
         example = factory(0) if factory else module
         _check(example, trainer)
-        data, train, val = _loaders(example, datamodule_or_loaders)
-    size = int(getattr(trainer, "accumulate_grad_batches", 1))
-    most = [_limit(trainer, "train", train), None if val is None else _limit(trainer, "val", val)]
-    whole = length_of(Grouped(train, limit=most[0]))
-    budget = _budget(trainer, options, whole and -(-whole // size))
-    training = Training(module, trainer, data, size, whole, budget.get("max_steps"))
-    copied = training.prepared(0)
-    training.rate = training.rate_of(copied)
+        size = int(getattr(trainer, "accumulate_grad_batches", 1))
+        training = Training(module, trainer, None, size)
+        train, val = _loaders(training, example, datamodule_or_loaders)
+        if getattr(trainer, "limit_val_batches", None) == 0:
+            val = None
+        most = [_limit(trainer, "train", train), val and _limit(trainer, "val", val)]
+        whole = length_of(Grouped(train, limit=most[0]))
+        budget = _budget(trainer, options, whole and -(-whole // size))
+        training.batches, training.max_steps = whole, budget.get("max_steps")
+        copied = training.prepared(0)
+        training.rate = training.rate_of(copied)
+        notes = _notes(example, trainer, training.configured(training.prepared(0))[1])
     held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
+    often, apart = (None, []) if val is None else _often(trainer, whole, size)
     options, seen = _evaluated(training, copied, held, val is not None, options)
     root = getattr(getattr(trainer, "strategy", None), "root_device", None)
     return measured(
         {"device": root} | options,
         where="the module, its loaders and the Trainer",
-        notes=_notes(example, trainer, training.configured(training.prepared(0))[1]),
+        notes=[*notes, *([] if options.get("eval_every") else apart)],
         settings=training.told,
         on_training=val is None,
         setter=training.set_rate,
@@ -94,6 +104,7 @@ def lightning_maximal_lr(
         val_data=seen,
         optimizer=training.optimizer,
         step_fn=training.training_step,
+        eval_every=often,
         **budget,
     )
 
@@ -140,10 +151,7 @@ def _notes(module: Any, trainer: Any, schedulers: list[Any]) -> list[str]:
     """Return what is left out of the measurement."""
     notes = []
     if schedulers:
-        notes.append(
-            f"{named(schedulers)} of configure_optimizers was left out: every rate is constant. "
-            "Take the recommended one for the schedule's peak, or measure with `scheduler`."
-        )
+        notes.append(left_out(schedulers, "configure_optimizers"))
     if others := _callbacks(module, trainer):
         notes.append(f"callbacks of the Trainer were not called: {named(others)}.")
     if getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
@@ -151,20 +159,22 @@ def _notes(module: Any, trainer: Any, schedulers: list[Any]) -> list[str]:
     return notes
 
 
-def _loaders(module: Any, given: Any) -> tuple[Any, Any, Any]:
-    """Return the data module, if there is one, and the loaders of training and validation."""
-    owner = None
+def _loaders(training: Training, module: Any, given: Any) -> tuple[Any, Any]:
+    """Return the loaders of training and validation; what is trained gets the data module."""
     if given is None or hasattr(given, "train_dataloader"):
-        owner = copy.copy(module if given is None else given)
+        owner: Any = copied_model(module) if given is None else copy.copy(given)
         if not is_own(owner, "train_dataloader"):
             raise ConfigError(
                 f"{ENTRY}: there are no training data. Pass a LightningDataModule, or loaders "
                 "(train, val)."
             )
-        owner.prepare_data()
-        owner.setup("fit")
-        val = owner.val_dataloader() if is_own(owner, "val_dataloader") else None
-        pair: Any = (owner.train_dataloader(), val)
+        training.data = None if given is None else owner
+        owner.trainer = Attached(training)
+        with told(lambda: f"{ENTRY}: making the loaders of {type(owner).__name__}"):
+            owner.prepare_data()
+            owner.setup("fit")
+            val = owner.val_dataloader() if is_own(owner, "val_dataloader") else None
+            pair: Any = (owner.train_dataloader(), val)
     else:
         pair = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
     train, val = (each[0] if isinstance(each, list) and len(each) == 1 else each for each in pair)
@@ -175,7 +185,7 @@ def _loaders(module: Any, given: Any) -> tuple[Any, Any, Any]:
                 f"{ENTRY}: expected one loader of {what} data, got {type(loader).__name__}. "
                 "Several are not carried over: pass (train, val)."
             )
-    return (owner if given is not None else None), train, val
+    return train, val
 
 
 def _limit(trainer: Any, kind: str, loader: Any) -> int | None:
@@ -211,6 +221,24 @@ def _budget(trainer: Any, options: dict[str, Any], epoch: int | None) -> dict[st
     return {"max_steps": min(known)} if known else {"epochs": epochs}
 
 
+def _often(trainer: Any, epoch: int | None, size: int) -> tuple[int | None, list[str]]:
+    """Return the steps between validations, None for an epoch, and a note where they differ."""
+    interval = getattr(trainer, "val_check_interval", None)
+    epochs = getattr(trainer, "check_val_every_n_epoch", 1)
+    every = interval if isinstance(interval, int) else None
+    if isinstance(interval, float) and epoch:
+        every = max(1, int(epoch * interval))
+    if interval in (None, 1.0) or (every and every == epoch):  # whole epochs
+        steps = epoch and -(-epoch // size)
+        return ((epochs or 1) * steps if steps and (epochs or 1) > 1 else None), []
+    if every is None:
+        return None, [f"val_check_interval={interval} was left out: `eval_every` says how often."]
+    if every % size or (epochs and (epochs > 1 or (epoch and epoch % every))):
+        note = f"validations are {max(1, every // size)} steps apart throughout, which those of "
+        return max(1, every // size), [note + f"val_check_interval={interval} are not."]
+    return every // size, []
+
+
 def _evaluated(
     training: Training, module: Any, held: Grouped, given: bool, options: dict[str, Any]
 ) -> tuple[dict[str, Any], Any]:
@@ -224,7 +252,7 @@ def _evaluated(
             "'accuracy', 'loss' or a function of (model, batch)."
         )
     if named_so:
-        better = {"higher_is_better": "loss" not in metric and "error" not in metric}
+        better = {"higher_is_better": not points_down(metric)}
         return better | options | {"metric": Reported(training.logged, metric)}, [Whole(held)]
     if metric == "loss":
         options = {"higher_is_better": False} | options | {"metric": training.loss}

@@ -7,7 +7,6 @@ asked of the user's own objects. Callbacks are not called.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import nn
 from etastar.carried import Whole, scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
-    RATES,
+    NAMES,
     configured_at,
     is_own,
     loss_of,
@@ -28,91 +27,12 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
+from etastar.lightning.fit_stand_in import Attached
 from etastar.problem.nested import parts_of_step, samples_in
+from etastar.problem.origin import copied_model
 
 TRANSFER = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 """Hooks through which a batch goes, in order."""
-
-
-class Attached:
-    """What a module finds as `self.trainer`: the counts of its own run, and the user's Trainer.
-
-    Args:
-        training: What is trained.
-    """
-
-    def __init__(self, training: Training) -> None:
-        self.real = training.trainer
-        self.global_step = self.current_epoch = self.batch_index = 0
-        self.training, self.validating, self.sanity_checking = True, False, False
-        self.logger = _swallowing(self.real)
-        self.loggers = [self.logger] if self.logger else []
-        self.callback_metrics: dict[str, Any] = {}
-        self.scaler = copy.deepcopy(getattr(training.precision, "scaler", None))
-        if training.max_steps is not None:
-            self.estimated_stepping_batches = training.max_steps
-        if training.batches is not None:
-            self.num_training_batches = training.batches
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what the user's Trainer has, to be read."""
-        real = vars(self).get("real")
-        if real is None or name.startswith("__"):
-            raise AttributeError(f"the module asks its trainer for {name}: pass the Trainer, too")
-        return getattr(real, name)
-
-
-def _swallowing(trainer: Any) -> Any:
-    """Return a logger that writes nothing; None where the Trainer has none."""
-    if trainer is not None and not trainer.loggers:
-        return None
-    from lightning.pytorch.loggers.logger import DummyLogger
-
-    return DummyLogger()
-
-
-class Log:
-    """What stands in for `self.log`: keeps the values of a validation."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[tuple[Any, float, str]]] = {}
-        self.size, self.keeps = 1, False
-
-    def __call__(self, name: str, value: Any, *args: Any, **options: Any) -> None:
-        """Keep a value, while validating; see `LightningModule.log`."""
-        if not self.keeps:
-            return
-        weight = options.get("batch_size") or self.size
-        value = value.detach() if isinstance(value, torch.Tensor) else value
-        self.values.setdefault(name, []).append((value, weight, options.get("reduce_fx", "mean")))
-
-    def reduced(self, name: str) -> float:
-        """Return what Lightning makes of the values of an epoch.
-
-        Args:
-            name: What was logged.
-
-        Raises:
-            ModelError: Nothing of that name was, or it is reduced in another way.
-        """
-        if name not in self.values:
-            logged = ", ".join(self.values) or "nothing"
-            raise ModelError(f"validation_step logs no {name!r}; it logs {logged}.")
-        value, _, how = self.values[name][-1]
-        if hasattr(value, "compute"):  # of torchmetrics, which has seen all batches
-            return float(value.compute())
-        numbers = [float(v) for v, _, _ in self.values[name]]
-        weights = [weight for _, weight, _ in self.values[name]]
-        if how in ("mean", torch.mean):
-            pairs = zip(numbers, weights, strict=True)
-            return sum(v * weight for v, weight in pairs) / sum(weights)
-        for reduced in (min, max, sum):
-            if how in (reduced.__name__, getattr(torch, reduced.__name__)):
-                return float(reduced(numbers))
-        raise ModelError(
-            f"validation_step logs {name!r} with reduce_fx={how!r}: expected one of mean, min, max "
-            "and sum."
-        )
 
 
 @dataclass
@@ -134,8 +54,8 @@ class Training:
     trainer: Any
     data: Any
     accumulation: int
-    batches: int | None
-    max_steps: int | None
+    batches: int | None = None
+    max_steps: int | None = None
     rate: str | None = None
 
     @property
@@ -170,7 +90,7 @@ class Training:
             seed: For a factory.
         """
         given = self.given
-        module: Any = copy.deepcopy(given) if isinstance(given, nn.Module) else given(seed)
+        module: Any = copied_model(given) if isinstance(given, nn.Module) else given(seed)
         vars(module).pop("optimizers", None)
         self.attached(module)
         for name, arguments in (("setup", ("fit",)), ("configure_model", ())):
@@ -204,13 +124,13 @@ class Training:
         """Return the name of the rate that `configure_optimizers` reads; None if it reads none.
 
         Args:
-            module: A copy of the user's.
+            module: As prepared, to see what it has.
         """
-        for name in RATES:
+        for name in NAMES:
             if name in vars(module) or name in getattr(module, "hparams", {}):
                 seen = []
                 for lr in (1.0, 0.5):
-                    tried = copy.deepcopy(module)
+                    tried = self.prepared(0)
                     set_attribute(tried, name, lr)
                     seen.append([g["lr"] for g in self.configured(tried)[0].param_groups])
                 if seen[0] != seen[1]:
@@ -231,7 +151,7 @@ class Training:
         if self.rate is not None:
             set_attribute(module, self.rate, lr)
             return
-        if self.configured(copy.deepcopy(module))[1]:
+        if self.configured(self.prepared(0))[1]:
             raise ConfigError(
                 "apply: configure_optimizers has a schedule and reads no rate from the module. Let "
                 f"it read self.lr, and set that to {lr:.4g}."
@@ -248,7 +168,7 @@ class Training:
         held: Any = module
         if held._trainer is None:
             held.trainer = Attached(self)
-            vars(module)["log"] = Log()
+            vars(module)["log"] = held.trainer.log
         if optimizer is not None:
             vars(module)["optimizers"] = lambda use_pl_optimizer=True: optimizer
         return held.trainer  # type: ignore[no-any-return]
@@ -282,6 +202,9 @@ class Training:
         """
         run = self.attached(model, optimizer)
         parts = [self.moved(model, part) for part in parts_of_step(batch)]
+        if run.batch_index == self.batches:  # not before: a validation comes between
+            model.on_train_epoch_end()
+            run.current_epoch, run.batch_index = run.current_epoch + 1, 0
         if run.batch_index == 0:
             if run.current_epoch == 0:
                 model.on_fit_start()
@@ -305,9 +228,6 @@ class Training:
             losses.append(loss_of(outputs[0]).detach())
             model.on_train_batch_end(outputs[0], part, run.batch_index)
             run.batch_index += 1
-        if run.batch_index == self.batches:
-            model.on_train_epoch_end()
-            run.current_epoch, run.batch_index = run.current_epoch + 1, 0
         return torch.stack(losses).mean()
 
     def _stepped(
@@ -371,7 +291,7 @@ class Training:
         """
         assert name is not None
         run, precision = self.attached(model), self.precision
-        log: Log = vars(model)["log"]
+        log = run.log
         log.values.clear()
         log.keeps, run.training, run.validating = True, False, True
         with precision.val_step_context() if precision else nullcontext():
@@ -384,7 +304,9 @@ class Training:
                 output = numbered(model.validation_step, batch, index)
                 model.on_validation_batch_end(output, batch, index)
             log.size = 1
+            log.tell()
             model.on_validation_epoch_end()
+            log.tell()
             model.on_validation_end()
         log.keeps, run.training, run.validating = False, True, False
         value = log.reduced(name)

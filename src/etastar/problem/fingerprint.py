@@ -369,10 +369,11 @@ def _imported(code: CodeType) -> Iterator[str]:
 
 
 def _place(value: Any) -> str:
-    """Return the module's name; of a script its file's."""
-    if value.__module__ != "__main__":
+    """Return the module's name; of a script that of its file, which a cell of a notebook lacks."""
+    file = str(value.__code__.co_filename)
+    if value.__module__ != "__main__" or file.startswith("<") or "/ipykernel_" in file:
         return str(value.__module__)
-    return str(value.__code__.co_filename).rpartition("/")[2].removesuffix(".py")
+    return file.rpartition("/")[2].removesuffix(".py")
 
 
 def _digest_of_code(code: CodeType) -> str:

@@ -26,6 +26,17 @@ _held: set[Path] = set()
 _guard = threading.Lock()
 
 
+def lock_of(store: Path) -> Path:
+    """Return the file that is locked while a store is written.
+
+    Args:
+        store: The store's file, or a link to it.
+    """
+    # beside the file itself: a store that is reached through a link is the same store
+    store = store.resolve()
+    return store.with_name(store.name + ".lock")
+
+
 @contextmanager
 def locked(
     store: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
@@ -43,9 +54,7 @@ def locked(
         StoreError: Another process holds it and `wait` is false, or this process holds it already,
             or the file cannot be made.
     """
-    # beside the file itself: a store that is reached through a link is the same store
-    store = store.resolve()
-    path = store.with_name(store.name + ".lock")
+    store, path = store.resolve(), lock_of(store)
     # a POSIX lock does not exclude its own process, so threads are told apart here
     with _guard:
         if path in _held:

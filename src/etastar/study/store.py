@@ -20,9 +20,10 @@ from etastar.errors import ConfigError, StoreError
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.base import SeedResult
 from etastar.study.cell import Cell, TaskKind
-from etastar.study.lock import POLL, locked
+from etastar.study.lock import POLL, lock_of, locked
 from etastar.study.results import CurveFound, Results, SharpnessRow
 from etastar.study.schema import (
+    check,
     connect_reader,
     connect_writer,
     lost_log,
@@ -198,6 +199,8 @@ class StoreWriter(Store):
         self, path: Path, *, wait: bool = True, on_wait: Callable[[str], None] | None = None
     ) -> None:
         check_place(path)
+        if path.is_file() and not lock_of(path).exists():
+            check(path)  # what is none is left as it is, without a lock beside it
         self._lock = ExitStack()
         self._lock.enter_context(locked(path, wait=wait, on_wait=on_wait))
         self._writing = threading.RLock()
