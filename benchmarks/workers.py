@@ -96,6 +96,7 @@ def main() -> None:
     record: dict[str, Any] = {"torch": torch.__version__, "pairs": args.pairs}
     with ProcessPoolExecutor(2, spawn) as two, ProcessPoolExecutor(1, spawn) as one:
         loops(two, 1), list(one.map(plain, [0.02], [1]))
+        measured(two, 4), measured(one, 4)
         for size in args.round_sizes:
             pairs = [
                 (loops(two, args.runs), measured(two, size), measured(one, size))

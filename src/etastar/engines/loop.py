@@ -44,6 +44,7 @@ class LoopEngine(Engine):
     ) -> None:
         super().__init__(threads)
         self.rates = rates
+        self._ceiling: tuple[Problem, Ceiling] | None = None
 
     def refusal(self, problem: Problem) -> str | None:
         """See `Engine`: it trains every problem."""
@@ -52,11 +53,11 @@ class LoopEngine(Engine):
     def run(self, problem: Problem, queue: Queue) -> None:
         """See `Engine`."""
         self.threads = torch.get_num_threads()
-        ceiling: Ceiling | None = None
         while trials := queue.take(1):
             for trial in trials:
-                ceiling = ceiling or ceiling_of(problem, trial.start)
-                look = partial(queue.wanted, trial)
+                if self._ceiling is None or self._ceiling[0] is not problem:
+                    self._ceiling = problem, ceiling_of(problem, trial.start)
+                look, ceiling = partial(queue.wanted, trial), self._ceiling[1]
                 outcome = run_trial(problem, trial, self.rates, ceiling=ceiling, look=look)
                 self.steps_taken += outcome.steps_taken(problem.max_steps)
                 queue.put(trial, outcome)

@@ -297,7 +297,8 @@ def _parts(problem: Problem) -> dict[str, Any]:
 # in a worker
 
 _alone = threading.Lock()
-_problems: dict[str, Problem] = {}
+_known: dict[str, tuple[Problem, Engine]] = {}
+"""The last problem, with its engine, which keeps what is worked out once for a problem."""
 
 
 def train_there(spec: tuple[str, str, bytes, Trial, tuple[int, int]]) -> Outcome:
@@ -319,11 +320,11 @@ def train_there(spec: tuple[str, str, bytes, Trial, tuple[int, int]]) -> Outcome
     if in_thread or not _alone.acquire(blocking=False):
         raise ConfigError(THREADS.format("it"))
     try:
-        if key not in _problems:
-            _problems.clear()
-            _problems[key] = pickle.loads(payload)
-        problem = _problems[key]
+        if key not in _known:
+            _known.clear()
+            _known[key] = pickle.loads(payload), ENGINES[engine](1)
+        problem, trainer = _known[key]
         with use_threads(1):
-            return train_all(ENGINES[engine](1), problem, [trial])[trial]
+            return train_all(trainer, problem, [trial])[trial]
     finally:
         _alone.release()
