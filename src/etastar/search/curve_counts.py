@@ -118,7 +118,7 @@ class SlowEdge:
         Args:
             points: Lattice points, [N].
         """
-        return np.asarray(0.5 * (1 + np.tanh((points - self.edge) / self.width / 2)))
+        return _fine(points, self.edge, self.width)
 
     def spread(self, points: Array, parts: Array) -> Array:
         """Quantiles of the posterior of `fine`, [Q, N]; 1 where no slow edge was seen.
@@ -130,12 +130,16 @@ class SlowEdge:
         if self.grid is None:
             return np.ones((len(parts), len(points)))
         edge, width, mass = self.grid
-        fine = 0.5 * (1 + np.tanh((points[:, None] - edge) / width / 2))
         columns = []
-        for values in fine:
+        for values in _fine(points[:, None], edge, width):
             order = np.argsort(values)
             columns.append(np.interp(parts, np.cumsum(mass[order]), values[order]))
         return np.array(columns).T
+
+
+def _fine(points: Array, edge: float | Array, width: float | Array) -> Array:
+    """Probability that a run is not too slow, by an edge and its width in lattice points."""
+    return np.asarray(0.5 * (1 + np.tanh((points - edge) / width / 2)))
 
 
 def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
