@@ -35,10 +35,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 
 
 def busy_process(cluster: Any) -> int:
-    """A worker that has tasks."""
-    client = cluster._client
-    processes = client.run(os.getpid)
-    return next(processes[worker] for worker, tasks in client.processing().items() if tasks)
+    """A worker that has tasks; asked itself, one that is just dying would never answer."""
+    there = cluster._client.cluster
+    busy = {address for address, worker in there.scheduler.workers.items() if worker.processing}
+    return next(n.pid for n in there.workers.values() if n.worker_address in busy)
 
 
 def test_a_worker_that_is_killed_changes_nothing(
