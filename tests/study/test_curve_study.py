@@ -6,12 +6,10 @@ import csv
 import io
 import json
 import math
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,30 +162,32 @@ def test_a_lost_result_is_computed_again_without_training(done: Study, tmp_path:
 
 
 KILLED = """
-import os, sys
+import os, signal, sys
 from etastar.study import store
 from etastar.study.runner import run_study
 from etastar.study.specification import Study
 
 store.FLUSH_EVERY = 0.0
-run_study(Study.from_file(sys.argv[1]), on_progress=lambda p: os.write(1, b"."))
+left = int(sys.argv[2])
+
+
+def kill(progress):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+run_study(Study.from_file(sys.argv[1]), on_progress=kill)
 """
 
 
 def test_kills_change_nothing(done: Study, tmp_path: Path) -> None:
     study = tiny(tmp_path / "killed.toml", TEXT)
     known: list[int] = []
-    for trials in (2, 9, 25):  # while locating, in a round, in a later one
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(study.path)], stdout=subprocess.PIPE, bufsize=0
-        ) as process:
-            assert process.stdout is not None
-            seen = 0
-            while seen < trials:
-                seen += len(process.stdout.read(1))
-            time.sleep(0.01)
-            os.kill(process.pid, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+    for trials in (2, 9, 20):  # while locating, in a round, in a later one
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(study.path), str(trials)])
+        assert killed.returncode == -signal.SIGKILL
         assert not State.of_file(study.default_store).is_done(study.cells[0])
         with Store(study.default_store) as store:
             known.append(len(store.runs(study.cells[0].id)))

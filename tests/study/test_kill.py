@@ -67,7 +67,9 @@ class Nursery:
         pid = int(self.process.stdout.readline())
         seen = 0
         while seen < events:
-            if self.process.stdout.read(1) == b"\n":
+            told = self.process.stdout.read(1)
+            assert told, "the nursery is gone"
+            if told == b"\n":
                 return int(self.process.stdout.readline())
             seen += 1
         time.sleep(delay)
