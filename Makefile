@@ -25,7 +25,7 @@ demo: .venv/.core
 # A worker takes whole files, so that what several tests share is made once; slow tests come first.
 WORKERS ?= 2
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: .venv/.dev
 	$(BIN)/ruff check src tests benchmarks docs/site examples .ci

@@ -106,11 +106,15 @@ def killed_runs(moments: random.Random, folder: Path, expected: str, seconds: fl
 
 def killed_workers(moments: random.Random, folder: Path, expected: str, seconds: float) -> dict:
     """Kill workers of a Dask cluster that repeats their trials."""
+    import dask
     import distributed
 
     told = {"kills": 0, "measurements": 0, "other answers": 0, "lost": 0}
     over = threading.Event()
+    # the cluster would give up a worker that happens to be starting 15 s after its last death
+    patient = {"distributed.deploy.lost-worker-timeout": "1 hour"}
     with (
+        dask.config.set(patient),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
         ) as cluster,
@@ -120,8 +124,8 @@ def killed_workers(moments: random.Random, folder: Path, expected: str, seconds:
         def kill() -> None:
             while told["kills"] < KILLS and not over.wait(moments.uniform(0, seconds / 2)):
                 with suppress(OSError, IndexError):
-                    known = cluster.scheduler.workers  # one that is starting is not replaced
-                    up = [n for n in cluster.workers.values() if n.worker_address in known]
+                    # a nanny does not replace a worker that dies while it is still starting
+                    up = [n for n in cluster.workers.values() if n.status.name == "running"]
                     os.kill(moments.choice(up).pid, signal.SIGKILL)
                     told["kills"] += 1
                     print(told, flush=True)

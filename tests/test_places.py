@@ -14,8 +14,9 @@ import textwrap
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -404,10 +405,16 @@ def test_of_a_broken_executor_the_store_keeps_what_had_ended(
     assert answer(measured(step_fn=dying, store=store)) == answer(measured(step_fn=dying))
 
 
-def dask_cluster(workers: int) -> Any:
-    distributed = pytest.importorskip("distributed")
+@contextmanager
+def dask_cluster(workers: int) -> Iterator[Any]:
+    import dask  # not above: programs of these tests import this module, too
+    import distributed
+
     how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
-    return distributed.LocalCluster(n_workers=workers, **how)
+    # the cluster would give up a worker that happens to be starting 15 s after its last death
+    patient = {"distributed.deploy.lost-worker-timeout": "1 hour"}
+    with dask.config.set(patient), distributed.LocalCluster(n_workers=workers, **how) as cluster:
+        yield cluster
 
 
 def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
@@ -421,9 +428,10 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
             for _ in range(2):
                 if over.wait(moments.uniform(1, 3)):
                     return
-                # asking the workers themselves would wait for ever for one that is just dying
-                nannies, known = cluster.workers.values(), cluster.scheduler.workers
-                pids = [nanny.pid for nanny in nannies if nanny.worker_address in known]
+                # asking the workers themselves would wait for ever for one that is just dying, and
+                # a nanny does not replace one that dies while it is still starting
+                nannies = cluster.workers.values()
+                pids = [nanny.pid for nanny in nannies if nanny.status.name == "running"]
                 if pids:
                     os.kill(moments.choice(pids), signal.SIGKILL)
 

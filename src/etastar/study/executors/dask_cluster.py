@@ -45,7 +45,13 @@ def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
         raise ConfigError("--workers is for a cluster of our own; --scheduler names one that runs.")
     with ExitStack() as stack:
         stack.enter_context(
-            dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES})
+            dask.config.set(
+                {
+                    "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+                    # one that is starting again at the wrong moment would be given up for good
+                    "distributed.deploy.lost-worker-timeout": "1 hour",
+                }
+            )
         )
         # what ends a run is raised as one line; the client would log its own traceback before that
         logger = logging.getLogger("distributed.client")
