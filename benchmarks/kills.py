@@ -5,9 +5,10 @@
 A measurement of a small CNN on digits with a store is ended by SIGKILL after a random time of up
 to half of what it takes unbroken, again and again, until it has ended by itself; then anew with
 another store, until 20 kills have hit. Before each kill and after the next start the store is read:
-a row that was there must be there. Workers of a Dask cluster of two are killed likewise while they
-train. Every measurement that ends must give the answer of the unbroken one, digit for digit.
-What the file has already, of the run or of workers, is kept.
+a row that was there must be there. Of a Dask cluster of two that trains, a worker is killed after up
+to twice that time, again and again, while measurements begin and end. Every measurement that ends
+must give the answer of the unbroken one, digit for digit. What the file has already, of the run or
+of workers, is kept.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def killed_workers(moments: random.Random, folder: Path, expected: str, seconds:
     ):
 
         def kill() -> None:
-            while told["kills"] < KILLS and not over.wait(moments.uniform(0, seconds / 2)):
+            while told["kills"] < KILLS and not over.wait(moments.uniform(0, 2 * seconds)):
                 with suppress(OSError, IndexError):
                     # a nanny does not replace a worker that dies while it is still starting
                     up = [n for n in cluster.workers.values() if n.status.name == "running"]
