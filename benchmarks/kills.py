@@ -2,13 +2,13 @@
 
     OMP_NUM_THREADS=1 python benchmarks/kills.py --json benchmarks/results/kills.json
 
-A measurement of a small CNN on digits with a store is ended by SIGKILL after a random time of up
-to half of what it takes unbroken, again and again, until it has ended by itself; then anew with
+A measurement of a small CNN on digits with a store is ended by SIGKILL after a random time of up to
+half of what it takes unbroken, again and again, until it has ended by itself; then anew with
 another store, until 20 kills have hit. Before each kill and after the next start the store is read:
-a row that was there must be there. Of a Dask cluster of two that trains, a worker is killed after up
-to twice that time, again and again, while measurements begin and end. Every measurement that ends
-must give the answer of the unbroken one, digit for digit. What the file has already, of the run or
-of workers, is kept.
+a row that was there must be there. Of a Dask cluster of two that trains, a worker is killed after
+up to twice that time, again and again, while measurements begin and end. Every measurement that
+ends must give the answer of the unbroken one, digit for digit. What the file has already, of the
+run or of workers, is kept.
 """
 
 from __future__ import annotations
