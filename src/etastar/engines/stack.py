@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from etastar.engines.base import Engine, Queue
-from etastar.engines.replicas import Stack, batch_size
+from etastar.engines.replicas import Stack
 from etastar.engines.stackable import Stackable, stackable
 from etastar.errors import ConfigError
 from etastar.machine import replicas_that_fit, stacks_that_fit, use_threads
@@ -95,19 +95,18 @@ def bytes_per_replica(form: Stackable) -> int:
     Returns:
         Bytes.
     """
-    network, classes = form.network, form.data.classes
-    samples, inputs = form.data.x_train.shape
+    network, classes, x = form.network, form.classes, form.tensors[0]
+    samples, inputs = x.shape
     parameters = network.parameter_count(inputs, classes)
     # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
     # and of an unknown network only the parameters say how many units there may be
     units = 8 * parameters // inputs
     if isinstance(network, MLP):
         units = 3 * network.width * network.depth
-    copies = 3 if form.recipe.momentum else 2  # admitting and dropping replicas copies them
+    copies = 3 if form.momentum else 2  # admitting and dropping replicas copies them
     outputs = 6 * classes  # with their softmax and gradients, in both layouts
-    activations = batch_size(form.recipe, samples) * (inputs + units + outputs)
-    itemsize = form.data.x_train.dtype.itemsize
-    return itemsize * (copies * parameters + activations) + 8 * samples
+    activations = (form.problem.train.batch or samples) * (inputs + units + outputs)
+    return x.dtype.itemsize * (copies * parameters + activations) + 8 * samples
 
 
 class Crew:
@@ -131,7 +130,7 @@ class Crew:
     """
 
     def __init__(self, engine: StackEngine, form: Stackable) -> None:
-        device = form.data.x_train.device
+        device = form.tensors[0].device
         on_cpu, needed = device.type == "cpu", bytes_per_replica(form)
         wanted = (engine.wanted_threads or torch.get_num_threads()) if on_cpu else 1
         self.engine, self.form = engine, form
