@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
@@ -29,9 +30,6 @@ from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 from etastar.study.kept import Keeper, Shelf, keeper
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LADDER = (0, 10, 30, 100, 300, 1000)
 """Steps at which η* is measured; those within the budget are used."""

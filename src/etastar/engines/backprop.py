@@ -11,17 +11,14 @@ gradient, so each replica's η is multiplied into it once at the top, and a weig
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from etastar.problem.losses import output_gradient, stacked_loss
+from etastar.problem.losses import Loss, output_gradient, stacked_loss
 from etastar.problem.networks import MLP, LayerNormMLP, Network
+from etastar.problem.networks.base import Params
 from etastar.problem.networks.mlp_layernorm import EPSILON
-
-if TYPE_CHECKING:
-    from etastar.problem.losses import Loss
-    from etastar.problem.networks.base import Params
 
 
 class AutogradStep:

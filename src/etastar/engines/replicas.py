@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,12 +19,10 @@ from etastar.engines.backprop import MLPStep, make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.engines.record import Record
 from etastar.engines.recorded import Shown, TakeStep, recorded
+from etastar.engines.stackable import Stackable
+from etastar.problem.networks.base import Params
 from etastar.problem.order import DataOrder
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Start, Trial
-
-if TYPE_CHECKING:
-    from etastar.engines.stackable import Stackable
-    from etastar.problem.networks.base import Params
 
 KEPT_DRAWS = 8
 """Initialisations kept by a stack: as many as there are seeds in a usual measurement."""

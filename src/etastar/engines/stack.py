@@ -11,7 +11,6 @@ GPU there is one stack.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,10 +20,8 @@ from etastar.engines.stackable import Stackable, stackable
 from etastar.errors import ConfigError
 from etastar.machine import replicas_that_fit, stacks_that_fit, use_threads
 from etastar.problem.networks import MLP
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Trial
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Trial
 
 CHECK_EVERY, CHECK_EVERY_ON_GPU = 8, 64
 """Steps between looks at the device: free on a CPU, a wait for it on a GPU."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,16 +14,13 @@ from etastar.engines.collapse import ceiling_of
 from etastar.problem import hooks
 from etastar.problem.batches import TensorBatches
 from etastar.problem.losses import Loss, half_squared_distance
-from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.problem.networks import MLP, LayerNormMLP, Network
+from etastar.problem.networks.base import Params
 from etastar.problem.networks.mlp_layernorm import EPSILON
+from etastar.problem.objective import Objective
 from etastar.problem.origin import NetworkOrigin
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Start
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import Network
-    from etastar.problem.networks.base import Params
-    from etastar.problem.objective import Objective
-    from etastar.problem.problem import Problem
 
 Layer = TypeVar("Layer", bound=nn.Module)
 NOT_PLAIN = ("nesterov", "weight_decay", "maximize", "dampening", "differentiable")

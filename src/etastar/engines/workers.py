@@ -23,16 +23,14 @@ from concurrent.futures import (
     wait,
 )
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etastar.checking import is_ratio
 from etastar.engines.base import Engine, Queue, train_all
 from etastar.errors import ConfigError, EtaStarError, ExecutorError, ModelError
 from etastar.machine import use_threads
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Outcome, Trial
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Outcome, Trial
 
 POLL = 0.2
 """Seconds between looks at whether running trials are still wanted."""

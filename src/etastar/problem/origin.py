@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -14,11 +14,9 @@ from etastar.errors import ConfigError, ModelError
 from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.nested import tensors
+from etastar.problem.networks.base import Network, Params
 from etastar.problem.streams import Stream
 from etastar.problem.user_code import told
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Network, Params
 
 SEED_NAMES = ("seed", "s", "_", "random_state", "random_seed")
 """What an argument of a model factory is called that takes the seed although it has a default."""

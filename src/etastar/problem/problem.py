@@ -6,25 +6,23 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from etastar.data import Dataset
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
 from etastar.problem.held import NOTHING, Held
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import samples_in
+from etastar.problem.networks import Network
 from etastar.problem.objective import Objective, described_call
 from etastar.problem.optimizers import OptimizerFactory
 from etastar.problem.origin import NetworkOrigin, Origin
 from etastar.problem.streams import Stream
-
-if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-    from etastar.problem.trial import Recipe
+from etastar.problem.trial import Recipe
 
 EVALUATED_AT_ONCE = 4
 """Our networks are evaluated in pieces of this many training batches: no answer depends on it."""
