@@ -15,6 +15,10 @@ class Attached:
 
     Args:
         training: What is trained, see `fit_step.Training`.
+
+    Attributes:
+        logged: The values of a validation, by name: each with its weight and how it is reduced.
+        callback_metrics: What was logged last.
     """
 
     def __init__(self, training: Any) -> None:
@@ -23,8 +27,9 @@ class Attached:
         self.training, self.validating, self.sanity_checking = True, False, False
         self.logger = _swallowing(self.real)
         self.loggers = [self.logger] if self.logger else []
-        self.log, self.callback_metrics = Log(), dict[str, Any]()
-        self.log.latest, self.datamodule = self.callback_metrics, training.data
+        self.logged: dict[str, list[tuple[Any, float, str]]] = {}
+        self.callback_metrics: dict[str, Any] = {}
+        self.logged_size, self.datamodule = 1, training.data
         self.scaler = copy.deepcopy(getattr(training.precision, "scaler", None))
         if training.max_steps is not None:
             self.estimated_stepping_batches = training.max_steps
@@ -38,42 +43,21 @@ class Attached:
             raise AttributeError(f"the module asks its trainer for {name}: pass the Trainer, too")
         return getattr(real, name)
 
-
-def _swallowing(trainer: Any) -> Any:
-    """Return a logger that writes nothing; None where the Trainer has none."""
-    if trainer is not None and not trainer.loggers:
-        return None
-    from lightning.pytorch.loggers.logger import DummyLogger
-
-    return DummyLogger()
-
-
-class Log:
-    """What stands in for `self.log`: keeps the values of a validation, and what was logged last.
-
-    Attributes:
-        latest: What a module finds as `callback_metrics`.
-    """
-
-    def __init__(self) -> None:
-        self.values: dict[str, list[tuple[Any, float, str]]] = {}
-        self.latest: dict[str, Any] = {}
-        self.size, self.keeps = 1, False
-
-    def __call__(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
         """Keep a value, of a step in training the last; see `LightningModule.log`."""
         value = value.detach() if isinstance(value, torch.Tensor) else value
-        if not self.keeps:
+        if not self.validating:
             if not options.get("on_epoch") and not hasattr(value, "compute"):
-                self.latest[name] = torch.as_tensor(value)
+                self.callback_metrics[name] = torch.as_tensor(value)
             return
-        weight = options.get("batch_size") or self.size
-        self.values.setdefault(name, []).append((value, weight, options.get("reduce_fx", "mean")))
+        weight = options.get("batch_size") or self.logged_size
+        self.logged.setdefault(name, []).append((value, weight, options.get("reduce_fx", "mean")))
 
     def tell(self) -> None:
         """Let the module find what it has logged in this validation."""
-        for name in self.values:
-            self.latest[name] = self.latest[f"{name}_epoch"] = torch.tensor(self.reduced(name))
+        for name in self.logged:
+            value = torch.tensor(self.reduced(name))
+            self.callback_metrics[name] = self.callback_metrics[f"{name}_epoch"] = value
 
     def reduced(self, name: str) -> float:
         """Return what Lightning makes of the values of an epoch.
@@ -84,22 +68,29 @@ class Log:
         Raises:
             ModelError: Nothing of that name was, or it is reduced in another way.
         """
-        name = name if name in self.values else name.removesuffix("_epoch")
-        if name not in self.values:
-            logged = ", ".join(self.values) or "nothing"
+        name = name if name in self.logged else name.removesuffix("_epoch")
+        if name not in self.logged:
+            logged = ", ".join(self.logged) or "nothing"
             raise ModelError(f"validation_step logs no {name!r}; it logs {logged}.")
-        value, _, how = self.values[name][-1]
+        value, _, how = self.logged[name][-1]
         if hasattr(value, "compute"):  # of torchmetrics, which has seen all batches
             return float(value.compute())
-        numbers = [float(v) for v, _, _ in self.values[name]]
-        weights = [weight for _, weight, _ in self.values[name]]
+        pairs = [(float(v), weight) for v, weight, _ in self.logged[name]]
         if how in ("mean", torch.mean):
-            pairs = zip(numbers, weights, strict=True)
-            return sum(v * weight for v, weight in pairs) / sum(weights)
+            return sum(v * weight for v, weight in pairs) / sum(weight for _, weight in pairs)
         for reduced in (min, max, sum):
             if how in (reduced.__name__, getattr(torch, reduced.__name__)):
-                return float(reduced(numbers))
+                return float(reduced(v for v, _ in pairs))
         raise ModelError(
             f"validation_step logs {name!r} with reduce_fx={how!r}: expected one of mean, min, max "
             "and sum."
         )
+
+
+def _swallowing(trainer: Any) -> Any:
+    """Return a logger that writes nothing; None where the Trainer has none."""
+    if trainer is not None and not trainer.loggers:
+        return None
+    from lightning.pytorch.loggers.logger import DummyLogger
+
+    return DummyLogger()
