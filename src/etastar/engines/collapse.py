@@ -32,10 +32,9 @@ from torch import Tensor, nn
 
 from etastar.problem import hooks, own_loss
 from etastar.problem.answers import targets_of
-from etastar.problem.calls import call, pair
 from etastar.problem.checks import first_batch
 from etastar.problem.losses import half_squared_distance
-from etastar.problem.nested import samples_in, to_device
+from etastar.problem.nested import call, pair, samples_in, to_device
 from etastar.problem.problem import Problem
 from etastar.problem.rehearsal import draws_or_remembers
 from etastar.problem.trial import Start

@@ -20,6 +20,7 @@ from etastar.carried import Whole, scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     NAMES,
+    Attached,
     configured_at,
     is_own,
     loss_of,
@@ -27,7 +28,6 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
-from etastar.lightning.fit_stand_in import Attached
 from etastar.problem.nested import parts_of_step, samples_in
 from etastar.problem.origin import copied_model
 

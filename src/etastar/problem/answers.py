@@ -13,9 +13,8 @@ from torch import Tensor
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
-from etastar.problem.calls import pair
 from etastar.problem.checks import first_epoch
-from etastar.problem.nested import parts_of_step, to_device
+from etastar.problem.nested import pair, parts_of_step, to_device
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Start
 

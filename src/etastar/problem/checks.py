@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import LoaderBatches
-from etastar.problem.calls import pair
 from etastar.problem.nested import (
     copied,
     only_label,
+    pair,
     rebuilt,
     samples_in,
     shape_of,

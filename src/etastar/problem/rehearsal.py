@@ -14,8 +14,8 @@ from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.checks import not_finite
 from etastar.problem.held import Held
-from etastar.problem.nested import copied
-from etastar.problem.optimizers import parts_of, same, ways_to_step
+from etastar.problem.nested import copied, same
+from etastar.problem.optimizers import parts_of, ways_to_step
 from etastar.problem.problem import Problem
 from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import KINDS, snapshot
