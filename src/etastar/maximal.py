@@ -16,7 +16,7 @@ from etastar.data import Dataset
 from etastar.engines import LoopEngine
 from etastar.engines.workers import WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
-from etastar.problem.auto_threshold import WHOLE
+from etastar.problem.answers import WHOLE
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
 from etastar.problem.streams import untouched

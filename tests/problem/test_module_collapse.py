@@ -11,7 +11,7 @@ from test_module_engines import problem_of
 from torch import nn
 
 import etastar
-from etastar.engines.collapse import Ceiling, blocked, ceiling_of, constant_accuracy
+from etastar.engines.collapse import blocked, ceiling_of, constant_accuracy
 from etastar.engines.loop import run_trial
 from etastar.problem.trial import Start, Trial
 
@@ -25,13 +25,13 @@ def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> N
         drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=40, eval_every=60
     )
     constant = constant_accuracy(problem)
-    assert ceiling_of(problem, Start(0, 0)) == Ceiling(constant, watched=True)
+    assert ceiling_of(problem, Start(0, 0)) == (constant, True)
     given_up = 0
     first = (name, optimizer) == ("mlp", "sgd")  # elsewhere the velocity, or nothing, stands still
     for order in (0, 1) if first else (0,):
         for lr in RATES:
             watched = run_trial(problem, Trial(Start(0, order), lr))
-            full = run_trial(problem, Trial(Start(0, order), lr), ceiling=Ceiling(constant))
+            full = run_trial(problem, Trial(Start(0, order), lr), ceiling=(constant, False))
             assert (watched.kind, watched.step) == (full.kind, full.step)
             assert full.given_up is None
             given_up += watched.given_up is not None
@@ -70,7 +70,7 @@ def test_engines_agree_with_watching(engine: Any) -> None:
 
 
 def watched(model: nn.Module, **options: Any) -> bool:
-    return ceiling_of(problem_of(model, **options), Start(0, 0)).watched
+    return ceiling_of(problem_of(model, **options), Start(0, 0))[1]
 
 
 def test_who_is_watched() -> None:

@@ -23,9 +23,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -135,17 +134,9 @@ def _any_gradient(loss: Tensor, params: Sequence[Tensor]) -> bool:
     return any(g is not None and bool(g.any()) for g in gradients)
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """What one class for all reaches of an accuracy.
-
-    Attributes:
-        constant: The share of the commonest class in the validation data; None if unknown.
-        watched: Whether a run may be given up once it can reach no more.
-    """
-
-    constant: float | None = None
-    watched: bool = False
+Ceiling: TypeAlias = tuple[float | None, bool]
+"""What one class for all reaches of an accuracy, None if that is unknown; and whether a run may be
+given up once it can reach no more."""
 
 
 def ceiling_of(problem: Problem, start: Start) -> Ceiling:
@@ -157,14 +148,14 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
     """
     objective = problem.objective
     if objective.metric != "accuracy" or not objective.higher_is_better:
-        return Ceiling()
+        return None, False
     constant = constant_accuracy(problem)
     plain = objective.accuracy.axis == 1 and not objective.own_loss and objective.step_fn is None
     squared = objective.loss_fn in SQUARED or isinstance(objective.loss_fn, nn.MSELoss)
     if constant is None or not problem.train.fixed or objective.threshold <= constant or squared:
-        return Ceiling(constant)
+        return constant, False
     if not plain or objective.whole_step or problem.scheduler:
-        return Ceiling(constant)
+        return constant, False
     with problem.held.aside(start.order):
         batch = first_batch(problem, start)
         model = problem.origin.copy(start.initialisation)
@@ -176,7 +167,7 @@ def ceiling_of(problem: Problem, start: Start) -> Ceiling:
             or hooks.on_optimizer(problem.optimizer.build(model, 1.0))
             or hooks.on_gradients(model)
         )
-    return Ceiling(constant, watched=not revived)
+    return constant, not revived
 
 
 def varies(problem: Problem, one: Start, other: Start) -> bool:

@@ -79,9 +79,9 @@ def run_trial(
     Returns:
         The outcome, a pure function of the problem, the trial and the rates.
     """
-    ceiling = ceiling or ceiling_of(problem, trial.start)
+    constant, sound = ceiling or ceiling_of(problem, trial.start)
     session, run = Session(problem, trial.start, trial.lr), Record(trial, problem.max_steps)
-    watched = ceiling.watched and problem.recipe is None and trial.steps is None
+    watched = sound and problem.recipe is None and trial.steps is None
     collapsed = watch(problem) if watched else lambda model, step: False
     ended: Outcome | None = None
     with session.active():
@@ -91,7 +91,7 @@ def run_trial(
                 groups = session.optimizer.param_groups
                 for group, rate in zip(groups, rates(session.steps), strict=True):
                     group["lr"] = rate
-            ended = _stepped(session, run, collapsed, ceiling.constant)
+            ended = _stepped(session, run, collapsed, constant)
     return run.told(ended)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from etastar.data import Dataset
-from etastar.problem.losses import half_squared_distance
+from etastar.problem.losses import loss_function
 from etastar.problem.networks import MLP, Network
 from etastar.problem.order import DataOrder
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, OutcomeKind, Recipe, Trial
@@ -65,11 +65,6 @@ def make_optimizer(
     return torch.optim.SGD(groups, momentum=recipe.momentum)
 
 
-def loss_function(recipe: Recipe) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the loss of outputs `[B, C]` and labels `[B]`, from `torch.nn.functional`."""
-    return nn.functional.cross_entropy if recipe.loss == "cross-entropy" else half_squared_distance
-
-
 def batches(samples: int, recipe: Recipe, seed: int) -> Iterator[torch.Tensor]:
     """Yield the indices of one batch after another, without end, in the order of `seed`."""
     size = samples if recipe.batch_size == "full" else min(recipe.batch_size, samples)
@@ -105,7 +100,7 @@ def train_one(
     """
     data, criterion = dataset.to(dtype=dtype), recipe.criterion
     module = build_module(network, trial.start.initialisation, data.inputs, data.classes, dtype)
-    loss_of = loss_function(recipe)
+    loss_of = loss_function(recipe.loss)
     accuracy, silent = None, 0
     order = batches(len(data.y_train), recipe, trial.start.order)
     common = make_optimizer(module, network, recipe, recipe.from_lr or 0.0)

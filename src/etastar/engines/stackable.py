@@ -96,7 +96,7 @@ def stackable(problem: Problem) -> Stackable | str:
         loss=loss,
         momentum=float(optimizer.param_groups[0]["momentum"]),
         draw=lambda seed: _weights(origin.copy(seed)),
-        deaths="given up" if ceiling_of(problem, Start(0, 0)).watched else "ignored",
+        deaths="given up" if ceiling_of(problem, Start(0, 0))[1] else "ignored",
     )
 
 

@@ -82,6 +82,17 @@ def half_squared_distance(outputs: torch.Tensor, targets: torch.Tensor) -> torch
     return functional.mse_loss(outputs, targets, reduction="sum") / (2 * len(outputs))
 
 
+def loss_function(loss: Loss) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the loss of one network's outputs `[B, C]` and labels `[B]`.
+
+    Args:
+        loss: `"cross-entropy"` or `"mse"`.
+    """
+    from torch.nn.functional import cross_entropy
+
+    return cross_entropy if loss == "cross-entropy" else half_squared_distance
+
+
 def options_of(loss_fn: Callable[..., Any]) -> dict[str, Any]:
     """Return `reduction`, `weight` and `ignore_index` of a loss, and what a partial binds.
 

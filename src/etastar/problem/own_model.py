@@ -17,7 +17,6 @@ from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.problem import answers, checks, own_loss
-from etastar.problem.auto_threshold import Train, with_threshold
 from etastar.problem.batches import Batches, LoaderBatches, TensorBatches
 from etastar.problem.given_data import as_batches
 from etastar.problem.held import Held, rebindable
@@ -198,7 +197,7 @@ class OwnModel:
         """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better
 
-    def problem(self, probe: Train | None = None) -> tuple[Problem, Groups, list[str]]:
+    def problem(self, probe: answers.Train | None = None) -> tuple[Problem, Groups, list[str]]:
         """Make the problem, its parameter groups, and notes; all that can be checked has been.
 
         Args:
@@ -264,7 +263,7 @@ class OwnModel:
             epoch = epoch if train.ends else max(1, steps // EVALUATIONS)
         return steps, epoch
 
-    def _checked(self, problem: Problem, notes: list[str], probe: Train | None) -> Problem:
+    def _checked(self, problem: Problem, notes: list[str], probe: answers.Train | None) -> Problem:
         """Return the problem with what was learned from its first steps; adds to the notes."""
         seeds = self.seed_list
         first = Start(seeds[0], seeds[0])
@@ -282,7 +281,7 @@ class OwnModel:
         if self.threshold == AUTO:
             assert probe is not None
             ends = self.start_lr, self.end_lr
-            problem = with_threshold(problem, first, values, ends, probe, self.progress)
+            problem = answers.with_threshold(problem, first, values, ends, probe, self.progress)
         notes += checks.percent_notes(problem, values)
         share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):

@@ -14,7 +14,7 @@ from etastar.data import Dataset
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
 from etastar.problem.held import NOTHING, Held
-from etastar.problem.losses import half_squared_distance
+from etastar.problem.losses import loss_function
 from etastar.problem.nested import samples_in
 from etastar.problem.networks import Network
 from etastar.problem.objective import Objective, described_call
@@ -92,8 +92,6 @@ class Problem:
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of the parameters."""
-        if isinstance(self.origin, NetworkOrigin):
-            return self.origin.dtype
         return next(self.origin.copy(0).parameters()).dtype
 
     @property
@@ -173,10 +171,6 @@ def of_network(
     criterion = recipe.criterion
     whole = recipe.batch_size == "full"
     batch = len(data.y_train) if whole else recipe.batch_size
-    losses: dict[str, Callable[..., Any]] = {
-        "cross-entropy": nn.functional.cross_entropy,
-        "mse": half_squared_distance,
-    }
     ratios = network.ratios(data.inputs)
     at_once = EVALUATED_AT_ONCE * min(int(batch), len(data.y_train))
     train = TensorBatches((data.x_train, data.y_train), int(batch))
@@ -185,7 +179,7 @@ def of_network(
         train=train,
         val=TensorBatches((data.x_val, data.y_val), train.batch, at_once),
         objective=Objective(
-            loss_fn=losses[recipe.loss],
+            loss_fn=loss_function(recipe.loss),
             step_fn=None,
             metric="accuracy",
             threshold=criterion.threshold,
