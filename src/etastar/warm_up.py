@@ -236,48 +236,41 @@ def _checked(
     def by_seed(outcomes: dict[Trial, Outcome]) -> dict[int, Outcome]:
         return {trial.seed: outcome for trial, outcome in outcomes.items()}
 
-    without = by_seed(kept.trained(problem, trials, LoopEngine()))
+    draft = replace(draft, without=by_seed(kept.trained(problem, trials, LoopEngine())))
     if draft.length is None:
-        return replace(draft, without=without, notes=(_why_none(draft, problem),))
+        return replace(draft, notes=(_why_none(draft, problem),))
 
-    def trained(schedule: Warmup) -> dict[int, Outcome]:
+    def trained(schedule: Warmup) -> Warmup:
         def rates(step: int) -> list[float]:
             return [schedule.lr_at(step) * ratio for ratio in ratios]
 
         told = [schedule.lr_at(step) for step in range((schedule.total or 0) + 1)]
-        return by_seed(kept.trained(problem, trials, LoopEngine(rates=rates), rates=told))
+        runs = kept.trained(problem, trials, LoopEngine(rates=rates), rates=told)
+        return replace(schedule, with_warmup=by_seed(runs))
 
     if draft.length == 0:
-        return replace(
-            draft, without=without, with_warmup=without, notes=_surprises(draft, without)
-        )
-    schedule, runs = draft, trained(draft)
-    while not succeeded(runs) and 2 * (schedule.total or 0) < problem.max_steps:
-        schedule = replace(schedule, stretch=2 * schedule.stretch)
-        runs = trained(schedule)
-    if succeeded(runs) and schedule.stretch > 1:
+        return replace(draft, with_warmup=draft.without, notes=_surprises(draft))
+    schedule = trained(draft)
+    while not schedule.verified and 2 * (schedule.total or 0) < problem.max_steps:
+        schedule = trained(replace(schedule, stretch=2 * schedule.stretch))
+    if schedule.verified and schedule.stretch > 1:
         notes.append(
             f"the shortest warm-up that the measured η* allow, {draft.length} steps, did not reach "
             f"the threshold on every seed; one {schedule.stretch} times as long did."
         )
-    if not succeeded(runs):
+    if not schedule.verified:
         schedule = replace(schedule, status="unreachable", length=None)
         notes.append(
             f"no warm-up of up to {2 * (draft.length * schedule.stretch)} steps reached the "
             f"threshold at {target:g} on every seed. Lower target_lr or lengthen the budget "
             "(epochs)."
         )
-    notes += _surprises(draft, without)
-    return replace(schedule, without=without, with_warmup=runs, notes=tuple(notes))
+    return replace(schedule, notes=(*notes, *_surprises(draft)))
 
 
-def succeeded(runs: dict[int, Outcome]) -> bool:
-    """Whether every seed trained."""
-    return all(run.kind == "trained" for run in runs.values())
-
-
-def _surprises(draft: Warmup, without: dict[int, Outcome]) -> tuple[str, ...]:
+def _surprises(draft: Warmup) -> tuple[str, ...]:
     """Where training without warm-up does not do what η* at step 0 says."""
+    without = draft.without
     trained = sum(run.kind == "trained" for run in without.values())
     if draft.status == "not-needed" and trained < len(without):
         return (

@@ -168,17 +168,13 @@ class Stack:
         return shown
 
     def _take(self, rows: torch.Tensor | None) -> Shown:
+        """Put the samples into the batch buffer and take a step with them."""
         labels = self.labels.expand(len(self.runs), -1)
         if rows is not None:
-            labels = self._gather(rows)
+            flat = rows.view(-1)
+            torch.index_select(self.x, 0, flat, out=self._batch_buffer.view(-1, self.inputs))
+            labels = self.labels.index_select(0, flat).view(rows.shape)
         return self._step(self.params, self.velocity, self.lr, self._batch_buffer, labels)
-
-    def _gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Put the samples `rows` `[R, B]` into the batch buffer; returns their labels `[R, B]`."""
-        flat = rows.view(-1)
-        inputs = self._batch_buffer.view(-1, self.inputs)
-        torch.index_select(self.x, 0, flat, out=inputs)
-        return self.labels.index_select(0, flat).view(rows.shape)
 
     def _settle(self, losses: torch.Tensor, silent: torch.Tensor) -> dict[int, Outcome]:
         """Read the round from the device and decide what can be decided: row → outcome."""

@@ -165,7 +165,9 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
             yield slot
         elif inside and not (everything and isinstance(value, dict | list)):
             yield from _slots(value, seen, depth - 1, everything)
-        elif everything and not isinstance(value, NO_STATE) and _is_small(value):
+        elif (
+            everything and not isinstance(value, NO_STATE) and getattr(value, "nbytes", 0) < LARGEST
+        ):
             yield slot
 
 
@@ -262,10 +264,6 @@ def global_names(code: CodeType) -> tuple[str, ...]:
     """
     inner = [c for c in code.co_consts if isinstance(c, CodeType)]
     return (*code.co_names, *(name for c in inner for name in global_names(c)))
-
-
-def _is_small(value: Any) -> bool:
-    return int(getattr(value, "nbytes", 0)) < LARGEST
 
 
 def has_state(value: Any) -> bool:

@@ -306,7 +306,7 @@ class OwnModel:
             )
         if isinstance(train_data, Dataset):
             data = train_data.to(device=device)
-            images = [_images(x, data) for x in (data.x_train, data.x_val)]
+            images = [x.reshape(len(x), *data.input_shape) for x in (data.x_train, data.x_val)]
             if _needs_images(origin.copy(self.seed_list[0]), data.x_train, images[0]):
                 data = replace(data, x_train=images[0], x_val=images[1])
                 notes.append(
@@ -375,10 +375,6 @@ class OwnModel:
         if isinstance(given.get("model"), Mapping):
             return copy.deepcopy(given["model"]), copy.deepcopy(given.get("optimizer"))
         return copy.deepcopy(given), None
-
-
-def _images(x: torch.Tensor, data: Dataset) -> torch.Tensor:
-    return x.reshape(len(x), *data.input_shape)
 
 
 def _needs_images(model: nn.Module, flat: torch.Tensor, images: torch.Tensor) -> bool:
