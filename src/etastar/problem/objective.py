@@ -239,21 +239,14 @@ class Objective:
         where they have no common form, batch by batch.
         """
         total = weight = 0.0
-        outputs, targets, sizes = [], [], []
         mode = own_loss.in_training(model) if self.in_training else nullcontext()
         with torch.set_grad_enabled(self.eval_grad), mode:
-            for raw in batches:
-                batch = to_device(raw, device)
-                if callable(self.metric) and self.step_fn is None:
-                    output, target = self.parts(model, batch)
-                    outputs.append(output)
-                    targets.append(target)
-                    sizes.append(samples_in(batch))
-                    continue
+            moved = (to_device(raw, device) for raw in batches)
+            if callable(self.metric) and self.step_fn is None:
+                return self._of_all([(*self.parts(model, b), samples_in(b)) for b in moved])
+            for batch in moved:
                 value, size = self._on_batch(model, batch)
                 total, weight = total + value, weight + size
-            if callable(self.metric) and self.step_fn is None:
-                return self._of_all(outputs, targets, sizes)
         return total / weight
 
     def measure(self, *given: Any) -> Any:
@@ -263,14 +256,15 @@ class Objective:
         gathers = isinstance(metric, functools.partial) and own_loss.has_state(metric.func)
         return copy.deepcopy(metric)(*given) if gathers else metric(*given)
 
-    def _of_all(self, outputs: list[Any], targets: list[Any], sizes: list[int]) -> float:
-        """Return a metric of `(outputs, targets)`, of all together if they can be."""
+    def _of_all(self, found: list[tuple[Any, Any, int]]) -> float:
+        """Return a metric of `(outputs, targets)` and sizes of batches, of all if they can be."""
+        outputs, targets, sizes = zip(*found, strict=True)
         try:
             whole = joined(outputs, sizes), joined(targets, sizes)
         except ValueError:
             values = (self.measure(*each) for each in zip(outputs, targets, strict=True))
             each = [as_number(value) * size for value, size in zip(values, sizes, strict=True)]
-            return sum(each) / sum(sizes)
+            return float(sum(each) / sum(sizes))
         return as_number(self.measure(*whole))
 
     def _on_batch(self, model: nn.Module, batch: Any) -> tuple[float, float]:

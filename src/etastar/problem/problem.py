@@ -169,15 +169,13 @@ def of_network(
     device = torch.device(device)
     data = dataset.to(device=device, dtype=dtype)
     criterion = recipe.criterion
-    whole = recipe.batch_size == "full"
-    batch = len(data.y_train) if whole else recipe.batch_size
+    batch = recipe.batch_size if isinstance(recipe.batch_size, int) else len(data.y_train)
     ratios = network.ratios(data.inputs)
-    at_once = EVALUATED_AT_ONCE * min(int(batch), len(data.y_train))
-    train = TensorBatches((data.x_train, data.y_train), int(batch))
+    train = TensorBatches((data.x_train, data.y_train), batch)
     return Problem(
         origin=NetworkOrigin(network, data.inputs, data.classes, dtype, device),
         train=train,
-        val=TensorBatches((data.x_val, data.y_val), train.batch, at_once),
+        val=TensorBatches((data.x_val, data.y_val), train.batch, EVALUATED_AT_ONCE * train.batch),
         objective=Objective(
             loss_fn=loss_function(recipe.loss),
             step_fn=None,

@@ -190,13 +190,12 @@ def schedule_note(problem: Problem, start: Start) -> str | None:
             )
     top = max(first)
     at = first.index(top)
-    note = (
+    highest = math.isclose(top, 1.0, rel_tol=SAME)
+    peak = "the peak of the schedule, reached at" if highest else f"the peak is {top:.4g}·η, at"
+    return (
         "`scheduler` changes the rate during a run, and every η told is the one that the optimizer "
-        f"begins with: the peak of the schedule, reached at step {at}."
+        f"begins with: {peak} step {at}."
     )
-    if not math.isclose(top, 1.0, rel_tol=SAME):
-        note = note.replace("the peak of the schedule, reached at", f"the peak is {top:.4g}·η, at")
-    return note
 
 
 def _multiples(
