@@ -189,7 +189,7 @@ def constant_accuracy(problem: Problem) -> float | None:
     In a sequence or image the answer may differ from place to place: outputs that do not depend on
     the inputs may, too.
     """
-    targets = targets_of(problem.val)
+    targets = targets_of(problem.val.once())
     return None if targets is None else problem.objective.accuracy.constant(targets, by_place=True)
 
 

@@ -11,14 +11,15 @@ do not depend on the size of the stack, on what trained beside it, or on when it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
 from etastar.engines.backprop import MLPStep, make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.engines.record import Record
-from etastar.engines.recorded import Shown, TakeStep, recorded
 from etastar.engines.stackable import Stackable
 from etastar.problem.networks.base import Params
 from etastar.problem.order import DataOrder
@@ -26,6 +27,11 @@ from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Start, Trial
 
 KEPT_DRAWS = 8
 """Initialisations kept by a stack: as many as there are seeds in a usual measurement."""
+
+Shown: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""Losses and silent flags of a step, `[R]` each."""
+TakeStep: TypeAlias = Callable[[torch.Tensor | None], Shown]
+"""Takes a step with the samples `[R, B]` (None: with all) and changes tensors in place."""
 
 
 class Stack:
@@ -282,3 +288,37 @@ class Stack:
         """
         momentum = self.form.momentum
         return math.ceil(math.log(2**-24) / math.log(momentum)) if momentum else 0
+
+
+def recorded(take: TakeStep, rows: torch.Tensor | None) -> TakeStep:
+    """Return a step that the device repeats by itself, on the tensors that it was recorded with.
+
+    It is a CUDA graph: a single launch in place of dozens. A step of small networks is over before
+    the next kernel is launched, so a GPU would idle.
+
+    Args:
+        take: Does not wait for the device, and has been called at least once.
+        rows: Samples of the device, for their shape; None if it takes none.
+
+    Returns:
+        The step; what it returns is overwritten by the next one.
+    """
+    kept = None if rows is None else rows.clone()
+    graph = torch.cuda.CUDAGraph()
+    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            shown = take(kept)
+        finally:
+            graph.capture_end()
+    here.wait_stream(aside)
+
+    def again(rows: torch.Tensor | None) -> Shown:
+        if kept is not None and rows is not None:
+            kept.copy_(rows)
+        graph.replay()
+        return shown
+
+    return again

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from etastar.errors import ModelError
 from etastar.problem import own_loss
-from etastar.problem.batches import Batches, TensorBatches
+from etastar.problem.batches import TensorBatches
 from etastar.problem.checks import first_epoch
 from etastar.problem.nested import pair, parts_of_step, to_device
 from etastar.problem.problem import Problem
@@ -43,13 +43,15 @@ Train: TypeAlias = Callable[[Problem, list[Trial]], dict[Trial, Outcome]]
 """Trains trials of a problem."""
 
 
-def targets_of(batches: Batches) -> list[Tensor] | None:
-    """Return the targets of a pass, by batches; None if some are no tensors, or there are none."""
-    return _targets(batches.once())
+def targets_of(batches: Iterable[Any]) -> list[Tensor] | None:
+    """Return the targets of batches, those of one step of an accumulation each.
 
+    Args:
+        batches: Of a pass.
 
-def _targets(batches: Iterable[Any]) -> list[Tensor] | None:
-    """Return the targets of batches, those of one step of an accumulation each; else None."""
+    Returns:
+        The targets; None if some are no tensors, or there are none.
+    """
     try:
         found = [pair(part)[1] for batch in batches for part in parts_of_step(batch)]
     except ModelError:
@@ -69,7 +71,7 @@ def constant_share(problem: Problem, start: Start) -> float | None:
     objective = problem.objective
     if objective.metric == "loss" or (callable(objective.metric) and objective.step_fn):
         return None
-    targets = targets_of(problem.val)
+    targets = targets_of(problem.val.once())
     if targets is None:
         return None
     if objective.metric == "accuracy":
@@ -138,7 +140,7 @@ def notes_of(problem: Problem, start: Start) -> list[str]:
         return label_notes([pair(train.data)[1]], accuracy.classes)
     if problem.max_steps < train.steps_per_epoch:
         return []
-    return label_notes(_targets(first_epoch(problem, start)) or [], accuracy.classes)
+    return label_notes(targets_of(first_epoch(problem, start)) or [], accuracy.classes)
 
 
 def label_notes(train: list[Tensor], classes: int, what: str = "the model") -> list[str]:

@@ -259,20 +259,17 @@ class Grouped:
         size: Batches of a step, the last one of an epoch may have fewer; None for the batches as
             they are.
         limit: Batches of an epoch; None for all.
-        change: Batch → batch.
 
     Attributes:
-        dataset: The loader, where `preserve.generators_of` looks for one.
+        dataset: The loader, where `streams.generators_of` looks for one.
+        change: Batch → batch; nothing is changed at first.
     """
 
     def __init__(
-        self,
-        loader: Iterable[Any],
-        size: int | None = None,
-        limit: int | None = None,
-        change: Callable[[Any], Any] = lambda batch: batch,
+        self, loader: Iterable[Any], size: int | None = None, limit: int | None = None
     ) -> None:
-        self.dataset, self.size, self.limit, self.change = loader, size, limit, change
+        self.dataset, self.size, self.limit = loader, size, limit
+        self.change: Callable[[Any], Any] = lambda batch: batch
 
     def __iter__(self) -> Iterator[Any]:
         """Yield a batch, or the `Accumulated` batches, of step after step."""

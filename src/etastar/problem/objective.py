@@ -108,10 +108,7 @@ class Objective:
 
     def parts(self, model: nn.Module, batch: Any) -> tuple[Any, Any]:
         """Return outputs and targets of a batch."""
-        if self.own_loss:
-            return self.outputs(model, batch), pair(batch)[1]
-        inputs, targets = pair(batch)
-        return call(model, inputs, samples_in(batch)), targets
+        return self.outputs(model, batch), pair(batch)[1]
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:
         """Return the outputs of a batch."""

@@ -95,12 +95,9 @@ class Problem:
         return next(self.origin.copy(0).parameters()).dtype
 
     @property
-    def batch_size(self) -> int | None:
-        """Return the samples per step as they really come; None where batches tell none."""
-        if self.train.batch:
-            return self.train.batch
-        first = next(iter(self.train.stream(0)), None)
-        return None if first is None else samples_in(first)
+    def batch_size(self) -> int:
+        """Return the samples per step as they really come."""
+        return self.train.batch or samples_in(next(self.train.stream(0)))
 
     def described(self, seed: int) -> dict[str, Any]:
         """Return what is really used, as JSON types.
