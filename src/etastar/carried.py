@@ -65,37 +65,17 @@ class AppliedResult(Result):
         return {**super().to_dict(), "warmup": self.warmup and self.warmup.to_dict()}
 
 
-class Whole:
-    """The one batch of validation data that are evaluated all at once, as a framework does it.
-
-    Args:
-        loader: The validation data.
-    """
-
-    def __init__(self, loader: Iterable[Any]) -> None:
-        self.batches = LoaderBatches(loader, "the validation loader")
-
-    @property
-    def identity(self) -> LoaderBatches:
-        """Return what the values on it depend on, see `problem.fingerprint`."""
-        return self.batches
-
-    def __deepcopy__(self, memo: Any) -> Whole:
-        """Return the same: those who read it get copies of its batches."""
-        return self
-
-
 class Reported:
-    """A metric by the name under which a framework reports it.
+    """A metric by the name under which a framework reports it, of all validation data at once.
+
+    The data are `LoaderBatches` that count as one batch, as a framework evaluates them.
 
     Args:
         validate: Maps a copy of the model, the data and the name to the name and the value.
         name: Of the metric; None where the first validation decides.
     """
 
-    def __init__(
-        self, validate: Callable[[Any, Whole, str | None], tuple[str, float]], name: str | None
-    ) -> None:
+    def __init__(self, validate: Callable[..., tuple[str, float]], name: str | None) -> None:
         self.validate, self.name, self.__name__ = validate, name, name or "compute_metrics"
 
     @property
@@ -107,9 +87,9 @@ class Reported:
         """Return the same, for what it learns is its name."""
         return self
 
-    def __call__(self, model: Any, whole: Whole) -> float:
+    def __call__(self, model: Any, data: LoaderBatches) -> float:
         """Validate a copy of the model."""
-        self.__name__, value = self.validate(model, whole, self.name)
+        self.__name__, value = self.validate(model, data, self.name)
         self.name = self.__name__
         return value
 

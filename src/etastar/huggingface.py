@@ -14,7 +14,6 @@ from torch import nn
 from etastar.carried import (
     AppliedResult,
     Reported,
-    Whole,
     check_carried,
     left_out,
     measured,
@@ -29,7 +28,7 @@ from etastar.carried import (
 from etastar.checking import is_number
 from etastar.errors import ConfigError, ModelError
 from etastar.maximal import PLACES
-from etastar.problem.batches import Grouped, length_of
+from etastar.problem.batches import Grouped, LoaderBatches, length_of
 from etastar.problem.nested import parts_of_step
 from etastar.problem.streams import Stream
 from etastar.result import Result
@@ -108,7 +107,9 @@ def trainer_maximal_lr(
     read = {
         "model": training.drawn if trainer.model_init is not None else trainer.model,
         "train_data": steps_of(train, size),
-        "val_data": [Whole(val)] if isinstance(metric, Reported) else Grouped(val),
+        "val_data": [LoaderBatches(val, "the validation loader")]
+        if isinstance(metric, Reported)
+        else Grouped(val),
         "optimizer": training.optimizer,
         "step_fn": training.training_step,
         "device": trainer.args.device,
@@ -283,12 +284,14 @@ class Training:
         shadow.state.global_step += 1
         return torch.stack(losses).sum()
 
-    def evaluated(self, model: nn.Module, whole: Whole, name: str | None) -> tuple[str, float]:
+    def evaluated(
+        self, model: nn.Module, data: LoaderBatches, name: str | None
+    ) -> tuple[str, float]:
         """Evaluate a copy of the model on all validation data.
 
         Args:
             model: The copy.
-            whole: The data.
+            data: All of them.
             name: Of the metric, with or without `eval_`; None for the only one, or an accuracy.
 
         Returns:
@@ -299,7 +302,7 @@ class Training:
         """
         shadow = shadow_of(self.trainer)
         shadow.model = shadow.model_wrapped = model
-        shadow.get_eval_dataloader = lambda *given, **options: whole.batches.loader
+        shadow.get_eval_dataloader = lambda *given, **options: data.loader
         shadow.log = lambda *given, **options: None
         found = shadow.evaluate().items()
         told = {k.removeprefix("eval_"): v for k, v in found if not k.endswith(TIMES)}

@@ -11,7 +11,6 @@ from torch import nn
 from etastar.carried import (
     AppliedResult,
     Reported,
-    Whole,
     check_carried,
     left_out,
     measured,
@@ -23,7 +22,7 @@ from etastar.carried import (
 from etastar.errors import ConfigError
 from etastar.lightning.fit_hooks import ENTRY, Attached, is_own
 from etastar.lightning.fit_step import Training
-from etastar.problem.batches import Grouped, length_of
+from etastar.problem.batches import Grouped, LoaderBatches, length_of
 from etastar.problem.origin import copied_model
 from etastar.problem.streams import Stream
 from etastar.problem.user_code import told
@@ -81,14 +80,14 @@ def lightning_maximal_lr(
         if getattr(trainer, "limit_val_batches", None) == 0:
             val = None
         most = [_limit(trainer, "train", train), val and _limit(trainer, "val", val)]
-        whole = length_of(Grouped(train, limit=most[0]))
-        budget = _budget(trainer, options, whole and -(-whole // size))
-        training.batches, training.max_steps = whole, budget.get("max_steps")
+        epoch = length_of(Grouped(train, limit=most[0]))
+        budget = _budget(trainer, options, epoch and -(-epoch // size))
+        training.batches, training.max_steps = epoch, budget.get("max_steps")
         copied = training.prepared(0)
         training.rate = training.rate_of(copied)
         notes = _notes(example, trainer, training.configured(training.prepared(0))[1])
     held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
-    often, apart = (None, []) if val is None else _often(trainer, whole, size)
+    often, apart = (None, []) if val is None else _often(trainer, epoch, size)
     options, seen = _evaluated(training, copied, held, val is not None, options)
     root = getattr(getattr(trainer, "strategy", None), "root_device", None)
     return measured(
@@ -252,7 +251,8 @@ def _evaluated(
         )
     if named_so:
         better = {"higher_is_better": not points_down(metric)}
-        return better | options | {"metric": Reported(training.logged, metric)}, [Whole(held)]
+        at_once = [LoaderBatches(held, "the validation loader")]
+        return better | options | {"metric": Reported(training.logged, metric)}, at_once
     if metric == "loss":
         options = {"higher_is_better": False} | options | {"metric": training.loss}
     held.change = lambda batch: training.moved(module, batch)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from etastar.carried import Whole, scaled
+from etastar.carried import scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     NAMES,
@@ -28,6 +28,7 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
+from etastar.problem.batches import LoaderBatches
 from etastar.problem.nested import parts_of_step, samples_in
 from etastar.problem.origin import copied_model
 
@@ -281,12 +282,12 @@ class Training:
         self.attached(model)
         return float(loss_of(numbered(model.training_step, batch, 0)))
 
-    def logged(self, model: Any, whole: Whole, name: str | None) -> tuple[str, float]:
+    def logged(self, model: Any, data: LoaderBatches, name: str | None) -> tuple[str, float]:
         """Validate a copy of the module on all validation data; return what it logs by a name.
 
         Args:
             model: The copy.
-            whole: The data.
+            data: All of them.
             name: Of the metric.
         """
         assert name is not None
@@ -296,7 +297,7 @@ class Training:
         with precision.val_step_context() if precision else nullcontext():
             model.on_validation_start()
             model.on_validation_epoch_start()
-            for index, raw in enumerate(whole.batches.once()):
+            for index, raw in enumerate(data.once()):
                 batch = self.moved(model, raw)
                 run.logged_size = samples_in(batch)
                 model.on_validation_batch_start(batch, index)

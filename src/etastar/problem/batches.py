@@ -137,6 +137,10 @@ class LoaderBatches:
             raise self._empty((0, 0))
         self.steps_per_epoch = length
 
+    def __deepcopy__(self, memo: Any) -> LoaderBatches:
+        """Return the same: those who read it get copies of its batches."""
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the batches that were kept: they are read again."""
         return vars(self) | {"_kept": OrderedDict()}
