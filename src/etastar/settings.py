@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from etastar.data import DATASETS
 from etastar.errors import ConfigError
@@ -20,7 +20,7 @@ from etastar.search.search import (
     Search,
     chosen_strategy,
 )
-from etastar.validation import OneOf, validated
+from etastar.validation import OneOf, Options, validated
 
 if TYPE_CHECKING:
     from etastar.data import Dataset
@@ -34,10 +34,8 @@ Count: TypeAlias = Annotated[int | None, Field(ge=1)]
 """Numbers that options may be; of the last two, None is the default."""
 
 
-class Defaults(BaseModel):
+class Defaults(NamedTuple):
     """Criterion and budget that a data set gets where the user names none. All our choice."""
-
-    model_config = ConfigDict(frozen=True)
 
     threshold: float
     batch_size: int
@@ -73,98 +71,77 @@ DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
 """Options that describe the data set, and so cannot go with one that is given as an object."""
 
 
-class Settings(BaseModel):
+class Settings(Options):
     """What to measure: data, network, training, criterion, search, machine.
 
     Field names are the command's options with underscores. `None` means the default of the data
     set and loss (`DEFAULTS`), or "all there is".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
     dataset: str = Field(
         "digits",
         description=f"Data set: {', '.join(DATASETS)}. digits and gaussians need no files.",
     )
-    data_dir: str | None = Field(
-        None,
-        description="Folder with the data set's files, as D/<dataset>/ or D itself; then "
-        "nothing is downloaded. [default: $ETASTAR_DATA_DIR, else download]",
-    )
-    train_size: Count = Field(
-        None, description="Use the first so many training samples. [default: all]"
-    )
-    val_size: Count = Field(
-        None, description="Use the first so many validation samples. [default: all]"
-    )
+    data_dir: str | None = None
+    """Folder with the data set's files, as D/<dataset>/ or D itself; then nothing is downloaded.
+    [default: $ETASTAR_DATA_DIR, else download]"""
+    train_size: Count = None
+    """Use the first so many training samples. [default: all]"""
+    val_size: Count = None
+    """Use the first so many validation samples. [default: all]"""
 
-    width: int = Field(128, ge=1, description="n: units per hidden layer.")
-    depth: int = Field(4, ge=1, description="L: number of hidden layers.")
-    input_lr_ratio: Share = Field(
-        1.0, description="κ: the input layer trains at κ times the learning rate; 0 freezes it."
-    )
-    output_variance: Share = Field(
-        1.0, description="v: output weights are drawn from N(0, v/width)."
-    )
-    biases: bool = Field(True, description="Trainable biases, initialised at zero.")
-    norm: Annotated[str, OneOf("norm", NORMS)] = Field(
-        "none", description="Normalisation before each ReLU."
-    )
+    width: int = Field(128, ge=1)
+    """n: units per hidden layer."""
+    depth: int = Field(4, ge=1)
+    """L: number of hidden layers."""
+    input_lr_ratio: Share = 1.0
+    """κ: the input layer trains at κ times the learning rate; 0 freezes it."""
+    output_variance: Share = 1.0
+    """v: output weights are drawn from N(0, v/width)."""
+    biases: bool = True
+    """Trainable biases, initialised at zero."""
+    norm: Annotated[str, OneOf("norm", NORMS)] = "none"
+    """Normalisation before each ReLU."""
     parametrization: Parametrization = Field(
         "standard",
         description="How initial variances and layers' rates go with the width. ntk: Jacot et al. "
         f"2018. mup: Yang & Hu 2021 for SGD, standard at width {BASE_WIDTH}.",
     )
 
-    loss: Loss = Field(
-        "cross-entropy",
-        description="Mean over samples; mse is half the squared distance to the one-hot target.",
-    )
-    optimizer: Literal["sgd"] = Field(
-        "sgd", description="Plain SGD, with momentum if that is given."
-    )
-    momentum: float = Field(0.0, ge=0.0, lt=1.0, description="μ of heavy-ball momentum.")
-    batch_size: int | Literal["full"] | None = Field(
-        None, description="Samples per step, or full. [default: 128]"
-    )
+    loss: Loss = "cross-entropy"
+    """Mean over samples; mse is half the squared distance to the one-hot target."""
+    optimizer: Literal["sgd"] = "sgd"
+    """Plain SGD, with momentum if that is given."""
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """μ of heavy-ball momentum."""
+    batch_size: int | Literal["full"] | None = None
+    """Samples per step, or full. [default: 128]"""
 
-    threshold: float | None = Field(
-        None,
-        description="Validation accuracy that counts as trained, above 1/classes and at most 1. "
-        "[default: by data set, e.g. 0.925 for mnist]",
-    )
-    epochs: Rate = Field(
-        None, description="Budget in passes over the training data. [default: by data set and loss]"
-    )
-    max_steps: Count = Field(
-        None, description="Budget in steps; with --epochs too, whichever ends first."
-    )
-    eval_every: Count = Field(
-        None,
-        description="Steps between evaluations. [default: a tenth of an epoch, or a fiftieth "
-        "of the budget if that is longer]",
-    )
-    criterion: Literal["reach", "hold"] = Field(
-        "reach",
-        description="reach: touch the threshold at any evaluation. hold: be at or above it when "
-        "the budget ends.",
-    )
-    from_step: int = Field(
-        0,
-        ge=0,
-        description="Measure the largest rate from the checkpoint after so many steps, instead of "
-        "from initialisation.",
-    )
-    from_lr: Rate = Field(
-        None,
-        description="Learning rate of the steps up to that checkpoint. [default: half of η* at "
-        "initialisation, which is then measured first]",
-    )
+    threshold: float | None = None
+    """Validation accuracy that counts as trained, above 1/classes and at most 1. [default: by data
+    set, e.g. 0.925 for mnist]"""
+    epochs: Rate = None
+    """Budget in passes over the training data. [default: by data set and loss]"""
+    max_steps: Count = None
+    """Budget in steps; with --epochs too, whichever ends first."""
+    eval_every: Count = None
+    """Steps between evaluations. [default: a tenth of an epoch, or a fiftieth of the budget if that
+    is longer]"""
+    criterion: Literal["reach", "hold"] = "reach"
+    """reach: touch the threshold at any evaluation. hold: be at or above it when the budget ends.
+    """
+    from_step: int = Field(0, ge=0)
+    """Measure the largest rate from the checkpoint after so many steps, instead of from
+    initialisation."""
+    from_lr: Rate = None
+    """Learning rate of the steps up to that checkpoint. [default: half of η* at initialisation,
+    which is then measured first]"""
 
     seeds: Count = Field(
         None, description=f"section, bisection: number of seeds. [default: {SEEDS}]"
     )
-    first_seed: int = Field(0, ge=0, le=2**60, description="The first seed; the others follow.")
+    first_seed: int = Field(0, ge=0, le=2**60)
+    """The first seed; the others follow."""
     resolution: float | None = Field(
         None,
         ge=1e-4,
@@ -172,47 +149,38 @@ class Settings(BaseModel):
         description="section, bisection: hi/lo of a bracket is at most 1 + resolution. "
         f"[default: {RESOLUTION:g}]",
     )
-    start_lr: Positive = Field(1e-3, description="Lowest learning rate that may be tried.")
+    start_lr: Positive = 1e-3
+    """Lowest learning rate that may be tried."""
     end_lr: Positive = Field(
         10.0,
         description="Highest learning rate that may be tried. [default: 10; for ntk, whose rates "
         f"are divided by the fan-in, {NTK_END_LR:g}]",
     )
-    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = Field(
-        None,
-        description="curve: where a fresh initialisation trains, and a rate that is confirmed. "
-        "section: scan from above and refine, one bracket per seed. bisection: the paper's. "
-        "[default: curve; section with --seeds or --resolution]",
-    )
-    precision: Rate = Field(
-        None,
-        description="curve: the 95 % interval of η* reaches at most the factor 1 + precision to "
-        "either side. [default: 0.1]",
-    )
-    trials: Count = Field(
-        None,
-        description="curve: most whole trials, beside confirming ones, which count where they "
-        "fail. [default: 400]",
-    )
-    budgets: Rate = Field(
-        None, description="curve: most steps, in whole trainings, all included. [default: no cap]"
-    )
-    confirm: int | None = Field(
-        None,
-        ge=0,
-        description="curve: fresh seeds that train at the recommended rate, 0 for none. "
-        "[default: 20]",
-    )
-    round_size: Count = Field(
-        None, description="curve: trials that are placed at once. [default: 16]"
-    )
-    slow_edge: bool = Field(
-        False, description="curve: look for the rates that are too slow for the budget, too."
-    )
+    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = None
+    """curve: where a fresh initialisation trains, and a rate that is confirmed. section: scan from
+    above and refine, one bracket per seed. bisection: the paper's. [default: curve; section with
+    --seeds or --resolution]"""
+    precision: Rate = None
+    """curve: the 95 % interval of η* reaches at most the factor 1 + precision to either side.
+    [default: 0.1]"""
+    trials: Count = None
+    """curve: most whole trials, beside confirming ones, which count where they fail. [default: 400]
+    """
+    budgets: Rate = None
+    """curve: most steps, in whole trainings, all included. [default: no cap]"""
+    confirm: int | None = Field(None, ge=0)
+    """curve: fresh seeds that train at the recommended rate, 0 for none. [default: 20]"""
+    round_size: Count = None
+    """curve: trials that are placed at once. [default: 16]"""
+    slow_edge: bool = False
+    """curve: look for the rates that are too slow for the budget, too."""
 
-    device: str = Field("cpu", description="Where to train: cpu, cuda, cuda:1, ...")
-    dtype: Literal["float32", "float64"] = Field("float32", description="Floating-point type.")
-    threads: Count = Field(None, description="CPU threads. [default: all that PyTorch would use]")
+    device: str = "cpu"
+    """Where to train: cpu, cuda, cuda:1, ..."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating-point type."""
+    threads: Count = None
+    """CPU threads. [default: all that PyTorch would use]"""
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from etastar.checking import plain
@@ -38,6 +38,14 @@ class OneOf:
         if name is not None and name not in self.names:
             raise unknown_name(self.kind, name, self.names)
         return name
+
+
+class Options(BaseModel):
+    """Options with their types, limits and defaults; what each is for stands below it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import JsonFile, Picture, parse
@@ -26,7 +26,7 @@ from etastar.run import CTRL_C
 from etastar.search.search import STRATEGY_NAMES
 from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
 from etastar.study.executors import EXECUTORS, make_executor
-from etastar.validation import OneOf
+from etastar.validation import OneOf, Options
 
 if TYPE_CHECKING:
     from etastar.result import Result
@@ -54,26 +54,20 @@ def told(name: str, default: Any = None, shown: float | None = None, **limits: A
     """
     words = Settings.model_fields[name].description or ""
     if shown is not None:
-        words = re.sub(r"\[default: .*\]", f"[default: {shown:g}]", words)
+        words = re.sub(r"\[default: [^]]*\]", f"[default: {shown:g}]", words)
     return Field(default, description=words, **limits)
 
 
-class ModelOptions(BaseModel):
+class ModelOptions(Options):
     """The options of `etastar model`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    model: str = Field(
-        description="MODULE:NAME or FILE.py:NAME of a function (seed) -> nn.Module, a function of "
-        "no arguments, or an nn.Module. The module is looked for in the current folder first. "
-        "Its code is run.",
-    )
-    data: str | None = Field(
-        None,
-        description="MODULE:NAME of a function of no arguments that returns training data "
-        "(tensors (inputs, targets), a Dataset or a DataLoader), a pair (training, validation) of "
-        "them, or a dictionary with train and val. Its code is run.",
-    )
+    model: str
+    """MODULE:NAME or FILE.py:NAME of a function (seed) -> nn.Module, a function of no arguments, or
+    an nn.Module. The module is looked for in the current folder first. Its code is run."""
+    data: str | None = None
+    """MODULE:NAME of a function of no arguments that returns training data (tensors (inputs,
+    targets), a Dataset or a DataLoader), a pair (training, validation) of them, or a dictionary
+    with train and val. Its code is run."""
     dataset: str | None = Field(
         None,
         description=f"Instead of --data: {', '.join(DATASETS)}, as flat inputs [N, d] and labels "
@@ -83,40 +77,30 @@ class ModelOptions(BaseModel):
     train_size: Count = told("train_size")
     val_size: Count = told("val_size")
 
-    loss: Literal["cross-entropy", "mse", "mse-mean"] = Field(
-        "cross-entropy",
-        description="cross-entropy: mean over samples. mse: ½ · sum over outputs · mean over "
-        "samples, classes as one-hot. mse-mean: torch.nn.functional.mse_loss, the mean over "
-        "outputs too.",
-    )
-    optimizer: Literal["sgd", "adam", "adamw"] = Field(
-        "sgd", description="With PyTorch's defaults but for the learning rate and the momentum."
-    )
+    loss: Literal["cross-entropy", "mse", "mse-mean"] = "cross-entropy"
+    """cross-entropy: mean over samples. mse: ½ · sum over outputs · mean over samples, classes as
+    one-hot. mse-mean: torch.nn.functional.mse_loss, the mean over outputs too."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """With PyTorch's defaults but for the learning rate and the momentum."""
     momentum: float = told("momentum", 0.0, ge=0.0, lt=1.0)
-    batch_size: Count = Field(
-        None, description="Samples per step; a DataLoader comes as it is. [default: 128]"
-    )
+    batch_size: Count = None
+    """Samples per step; a DataLoader comes as it is. [default: 128]"""
 
-    metric: Literal["accuracy", "loss"] = Field(
-        "accuracy", description="On the validation data, else on the training data."
-    )
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    """On the validation data, else on the training data."""
     threshold: FiniteFloat | Literal["auto"] | None = Field(
         None,
         description="What the metric must reach; auto is half-way from no training to the best of "
         f"a few runs. [default: {THRESHOLD} for accuracy]",
     )
-    epochs: Rate = Field(None, description="Budget in passes over the training data. [default: 1]")
-    max_steps: Count = Field(
-        None, description="Budget in steps, instead of --epochs; no more batches are read."
-    )
-    eval_every: Count = Field(
-        None, description="Steps between evaluations. [default: once per epoch]"
-    )
-    eval_batch_size: Count = Field(
-        None,
-        description="Samples evaluated at once, where the data are no DataLoader. [default: as in "
-        "training]",
-    )
+    epochs: Rate = None
+    """Budget in passes over the training data. [default: 1]"""
+    max_steps: Count = None
+    """Budget in steps, instead of --epochs; no more batches are read."""
+    eval_every: Count = None
+    """Steps between evaluations. [default: once per epoch]"""
+    eval_batch_size: Count = None
+    """Samples evaluated at once, where the data are no DataLoader. [default: as in training]"""
 
     strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = told("strategy")
     precision: Rate = told("precision", shown=0.2)
@@ -130,34 +114,24 @@ class ModelOptions(BaseModel):
     resolution: Rate = told("resolution")
     start_lr: Positive = told("start_lr", 1e-5)
     end_lr: Positive = told("end_lr", 10.0)
-    engine: Literal["auto", "stack", "loop"] = Field(
-        "auto", description="How trials are trained; auto takes the fastest that can."
-    )
+    engine: Literal["auto", "stack", "loop"] = "auto"
+    """How trials are trained; auto takes the fastest that can."""
 
-    store: str | None = Field(
-        None,
-        description="Keep every trial in this file, and go on from those that are there; other "
-        "models, data and settings may share it.",
-    )
-    minutes: Rate = Field(
-        None, description="End after so many minutes with what is known by then. [default: no end]"
-    )
-    executor: Annotated[str, OneOf("executor", tuple(EXECUTORS))] = Field(
-        "in-process",
-        description="Where trials are trained: here, or one each on the workers of Dask, with the "
-        "same result on any number of them.",
-    )
-    scheduler: str | None = Field(
-        None, description="Address of a Dask scheduler; its workers have one thread each."
-    )
-    workers: Count = Field(
-        None, description="Processes that Dask starts here. [default: one per core]"
-    )
+    store: str | None = None
+    """Keep every trial in this file, and go on from those that are there; other models, data and
+    settings may share it."""
+    minutes: Rate = None
+    """End after so many minutes with what is known by then. [default: no end]"""
+    executor: Annotated[str, OneOf("executor", tuple(EXECUTORS))] = "in-process"
+    """Where trials are trained: here, or one each on the workers of Dask, with the same result on
+    any number of them."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler; its workers have one thread each."""
+    workers: Count = None
+    """Processes that Dask starts here. [default: one per core]"""
 
-    device: str | None = Field(
-        None,
-        description="Device to train on, of each worker's own. [default: where the model is]",
-    )
+    device: str | None = None
+    """Device to train on, of each worker's own. [default: where the model is]"""
     threads: Count = told("threads")
 
     plot: Picture = None

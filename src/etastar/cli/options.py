@@ -146,7 +146,7 @@ def _metavar(field: FieldInfo) -> str:
 
 
 def _help(field: FieldInfo) -> str:
-    text = (field.description or "").replace("%", "%%")
+    text = " ".join((field.description or "").split()).replace("%", "%%")
     if field.is_required() or field.default is None or "[default" in text:
         return text
     shown = f"{field.default:g}" if isinstance(field.default, float) else field.default

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from etastar.cli.options import parse
 from etastar.cli.output import check_output, write_text
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import Response
 from etastar.scaling.forms import get_form
+from etastar.validation import Options
 
 if TYPE_CHECKING:
     from etastar.scaling.cells import CellTable
@@ -26,41 +27,40 @@ PROCESS = "process"
 """The form that predicts by default; the others are laws."""
 
 
-class PredictOptions(BaseModel):
+class PredictOptions(Options):
     """Options of `etastar predict`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    source: str = Field(alias="from", description="The study file whose law is used.")
-    store: str | None = Field(None, description="Its store. [default: STUDY.sqlite beside it]")
-    width: int = Field(ge=1, description="n: units per hidden layer.")
-    depth: int = Field(ge=1, description="L: number of hidden layers.")
-    input_lr_ratio: float | None = Field(
-        None, ge=0.0, allow_inf_nan=False, description="κ, where the study has several."
-    )
-    loss: str | None = Field(None, description="The loss, where the study has several.")
-    dataset: str | None = Field(None, description="The data set, where the study has several.")
-    where: str | None = Field(
-        None,
-        description="Other conditions, where the study has several: NAME=VALUE, comma-separated, "
-        "e.g. norm=layer,momentum=0.9.",
-    )
-    response: Response = Field("eta_star", description="Predict η* (eta_star) or λ1 (lambda1).")
-    form: str = Field(
-        PROCESS,
-        description="What predicts: a Gaussian process around a law (process), or a law alone: "
-        "separate exponents of n and L (separate), or one of n·L (product).",
-    )
-    cutoff: float | None = Field(
-        None, ge=0.0, allow_inf_nan=False, description="Fit only cells with n/L at least this."
-    )
-    level: float = Field(0.9, gt=0.0, lt=1.0, description="Coverage of the prediction interval.")
-    strict: bool = Field(
-        False,
-        description="Refuse a network outside the sizes that were measured, or outside the region "
-        "where the law was seen to hold.",
-    )
-    json_file: str | None = Field(None, alias="json", description="Write it as JSON; - is stdout.")
+    source: str = Field(alias="from")
+    """The study file whose law is used."""
+    store: str | None = None
+    """Its store. [default: STUDY.sqlite beside it]"""
+    width: int = Field(ge=1)
+    """n: units per hidden layer."""
+    depth: int = Field(ge=1)
+    """L: number of hidden layers."""
+    input_lr_ratio: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    """κ, where the study has several."""
+    loss: str | None = None
+    """The loss, where the study has several."""
+    dataset: str | None = None
+    """The data set, where the study has several."""
+    where: str | None = None
+    """Other conditions, where the study has several: NAME=VALUE, comma-separated, e.g.
+    norm=layer,momentum=0.9."""
+    response: Response = "eta_star"
+    """Predict η* (eta_star) or λ1 (lambda1)."""
+    form: str = PROCESS
+    """What predicts: a Gaussian process around a law (process), or a law alone: separate exponents
+    of n and L (separate), or one of n·L (product)."""
+    cutoff: float | None = Field(None, ge=0.0, allow_inf_nan=False)
+    """Fit only cells with n/L at least this."""
+    level: float = Field(0.9, gt=0.0, lt=1.0)
+    """Coverage of the prediction interval."""
+    strict: bool = False
+    """Refuse a network outside the sizes that were measured, or outside the region where the law
+    was seen to hold."""
+    json_file: str | None = Field(None, alias="json")
+    """Write it as JSON; - is stdout."""
 
 
 def run(arguments: list[str]) -> int:

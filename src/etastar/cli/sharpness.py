@@ -35,24 +35,20 @@ LETTERS = {"hessian": "H", "gauss-newton": "G"}
 class SharpnessOptions(Settings):
     """The options of `etastar sharpness`: those of `measure`, and how λ1 is found."""
 
-    kind: Literal["hessian", "gauss-newton"] = Field(
-        "hessian",
-        description="Matrix: the loss's Hessian, which does not see the kinks of ReLU, or its "
-        "positive part.",
-    )
+    kind: Literal["hessian", "gauss-newton"] = "hessian"
+    """Matrix: the loss's Hessian, which does not see the kinks of ReLU, or its positive part."""
     samples: int | None = Field(
         None,
         ge=1,
         description="λ1 is of the loss over the first so many training samples. [default: all "
         f"that --train-size leaves; without it, at most {MOST_SAMPLES}]",
     )
-    tol: float = Field(
-        1e-4, gt=0.0, lt=1.0, description="Relative residual at which the iteration stops."
-    )
-    max_iter: int = Field(200, ge=1, description="Products before a seed is given up.")
-    with_eta_star: bool = Field(
-        False, description="Measure η* of the same networks too: minutes instead of seconds."
-    )
+    tol: float = Field(1e-4, gt=0.0, lt=1.0)
+    """Relative residual at which the iteration stops."""
+    max_iter: int = Field(200, ge=1)
+    """Products before a seed is given up."""
+    with_eta_star: bool = False
+    """Measure η* of the same networks too: minutes instead of seconds."""
     json_file: JsonFile = None
 
 

@@ -14,7 +14,7 @@ from inspect import getsource, signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
@@ -31,7 +31,7 @@ from etastar.study.plan import State, costs, elsewhere, like_before, plan, requi
 from etastar.study.runner import Progress, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
-from etastar.validation import OneOf
+from etastar.validation import OneOf, Options
 
 JsonName: TypeAlias = Annotated[str | None, Field(alias="json")]
 
@@ -298,8 +298,7 @@ def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable
         if name != "return"
     }
     fields["study"] = (str, Field(description=texts.get("study")))
-    strict = ConfigDict(frozen=True, extra="forbid", strict=True)
-    return create_model(action.__name__, __config__=strict, **fields), purpose, action
+    return create_model(action.__name__, __base__=Options, **fields), purpose, action
 
 
 ACTIONS = {a.__name__[1:]: _command(a) for a in (_run, _status, _fit, _report, _export)}

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from etastar.search.search import OF_THE_CURVE, SEEDS
 from etastar.settings import Settings
+from etastar.validation import Options
 
 IDENTITY_VERSION = 1
 """Raised when the meaning of a specification changes: results under the old one stay apart."""
@@ -30,10 +31,8 @@ ESTIMATOR_VERSION = 1
 TaskKind = Literal["maximal-lr", "sharpness", "model"]
 
 
-class SharpnessSettings(BaseModel):
+class SharpnessSettings(Options):
     """Options of λ1 at initialisation, which is measured beside η* for every seed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     samples: int = Field(1000, ge=1)
     """λ1 is of the loss over the first so many training samples."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
@@ -21,6 +21,7 @@ from etastar.settings import NETWORK_OPTIONS, Settings
 from etastar.study.cell import NOT_IDENTITY, Cell, SharpnessSettings
 from etastar.study.conditions import Holds, parse_condition
 from etastar.study.factory import SIZES, FactorySettings, arranged
+from etastar.validation import Options
 
 MOST_CELLS = 100_000
 """Cells beyond which a study is taken for a mistake."""
@@ -34,19 +35,15 @@ Assignment: TypeAlias = dict[str, tuple[str, Any]]
 """By field, where in the file its value stands, and the value."""
 
 
-class Budget(BaseModel):
+class Budget(Options):
     """When a run of a study stops starting new work; what was computed is kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     hours: float | None = Field(None, gt=0.0, allow_inf_nan=False)
     """Wall-clock time of one `study run`."""
 
 
-class StudyFile(BaseModel):
+class StudyFile(Options):
     """The keys of a study file. Those of `base`, `grid` and `cells` are fields of `Settings`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     title: str = ""
     description: str = ""
