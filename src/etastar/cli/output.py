@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etastar.errors import ConfigError, EtaStarError
 from etastar.study.filesystem import as_a_whole, try_writing
@@ -83,6 +84,11 @@ def write_results(outputs: Iterable[tuple[str | None, Callable[[Path], object]]]
             failures.append(f"{name} cannot be written: {_reason(error)}")
     if failures:
         raise EtaStarError("; ".join(failures) + ".")
+
+
+def write_json(record: dict[str, Any], file: str) -> None:
+    """Write a record to one file, or to standard output if that is "-": see `write_results`."""
+    write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
 
 
 def write_text(text: str, file: str) -> None:

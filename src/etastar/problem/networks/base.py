@@ -19,7 +19,7 @@ from etastar.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     import torch
 
-    Params: TypeAlias = list[torch.Tensor]
+Params: TypeAlias = "list[torch.Tensor]"
 
 
 class Network(BaseModel, ABC):
