@@ -9,13 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etastar.errors import ConfigError, EtaStarError
 from etastar.study.filesystem import as_a_whole, try_writing
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -118,14 +115,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {error}"
-
-
-def console_beside(json_file: str | None) -> Console:
-    """A console on standard output, or on standard error where JSON goes there."""
-    from rich.console import Console
-
-    class Here(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # to `main`, instead of leaving with exit code 1
-
-    return Here(stderr=json_file == "-", highlight=False)

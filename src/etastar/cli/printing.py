@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
 
 from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
-from etastar.cli.output import console_beside, write_results
-from etastar.result import number
+from etastar.cli.output import write_results
+from etastar.result import Result, number
+from etastar.search.base import SeedResult
 from etastar.search.estimate import LEVEL, level_of
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
-    from etastar.result import Result
-    from etastar.search.base import SeedResult
+def console_beside(json_file: str | None) -> Console:
+    """A console on standard output, or on standard error where JSON goes there."""
+
+    class Here(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # to `main`, instead of leaving with exit code 1
+
+    return Here(stderr=json_file == "-", highlight=False)
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
@@ -104,8 +110,6 @@ def tabulated(rows: Iterable[Iterable[str]], names: Sequence[str] = ()) -> Table
         rows: Texts.
         names: Of the columns, which are flush right then, but for `status`; no head without them.
     """
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, show_header=bool(names))
     for name in names:
         table.add_column(name, justify="left" if name == "status" else "right")

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
+from rich.console import Console
+from rich.table import Table
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
 from etastar.cli.options import JsonFile, in_shell, parse
-from etastar.cli.output import check_output, console_beside, write_json
-from etastar.cli.printing import bracket_table, tabulated
-from etastar.lambda1 import MOST_SAMPLES
+from etastar.cli.output import check_output, write_json
+from etastar.cli.printing import bracket_table, console_beside, tabulated
+from etastar.lambda1 import MOST_SAMPLES, Sharpness, measure_sharpness
 from etastar.progress import ProgressLine
 from etastar.result import number
 from etastar.search.estimate import level_of
 from etastar.search.search import SEEDS
 from etastar.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from etastar.lambda1 import Sharpness
 
 Summary: TypeAlias = dict[str, float | None]
 
@@ -61,8 +57,6 @@ def run(arguments: list[str]) -> int:
         groups={**{k: v for k, v in GROUPS.items() if k != "plot"}, "kind": "sharpness"},
     )
     check_output(options.json_file)
-    from etastar.lambda1 import measure_sharpness
-
     console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
     seeds = options.seeds or SEEDS
