@@ -119,7 +119,6 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
     from etastar.api import network_problem
     from etastar.engines import StackEngine, choose, train_all
 
-    own = isinstance(settings, FactorySettings)
     if isinstance(settings, FactorySettings):
         problem = settings.problem()
     else:
@@ -128,23 +127,18 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
 
     def run(steps: int) -> tuple[float, int, int]:
         """Seconds, replicas and threads of a run."""
-        limits = {
+        limits: dict[str, Any] = {
             "max_steps": steps,
             "eval_every": min(recipe.criterion.eval_every, steps),
-            "threshold": 1.0,
         }
-        criterion = recipe.criterion.model_copy(update=limits)
-        known = recipe.model_copy(update={"criterion": criterion})
+        criterion = recipe.criterion.model_copy(update=limits | {"threshold": 1.0})
+        known = problem.recipe and recipe.model_copy(update={"criterion": criterion})
+        never = replace(problem.objective, threshold=1.0)
         engine = choose(problem, "auto", settings.threads)[0]
         threads = engine.plan(problem).threads if isinstance(engine, StackEngine) else 1
         trials = [Trial.of(seed, settings.start_lr) for seed in range(max(2, threads))]
         started = time.perf_counter()
-        changed: dict[str, Any] = {"recipe": known}
-        if own:
-            never = replace(problem.objective, threshold=1.0)
-            often = {name: limits[name] for name in ("max_steps", "eval_every")}
-            changed = {"objective": never, **often}
-        train_all(engine, replace(problem, **changed), trials)
+        train_all(engine, replace(problem, recipe=known, objective=never, **limits), trials)
         return time.perf_counter() - started, len(trials), threads
 
     few = min(5, most)
