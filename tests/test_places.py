@@ -410,7 +410,7 @@ def dask_cluster(workers: int) -> Iterator[Any]:
     import dask  # not above: programs of these tests import this module, too
     import distributed
 
-    how = {"threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    how = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     # the cluster would give up a worker that happens to be starting 15 s after its last death
     patient = {"distributed.deploy.lost-worker-timeout": "1 hour"}
     with dask.config.set(patient), distributed.LocalCluster(n_workers=workers, **how) as cluster:

@@ -14,7 +14,7 @@ from etastar.api import SETTINGS_TOLD, criterion_line
 from etastar.checking import check_number, known_names, plain
 from etastar.data import Dataset
 from etastar.engines import LoopEngine
-from etastar.engines.workers import Workers, WorkersEngine
+from etastar.engines.workers import WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
 from etastar.problem.auto_threshold import WHOLE
 from etastar.problem.own_model import OwnModel
@@ -186,7 +186,7 @@ def maximal_lr(
             nonlocal spent
             check_room(asked.budgets, spent / problem.max_steps, problem, trials)
             loop = LoopEngine()
-            there = WorkersEngine(loop, workers) if workers else loop
+            there = workers.over(loop) if workers else loop
             found = kept.trained(problem, trials, there, early)
             spent += sum(o.steps_taken(t.steps or problem.max_steps) for t, o in found.items())
             return found
@@ -254,7 +254,7 @@ PLACES = ("store", "minutes", "executor", "resources")
 """Arguments that say where trials are trained and kept, and for how long; no outcome depends on."""
 
 
-def workers_of(executor: Any, resources: Mapping[str, float] | None) -> Workers | None:
+def workers_of(executor: Any, resources: Mapping[str, float] | None) -> WorkersEngine | None:
     """Return the executor, checked; None for none.
 
     Args:
@@ -266,7 +266,7 @@ def workers_of(executor: Any, resources: Mapping[str, float] | None) -> Workers 
     """
     if executor is None and resources is not None:
         raise ConfigError("`resources` has no effect without `executor`: leave it out.")
-    return None if executor is None else Workers(executor, resources)
+    return None if executor is None else WorkersEngine(executor, resources)
 
 
 MODEL_DEFAULTS = {"precision": 0.2, "trials": 120, "confirm": 10, "round_size": 4}

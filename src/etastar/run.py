@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from etastar.advice import advice, curve_advice, order_note
 from etastar.engines import Engine, Queue, TrialList, choose
 from etastar.engines.collapse import varies
-from etastar.engines.workers import Workers, WorkersEngine
+from etastar.engines.workers import WorkersEngine
 from etastar.machine import environment
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
@@ -201,7 +201,7 @@ def run(
     on_outcome: OnOutcome | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     early: Early | None = None,
-    workers: Workers | None = None,
+    workers: WorkersEngine | None = None,
 ) -> Result:
     """Measure η* of a problem.
 
@@ -237,7 +237,7 @@ def run(
         notes.append(f"{spent:,} of the steps went to threshold='auto'.")
     trainer, reason = choose(problem, engine, threads)
     if workers:
-        trainer = WorkersEngine(trainer, workers)
+        trainer = workers.over(trainer)
     how = {"known": known, "on_outcome": on_outcome, "on_progress": on_progress, "early": early}
     if search.strategy == "curve":
         found, told = _curve(problem, search, trainer, own, how, spent)

@@ -8,9 +8,10 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
@@ -29,9 +30,6 @@ from etastar.run import searched
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 from etastar.study.kept import Keeper, Shelf, keeper
-
-if TYPE_CHECKING:
-    from torch import nn
 
 LADDER = (0, 10, 30, 100, 300, 1000)
 """Steps at which η* is measured; those within the budget are used."""
@@ -189,30 +187,20 @@ def _advance(sessions: list[Session], step: int) -> None:
                 session.step()
 
 
-class _Reached(GivenOrigin):
-    """A model in the middle of its training as the origin of trials.
+def _reached(session: Session) -> GivenOrigin:
+    """Return a model in the middle of its training as the origin of trials."""
+    origin, model = session.problem.origin, copied_model(session.model)
+    assert isinstance(origin, GivenOrigin)
 
-    Args:
-        session: Whose model it is.
-    """
-
-    def __init__(self, session: Session) -> None:
-        origin = session.problem.origin
-        assert isinstance(origin, GivenOrigin)
-        # its hooks, if any, come from the factory again
-        super().__init__(copied_model(session.model), origin.device)
-        self._before, self._seed = origin, session.start.initialisation
-
-    def copy(self, seed: int) -> nn.Module:
-        """See `GivenOrigin`."""
-        if self._before.copies_keep_hooks:
-            return super().copy(seed)
-        model = self._before.copy(self._seed)
-        reached = super().copy(seed)
+    def rebuilt(*_: int) -> nn.Module:
+        """Return the model as it is now, with its hooks, which come from the factory again."""
+        own = origin.copy(session.start.initialisation)
         with torch.no_grad():
-            for own, there in zip(_tensors(model), _tensors(reached), strict=True):
-                own.copy_(there)
-        return model
+            for tensor, there in zip(_tensors(own), _tensors(model), strict=True):
+                tensor.copy_(there)
+        return own
+
+    return GivenOrigin(model if origin.copies_keep_hooks else rebuilt, origin.device)
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
@@ -227,7 +215,7 @@ def _from(session: Session, problem: Problem) -> Problem:
         state = session.optimizer.state_dict()
     reached = replace(
         problem,
-        origin=_Reached(session),
+        origin=_reached(session),
         optimizer=replace(problem.optimizer, state=state if state["state"] else None),
     )
     value = checks.check_first_metric(reached, Start(0, 0))

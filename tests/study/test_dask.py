@@ -89,7 +89,7 @@ import sys
 from distributed import LocalCluster
 
 if __name__ == "__main__":
-    options = dict(threads_per_worker=1, dashboard_address=None, processes=False)
+    options = dict(threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=False)
     with LocalCluster(n_workers=int(sys.argv[1]), protocol="tcp://", **options) as cluster:
         print(cluster.scheduler_address, flush=True)
         sys.stdin.read()

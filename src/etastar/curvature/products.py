@@ -21,9 +21,8 @@ from etastar.curvature.graphs import (
 )
 from etastar.curvature.reading import Batch, going_through, read
 from etastar.errors import ConfigError, unknown_name
-from etastar.problem.calls import call
 from etastar.problem.hooks import BACKWARD_HOOKS
-from etastar.problem.nested import copied, to_device
+from etastar.problem.nested import call, copied, to_device
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 

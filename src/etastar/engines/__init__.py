@@ -6,15 +6,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 from etastar.engines.base import Engine, Queue, TrialList, train_all
 from etastar.engines.loop import LoopEngine
 from etastar.engines.stack import StackEngine
 from etastar.errors import ModelError, unknown_name
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
+from etastar.problem.problem import Problem
 
 ENGINES: dict[str, type[Engine]] = {
     "stack": StackEngine,

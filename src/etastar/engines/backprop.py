@@ -10,18 +10,15 @@ gradient, so each replica's η is multiplied into it once at the top, and a weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from etastar.problem.losses import output_gradient, stacked_loss
+from etastar.problem.losses import Loss, output_gradient, stacked_loss
 from etastar.problem.networks import MLP, LayerNormMLP, Network
+from etastar.problem.networks.base import Params
 from etastar.problem.networks.mlp_layernorm import EPSILON
-
-if TYPE_CHECKING:
-    from etastar.problem.losses import Loss
-    from etastar.problem.networks.base import Params
 
 
 class AutogradStep:
@@ -77,19 +74,24 @@ class AutogradStep:
 class _Layer:
     """Views and buffers of one layer, prepared once for many steps; `h` is the layer's input."""
 
+    h: torch.Tensor  # (R, B, fan_in)
+    below: torch.Tensor  # (R, B, fan_in), gradient in h
     weight: torch.Tensor  # (R, fan_in, fan_out)
-    weight_t: torch.Tensor
     bias: torch.Tensor | None  # (R, fan_out)
-    bias_row: torch.Tensor | None  # (R, 1, fan_out)
     velocity: torch.Tensor | None
     bias_velocity: torch.Tensor | None
     ratio: float
     bias_ratio: float
-    h: torch.Tensor  # (R, B, fan_in)
-    h_t: torch.Tensor
-    z: torch.Tensor  # (R, B, fan_out), overwritten by the activation, or normalised
-    below: torch.Tensor  # (R, B, fan_in), gradient in h
     scale: torch.Tensor | None = None  # (R, B, 1), of the normalisation
+    weight_t: torch.Tensor = field(init=False)
+    bias_row: torch.Tensor | None = field(init=False)  # (R, 1, fan_out)
+    h_t: torch.Tensor = field(init=False)
+    z: torch.Tensor = field(init=False)  # (R, B, fan_out), overwritten by the activation
+
+    def __post_init__(self) -> None:
+        self.weight_t, self.h_t = self.weight.transpose(1, 2), self.h.transpose(1, 2)
+        self.bias_row = None if self.bias is None else self.bias.unsqueeze(1)
+        self.z = self.weight.new_empty(*self.h.shape[:2], self.weight.shape[2])
 
 
 class MLPStep(AutogradStep):
@@ -143,24 +145,11 @@ class MLPStep(AutogradStep):
         rates = ratios[::per_layer], ratios[per_layer - 1 :: per_layer]
         columns = zip(*split(params), *momenta, *rates, strict=False)
         self._layers, h = [], x
-        for weight, bias, momentum, bias_momentum, ratio, bias_ratio in columns:
-            z = weight.new_empty(*x.shape[:2], weight.shape[2])
-            layer = _Layer(
-                weight=weight,
-                weight_t=weight.transpose(1, 2),
-                bias=bias,
-                bias_row=None if bias is None else bias.unsqueeze(1),
-                velocity=momentum,
-                bias_velocity=bias_momentum,
-                ratio=ratio,
-                bias_ratio=bias_ratio,
-                h=h,
-                h_t=h.transpose(1, 2),
-                z=z,
-                below=torch.empty_like(h) if self._layers else h,
-            )
+        for column in columns:
+            layer = _Layer(h, torch.empty_like(h) if self._layers else h, *column)
             self._layers.append(layer)
-            h = torch.empty_like(z) if isinstance(self.network, LayerNormMLP) else z
+            normalised = isinstance(self.network, LayerNormMLP)
+            h = torch.empty_like(layer.z) if normalised else layer.z
         self._prepared_for = (params, x)
 
     def _forward(self) -> torch.Tensor:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Trial
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
 
 
 class Queue(ABC):

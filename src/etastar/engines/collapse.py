@@ -25,22 +25,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from etastar.problem import hooks, own_loss
 from etastar.problem.answers import targets_of
-from etastar.problem.calls import call, pair
 from etastar.problem.checks import first_batch
 from etastar.problem.losses import half_squared_distance
-from etastar.problem.nested import samples_in, to_device
+from etastar.problem.nested import call, pair, samples_in, to_device
+from etastar.problem.problem import Problem
 from etastar.problem.rehearsal import draws_or_remembers
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Start
+from etastar.problem.trial import Start
 
 DRAWS = 3
 """Times that the parameters that did change are drawn anew."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
-from etastar.problem.networks import MLP
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import Network
-    from etastar.problem.networks.base import Params
+from etastar.problem.networks import MLP, Network
+from etastar.problem.networks.base import Params
 
 CHUNK = 500
 """Samples per forward pass: bounds the activations, and how much is read beyond a decision."""

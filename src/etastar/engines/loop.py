@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,13 +18,10 @@ from etastar.errors import ModelError
 from etastar.problem.batches import TensorBatches
 from etastar.problem.nested import to_device
 from etastar.problem.origin import OneReplica
+from etastar.problem.problem import Problem
 from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import Stream
-from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Trial
+from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Trial
 
 
 class LoopEngine(Engine):

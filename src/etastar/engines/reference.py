@@ -10,18 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from etastar.data import Dataset
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.networks import MLP, Network
 from etastar.problem.order import DataOrder
 from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, OutcomeKind, Recipe, Trial
-
-if TYPE_CHECKING:
-    from etastar.data import Dataset
 
 
 def build_module(

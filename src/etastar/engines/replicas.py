@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,12 +19,10 @@ from etastar.engines.backprop import MLPStep, make_step
 from etastar.engines.evaluation import LazyAccuracy, one_class, silent_everywhere
 from etastar.engines.record import Record
 from etastar.engines.recorded import Shown, TakeStep, recorded
+from etastar.engines.stackable import Stackable
+from etastar.problem.networks.base import Params
 from etastar.problem.order import DataOrder
-from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Recipe, Start, Trial
-
-if TYPE_CHECKING:
-    from etastar.engines.stackable import Stackable
-    from etastar.problem.networks.base import Params
+from etastar.problem.trial import CHECK_DEAD_AFTER, Outcome, Start, Trial
 
 KEPT_DRAWS = 8
 """Initialisations kept by a stack: as many as there are seeds in a usual measurement."""
@@ -40,18 +37,18 @@ class Stack:
     """
 
     def __init__(self, form: Stackable, check_every: int) -> None:
-        network, data, recipe = form.network, form.data, form.recipe
-        self.form, self.network, self.data, self.recipe = form, network, data, recipe
+        self.form, self.network, self.problem = form, form.network, form.problem
+        self.x, self.labels, self.x_val, y_val = form.tensors
         self.check_every = check_every
-        self.device, self.dtype = data.x_train.device, data.x_train.dtype
-        self.samples, self.inputs = data.x_train.shape
-        self.batch = batch_size(recipe, self.samples)
+        self.device, self.dtype = self.x.device, self.x.dtype
+        self.samples, self.inputs = self.x.shape
+        self.batch = self.problem.train.batch or self.samples
         self.per_epoch = self.samples // self.batch
-        self._evaluation = LazyAccuracy(network, data.x_val, data.y_val)
-        self._step = make_step(network, recipe.loss, recipe.momentum)
-        self._constant = float(data.y_val.bincount().max()) / len(data.y_val)
+        self._evaluation = LazyAccuracy(self.network, self.x_val, y_val)
+        self._step = make_step(self.network, form.loss, form.momentum)
+        self._constant = float(y_val.bincount().max()) / len(y_val)
         self._order = DataOrder(self.samples, self.device)
-        self._batch_buffer = data.x_train.new_empty(0, self.batch, self.inputs)
+        self._batch_buffer = self.x.new_empty(0, self.batch, self.inputs)
         self._drawn: dict[Start | int, Params] = {}
         self.runs: list[Record] = []
         self.params: Params = []
@@ -74,13 +71,13 @@ class Stack:
         drawn = [self._draw(trial.start) for trial in trials]
         fresh = [torch.cat(tensors) for tensors in zip(*drawn, strict=True)]
         rates = torch.tensor([trial.lr for trial in trials], dtype=self.dtype, device=self.device)
-        still = [torch.zeros_like(p) for p in fresh] if self.recipe.momentum else []
+        still = [torch.zeros_like(p) for p in fresh] if self.form.momentum else []
         if self.runs:
             fresh = [torch.cat(pair) for pair in zip(self.params, fresh, strict=True)]
             still = [torch.cat(pair) for pair in zip(self.velocity, still, strict=True)]
         self.params, self.velocity, self.lr = fresh, still, torch.cat([self.lr, rates])
         self._recorded = None
-        self.runs += [Record(trial, self.recipe.criterion.max_steps) for trial in trials]
+        self.runs += [Record(trial, self.problem.max_steps) for trial in trials]
 
     def _draw(self, start: Start) -> Params:
         """Return the initial weights of a start, `[1, ...]` each; the latest few are kept.
@@ -88,17 +85,17 @@ class Stack:
         A search trains the same start at many rates, and most of them fail within a few steps: then
         drawing the network would be the larger part of the work.
         """
-        recipe = self.recipe
-        key = start if recipe.from_step else start.initialisation
+        before = self.problem.from_step
+        key = start if before else start.initialisation
         if key not in self._drawn:
             while len(self._drawn) >= KEPT_DRAWS:
                 self._drawn.pop(next(iter(self._drawn)))
             self._drawn[key] = self.form.draw(start.initialisation)
-            if recipe.from_step:
-                common = recipe.model_copy(update={"from_step": 0})
-                alone = Stack(replace(self.form, recipe=common), self.check_every)
-                alone.admit([Trial(start, recipe.from_lr or 0.0, recipe.from_step)])
-                while alone.runs[0].steps < recipe.from_step:
+            if before:
+                common = replace(self.problem, from_step=0)
+                alone = Stack(replace(self.form, problem=common), self.check_every)
+                alone.admit([Trial(start, self.problem.from_lr or 0.0, before)])
+                while alone.runs[0].steps < before:
                     alone.advance()
                 self._drawn[key] = alone.params
         return self._drawn[key]
@@ -117,26 +114,22 @@ class Stack:
 
     def _evaluates(self, run: Record) -> bool:
         """Tell whether a replica is to be evaluated now."""
-        criterion = self.recipe.criterion
-        due = criterion.kind == "reach" and run.steps % criterion.eval_every == 0
-        return run.trial.steps is None and (
-            run.steps == run.budget or (due and run.touched is None)
-        )
+        due = run.trial.steps is None and self.problem.evaluates_at(run.steps)
+        return due and (run.steps == run.budget or run.touched is None)
 
     def _steps_to_next_checkpoint(self) -> int:
         """Return the steps that all can take before one is evaluated or needs a new order."""
-        criterion = self.recipe.criterion
-        nearest = self.check_every
+        problem, nearest = self.problem, self.check_every
         for run in self.runs:
-            to_next_order = self.per_epoch - (self.recipe.from_step + run.steps) % self.per_epoch
+            to_next_order = self.per_epoch - (problem.from_step + run.steps) % self.per_epoch
             nearest = min(nearest, run.limit - run.steps, to_next_order)
-            if criterion.kind == "reach":
-                nearest = min(nearest, criterion.eval_every - run.steps % criterion.eval_every)
+            if not problem.objective.hold:
+                nearest = min(nearest, problem.eval_every - run.steps % problem.eval_every)
         return nearest
 
     def _rows(self, steps: int) -> torch.Tensor:
         """Return the samples of each replica's next `steps` batches, int64 `[steps, R, B]`."""
-        taken = [divmod(self.recipe.from_step + run.steps, self.per_epoch) for run in self.runs]
+        taken = [divmod(self.problem.from_step + run.steps, self.per_epoch) for run in self.runs]
         places = [(run.trial.start.order, *at) for run, at in zip(self.runs, taken, strict=True)]
         self._order.keep_only({(seed, epoch) for seed, epoch, _ in places})
         which = {place: i for i, place in enumerate(dict.fromkeys(places))}  # many share one
@@ -155,7 +148,7 @@ class Stack:
         silent = torch.empty(steps, replicas, dtype=torch.bool, device=self.device)
         full = self.batch == self.samples
         if self._batch_buffer.shape[0] != replicas:
-            whole = self.data.x_train.expand(replicas, -1, -1)
+            whole = self.x.expand(replicas, -1, -1)
             partial = (replicas, self.batch, self.inputs)
             self._batch_buffer = whole if full else whole.new_empty(partial)
         rows = None if full else self._rows(steps)
@@ -175,7 +168,7 @@ class Stack:
         return shown
 
     def _take(self, rows: torch.Tensor | None) -> Shown:
-        labels = self.data.y_train.expand(len(self.runs), -1)
+        labels = self.labels.expand(len(self.runs), -1)
         if rows is not None:
             labels = self._gather(rows)
         return self._step(self.params, self.velocity, self.lr, self._batch_buffer, labels)
@@ -184,8 +177,8 @@ class Stack:
         """Put the samples `rows` `[R, B]` into the batch buffer; returns their labels `[R, B]`."""
         flat = rows.view(-1)
         inputs = self._batch_buffer.view(-1, self.inputs)
-        torch.index_select(self.data.x_train, 0, flat, out=inputs)
-        return self.data.y_train.index_select(0, flat).view(rows.shape)
+        torch.index_select(self.x, 0, flat, out=inputs)
+        return self.labels.index_select(0, flat).view(rows.shape)
 
     def _settle(self, losses: torch.Tensor, silent: torch.Tensor) -> dict[int, Outcome]:
         """Read the round from the device and decide what can be decided: row → outcome."""
@@ -209,7 +202,7 @@ class Stack:
         rows = [r for r, run in enumerate(self.runs) if r not in decided and self._evaluates(run)]
         if not rows:
             return
-        threshold = self.recipe.criterion.threshold
+        threshold = self.problem.objective.threshold
         params = [p[rows] for p in self.params]
         finite = torch.stack([p.isfinite().flatten(1).all(1) for p in params]).all(0).tolist()
         last = [self.runs[row].steps == self.runs[row].budget for row in rows]
@@ -239,7 +232,7 @@ class Stack:
                     short.append(row)
         if not short:
             return
-        constant = one_class(self.network, [p[short] for p in self.params], self.data.x_val)
+        constant = one_class(self.network, [p[short] for p in self.params], self.x_val)
         for row, one in zip(short, constant, strict=True):
             run = self.runs[row]
             learned = run.learned() and not one
@@ -272,7 +265,7 @@ class Stack:
         if not suspects:
             return
         params = [p[list(suspects)] for p in self.params]
-        dead = silent_everywhere(self.network, params, self.data.x_train)
+        dead = silent_everywhere(self.network, params, self.x)
         for (row, since), is_dead in zip(suspects.items(), dead, strict=True):
             run = self.runs[row]
             if not is_dead:
@@ -291,12 +284,5 @@ class Stack:
         None for plain SGD, where silence is absorbing. Momentum still moves the weights of a silent
         replica; after this many steps what is left of it is below the rounding of float32.
         """
-        momentum = self.recipe.momentum
+        momentum = self.form.momentum
         return math.ceil(math.log(2**-24) / math.log(momentum)) if momentum else 0
-
-
-def batch_size(recipe: Recipe, samples: int) -> int:
-    """Return the samples per step: the recipe's, or all if it says so or has no fewer."""
-    if recipe.batch_size == "full":
-        return samples
-    return min(recipe.batch_size, samples)

@@ -11,20 +11,17 @@ GPU there is one stack.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
 import torch
 
 from etastar.engines.base import Engine, Queue
-from etastar.engines.replicas import Stack, batch_size
+from etastar.engines.replicas import Stack
 from etastar.engines.stackable import Stackable, stackable
 from etastar.errors import ConfigError
 from etastar.machine import replicas_that_fit, stacks_that_fit, use_threads
 from etastar.problem.networks import MLP
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Trial
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Trial
 
 CHECK_EVERY, CHECK_EVERY_ON_GPU = 8, 64
 """Steps between looks at the device: free on a CPU, a wait for it on a GPU."""
@@ -35,6 +32,10 @@ WIDE_ON_GPU = 256
 
 class StackEngine(Engine):
     """Trains trials of one problem side by side, up to `threads · slots` at a time.
+
+    Each thread has a stack of its own, all share the queue. Whichever thread looks for work takes
+    all that the queue has and deals it out, each trial to the thread with the fewest. A thread
+    without work waits for an outcome that may bring some.
 
     Args:
         threads: Stacks that train at the same time on a CPU; by default as many as PyTorch has
@@ -62,11 +63,16 @@ class StackEngine(Engine):
         form = stackable(problem)
         return form if isinstance(form, str) else None
 
-    def plan(self, problem: Problem) -> Crew:
+    def plan(self, problem: Problem) -> StackEngine:
         """Plan the stacks of a problem.
 
         Args:
             problem: What is to be trained.
+
+        Returns:
+            This engine, which now has these attributes: `form`, what is trained; `threads`, the
+            number of stacks; `slots`, the replicas in each; `useful`, the replicas below which
+            adding one costs next to nothing: a thread each, many on a GPU.
 
         Raises:
             ConfigError: Not even one replica fits in memory, or the stack cannot train this.
@@ -74,7 +80,15 @@ class StackEngine(Engine):
         form = stackable(problem)
         if isinstance(form, str):
             raise ConfigError(f"the stack cannot train this: {form}.")
-        return Crew(self, form)
+        device = form.tensors[0].device
+        on_cpu, needed = device.type == "cpu", bytes_per_replica(form)
+        wanted = (self.wanted_threads or torch.get_num_threads()) if on_cpu else 1
+        self.form = form
+        self.threads = stacks_that_fit(needed, device, wanted)
+        self.slots = self.wanted_slots or replicas_that_fit(needed, device, self.threads)
+        self.check_every = self.wanted_check or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU)
+        self.useful = self.threads if on_cpu else min(self.slots, WIDE_ON_GPU)
+        return self
 
     def run(self, problem: Problem, queue: Queue) -> None:
         """See `Engine`.
@@ -83,71 +97,12 @@ class StackEngine(Engine):
             ConfigError: As for `plan`.
             KeyboardInterrupt: On Ctrl-C, after the current rounds.
         """
-        self.plan(problem).train(queue)
-
-
-def bytes_per_replica(form: Stackable) -> int:
-    """Return the peak memory of one slot: parameters, momentum, a batch, activations, order.
-
-    Args:
-        form: What is trained.
-
-    Returns:
-        Bytes.
-    """
-    network, classes = form.network, form.data.classes
-    samples, inputs = form.data.x_train.shape
-    parameters = network.parameter_count(inputs, classes)
-    # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
-    # and of an unknown network only the parameters say how many units there may be
-    units = 8 * parameters // inputs
-    if isinstance(network, MLP):
-        units = 3 * network.width * network.depth
-    copies = 3 if form.recipe.momentum else 2  # admitting and dropping replicas copies them
-    outputs = 6 * classes  # with their softmax and gradients, in both layouts
-    activations = batch_size(form.recipe, samples) * (inputs + units + outputs)
-    itemsize = form.data.x_train.dtype.itemsize
-    return itemsize * (copies * parameters + activations) + 8 * samples
-
-
-class Crew:
-    """The threads of one run: each has a stack of its own, all share the queue.
-
-    Whichever thread looks for work takes all that the queue has and deals it out, each trial to the
-    thread with the fewest. A thread without work waits for an outcome that may bring some.
-
-    Args:
-        engine: Whose wishes are met.
-        form: What is trained.
-
-    Attributes:
-        threads: Stacks.
-        slots: Replicas in each.
-        check_every: Most steps between looks at the device.
-        useful: Replicas below which adding one costs next to nothing: a thread each, many on a GPU.
-
-    Raises:
-        ConfigError: Not even one replica fits in memory.
-    """
-
-    def __init__(self, engine: StackEngine, form: Stackable) -> None:
-        device = form.data.x_train.device
-        on_cpu, needed = device.type == "cpu", bytes_per_replica(form)
-        wanted = (engine.wanted_threads or torch.get_num_threads()) if on_cpu else 1
-        self.engine, self.form = engine, form
-        self.threads = stacks_that_fit(needed, device, wanted)
-        self.slots = engine.wanted_slots or replicas_that_fit(needed, device, self.threads)
-        self.check_every = engine.wanted_check or (CHECK_EVERY if on_cpu else CHECK_EVERY_ON_GPU)
-        self.useful = self.threads if on_cpu else min(self.slots, WIDE_ON_GPU)
+        self.plan(problem)
         self._changed = threading.Condition()
         self._dealt: list[list[Trial]] = [[] for _ in range(self.threads)]
         self._loads = [0] * self.threads  # trials dealt to or training in each thread
         self._stopped = False
         self._failure: BaseException | None = None
-
-    def train(self, queue: Queue) -> None:
-        """Train until nothing is left to do, or a thread failed: then raise what it raised."""
-        self.engine.threads = self.threads
         others = [
             threading.Thread(target=self._work, args=(i, queue)) for i in range(1, self.threads)
         ]
@@ -167,7 +122,7 @@ class Crew:
                 before = sum(run.steps for run in stack.runs)
                 decided = stack.advance()
                 with self._changed:
-                    self.engine.steps_taken += sum(run.steps for run in stack.runs) - before
+                    self.steps_taken += sum(run.steps for run in stack.runs) - before
                     self._loads[me] -= len(decided)
                     for row, outcome in decided.items():
                         queue.put(stack.runs[row].trial, outcome)
@@ -204,3 +159,26 @@ class Crew:
             self._dealt[idlest].append(trial)
             self._loads[idlest] += 1
         self._changed.notify_all()
+
+
+def bytes_per_replica(form: Stackable) -> int:
+    """Return the peak memory of one slot: parameters, momentum, a batch, activations, order.
+
+    Args:
+        form: What is trained.
+
+    Returns:
+        Bytes.
+    """
+    network, classes, x = form.network, form.classes, form.tensors[0]
+    samples, inputs = x.shape
+    parameters = network.parameter_count(inputs, classes)
+    # per sample and hidden unit: pre-activation, activation and gradient; autograd keeps more,
+    # and of an unknown network only the parameters say how many units there may be
+    units = 8 * parameters // inputs
+    if isinstance(network, MLP):
+        units = 3 * network.width * network.depth
+    copies = 3 if form.momentum else 2  # admitting and dropping replicas copies them
+    outputs = 6 * classes  # with their softmax and gradients, in both layouts
+    activations = (form.problem.train.batch or samples) * (inputs + units + outputs)
+    return x.dtype.itemsize * (copies * parameters + activations) + 8 * samples

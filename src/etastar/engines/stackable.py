@@ -5,26 +5,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
-from etastar.data import Dataset
 from etastar.engines.collapse import ceiling_of
 from etastar.problem import hooks
 from etastar.problem.batches import TensorBatches
 from etastar.problem.losses import Loss, half_squared_distance
-from etastar.problem.networks import MLP, LayerNormMLP
+from etastar.problem.networks import MLP, LayerNormMLP, Network
+from etastar.problem.networks.base import Params
 from etastar.problem.networks.mlp_layernorm import EPSILON
+from etastar.problem.objective import Objective
 from etastar.problem.origin import NetworkOrigin
-from etastar.problem.trial import Criterion, Recipe, Start
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import Network
-    from etastar.problem.networks.base import Params
-    from etastar.problem.objective import Objective
-    from etastar.problem.problem import Problem
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Start
 
 Layer = TypeVar("Layer", bound=nn.Module)
 NOT_PLAIN = ("nesterov", "weight_decay", "maximize", "dampening", "differentiable")
@@ -36,20 +32,32 @@ class Stackable:
     """A problem as a stack trains it.
 
     Attributes:
+        problem: The same; its data are tensors.
         network: The architecture, κ included.
-        data: Inputs `[N, d]` and labels `[N]`, on the device and in the dtype of the training.
-        recipe: Loss, momentum, batch size and criterion.
+        classes: Outputs C.
+        loss: The loss's name.
+        momentum: μ; 0 for plain SGD.
         draw: Initialisation seed → weights of one replica, `[1, ...]` each, in the layout of
             `Network.init`.
         deaths: What is done with a replica that has died: `said` (of networks of ours), `given up`
             (it is `short`, and one class for all cannot reach the threshold), or `ignored`.
     """
 
+    problem: Problem
     network: Network
-    data: Dataset
-    recipe: Recipe
+    classes: int
+    loss: Loss
+    momentum: float
     draw: Callable[[int], Params]
     deaths: str
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return inputs `[N, d]` and labels `[N]` of training, then those of validation."""
+        train, val = self.problem.train, self.problem.val
+        assert isinstance(train, TensorBatches)
+        assert isinstance(val, TensorBatches)
+        return train.parts[0].flatten(1), train.parts[1], val.parts[0].flatten(1), val.parts[1]
 
 
 def stackable(problem: Problem) -> Stackable | str:
@@ -59,9 +67,9 @@ def stackable(problem: Problem) -> Stackable | str:
         problem: What is to be trained.
     """
     origin = problem.origin
-    if problem.recipe is not None and isinstance(origin, NetworkOrigin):
-        data = _dataset(problem, origin.outputs)
-        return Stackable(origin.network, data, problem.recipe, origin.draw, "said")
+    if (recipe := problem.recipe) is not None and isinstance(origin, NetworkOrigin):
+        network, classes, draw = origin.network, origin.outputs, origin.draw
+        return Stackable(problem, network, classes, recipe.loss, recipe.momentum, draw, "said")
     model = origin.copy(0)
     optimizer = problem.optimizer.build(model, 1.0)
     refused = (
@@ -75,43 +83,20 @@ def stackable(problem: Problem) -> Stackable | str:
         return refused
     linear, loss = _of(model, nn.Linear), _loss(problem.objective)
     assert loss is not None
-    assert isinstance(problem.train, TensorBatches)
     kind = LayerNormMLP if _of(model, nn.LayerNorm) else MLP
-    network = kind(
-        width=linear[0].out_features,
-        depth=len(linear) - 1,
-        biases=linear[0].bias is not None,
-        input_lr_ratio=float(min(_rates(optimizer, linear[:1]))),
-    )
-    recipe = Recipe(
+    return Stackable(
+        problem=problem,
+        network=kind(
+            width=linear[0].out_features,
+            depth=len(linear) - 1,
+            biases=linear[0].bias is not None,
+            input_lr_ratio=float(min(_rates(optimizer, linear[:1]))),
+        ),
+        classes=linear[-1].out_features,
         loss=loss,
         momentum=float(optimizer.param_groups[0]["momentum"]),
-        batch_size=problem.train.batch,
-        criterion=Criterion(
-            kind="hold" if problem.objective.hold else "reach",
-            threshold=problem.objective.threshold,
-            max_steps=problem.max_steps,
-            eval_every=problem.eval_every,
-        ),
-    )
-    deaths = "given up" if ceiling_of(problem, Start(0, 0)).watched else "ignored"
-    data = _dataset(problem, linear[-1].out_features)
-    return Stackable(network, data, recipe, lambda seed: _weights(origin.copy(seed)), deaths)
-
-
-def _dataset(problem: Problem, classes: int) -> Dataset:
-    train, val = problem.train, problem.val
-    assert isinstance(train, TensorBatches)
-    assert isinstance(val, TensorBatches)
-    return Dataset(
-        name="given",
-        x_train=train.parts[0].flatten(1),
-        y_train=train.parts[1],
-        x_val=val.parts[0].flatten(1),
-        y_val=val.parts[1],
-        classes=classes,
-        input_shape=tuple(train.parts[0].shape[1:]),
-        provenance={},
+        draw=lambda seed: _weights(origin.copy(seed)),
+        deaths="given up" if ceiling_of(problem, Start(0, 0)).watched else "ignored",
     )
 
 

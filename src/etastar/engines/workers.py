@@ -7,6 +7,7 @@ others of the round end, so the result is the same on any number of workers.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import pickle
@@ -22,16 +23,14 @@ from concurrent.futures import (
     wait,
 )
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etastar.checking import is_ratio
 from etastar.engines.base import Engine, Queue, train_all
 from etastar.errors import ConfigError, EtaStarError, ExecutorError, ModelError
 from etastar.machine import use_threads
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Outcome, Trial
+from etastar.problem.problem import Problem
+from etastar.problem.trial import Outcome, Trial
 
 POLL = 0.2
 """Seconds between looks at whether running trials are still wanted."""
@@ -46,8 +45,8 @@ THREADS = (
 )
 
 
-class Workers:
-    """An executor, checked.
+class WorkersEngine(Engine):
+    """Hands the trials of a queue to an executor; `over` says what trains them there.
 
     Args:
         executor: Dask's client, or any object with `submit(fn, spec) -> Future`.
@@ -57,7 +56,11 @@ class Workers:
         ConfigError: It is none, it runs threads, or resources are not Dask's.
     """
 
+    inner: Engine
+    """What trains the trials there."""
+
     def __init__(self, executor: Any, resources: Mapping[str, float] | None = None) -> None:
+        super().__init__(1)
         self.client = client = getattr(executor, "_client", executor)
         dask = hasattr(client, "scheduler_info") and hasattr(client, "get_executor")
         if not callable(getattr(executor, "submit", None)):
@@ -82,6 +85,17 @@ class Workers:
             how = {"resources": self._resources} if self._resources else {}
             if how or executor is client:  # its own futures are not of `concurrent.futures`
                 self._submit = client.get_executor(pure=False, **how).submit
+
+    def over(self, inner: Engine) -> WorkersEngine:
+        """Return an engine of the same workers, which has taken no step yet.
+
+        Args:
+            inner: What trains there.
+        """
+        own = copy.copy(self)
+        own.inner, own.name, own.why = inner, inner.name, inner.why  # type: ignore[misc]
+        own.steps_taken = 0
+        return own
 
     def _check_dask(self) -> None:
         """Raise if a worker of a cluster has threads, or none has what a trial takes."""
@@ -108,8 +122,8 @@ class Workers:
         return all(has.get(name, 0) >= wanted for name, wanted in self._resources.items())
 
     @property
-    def number(self) -> int | None:
-        """Workers that there are now; None where an executor does not tell."""
+    def workers_now(self) -> int | None:
+        """See `Engine`; None, too, where an executor does not tell."""
         if self.dask:
             return len([w for w in self._dask_workers().values() if self._room(w)])
         found = getattr(self.client, "_max_workers", None)
@@ -135,25 +149,6 @@ class Workers:
             )
         return future
 
-
-class WorkersEngine(Engine):
-    """Hands the trials of a queue to an executor.
-
-    Args:
-        inner: What trains them there.
-        workers: The executor.
-    """
-
-    def __init__(self, inner: Engine, workers: Workers) -> None:
-        super().__init__(1)
-        self.inner, self.workers = inner, workers
-        self.name, self.why = inner.name, inner.why  # type: ignore[misc]
-
-    @property
-    def workers_now(self) -> int | None:
-        """See `Engine`."""
-        return self.workers.number
-
     def refusal(self, problem: Problem) -> str | None:
         """See `Engine`."""
         return self.inner.refusal(problem)
@@ -172,11 +167,11 @@ class WorkersEngine(Engine):
 
         def send(trial: Trial, attempt: int = 1) -> None:
             spec = (self.inner.name, key, payload, trial, here)
-            flying[self.workers.submit(spec)] = trial, attempt
+            flying[self.submit(spec)] = trial, attempt
 
         try:
             while True:
-                for trial in queue.take(MANY - len(flying), self.workers.number or 1):
+                for trial in queue.take(MANY - len(flying), self.workers_now or 1):
                     send(trial)
                 if not flying:
                     return
@@ -254,21 +249,19 @@ def pickled(problem: Problem) -> bytes:
         payload = dumps(problem)
         loads(payload)
     except Exception as whole:
-        for name, part in _parts(problem).items():
+        name, error = "what was given", whole
+        for part, value in _parts(problem).items():
             try:
-                loads(dumps(part))
-            except Exception as error:
-                raise _not_pickled(name, error) from error
-        raise _not_pickled("what was given", whole) from whole
+                loads(dumps(value))
+            except Exception as own:
+                name, error = part, own
+                break
+        raise ModelError(
+            f"executor: {name} cannot be pickled ({type(error).__name__}: {error}), and trials are "
+            "sent to other processes. Define functions and classes at the top of a module, without "
+            "open files, locks or generators, or leave `executor` out."
+        ) from error
     return payload
-
-
-def _not_pickled(name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"executor: {name} cannot be pickled ({type(error).__name__}: {error}), and trials are "
-        "sent to other processes. Define functions and classes at the top of a module, without "
-        "open files, locks or generators, or leave `executor` out."
-    )
 
 
 def _pickler() -> Callable[[Any], bytes]:

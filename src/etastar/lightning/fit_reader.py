@@ -21,8 +21,7 @@ from etastar.carried import (
     steps_of,
 )
 from etastar.errors import ConfigError
-from etastar.lightning.fit_hooks import ENTRY, is_own
-from etastar.lightning.fit_stand_in import Attached
+from etastar.lightning.fit_hooks import ENTRY, Attached, is_own
 from etastar.lightning.fit_step import Training
 from etastar.problem.batches import Grouped, length_of
 from etastar.problem.origin import copied_model

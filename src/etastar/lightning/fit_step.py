@@ -20,6 +20,7 @@ from etastar.carried import Whole, scaled
 from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     NAMES,
+    Attached,
     configured_at,
     is_own,
     loss_of,
@@ -27,7 +28,6 @@ from etastar.lightning.fit_hooks import (
     one_optimizer,
     set_attribute,
 )
-from etastar.lightning.fit_stand_in import Attached
 from etastar.problem.nested import parts_of_step, samples_in
 from etastar.problem.origin import copied_model
 
@@ -291,26 +291,25 @@ class Training:
         """
         assert name is not None
         run, precision = self.attached(model), self.precision
-        log = run.log
-        log.values.clear()
-        log.keeps, run.training, run.validating = True, False, True
+        run.logged.clear()
+        run.training, run.validating = False, True
         with precision.val_step_context() if precision else nullcontext():
             model.on_validation_start()
             model.on_validation_epoch_start()
             for index, raw in enumerate(whole.batches.once()):
                 batch = self.moved(model, raw)
-                log.size = samples_in(batch)
+                run.logged_size = samples_in(batch)
                 model.on_validation_batch_start(batch, index)
                 output = numbered(model.validation_step, batch, index)
                 model.on_validation_batch_end(output, batch, index)
-            log.size = 1
-            log.tell()
+            run.logged_size = 1
+            run.tell()
             model.on_validation_epoch_end()
-            log.tell()
+            run.tell()
             model.on_validation_end()
-        log.keeps, run.training, run.validating = False, True, False
-        value = log.reduced(name)
-        for metric in {id(v): v for held in log.values.values() for v, _, _ in held}.values():
+        run.training, run.validating = True, False
+        value = run.reduced(name)
+        for metric in {id(v): v for held in run.logged.values() for v, _, _ in held}.values():
             if hasattr(metric, "reset"):
                 metric.reset()
         return name, value

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from etastar.errors import ModelError
-from etastar.problem.calls import ANSWERS, logits_of
-from etastar.problem.nested import shape_of
+from etastar.problem.nested import ANSWERS, logits_of, shape_of
 
 Gradient: TypeAlias = Callable[[Tensor | None, Tensor], Tensor]
 """Maps outputs (None for the model's own) and targets to the loss's gradient in the outputs."""
@@ -193,8 +192,7 @@ def decide(
             layout = layout or _layout(outputs, targets, slope, seen)
             ignored |= _ignored(outputs, targets, slope, seen.labels - asked, layout)
             asked |= seen.labels
-    if first is None:
-        raise ModelError("val_data is empty: there is nothing to evaluate.")
+    assert first is not None
     if seen.axes:
         if first[2] is None and first[1].ndim > 1:
             raise ModelError(UNSEEN.format("which output belongs to which target"))

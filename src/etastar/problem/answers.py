@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,10 @@ from torch import Tensor
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
-from etastar.problem.calls import pair
 from etastar.problem.checks import first_epoch
-from etastar.problem.nested import parts_of_step, to_device
+from etastar.problem.nested import pair, parts_of_step, to_device
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Start
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
 
 MOST_CLASSES = 100
 """Classes whose constant answers a metric of one's own is asked about."""

@@ -6,14 +6,12 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from etastar.errors import ModelError
 from etastar.problem.answers import constant_share
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
 
 FACTOR = 4.0
 """Between neighbouring rates at which partial runs are tried."""
@@ -23,7 +21,7 @@ WHOLE = 3
 """Rates, those of the lowest loss, at which the whole budget is trained."""
 
 
-Train: TypeAlias = Callable[["Problem", list[Trial]], dict[Trial, Outcome]]
+Train: TypeAlias = Callable[[Problem, list[Trial]], dict[Trial, Outcome]]
 """Trains trials of a problem."""
 
 

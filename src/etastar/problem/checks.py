@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,20 @@ from torch import Tensor, nn
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.batches import LoaderBatches
-from etastar.problem.calls import pair
 from etastar.problem.nested import (
     copied,
     only_label,
+    pair,
     rebuilt,
     samples_in,
     shape_of,
     tensors,
     to_device,
 )
+from etastar.problem.problem import Problem
 from etastar.problem.streams import Stream
 from etastar.problem.trial import Start
 from etastar.problem.user_code import told
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
 
 PERCENT = 100
 MOST_NAMED = 5

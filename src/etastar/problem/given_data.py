@@ -26,8 +26,7 @@ from etastar.problem.batches import (
     check_ends,
     reading,
 )
-from etastar.problem.calls import pair
-from etastar.problem.nested import copied, leaves, nbytes, rebuilt, shape_of
+from etastar.problem.nested import copied, leaves, nbytes, pair, rebuilt, shape_of
 
 Array = torch.Tensor | np.ndarray
 PARTS = {"train", "training", "val", "valid", "validation", "test", "dev"}

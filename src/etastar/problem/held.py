@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from enum import EnumMeta
 from types import (
     BuiltinFunctionType,
-    CellType,
     CodeType,
     FunctionType,
     MethodType,
@@ -31,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from etastar.errors import ModelError
 from etastar.problem.streams import KINDS, mixed, seed_generator
-from etastar.problem.user_code import is_users, is_users_file
+from etastar.problem.user_code import is_users
 
 DEEPEST = 6
 """Objects between a function and what is looked for in it."""
@@ -71,7 +70,7 @@ class Held:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the functions; what they hold is found again."""
-        return _held, (self.functions, self.everything)
+        return functools.partial(Held, everything=self.everything), (self.functions,)
 
     def copies(self, *numbers: int, after: list[Any] | None = None) -> list[Any]:
         """Return copies of what is held; generators among them are seeded.
@@ -119,10 +118,6 @@ class Held:
             copies[:] = [read() for read, _ in self._slots]
             for (_, bind), value in zip(self._slots, originals, strict=True):
                 bind(value)
-
-
-def _held(functions: tuple[Any, ...], everything: bool) -> Held:
-    return Held(functions, everything=everything)
 
 
 NOTHING = Held(())
@@ -177,16 +172,20 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
 def _names(holder: Any) -> list[Slot]:
     """Return the names that a function, an object or a container holds."""
     if isinstance(holder, functools.partial):
-        parts = range(len(holder.args) + 1)
-        return [*map(_of_partial(holder), parts), *_of_items(holder.keywords, holder.keywords)]
+
+        def bind(parts: tuple[Any, ...]) -> None:  # the only way to change it in place
+            holder.__setstate__((parts[0], parts[1:], holder.keywords, vars(holder)))  # type: ignore[attr-defined]
+
+        parts = _of_tuple(lambda: (holder.func, *holder.args), bind)
+        return [*parts, *_of_items(holder.keywords, holder.keywords)]
     if isinstance(holder, MethodType):
         return [*_names(holder.__func__), *_names(holder.__self__)]
     if isinstance(holder, FunctionType):
-        defaults = range(len(holder.__defaults__ or ()))
+        rebind = functools.partial(setattr, holder, "__defaults__")
         return [
-            *(_of_cell(cell) for cell in holder.__closure__ or ()),
+            *(_of_attribute(cell, "cell_contents") for cell in holder.__closure__ or ()),
             *_of_globals(holder),
-            *(_of_default(holder, place) for place in defaults),
+            *_of_tuple(lambda: holder.__defaults__ or (), rebind),
             *_of_items(holder.__kwdefaults__ or {}, holder.__kwdefaults__ or ()),
             *_of_items(vars(holder), vars(holder)),
         ]
@@ -204,12 +203,9 @@ def _of_class(kind: type) -> Iterator[Slot]:
     for name, value in vars(kind).items():
         code = getattr(value, "__func__", getattr(value, "fget", value))
         if isinstance(code, FunctionType):
-            yield functools.partial(_given, code), _given
+            yield from _of_items((code,), (0,))
         elif not (name.startswith("__") or hasattr(value, "__get__")):
-            yield (
-                functools.partial(getattr, kind, name),
-                functools.partial(type.__setattr__, kind, name),
-            )
+            yield _of_attribute(kind, name, type.__setattr__)
 
 
 def _of_globals(function: FunctionType) -> Iterator[Slot]:
@@ -221,40 +217,27 @@ def _of_globals(function: FunctionType) -> Iterator[Slot]:
         yield from _of_items(space, used)
         found = [space[n] if n in space else sys.modules.get(n) for n in names]
         spaces += [
-            vars(m) for m in found if _is_module(m) and all(vars(m) is not s for s in spaces)
+            vars(m)
+            for m in found
+            if isinstance(m, ModuleType) and is_users(m) and all(vars(m) is not s for s in spaces)
         ]
 
 
-def _of_partial(holder: functools.partial[Any]) -> Callable[[int], Slot]:
-    """Return what gives the place of a partial: 0 is its function, then come its arguments."""
+def _of_tuple(
+    read: Callable[[], tuple[Any, ...]], bind: Callable[[tuple[Any, ...]], None]
+) -> list[Slot]:
+    """Return the places of a tuple that is bound anew as a whole."""
 
-    def read(place: int) -> Any:
-        return (holder.func, *holder.args)[place]
+    def bind_one(place: int, value: Any) -> None:
+        held = read()
+        bind((*held[:place], value, *held[place + 1 :]))
 
-    def bind(place: int, value: Any) -> None:
-        parts = [holder.func, *holder.args]
-        parts[place] = value
-        # the only way to change one in place
-        holder.__setstate__((parts[0], tuple(parts[1:]), holder.keywords, vars(holder)))  # type: ignore[attr-defined]
-
-    return lambda place: (functools.partial(read, place), functools.partial(bind, place))
+    places = range(len(read()))
+    return [(lambda i=i: read()[i], functools.partial(bind_one, i)) for i in places]  # type: ignore[misc]
 
 
-def _of_default(function: FunctionType, place: int) -> Slot:
-    def bind(value: Any) -> None:
-        held = list(function.__defaults__ or ())
-        held[place] = value
-        function.__defaults__ = tuple(held)
-
-    return lambda: (function.__defaults__ or ())[place], bind
-
-
-def _given(value: Any) -> Any:
-    return value
-
-
-def _of_cell(cell: CellType) -> Slot:
-    return lambda: cell.cell_contents, functools.partial(setattr, cell, "cell_contents")
+def _of_attribute(owner: Any, name: str, bind: Callable[[Any, str, Any], None] = setattr) -> Slot:
+    return functools.partial(getattr, owner, name), functools.partial(bind, owner, name)
 
 
 def _of_items(owner: Any, keys: Iterable[Any]) -> list[Slot]:
@@ -306,13 +289,6 @@ def _is_code(value: Any) -> bool:
 def _is_class(value: Any) -> bool:
     """Tell whether a value is a class that the user has written, which may hold attributes."""
     return isinstance(value, type) and not isinstance(value, EnumMeta) and is_users(value)
-
-
-def _is_module(value: Any) -> bool:
-    """Tell whether a value is a module of Python that the user has written."""
-    if not isinstance(value, ModuleType) or value.__name__ in sys.builtin_module_names:
-        return False
-    return is_users_file(getattr(value, "__file__", None) or "")
 
 
 def _is_own(value: Any) -> bool:

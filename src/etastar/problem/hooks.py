@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
 from torch.nn.modules import module as of_modules
+from torch.optim import Optimizer
 from torch.optim import optimizer as of_optimizers
-
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.optim import Optimizer
 
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 BACKWARD_HOOKS = ("_backward_hooks", "_backward_pre_hooks")

@@ -1,14 +1,26 @@
-"""One batch, of whatever form: tensors in lists, tuples, mappings, named tuples and dataclasses."""
+"""One batch, of whatever form, and how a model is called with it.
+
+Tensors are held in lists, tuples, mappings, named tuples and dataclasses. Which parts are inputs,
+and how they are handed over, is told by their form, their names and the model's signature.
+"""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from etastar.errors import ModelError
+
+TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
+"""What the targets are called in a batch that holds its parts by name."""
+ANSWERS = "metric=lambda outputs, targets: ((outputs > 0) == targets).float().mean()"
 
 
 class Accumulated(list[Any]):
@@ -59,9 +71,9 @@ def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
     return [batch]
 
 
-def tensors(batch: Any) -> list[torch.Tensor]:
+def tensors(batch: Any) -> list[Tensor]:
     """Return the tensors of a batch, in order."""
-    return [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def samples_in(batch: Any) -> int:
@@ -80,14 +92,14 @@ def samples_in(batch: Any) -> int:
     for part in leaves(batch, (PackedSequence,)):
         if isinstance(part, PackedSequence):
             return int(part.batch_sizes[0])
-        if isinstance(part, torch.Tensor) and part.ndim:
+        if isinstance(part, Tensor) and part.ndim:
             return len(part)
     return 1
 
 
 def only_label(targets: Any) -> int | None:
     """Return the one whole number that all targets are; None if they are several or others."""
-    if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or not len(targets):
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or not len(targets):
         return None
     first = targets.flatten()[0]
     return int(first) if bool((targets == first).all()) else None
@@ -107,9 +119,18 @@ def equal(one: Any, other: Any) -> bool:
     )
 
 
+def same(one: Any, other: Any) -> bool:
+    """Tell whether two values, or lists of them, are the same, tensors bit for bit."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)
+
+
 def shape_of(batch: Any) -> str:
     """Return the shapes and types of a batch, for messages."""
-    if isinstance(batch, torch.Tensor):
+    if isinstance(batch, Tensor):
         return f"{str(batch.dtype).removeprefix('torch.')}{list(batch.shape)}"
     held = named_parts(batch)
     if held is not None:
@@ -197,7 +218,7 @@ def joined(parts: Sequence[Any], sizes: Sequence[int]) -> Any:
         ValueError: They have no common form, e.g. sequences of several lengths.
     """
     first = parts[0]
-    if all(isinstance(part, torch.Tensor) for part in parts):
+    if all(isinstance(part, Tensor) for part in parts):
         if all(part.ndim == 0 for part in parts):
             weights = torch.tensor(sizes, dtype=torch.float64)
             values = torch.stack(list(parts)).double().cpu()
@@ -232,7 +253,116 @@ def are_fields(part: list[Any], size: int | None = None) -> bool:
         part: The list.
         size: B; None for the length that all tensors have, if they do.
     """
-    if not all(isinstance(item, torch.Tensor) and item.ndim for item in part):
+    if not all(isinstance(item, Tensor) and item.ndim for item in part):
         return False
     sizes = {len(item) for item in part} | ({size} if size else set())
     return len(sizes) == 1 and len(part) not in sizes
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """Return `(inputs, targets)`: of a pair, or of a batch that holds its targets by name.
+
+    Raises:
+        ModelError: The batch is neither.
+    """
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        return batch[0], batch[1]
+    held = named_parts(batch) or {}
+    if len(names := target_names(held)) == 1 and len(held) > 1:
+        return {key: part for key, part in held.items() if key != names[0]}, held[names[0]]
+    four = "(x, y, xv, yv) is train_data=(x, y) and val_data=(xv, yv). "
+    four = four if isinstance(batch, list | tuple) and len(batch) == 4 else ""
+    raise ModelError(
+        "a batch must be a pair (inputs, targets), or hold its targets by one of the names "
+        f"{', '.join(TARGETS)}, got {shape_of(batch)}. {four}Several inputs go into one tuple: "
+        "((a, b), targets). For batches of another form pass step_fn=lambda model, batch: loss, "
+        "and metric='loss' or a callable of (model, batch)."
+    )
+
+
+def target_names(held: Mapping[Any, Any]) -> list[str]:
+    """Return the names of targets that a batch has."""
+    return [name for name in TARGETS if name in held]
+
+
+def call(model: nn.Module, inputs: Any, size: int | None = None) -> Any:
+    """Return the outputs: a tuple of inputs is the arguments, a mapping the keywords.
+
+    Where a model takes one argument only, it gets them as they are, or the only one there is. Named
+    tuples, packed sequences and dataclasses are one argument always. A list is one where the model
+    takes one, as in `model(inputs)`, unless it holds tensors `[B, ...]`, as loaders make them of
+    tuples.
+
+    Args:
+        model: The model.
+        inputs: Of one batch.
+        size: B; None where it is not known.
+    """
+    if isinstance(inputs, Mapping):
+        if all(isinstance(key, str) for key in inputs) and takes(model, **inputs):
+            return model(**inputs)
+        if len(inputs) == 1 and takes(model, inputs):
+            return model(next(iter(inputs.values())))
+        return model(inputs) if takes(model, inputs) else model(**inputs)
+    if type(inputs) in (list, tuple):
+        several = type(inputs) is tuple or are_fields(inputs, size)
+        if (several and takes(model, *inputs)) or not takes(model, inputs):
+            return model(*inputs)
+    return model(inputs)
+
+
+def takes(model: nn.Module, *args: Any, **keywords: Any) -> bool:
+    """Tell whether the model's forward can be called with these arguments."""
+    try:
+        inspect.signature(model.forward).bind(*args, **keywords)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature to be read
+        return True
+    return True
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """Return the tensor of the outputs: themselves, or what they hold as `logits`.
+
+    Raises:
+        ModelError: There is none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = held_as(outputs, "logits")
+    if isinstance(found, Tensor):
+        return found
+    raise ModelError(
+        "metric='accuracy' needs outputs that are a tensor, or an object with `logits`, got "
+        f"{shape_of(outputs)}. Pass a callable, e.g. metric=lambda outputs, targets: "
+        "(outputs[0].argmax(1) == targets).float().mean()."
+    )
+
+
+def with_part(whole: Any, name: str, part: Tensor) -> Any:
+    """Return outputs or a batch like these with another tensor in the place of a name.
+
+    Args:
+        whole: A tensor, which is the part itself, or what holds the part as an item or attribute.
+        name: The name.
+        part: The tensor.
+    """
+    if isinstance(whole, Tensor):
+        return part
+    if isinstance(whole, tuple) and hasattr(whole, "_replace"):
+        return whole._replace(**{name: part})
+    changed = copy.copy(whole)
+    if isinstance(whole, MutableMapping):
+        changed[name] = part
+    if hasattr(whole, name):
+        object.__setattr__(changed, name, part)
+    return changed
+
+
+def with_targets(batch: Any, targets: Tensor) -> Any:
+    """Return a batch like this one with other targets; see `pair`."""
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        kind: Any = type(batch)
+        return getattr(kind, "_make", kind)((batch[0], targets))
+    return with_part(batch, target_names(named_parts(batch) or {})[0], targets)

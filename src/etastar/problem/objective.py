@@ -18,23 +18,21 @@ from torch.nn.functional import cross_entropy
 from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.accuracy import PLAIN, Accuracy, Gradient, decide
-from etastar.problem.calls import (
-    call,
-    logits_of,
-    pair,
-    takes,
-    target_names,
-    with_part,
-    with_targets,
-)
 from etastar.problem.losses import batch_weight, options_of
 from etastar.problem.nested import (
+    call,
     held_as,
     joined,
+    logits_of,
     named_parts,
+    pair,
     samples_in,
     shape_of,
+    takes,
+    target_names,
     to_device,
+    with_part,
+    with_targets,
 )
 from etastar.problem.streams import Stream
 
@@ -178,9 +176,7 @@ class Objective:
         self, model: nn.Module, val: Callable[[], Iterable[Any]], device: torch.device
     ) -> bool:
         """Tell whether the loss of a validation batch exists in train mode only."""
-        batch = to_device(next(iter(val()), None), device)
-        if batch is None:
-            return False
+        batch = to_device(next(iter(val())), device)
         with torch.set_grad_enabled(self.eval_grad):
             try:
                 self.loss(model, batch)
@@ -269,8 +265,6 @@ class Objective:
 
     def _of_all(self, outputs: list[Any], targets: list[Any], sizes: list[int]) -> float:
         """Return a metric of `(outputs, targets)`, of all together if they can be."""
-        if not sizes:
-            raise ZeroDivisionError
         try:
             whole = joined(outputs, sizes), joined(targets, sizes)
         except ValueError:

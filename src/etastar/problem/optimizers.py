@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from etastar.errors import ModelError
 from etastar.problem import hooks, own_loss
+from etastar.problem.nested import same
 from etastar.problem.objective import name_of
 from etastar.problem.user_code import told
 
@@ -283,15 +284,6 @@ def ways_to_step(optimizer: Any) -> tuple[Closure, ...]:
         return ("within", "after")
     plain = optimizer.step.__module__.startswith("torch.") or hooks.on_optimizer(optimizer)
     return ("none",) if plain else ("within", "after", "none")
-
-
-def same(one: Any, other: Any) -> bool:
-    """Tell whether two values, or lists of them, are the same, tensors bit for bit."""
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
-    return one is other or bool(one == other)
 
 
 def _parts(model: nn.Module) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -13,12 +13,10 @@ from torch import nn
 from etastar.errors import ConfigError, ModelError
 from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
-from etastar.problem.nested import tensors
+from etastar.problem.nested import same, tensors
+from etastar.problem.networks.base import Network, Params
 from etastar.problem.streams import Stream
 from etastar.problem.user_code import told
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Network, Params
 
 SEED_NAMES = ("seed", "s", "_", "random_state", "random_seed")
 """What an argument of a model factory is called that takes the seed although it has a default."""
@@ -141,7 +139,8 @@ class GivenOrigin:
         Args:
             seeds: Of the initialisation.
         """
-        return _same(*(self.copy(seed) for seed in seeds))
+        one, other = (_tensors(self.copy(seed)) for seed in seeds)
+        return same(one, other)
 
     def _draw(self, seed: int) -> None:
         """Keep a seed's initial model, which is never trained."""
@@ -200,7 +199,7 @@ class GivenOrigin:
         _carry(model, self._loss_fn, {})
         model = self._ready(model)
         model.zero_grad(set_to_none=True)
-        if not _same(self._drawn[seed], model):
+        if not same(_tensors(self._drawn[seed]), _tensors(model)):
             raise ModelError(
                 "the model factory returns other weights when it is called again with the same "
                 f"seed, {seed}, which it must be, for the model has {self._anew[seed][1]}: every "
@@ -333,17 +332,9 @@ def _tensors(model: nn.Module) -> list[torch.Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    """Tell whether two models have the same parameters and buffers."""
-    mine, its = _tensors(one), _tensors(other)
-    return len(mine) == len(its) and all(map(torch.equal, mine, its))
-
-
 def _check_trainable(model: nn.Module) -> None:
-    from torch.nn.parameter import UninitializedParameter
-
     parameters = list(model.parameters())
-    if any(isinstance(p, UninitializedParameter) for p in parameters):
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in parameters):
         raise ModelError(
             "the model has lazy parameters without a shape. Run one batch through it first, so "
             "that every trial starts from the same weights."

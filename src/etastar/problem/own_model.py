@@ -7,10 +7,11 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from etastar.checking import check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
@@ -27,9 +28,6 @@ from etastar.problem.problem import Problem
 from etastar.problem.rehearsal import rehearsed, schedule_note
 from etastar.problem.streams import Stream, check_ambient
 from etastar.problem.trial import Start
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 METRICS = ("accuracy", "loss")
 SEEDS = 3

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from etastar.data import Dataset
 from etastar.problem import own_loss
 from etastar.problem.batches import Batches, TensorBatches
 from etastar.problem.held import NOTHING, Held
 from etastar.problem.losses import half_squared_distance
 from etastar.problem.nested import samples_in
+from etastar.problem.networks import Network
 from etastar.problem.objective import Objective, described_call
 from etastar.problem.optimizers import OptimizerFactory
 from etastar.problem.origin import NetworkOrigin, Origin
 from etastar.problem.streams import Stream
-
-if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-    from etastar.problem.trial import Recipe
+from etastar.problem.trial import Recipe
 
 EVALUATED_AT_ONCE = 4
 """Our networks are evaluated in pieces of this many training batches: no answer depends on it."""
@@ -78,16 +75,16 @@ class Problem:
             return True
         return not self.objective.hold and step % self.eval_every == 0
 
-    def evaluate(self, model: nn.Module, *, random: bool = True) -> float:
+    def evaluate(self, model: nn.Module) -> float:
         """Return the metric of a model, which is left in train mode.
+
+        Random numbers that the model or the metric draws are the same at every evaluation.
 
         Args:
             model: On the origin's device.
-            random: Whether the model or the metric may draw random numbers: then they are the same
-                at every evaluation.
         """
         own_loss.set_training(model, False)
-        with Stream("metric", 0).active() if random else nullcontext():
+        with Stream("metric", 0).active():
             value = self.objective.evaluate(model, self.val.once(), self.origin.device)
         own_loss.set_training(model, True)
         return value
@@ -117,7 +114,9 @@ class Problem:
         if isinstance(origin, NetworkOrigin):
             name = type(origin.network).__name__
             parameters = origin.network.parameter_count(origin.inputs, origin.outputs)
-            optimizer = {"optimizer": "SGD", "optimizer_options": _paper_options(self)}
+            assert self.recipe is not None
+            options = {"momentum": self.recipe.momentum}
+            optimizer = {"optimizer": "SGD", "optimizer_options": options}
         else:
             model = origin.copy(seed)
             name = type(model).__name__
@@ -210,8 +209,3 @@ def _sgd(ratios: Sequence[float], momentum: float, model: nn.Module, lr: float) 
         for ratio, run in itertools.groupby(pairs, key=lambda pair: pair[0])
     ]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-
-
-def _paper_options(problem: Problem) -> dict[str, Any]:
-    assert problem.recipe is not None
-    return {"momentum": problem.recipe.momentum}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,13 @@ from etastar.errors import ModelError
 from etastar.problem import own_loss
 from etastar.problem.checks import not_finite
 from etastar.problem.held import Held
-from etastar.problem.nested import copied
-from etastar.problem.optimizers import parts_of, same, ways_to_step
+from etastar.problem.nested import copied, same
+from etastar.problem.optimizers import parts_of, ways_to_step
+from etastar.problem.problem import Problem
 from etastar.problem.session import Session, is_divergence
 from etastar.problem.streams import KINDS, snapshot
+from etastar.problem.trial import Start
 from etastar.problem.user_code import told
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Start
 
 STEPS = 4
 """Real steps that are taken twice."""

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,12 +16,10 @@ from etastar.problem import own_loss
 from etastar.problem.nested import shape_of, to_device
 from etastar.problem.objective import as_number, name_of
 from etastar.problem.optimizers import parts_of
+from etastar.problem.problem import Problem
 from etastar.problem.streams import KINDS, Stream, mixed, seed_generator
+from etastar.problem.trial import Start
 from etastar.problem.user_code import told
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.problem.trial import Start
 
 BLOWN_UP = 1e3
 """What the user's code raises is divergence if it says so, if the parameters are not finite, or if

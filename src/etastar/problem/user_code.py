@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from etastar.errors import ConfigError, EtaStarError, ModelError, unknown_name
@@ -67,15 +67,15 @@ def is_users_file(file: str) -> bool:
 
 
 def is_users(code: Any) -> bool:
-    """Tell whether the user has written a function or a class.
+    """Tell whether the user has written a function, a class or a module.
 
     Args:
-        code: Either.
+        code: One of them.
     """
     if isinstance(code, FunctionType):
         return is_users_file(code.__code__.co_filename)
-    module = sys.modules.get(code.__module__)
-    if module is None or code.__module__ in sys.builtin_module_names:
+    module = code if isinstance(code, ModuleType) else sys.modules.get(code.__module__)
+    if module is None or getattr(module, "__name__", "") in sys.builtin_module_names:
         return False
     return is_users_file(getattr(module, "__file__", None) or "")
 
@@ -150,7 +150,7 @@ def sent_whole(*places: str | None) -> None:
         return
     for place in filter(None, places):
         module = _module(place.rpartition(":")[0])
-        if is_users_file(getattr(module, "__file__", None) or ""):
+        if is_users(module):
             cloudpickle.register_pickle_by_value(module)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from etastar.errors import ConfigError
-from etastar.problem.networks.base import Network
+from etastar.problem.networks.base import Network, Params
 from etastar.problem.networks.parametrization import (
     BASE_WIDTH,
     SOURCES,
@@ -21,8 +21,6 @@ from etastar.problem.networks.parametrization import (
 
 if TYPE_CHECKING:
     import torch
-
-    from etastar.problem.networks.base import Params
 
 
 class MLP(Network):
