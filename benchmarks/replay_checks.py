@@ -40,8 +40,8 @@ from etastar.problem.trial import Outcome, Trial
 from etastar.search import Lattice, Section
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.search.curve_queue import CurveQueue
 from etastar.search.estimate import eta_star
+from etastar.search.queue import CurveQueue
 
 SEEDS, RESOLUTION = 8, 0.05
 """Of `section`, by default."""

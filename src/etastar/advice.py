@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.base import SeedResult
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
-    from etastar.search.curve_blocks import CurveResult
+from etastar.search.curve_blocks import CurveResult
 
 MOST_NAMED = 5
 """Seeds that a note names."""

@@ -8,31 +8,36 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from etastar.api import checked_settings
+from etastar.api import measured as measure_eta_star
 from etastar.checking import check_solver, plain
+from etastar.curvature.graphs import Kind
+from etastar.curvature.initialisations import SeedSharpness, initial_sharpness, over_seeds
+from etastar.data import Dataset
 from etastar.errors import ConfigError, EtaStarError
+from etastar.machine import device_named, environment, use_threads
+from etastar.problem.networks import Network
 from etastar.problem.networks.parametrization import scheme_notes
+from etastar.progress import Progress
+from etastar.result import Result
+from etastar.search.base import SeedResult
 from etastar.search.search import OF_THE_CURVE
-
-if TYPE_CHECKING:
-    from etastar.curvature.graphs import Kind
-    from etastar.curvature.initialisations import SeedSharpness
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-    from etastar.progress import Progress
-    from etastar.result import Result
-    from etastar.search.base import SeedResult
-    from etastar.settings import Settings
+from etastar.settings import Settings
+from etastar.theory.kernel import MAX_SAMPLES
+from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
 
 SCHEMA_VERSION = 1
 """The version of the JSON form; it rises whenever a key changes its meaning or goes away."""
 
 WIDE = 16
 """Width over depth from which the estimates were checked (`docs/theory.md`, §8)."""
-MOST_SAMPLES = 5000
+MOST_SAMPLES = MAX_SAMPLES
 """Training samples used where neither `samples` nor `train_size` says how many, and samples of the
-bounds: `theory.kernel.MAX_SAMPLES`, which is not imported since it would bring numpy along."""
+bounds."""
 CLASSICAL_RATES = (2, 4, 12)
 """η·λ1 above which gradient descent diverges on a quadratic (2), in a wide two-layer linear network
 (4) and, about, in wide ReLU networks (12): Lewkowycz et al. 2020."""
@@ -169,13 +174,6 @@ def measure_sharpness(
         ConfigError: An option is unknown, out of range, or contradicts another.
         DataError: A data file is missing or damaged.
     """
-    import torch
-
-    from etastar.api import checked_settings
-    from etastar.api import measured as measure_eta_star
-    from etastar.curvature.initialisations import initial_sharpness
-    from etastar.machine import device_named, environment, use_threads
-
     started = time.perf_counter()
     say = on_progress or (lambda stage, done: None)
     tol, max_iter, _ = check_solver(tol, max_iter)
@@ -319,8 +317,6 @@ def _conventions(
 
 def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, dict[str, float | None]]:
     """Summarise both λ1 over seeds, by name."""
-    from etastar.curvature.initialisations import over_seeds
-
     names = ("lambda1_plain", "lambda1_preconditioned")
     return {name: over_seeds([getattr(row, name) for row in found.values()]) for name in names}
 
@@ -334,10 +330,6 @@ def _bounds(
     network: Network, data: Dataset, count: int, loss: str
 ) -> tuple[dict[str, Any], str | None]:
     """Compute bounds on λ1 of the Gauss-Newton matrix with labels, or say why there are none."""
-    import torch
-
-    from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
-
     x, some = data.x_train[:count], count > MOST_SAMPLES
     if some:  # drawn: in MNIST two kinds of writers alternate, and every second sample gave a
         # kernel prediction 12 % below that of all

@@ -184,13 +184,8 @@ class Result:
 
     @property
     def set_by(self) -> str | None:
-        """What ends most brackets: `stability` (divergence, death), `budget`, or None."""
-        if self.found:
-            return self.found.eta_star.set_by
-        reasons = [seed.hi_outcome for seed in self.seeds.values() if seed.hi_outcome]
-        if not reasons:
-            return None
-        return "budget" if 2 * reasons.count("short") > len(reasons) else "stability"
+        """What ends η*: `stability` (divergence, death), `budget`, or None."""
+        return self.eta_star.set_by
 
     @property
     def group_lrs(self) -> tuple[float, ...] | None:
@@ -229,7 +224,7 @@ class Result:
         shown = ("loss", "optimizer", "optimizer_options", "batch_size", "from_step", "from_lr")
         record = {
             "schema_version": SCHEMA_VERSION,
-            "eta_star": {**asdict(self.eta_star), "set_by": self.set_by},
+            "eta_star": asdict(self.eta_star),
             "seeds": [{"seed": seed, **asdict(r)} for seed, r in self.seeds.items()],
             "success": [asdict(point) for point in self.success],
             "trials": [

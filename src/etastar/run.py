@@ -23,9 +23,8 @@ from etastar.result import Cost, Result
 from etastar.search import STRATEGIES, Lattice, Section
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
-from etastar.search.curve_queue import CurveQueue
-from etastar.search.estimate import EtaStar, Spread, eta_star, spread_of, success_curve
-from etastar.search.queue import SearchQueue
+from etastar.search.estimate import Spread, eta_star, spread_of, success_curve
+from etastar.search.queue import CurveQueue, SearchQueue
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 
 OnOutcome: TypeAlias = Callable[[Trial, Outcome], None]
@@ -354,9 +353,8 @@ def _curve(
     early: Early | None = how["early"]
     with early.finishing() if early else nullcontext():
         found = curve.result()
-    star = found.eta_star
     fields = {
-        "eta_star": EtaStar(star.median, star.ci_low, star.ci_high, star.safe),
+        "eta_star": found.eta_star,
         "seeds": {},
         "success": list(found.curve.points),
         "trials": {t: o for t, o in curve.runs() if t.steps is None},

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, model_validator
 
-from etastar.data import DATASETS
+from etastar.data import DATASETS, Dataset
 from etastar.errors import ConfigError
 from etastar.problem.losses import Loss
-from etastar.problem.networks import NORMS, build
+from etastar.problem.networks import NORMS, Network, build
 from etastar.problem.networks.parametrization import BASE_WIDTH, Parametrization
 from etastar.problem.trial import Criterion, Recipe
 from etastar.search.search import (
@@ -21,11 +21,6 @@ from etastar.search.search import (
     chosen_strategy,
 )
 from etastar.validation import OneOf, Options, validated
-
-if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.networks import Network
-
 
 Positive: TypeAlias = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Share: TypeAlias = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -206,8 +201,12 @@ class Settings(Options):
         Raises:
             ConfigError: An option has no effect beside another.
         """
-        given = {name: getattr(self, name) for name in OF_THE_CURVE}
-        return chosen_strategy(self.strategy, self.seeds, self.resolution, given)
+        return chosen_strategy(self.strategy, self.seeds, self.resolution, self._of_the_curve)
+
+    @property
+    def _of_the_curve(self) -> dict[str, Any]:
+        """The options of the strategy `curve`, None where they were not given."""
+        return {name: getattr(self, name) for name in OF_THE_CURVE}
 
     def bracketing(self) -> Settings:
         """Return the settings with the defaults of a search per seed filled in.
@@ -217,8 +216,8 @@ class Settings(Options):
         """
         if self.strategy == "curve":
             raise ConfigError("`strategy='curve'` has no seeds: choose section or bisection here.")
-        given = {name: getattr(self, name) for name in OF_THE_CURVE}
-        strategy = chosen_strategy(self.strategy or "section", self.seeds, None, given)
+        asked = self.strategy or "section"
+        strategy = chosen_strategy(asked, self.seeds, None, self._of_the_curve)
         filled = {"strategy": strategy, "seeds": self.seeds or SEEDS}
         return self.model_copy(update={**filled, "resolution": self.resolution or RESOLUTION})
 
@@ -283,8 +282,7 @@ class Settings(Options):
         """Return how η* is looked for."""
         ends = self.start_lr, self.end_lr
         if self.chosen_strategy == "curve":
-            given = {name: getattr(self, name) for name in OF_THE_CURVE}
-            asked = {name: value for name, value in given.items() if value is not None}
+            asked = {k: value for k, value in self._of_the_curve.items() if value is not None}
             return Search(*ends, "curve", (self.first_seed,), None, **asked)
         full = self.bracketing()
         seeds = range(self.first_seed, self.first_seed + (full.seeds or 0))

@@ -13,13 +13,13 @@ from planted_studies import plant, power_law
 from etastar.data import load
 from etastar.problem.networks import MLP
 from etastar.problem.trial import Outcome
-from etastar.report.bounds import MOST as MOST_BOUNDS
 from etastar.report.chart import Chart, Line, Points
 from etastar.report.collect import collect
 from etastar.report.draw_matplotlib import draw, save_charts
 from etastar.report.draw_plotly import interactive
 from etastar.report.plots import FIGURES
 from etastar.report.plots.base import medians
+from etastar.report.plots.lambda1_law import MOST as MOST_BOUNDS
 from etastar.report.plots.success import KINDS, MOST, curves
 from etastar.scaling import residual_map
 from etastar.search.base import SeedResult

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etastar.errors import ConfigError
 from etastar.result import json_ready, number
-
-if TYPE_CHECKING:
-    from etastar.scaling import CellTable, Comparison, Response
+from etastar.scaling import CellTable, Comparison, Response, compare_forms, find_region
 
 
 def fit_records(cells: CellTable, response: Response, cutoff: float | None) -> list[dict[str, Any]]:
     """Per group of conditions: the forms compared, and the region of validity; or why not."""
-    from etastar.scaling import compare_forms, find_region
-
     groups = []
     for labels, group in cells.groups():
         record: dict[str, Any] = {"labels": labels, "cells": len(group), "error": None}

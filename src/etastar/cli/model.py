@@ -10,26 +10,29 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
-from etastar.data import DATASETS
+from etastar.data import DATASETS, load
 from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.machine import use_threads
+from etastar.maximal import maximal_lr
+from etastar.problem.given_data import pair_of
+from etastar.problem.losses import half_squared_distance
 from etastar.problem.own_model import THRESHOLD
-from etastar.problem.user_code import imported, sent_whole
+from etastar.problem.user_code import imported, sent_whole, told
+from etastar.result import Result
 from etastar.run import CTRL_C
 from etastar.search.search import STRATEGY_NAMES
 from etastar.settings import DATA_OPTIONS, Count, Positive, Rate, Settings
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.validation import OneOf, Options
-
-if TYPE_CHECKING:
-    from etastar.result import Result
 
 GROUPS = {
     "data": "data (this code is imported and run)",
@@ -43,7 +46,7 @@ GROUPS = {
 }
 
 
-def told(name: str, default: Any = None, shown: float | None = None, **limits: Any) -> Any:
+def as_in_measure(name: str, default: Any = None, shown: float | None = None, **limits: Any) -> Any:
     """Make an option that `etastar measure` has too, in its words.
 
     Args:
@@ -73,16 +76,16 @@ class ModelOptions(Options):
         description=f"Instead of --data: {', '.join(DATASETS)}, as flat inputs [N, d] and labels "
         "[N].",
     )
-    data_dir: str | None = told("data_dir")
-    train_size: Count = told("train_size")
-    val_size: Count = told("val_size")
+    data_dir: str | None = as_in_measure("data_dir")
+    train_size: Count = as_in_measure("train_size")
+    val_size: Count = as_in_measure("val_size")
 
     loss: Literal["cross-entropy", "mse", "mse-mean"] = "cross-entropy"
     """cross-entropy: mean over samples. mse: ½ · sum over outputs · mean over samples, classes as
     one-hot. mse-mean: torch.nn.functional.mse_loss, the mean over outputs too."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """With PyTorch's defaults but for the learning rate and the momentum."""
-    momentum: float = told("momentum", 0.0, ge=0.0, lt=1.0)
+    momentum: float = as_in_measure("momentum", 0.0, ge=0.0, lt=1.0)
     batch_size: Count = None
     """Samples per step; a DataLoader comes as it is. [default: 128]"""
 
@@ -102,18 +105,18 @@ class ModelOptions(Options):
     eval_batch_size: Count = None
     """Samples evaluated at once, where the data are no DataLoader. [default: as in training]"""
 
-    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = told("strategy")
-    precision: Rate = told("precision", shown=0.2)
-    trials: Count = told("trials", shown=120)
-    budgets: Rate = told("budgets")
-    confirm: int | None = told("confirm", shown=10, ge=0)
-    round_size: Count = told("round_size", shown=4)
-    slow_edge: bool = told("slow_edge", False)
-    seeds: Count = told("seeds", shown=3)
-    first_seed: int = told("first_seed", 0, ge=0)
-    resolution: Rate = told("resolution")
-    start_lr: Positive = told("start_lr", 1e-5)
-    end_lr: Positive = told("end_lr", 10.0)
+    strategy: Annotated[str | None, OneOf("strategy", STRATEGY_NAMES)] = as_in_measure("strategy")
+    precision: Rate = as_in_measure("precision", shown=0.2)
+    trials: Count = as_in_measure("trials", shown=120)
+    budgets: Rate = as_in_measure("budgets")
+    confirm: int | None = as_in_measure("confirm", shown=10, ge=0)
+    round_size: Count = as_in_measure("round_size", shown=4)
+    slow_edge: bool = as_in_measure("slow_edge", False)
+    seeds: Count = as_in_measure("seeds", shown=3)
+    first_seed: int = as_in_measure("first_seed", 0, ge=0)
+    resolution: Rate = as_in_measure("resolution")
+    start_lr: Positive = as_in_measure("start_lr", 1e-5)
+    end_lr: Positive = as_in_measure("end_lr", 10.0)
     engine: Literal["auto", "stack", "loop"] = "auto"
     """How trials are trained; auto takes the fastest that can."""
 
@@ -132,7 +135,7 @@ class ModelOptions(Options):
 
     device: str | None = None
     """Device to train on, of each worker's own. [default: where the model is]"""
-    threads: Count = told("threads")
+    threads: Count = as_in_measure("threads")
 
     plot: Picture = None
     json_file: JsonFile = None
@@ -157,11 +160,7 @@ def run(arguments: list[str]) -> int:
             f"the data come from --data (MODULE:NAME of a function that returns them) or from "
             f"--dataset; got {what}. See etastar model --help."
         )
-    try:
-        found = _measure(options)
-    except KeyboardInterrupt:
-        print("etastar: interrupted. Nothing was written.", file=sys.stderr)
-        return INTERRUPTED
+    found = _measure(options)
     code = show(found, options.plot, options.json_file)
     return INTERRUPTED if found.notes[:1] and found.notes[0].startswith(CTRL_C) else code
 
@@ -202,12 +201,6 @@ OTHERWISE = {"model", "optimizer", "executor", "scheduler"}
 
 def _measure(options: ModelOptions) -> Result:
     """Call `maximal_lr` with these options."""
-    import torch
-
-    from etastar.machine import use_threads
-    from etastar.maximal import maximal_lr
-    from etastar.problem.losses import half_squared_distance
-
     if options.momentum and options.optimizer != "sgd":
         raise ConfigError(f"--momentum is for sgd, got --optimizer {options.optimizer}.")
     losses: dict[str, Callable[..., Any]] = {
@@ -254,11 +247,7 @@ def _measure(options: ModelOptions) -> Result:
 
 def _model(place: str) -> Any:
     """Return a module as it is, or a factory seed → module."""
-    from torch import nn
-
     found = imported("model", place)
-    if isinstance(found, nn.Module):
-        return found
     if not callable(found):
         kind = type(found).__name__
         raise ConfigError(f"model {place} is a {kind}; expected a function or an nn.Module.")
@@ -267,10 +256,6 @@ def _model(place: str) -> Any:
 
 def _data(options: ModelOptions) -> tuple[Any, Any]:
     """Return training and validation data; the latter may be None."""
-    from etastar.data import load
-    from etastar.problem.given_data import pair_of
-    from etastar.problem.user_code import told
-
     if options.data is None:
         given = {name: getattr(options, name) for name in DATA_OPTIONS}
         loaded = load(options.dataset or "", **given, progress=True)

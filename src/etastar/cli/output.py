@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from etastar.errors import ConfigError, EtaStarError
 from etastar.study.filesystem import as_a_whole, try_writing
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -85,6 +83,11 @@ def write_results(outputs: Iterable[tuple[str | None, Callable[[Path], object]]]
         raise EtaStarError("; ".join(failures) + ".")
 
 
+def write_json(record: dict[str, Any], file: str) -> None:
+    """Write a record to one file, or to standard output if that is "-": see `write_results`."""
+    write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
+
+
 def write_text(text: str, file: str) -> None:
     """Write a text to one file, or to standard output if that is "-": see `write_results`."""
     write_results([(file, lambda to: to.write_text(text, encoding="utf-8", errors="replace"))])
@@ -112,14 +115,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__}: {error}"
-
-
-def console_beside(json_file: str | None) -> Console:
-    """A console on standard output, or on standard error where JSON goes there."""
-    from rich.console import Console
-
-    class Here(Console):
-        def on_broken_pipe(self) -> None:
-            raise  # to `main`, instead of leaving with exit code 1
-
-    return Here(stderr=json_file == "-", highlight=False)

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, write_text
+from etastar.cli.output import check_output, write_json
 from etastar.errors import ConfigError, unknown_name
-from etastar.scaling.cells import Response
+from etastar.scaling import find_region, fit_laws
+from etastar.scaling.cells import CellTable, Response
 from etastar.scaling.forms import get_form
+from etastar.scaling.power_law import PowerLawFit
+from etastar.scaling.process import Process
+from etastar.study.cell_rows import cell_table
+from etastar.study.factory import SIZES, FactorySettings
+from etastar.study.plan import State
+from etastar.study.specification import Study
+from etastar.study.store import Store
 from etastar.validation import Options
-
-if TYPE_CHECKING:
-    from etastar.scaling.cells import CellTable
-    from etastar.scaling.power_law import PowerLawFit
-    from etastar.scaling.process import Process
-
 
 PROCESS = "process"
 """The form that predicts by default; the others are laws."""
@@ -72,12 +72,6 @@ def run(arguments: list[str]) -> int:
         description="Predict η* of a network that was not measured, from the law of a study.",
     )
     check_output(options.json_file)
-    from etastar.scaling import fit_laws
-    from etastar.study.cell_rows import cell_table
-    from etastar.study.plan import State
-    from etastar.study.specification import Study
-    from etastar.study.store import Store
-
     study = Study.from_file(options.source)
     with Store(Path(options.store) if options.store else study.default_store) as store:
         cells, gaps = cell_table(study, store), State.of(store).gaps(study)
@@ -111,8 +105,7 @@ def run(arguments: list[str]) -> int:
             "warnings": list(found.warnings),
             "law": {"form": law.form, "response": law.response, "labels": dict(law.labels)},
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(text, options.json_file)
+        write_json(record, options.json_file)
         return 0
     name = {"eta_star": "η*", "lambda1": "λ1"}.get(options.response, options.response)
     print(
@@ -132,9 +125,6 @@ def _of_the_study(arguments: list[str]) -> list[str]:
     option here becomes a condition of `--where`. A size that a model of the user's does not have
     is 1, as in its laws.
     """
-    from etastar.study.factory import SIZES, FactorySettings
-    from etastar.study.specification import Study
-
     words = [part for word in arguments for part in word.split("=", 1 if word[:2] == "--" else 0)]
     if "--from" not in words[:-1] or {"--help", "-h"} & {*words}:
         return arguments
@@ -188,8 +178,6 @@ def _doubts(
     cells: CellTable, law: PowerLawFit | Process, options: PredictOptions
 ) -> tuple[str, ...]:
     """Why the law was not seen to hold for this network, by the region found from the cells."""
-    from etastar.scaling import find_region
-
     # the process leans on separate exponents, so it is doubted where they were not seen to hold
     form = "separate" if law.form == PROCESS else law.form
     if not get_form(form).exponents:

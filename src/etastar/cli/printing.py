@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
 
 from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
-from etastar.cli.output import console_beside, write_results
-from etastar.result import number
+from etastar.cli.output import write_results
+from etastar.result import Result, number
+from etastar.search.base import SeedResult
 from etastar.search.estimate import LEVEL, level_of
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
-    from etastar.result import Result
-    from etastar.search.base import SeedResult
+def console_beside(json_file: str | None) -> Console:
+    """A console on standard output, or on standard error where JSON goes there."""
+
+    class Here(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # to `main`, instead of leaving with exit code 1
+
+    return Here(stderr=json_file == "-", highlight=False)
 
 
 def show(found: Result, plot: str | None, json_file: str | None) -> int:
@@ -67,13 +73,9 @@ def print_table(found: Result, console: Console) -> None:
 
 def curve_table(found: Result) -> Table:
     """Return the whole runs by rate, neighbouring rates put together to at most `MOST_ROWS`."""
-    from rich.table import Table
-
     assert found.curve is not None
-    table = Table(box=None, pad_edge=False)
     names = ("rates", "tried", "trained", "diverged", "dead", "collapsed", "slow", "p", "steps")
-    for name in names:
-        table.add_column(name, justify="right")
+    rows = []
     points = found.curve.points
     size = -(-len(points) // MOST_ROWS) or 1
     for first in range(0, len(points), size):
@@ -84,8 +86,8 @@ def curve_table(found: Result) -> Table:
         steps = [p.median_steps for p in some if p.median_steps is not None]
         median = f"{sorted(steps)[len(steps) // 2]:.0f}" if steps else "–"
         counts = [str(count or "–") for count in total]
-        table.add_row(rates, *counts, f"{total[1] / total[0]:.2f}", median)
-    return table
+        rows.append([rates, *counts, f"{total[1] / total[0]:.2f}", median])
+    return tabulated(rows, names)
 
 
 MOST_ROWS = 16
@@ -93,18 +95,24 @@ MOST_ROWS = 16
 
 def bracket_table(seeds: Mapping[int, SeedResult]) -> Table:
     """The bracket of η* by seed."""
-    from rich.table import Table
+    names = ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status")
+    rows = []
+    for seed, r in seeds.items():
+        fails = r.hi_outcome or "–", str(len(r.re_entries) or "–")
+        rows.append((str(seed), number(r.lo), number(r.hi), *fails, r.status))
+    return tabulated(rows, names)
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("seed", "lo (trains)", "hi (fails)", "why hi fails", "re-entries", "status"):
-        table.add_column(column, justify="right" if column != "status" else "left")
-    for seed, result in seeds.items():
-        table.add_row(
-            str(seed),
-            number(result.lo),
-            number(result.hi),
-            result.hi_outcome or "–",
-            str(len(result.re_entries) or "–"),
-            result.status,
-        )
+
+def tabulated(rows: Iterable[Iterable[str]], names: Sequence[str] = ()) -> Table:
+    """Return a table without lines.
+
+    Args:
+        rows: Texts.
+        names: Of the columns, which are flush right then, but for `status`; no head without them.
+    """
+    table = Table(box=None, pad_edge=False, show_header=bool(names))
+    for name in names:
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for row in rows:
+        table.add_row(*row)
     return table

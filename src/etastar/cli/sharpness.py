@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field
+from rich.console import Console
+from rich.table import Table
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.measure import GROUPS
 from etastar.cli.options import JsonFile, in_shell, parse
-from etastar.cli.output import check_output, console_beside, write_text
-from etastar.cli.printing import bracket_table
-from etastar.lambda1 import MOST_SAMPLES
+from etastar.cli.output import check_output, write_json
+from etastar.cli.printing import bracket_table, console_beside, tabulated
+from etastar.lambda1 import MOST_SAMPLES, Sharpness, measure_sharpness
 from etastar.progress import ProgressLine
 from etastar.result import number
 from etastar.search.estimate import level_of
 from etastar.search.search import SEEDS
 from etastar.settings import Settings
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from etastar.lambda1 import Sharpness
 
 Summary: TypeAlias = dict[str, float | None]
 
@@ -62,8 +57,6 @@ def run(arguments: list[str]) -> int:
         groups={**{k: v for k, v in GROUPS.items() if k != "plot"}, "kind": "sharpness"},
     )
     check_output(options.json_file)
-    from etastar.lambda1 import measure_sharpness
-
     console = console_beside(options.json_file)
     given = options.model_dump(exclude_unset=True, exclude={"json_file"})
     seeds = options.seeds or SEEDS
@@ -76,8 +69,7 @@ def run(arguments: list[str]) -> int:
             return INTERRUPTED
     _print(found, console)
     if options.json_file:
-        text = json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        write_text(text, options.json_file)
+        write_json(found.to_dict(), options.json_file)
         if options.json_file != "-":
             console.print(f"JSON: {options.json_file}")
     return 0
@@ -113,15 +105,9 @@ def _print(found: Sharpness, console: Console) -> None:
 
 def _table(found: Sharpness) -> Table:
     """Tabulate λ1 by seed, ± its residual, for the matrix asked for and for G beside it."""
-    from rich.table import Table
-
     shown = {LETTERS[found.conventions["kind"]]: found.seeds, "G": found.gauss_newton_seeds}
-    table = Table(box=None, pad_edge=False)
-    table.add_column("seed", justify="right")
-    for letter in shown:
-        table.add_column(f"λ1({letter}) ± residual", justify="right")
-        table.add_column(f"preconditioned λ1({letter}) ± residual", justify="right")
-    table.add_column("converged", justify="right")
+    names = [f"{of}λ1({letter}) ± residual" for letter in shown for of in ("", "preconditioned ")]
+    table = []
     for seed in found.seeds:
         rows = [by_seed[seed] for by_seed in shown.values()]
         cells = [
@@ -132,8 +118,8 @@ def _table(found: Sharpness) -> Table:
                 (row.lambda1_preconditioned, row.preconditioned_residual),
             )
         ]
-        table.add_row(str(seed), *cells, "yes" if all(row.converged for row in rows) else "no")
-    return table
+        table.append([str(seed), *cells, "yes" if all(row.converged for row in rows) else "no"])
+    return tabulated(table, ["seed", *names, "converged"])
 
 
 def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console: Console) -> None:
@@ -148,8 +134,6 @@ def _print_medians(letter: str, plain: Summary, preconditioned: Summary, console
 
 def _print_bounds(found: Sharpness, console: Console) -> None:
     """Print bounds on λ1 of the Gauss-Newton matrix beside its measured mean and median."""
-    from rich.table import Table
-
     if found.bounds_note:
         console.print(f"bounds: {found.bounds_note}")
         return
@@ -169,23 +153,24 @@ def _print_bounds(found: Sharpness, console: Console) -> None:
         ("median", number(measured["median"]), seeds),
     ]
     notes = {3: ", the tightest", 5: ", by the trace"}
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = []
     for row, (name, value, label) in enumerate(rows):
         label = {"asymptotic": "estimate: asymptotic"}.get(label, label) + notes.get(row, "")
         shown = value if isinstance(value, str) else number(value)
-        table.add_row(f"  {name}", shown, "nothing is proved" if value is None else label)
+        table.append([f"  {name}", shown, "nothing is proved" if value is None else label])
     console.print()
     console.print("preconditioned λ1(G), from the data alone and as measured:")
-    console.print(table)
+    console.print(tabulated(table))
     fields = found.conventions["network"]
     size = fields["width"] * fields["depth"]
     shown = "–" if measured["mean"] is None else number(measured["mean"] / size)
     console.print(f"theorem, as multiples of n·L = {size:,} (measured mean: {shown}):")
-    theorem = Table(box=None, pad_edge=False, show_header=False)
-    for entry in bounds["theorem"]:
-        side = {"lower": "mean, above", "upper": "mean, below"}[entry["side"]]
-        theorem.add_row(f"  {side}", number(entry["per_nl"]), f"{entry['name']}: {entry['label']}")
-    console.print(theorem)
+    sides = {"lower": "  mean, above", "upper": "  mean, below"}
+    theorem = [
+        (sides[e["side"]], number(e["per_nl"]), f"{e['name']}: {e['label']}")
+        for e in bounds["theorem"]
+    ]
+    console.print(tabulated(theorem))
     used, samples = found.conventions["bounds_samples"], found.conventions["samples"]
     if used < samples:
         console.print(

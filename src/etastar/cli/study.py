@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 import sys
 import time
@@ -18,7 +17,7 @@ from pydantic import BaseModel, Field, create_model
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import parse
-from etastar.cli.output import check_output, write_results, write_text
+from etastar.cli.output import check_output, write_json, write_results
 from etastar.errors import ConfigError, EmptyStoreError, unknown_name
 from etastar.progress import ProgressLine
 from etastar.scaling.cells import Response
@@ -185,7 +184,8 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
         "log_missing": log_missing,
     }
     if json_file:
-        return _write_json(record, json_file)
+        write_json(record, json_file)
+        return 0
     print(f"{what.file.title or what.name}: {len(done)} of {len(what.cells)} cells done")
     print(f"results missing (η* and λ1, by seed): {missing}")
     print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)") + other)
@@ -225,7 +225,8 @@ def _fit(
     groups = fit_records(cells, response, cutoff)
     if json_file:
         record = {"study": str(what.path), "missing": gaps or None, "groups": groups}
-        return _write_json(record, json_file)
+        write_json(record, json_file)
+        return 0
     if gaps:
         print(f"WARNING: {gaps}")
     print_laws(groups)
@@ -310,11 +311,6 @@ def _output(given: str | None, default: Path) -> str:
     name = str(default) if given is None else given
     check_output(name)
     return name
-
-
-def _write_json(record: dict[str, Any], file: str) -> int:
-    write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", file)
-    return 0
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,6 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 from threading import Event, Lock
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,9 +22,7 @@ from etastar.curvature.stack_solver import StackSolver
 from etastar.machine import use_threads
 from etastar.problem.losses import Loss
 from etastar.problem.networks import Network
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Params
+from etastar.problem.networks.base import Params
 
 
 @dataclass(frozen=True)

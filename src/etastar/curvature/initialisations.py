@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,7 @@ from etastar.curvature.stack_solver import VECTORS
 from etastar.data import Dataset
 from etastar.machine import SHARE, check_fits, free_bytes
 from etastar.problem.networks import Network
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Params
+from etastar.problem.networks.base import Params
 
 LEVEL = 0.95
 """Confidence level that the interval of a median should have."""

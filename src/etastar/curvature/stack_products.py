@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,7 @@ from torch import Tensor
 from etastar.curvature.graphs import Kind, curvature_product, twice_differentiable
 from etastar.problem.losses import Loss, stacked_loss
 from etastar.problem.networks import MLP, Network
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Params
+from etastar.problem.networks.base import Params
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from etastar.errors import ConfigError
 from etastar.machine import SHARE, free_bytes
 from etastar.problem.losses import LOSSES, Loss
 from etastar.problem.networks import Network
-
-if TYPE_CHECKING:
-    from etastar.problem.networks.base import Params
+from etastar.problem.networks.base import Params
 
 CAPACITY = 40
 """Vectors of a Krylov space before it is restarted; at tolerance 1e-3 about 10 are needed."""

@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import binomtest
 
 from etastar.report.style import COLOURS, MARKERS
+from etastar.search.choosing import exact_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,8 +42,7 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
     ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
     for at in grouped(curve.points):
-        interval = binomtest(at[1], at[2]).proportion_ci(0.95)
-        ax.plot([at[0]] * 2, [interval.low, interval.high], color=COLOURS["trained"], lw=0.8)
+        ax.plot([at[0]] * 2, exact_interval(*at[1:]), color=COLOURS["trained"], lw=0.8)
         ax.scatter(at[0], at[1] / at[2], s=5 + 2 * at[2], color=COLOURS["trained"], zorder=3)
     _failures(curve.points, ax)
     if window.high and star.safe:  # as `Result.promise` has it

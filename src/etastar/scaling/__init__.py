@@ -21,6 +21,7 @@ from etastar.scaling.comparison import cross_validate as cross_validate
 from etastar.scaling.comparison import extrapolate as extrapolate
 from etastar.scaling.domain import Domain as Domain
 from etastar.scaling.estimates import CellEstimates as CellEstimates
+from etastar.scaling.estimates import Usage as Usage
 from etastar.scaling.estimates import estimate_cells as estimate_cells
 from etastar.scaling.forms import BASELINES as BASELINES
 from etastar.scaling.forms import FORMS as FORMS
@@ -29,6 +30,7 @@ from etastar.scaling.laws import Laws as Laws
 from etastar.scaling.laws import fit_laws as fit_laws
 from etastar.scaling.power_law import PowerLawFit as PowerLawFit
 from etastar.scaling.power_law import fit_power_law as fit_power_law
+from etastar.scaling.power_law import residual_map as residual_map
 from etastar.scaling.prediction import Prediction as Prediction
 from etastar.scaling.process import Kernel as Kernel
 from etastar.scaling.process import Process as Process
@@ -37,10 +39,8 @@ from etastar.scaling.region import CutoffRow as CutoffRow
 from etastar.scaling.region import Region as Region
 from etastar.scaling.region import find_region as find_region
 from etastar.scaling.region import find_regions as find_regions
-from etastar.scaling.residuals import residual_map as residual_map
 from etastar.scaling.slope import SlopeFit as SlopeFit
 from etastar.scaling.slope import fit_cell_slope as fit_cell_slope
 from etastar.scaling.slope import fit_slope as fit_slope
 from etastar.scaling.two_way import TwoWay as TwoWay
 from etastar.scaling.two_way import two_way as two_way
-from etastar.scaling.usage import Usage as Usage

@@ -128,7 +128,7 @@ class CellTable:
                 )
         count = len(columns["width"])
         columns = _with_curves(columns)
-        status = _status_codes(columns["status"])
+        status = _status_codes(columns)
         width = _whole(columns, "width", 1)
         depth = _whole(columns, "depth", 1)
         seed = _whole(columns, "seed", 0)
@@ -136,10 +136,8 @@ class CellTable:
         log_hi = _log_rates(columns, "eta_hi", status == BRACKETED)
         log_hi[status == ALL_TRAINED] = np.inf
         log_lo[status == NONE_TRAINED] = log_hi[status == NONE_TRAINED] = -np.inf
-        below = np.flatnonzero((status == BRACKETED) & (log_hi < log_lo))
-        if below.size:
-            i = int(below[0])
-            raise _bad_row(i, "eta_hi", f"at least eta_lo = {columns['eta_lo'][i]}", columns, i)
+        below = (status == BRACKETED) & (log_hi < log_lo)
+        _refuse(below, columns, "eta_hi", "at least eta_lo = {eta_lo}")
         log_lambda1 = np.full(count, np.nan)
         for name in SHARPNESS_NAMES:
             if name in columns:
@@ -282,9 +280,8 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
     found = curve & (status == "bracketed")
     ends = np.where(np.isnan(low), start, low), np.where(np.isnan(high), end, high)
     for name, values in zip(CURVE, (eta, *ends), strict=True):
-        if (bad := np.flatnonzero(found & ~(values > 0))).size:
-            i = int(bad[0])
-            raise _bad_row(i, name, "positive, or seed a number", columns.get(name, none), i)
+        given: dict[str, Any] = {name: none, **columns}
+        _refuse(found & ~(values > 0), given, name, "positive, or seed a number")
     floor = np.where(np.isnan(low), np.where(np.isnan(falls), end, start), low)
     factor = (ends[1] / ends[0]) ** _HALF_WIDTH
     lo = np.where(found, eta / factor, np.where(curve & (status == "all-trained"), floor, lo))
@@ -293,10 +290,18 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
     return {**columns, **{name: values.tolist() for name, values in changed.items()}}
 
 
-def _bad_row(index: int, field: str, expected: str, got: Any, at: int | None = None) -> ConfigError:
-    if at is not None:
-        got = repr(got[field][at])
+def _bad_row(index: int, field: str, expected: str, got: str) -> ConfigError:
     return ConfigError(f"row {index}: {field} must be {expected}; got {got}.")
+
+
+def _refuse(
+    bad: BoolArray, columns: Mapping[str, Sequence[Any]], field: str, expected: str
+) -> None:
+    """Raise for the first row `[S]` whose field is not what is expected, if there is one."""
+    if bad.any():
+        i = int(bad.argmax())
+        row = {name: values[i] for name, values in columns.items()}
+        raise _bad_row(i, field, expected.format(**row), repr(row[field]))
 
 
 def _numbers(
@@ -308,42 +313,33 @@ def _numbers(
     except (TypeError, ValueError):
         for i, value in enumerate(columns[field]):
             if value is not None and not isinstance(value, (int, float, np.number)):
-                raise _bad_row(i, field, "a number", columns, i) from None
+                raise _bad_row(i, field, "a number", repr(value)) from None
         raise
-    bad = np.flatnonzero(np.isnan(array))
-    if bad.size and not missing:
-        raise _bad_row(int(bad[0]), field, "a number", columns, int(bad[0]))
+    if not missing:
+        _refuse(np.isnan(array), columns, field, "a number")
     return array
 
 
 def _whole(columns: Mapping[str, Sequence[Any]], field: str, least: int) -> IntArray:
     array = _numbers(columns, field)
-    bad = np.flatnonzero((array < least) | (array != np.floor(array)) | np.isinf(array))
-    if bad.size:
-        i = int(bad[0])
-        raise _bad_row(i, field, f"a whole number of at least {least}", columns, i)
+    bad = (array < least) | (array != np.floor(array)) | np.isinf(array)
+    _refuse(bad, columns, field, f"a whole number of at least {least}")
     return array.astype(np.int64)
 
 
 def _log_rates(columns: Mapping[str, Sequence[Any]], field: str, needed: BoolArray) -> FloatArray:
     """Logarithm of a positive column where it is needed, NaN elsewhere, `[S]`."""
     array = _numbers(columns, field, missing=True)
-    bad = np.flatnonzero(needed & ~((array > 0) & np.isfinite(array)))
-    if bad.size:
-        i = int(bad[0])
-        raise _bad_row(i, field, "positive and finite", columns, i)
+    _refuse(needed & ~((array > 0) & np.isfinite(array)), columns, field, "positive and finite")
     logs = np.full(len(array), np.nan)
     logs[needed] = np.log(array[needed])
     return logs
 
 
-def _status_codes(values: Sequence[Any]) -> IntArray:
+def _status_codes(columns: Mapping[str, Sequence[Any]]) -> IntArray:
     codes = {name: code for code, name in enumerate(STATUSES)}
-    out = np.fromiter((codes.get(v, -1) for v in values), dtype=np.int64, count=len(values))
-    bad = np.flatnonzero(out < 0)
-    if bad.size:
-        i = int(bad[0])
-        raise _bad_row(i, "status", f"one of {', '.join(STATUSES)}", repr(values[i]))
+    out = np.array([codes.get(status, -1) for status in columns["status"]], dtype=np.int64)
+    _refuse(out < 0, columns, "status", f"one of {', '.join(STATUSES)}")
     return out
 
 
@@ -367,7 +363,5 @@ def _label(columns: Mapping[str, Sequence[Any]], name: str) -> npt.NDArray[Any]:
         return np.asarray(columns[name], dtype=np.str_)
     array = _numbers(columns, name)
     least = 0.0 if name == "input_lr_ratio" else -np.inf
-    bad = np.flatnonzero((array < least) | np.isinf(array))
-    if bad.size:
-        raise _bad_row(int(bad[0]), name, "finite and not negative", columns, int(bad[0]))
+    _refuse((array < least) | np.isinf(array), columns, name, "finite and not negative")
     return array

@@ -17,14 +17,15 @@ from etastar.scaling.coefficients import Coefficient, coefficient
 from etastar.scaling.domain import Domain, below_cutoff
 from etastar.scaling.estimates import (
     CellEstimates,
+    Usage,
     estimate_cells,
     median_inefficiency,
+    tally,
 )
 from etastar.scaling.forms import Form, get_form
 from etastar.scaling.least_squares import fit_random_effects, log_likelihood
-from etastar.scaling.prediction import Prediction, check_level, check_network
+from etastar.scaling.prediction import Prediction, check_level, check_target
 from etastar.scaling.two_way import TwoWay, two_way
-from etastar.scaling.usage import Usage, tally
 
 _BENT = 0.05
 """Below this p-value a bend is reported with an extrapolation."""
@@ -154,11 +155,9 @@ class PowerLawFit:
             ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
                 the domain.
         """
-        check_network(width, depth)
-        check_level(level)
+        n, d = check_target(width, depth, level)
         if seeds is None:
             seeds = float(np.median(self.seeds))
-        n, d = np.array([float(width)]), np.array([float(depth)])
         noise = 0.0
         if math.isfinite(seeds):
             noise = float(median_inefficiency(int(seeds))) * self.seed_variance / int(seeds)
@@ -166,17 +165,9 @@ class PowerLawFit:
         outside = self.domain.checked(float(width), float(depth), strict=strict)
         centre = float(self.predict_log(n, d)[0])
         curved = centre + float(self.bend.shift(self.design(n, d), n, d)[0])
-        return Prediction(
-            width=float(width),
-            depth=float(depth),
-            value=math.exp(centre),
-            low=math.exp(centre - half),
-            high=math.exp(centre + half),
-            level=level,
-            in_region=not outside,
-            warnings=(*outside, *self._doubts(centre, curved, bool(outside))),
-            second_degree=math.exp(curved) if self.bend.known else None,
-        )
+        doubts = self._doubts(centre, curved, bool(outside))
+        second_degree = math.exp(curved) if self.bend.known else None
+        return Prediction.around((n, d), (centre, half), level, outside, doubts, second_degree)
 
     def _doubts(self, centre: float, curved: float, outside: bool) -> list[str]:
         """Warnings about the form itself, for logarithms of its and the curved prediction."""
@@ -347,3 +338,24 @@ def _contradicted(
     noise = estimates.noise(fit.seed_variance)[censored]
     half = fit.half_width_log(width, depth, noise, 0.95)
     return int((fit.predict_log(width, depth) + half < estimates.bound[censored]).sum())
+
+
+def residual_map(fit: PowerLawFit) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Lay the residuals of the fitted cells on the grid of their widths and depths.
+
+    Args:
+        fit: The law.
+
+    Returns:
+        The distinct widths `[W]` and depths `[D]`, ascending; log measured − log fitted, `[W, D]`,
+        positive where the network took more than the law says; and the same in standard deviations
+        of the cell's own seed noise: far beyond ±2 the law is missing something that more seeds
+        would not change. NaN where no network was fitted.
+    """
+    widths, row = np.unique(fit.width, return_inverse=True)
+    depths, column = np.unique(fit.depth, return_inverse=True)
+    log_residual = np.full((len(widths), len(depths)), np.nan)
+    in_noise = log_residual.copy()
+    log_residual[row, column] = fit.residual
+    in_noise[row, column] = fit.residual / np.sqrt(fit.variance)
+    return widths, depths, log_residual, in_noise

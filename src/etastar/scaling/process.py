@@ -20,9 +20,8 @@ from scipy.special import ndtri
 from etastar.errors import ConfigError
 from etastar.scaling.cells import CellTable, FloatArray, IntArray, Response
 from etastar.scaling.domain import Domain, below_cutoff
-from etastar.scaling.estimates import estimate_cells
-from etastar.scaling.prediction import Prediction, check_level, check_network
-from etastar.scaling.usage import Usage, tally
+from etastar.scaling.estimates import Usage, estimate_cells, tally
+from etastar.scaling.prediction import Prediction, check_target
 
 LEAST_CELLS = 4
 """Fewer cells say next to nothing beyond the prior."""
@@ -151,8 +150,7 @@ class Process:
             ConfigError: Width, depth, level or λ1 cannot be; or `strict`, and the network is
                 outside the domain.
         """
-        check_network(width, depth)
-        check_level(level)
+        n, d = check_target(width, depth, level)
         if (lambda1 is None) != (self.log_lambda1 is None) or (
             lambda1 is not None and lambda1 <= 0
         ):
@@ -160,20 +158,9 @@ class Process:
             raise ConfigError(f"lambda1 must be {wanted} for this process; got {lambda1!r}.")
         outside = self.domain.checked(float(width), float(depth), strict=strict)
         log_lambda1 = None if lambda1 is None else np.array([math.log(lambda1)])
-        n, d = np.array([float(width)]), np.array([float(depth)])
         (mean,), (sd,) = self.predict_log(n, d, log_lambda1)
         half = float(ndtri(0.5 + 0.5 * level)) * math.sqrt(sd**2 + self.noise(seeds))
-        return Prediction(
-            width=float(width),
-            depth=float(depth),
-            value=math.exp(mean),
-            low=math.exp(mean - half),
-            high=math.exp(mean + half),
-            level=level,
-            in_region=not outside,
-            warnings=outside,
-            second_degree=None,
-        )
+        return Prediction.around((n, d), (mean, half), level, outside)
 
 
 def fit_process(

@@ -14,9 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from etastar.problem.trial import Outcome, Start, Trial
-from etastar.search.choosing import BLIND, ERRORS, Window, cheapest, lowest_seen, mean_steps
+from etastar.search.choosing import ERRORS, lowest_seen
 from etastar.search.curve_blocks import CurveResult
-from etastar.search.curve_counts import Array, Counts
 from etastar.search.curve_fit import Fit
 from etastar.search.curve_locate import locate
 from etastar.search.curve_options import CurveOptions
@@ -36,7 +35,6 @@ from etastar.search.curve_placing import (
 )
 from etastar.search.curve_result import result_of
 from etastar.search.curve_state import Attempt, CurveState
-from etastar.search.lattice import Lattice
 
 LOCATING = 0.125
 """Part of the budget that a partial run takes."""
@@ -48,8 +46,6 @@ PEAK_RUNS, NONE_RUNS = 64, 16
 """Whole runs that may be spent where the most train, if few seem to; and if none trains."""
 SLOW_RUNS = 64
 """Whole runs that may be spent on the slow edge once it was crossed."""
-APART = 0.1
-"""Distance in log η that the next attempt keeps from a rate that failed."""
 LOWEST = 0.5
 """Part of the safe rate down to which whole runs must have been seen to train."""
 LOOKED = 10
@@ -75,17 +71,7 @@ class Curve(CurveState):
     """
 
     def __init__(self, options: CurveOptions) -> None:
-        options.check()
-        self.options = options
-        self.lattice = Lattice(options.start_lr, options.end_lr, options.neighbours)
-        self.step = math.log(options.end_lr / options.start_lr) / self.lattice.cells
-        self.located: list[tuple[Trial, Outcome]] = []
-        """Partial runs, in the order asked."""
-        self.whole: list[tuple[int, Trial, Outcome]] = []
-        """Whole runs of the fit with their lattice points, in the order asked."""
-        self.attempts: list[Attempt] = []
-        self.ended_by: str = ""
-        """Why the search for the edge ended; empty while it goes on."""
+        super().__init__(options)
         self.begins: float = 0.0
         """Where partial runs saw the boundary, as a lattice point."""
         self.learned = False
@@ -93,7 +79,6 @@ class Curve(CurveState):
         self._told: dict[Trial, Outcome] = {}
         self._handed: set[Trial] = set()
         self._next_seed = options.first_seed
-        self._fitted: tuple[int, Fit] | None = None  # of so many whole runs
         self._turn = 0
         self._below = 0
         self._rescue = 0
@@ -305,86 +290,6 @@ class Curve(CurveState):
         """Whether any run trained, or enough were made about the one that came closest."""
         best = best_point(self.whole, self.begins)
         return made_near(self.whole, best, self.step) >= LOOKED or self.fit().seen
-
-    # what is known
-
-    def fit(self) -> Fit:
-        """The fit to all whole runs but those of a confirmation that passed."""
-        if self._fitted is None or self._fitted[0] != len(self.whole):
-            counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
-            self._fitted = len(self.whole), Fit.to(counts, self.step)
-        return self._fitted[1]
-
-    def window(self, fit: Fit) -> Window | None:
-        """Where a rate may be chosen; None where no safe rate or no lower end is known.
-
-        Args:
-            fit: To all whole runs.
-        """
-        high = min(fit.safe(), float(self.lattice.cells))
-        low = fit.slow.upper
-        for attempt in self.attempts:
-            if attempt.passed:
-                continue
-            if attempt.too_slow:
-                low = max(low or 0.0, attempt.point + APART / self.step)
-            else:
-                high = min(high, attempt.point - APART / self.step)
-        if high < 0:
-            return None
-        if low is None or low > high:
-            seen = lowest_seen(fit.counts, high)
-            low = None if seen is None else float(seen)
-        return None if low is None or low > high else Window(low, high)
-
-    def choice(self) -> int | None:
-        """The recommended rate as a lattice point; None where there is none."""
-        fit = self.fit()
-        if self.ended_by == "nowhere":
-            return None
-        window = self.window(fit)
-        if not self.options.counts_steps:
-            high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high
-            point = math.floor(high + math.log(BLIND) / self.step) if high >= 0 else -1
-            return point if point >= 0 else None
-        if window is None:
-            return None
-        points: Array = np.arange(math.ceil(window.low - 1e-9), math.floor(window.high + 1e-9) + 1)
-        if not len(points):
-            return None
-        p = fit.posterior.mean(points) * fit.slow.fine(points)
-        cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
-        return cheapest(points, cost, window, self.options.eval_every)
-
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of η* so far; None where an end is not determined."""
-        low, high = self.fit().eta_50()[::2]
-        ends = [self.options.start_lr * math.exp(self.step * float(x)) for x in (low, high)]
-        return (ends[0], ends[1]) if all(map(math.isfinite, (low, high))) else None
-
-    # costs
-
-    def taken(self, trial: Trial, outcome: Outcome) -> int:
-        """Optimizer steps that a run really took.
-
-        Args:
-            trial: The trial.
-            outcome: Its outcome.
-        """
-        if outcome.given_up is not None:
-            return outcome.given_up
-        if trial.to_end and outcome.kind == "trained":
-            return self.options.max_steps
-        return outcome.step
-
-    def runs(self) -> list[tuple[Trial, Outcome]]:
-        """Every run of whole rounds, partial and confirming ones included, in the order asked."""
-        passed = [run for attempt in self.attempts if attempt.passed for run in attempt.runs]
-        return [*self.located, *((trial, outcome) for _, trial, outcome in self.whole), *passed]
-
-    def spent(self) -> int:
-        """Optimizer steps taken so far, partial and confirming runs included."""
-        return sum(self.taken(trial, outcome) for trial, outcome in self.runs())
 
     def _affordable(self, budgets: float) -> bool:
         """Whether so many more whole budgets stay within the cap."""

@@ -6,26 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-
-@dataclass(frozen=True)
-class CurveEtaStar:
-    """η* of the network; None where the range or the runs do not determine it.
-
-    Attributes:
-        median: η_50: where p falls through one half, the median of its posterior.
-        ci_low: Lower end of its 95 % interval.
-        ci_high: Upper end.
-        safe: The one-sided 90 % lower bound of η_95; None where runs may be too slow there.
-        set_by: `budget` where slow runs end η*: with twice the budget, judged by the steps of the
-            runs that trained, η_50 would lie beyond its interval; else `stability`; None where no
-            run failed above.
-    """
-
-    median: float | None
-    ci_low: float | None
-    ci_high: float | None
-    safe: float | None
-    set_by: Literal["budget", "stability"] | None
+from etastar.search.estimate import EtaStar
 
 
 @dataclass(frozen=True)
@@ -241,7 +222,7 @@ class CurveResult:
         remarks: What is unusual, and what is missing.
     """
 
-    eta_star: CurveEtaStar
+    eta_star: EtaStar
     curve: CurveBlock
     window: WindowBlock
     recommended: Recommended | None

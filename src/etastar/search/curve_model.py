@@ -14,8 +14,8 @@ integers and is read from a table (`_tables`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any, TypeAlias
@@ -82,13 +82,12 @@ class Shapes:
 
     def drop(self, level: float) -> Array:
         """M − log η at which p is `level` above 1/2, [S]; ∞ where p never is."""
-        top = 1 - self.lapse
-        low, high = np.full_like(self.width, -1e-9), np.full_like(self.width, 60.0)
-        for _ in range(50):
-            middle = (low + high) / 2
-            short = self.success(-middle) < level
-            low, high = np.where(short, middle, low), np.where(short, high, middle)
-        return np.where(top > level, high, np.inf)
+        high = _bisected(lambda drop: self.success(-drop) < level, self.width, -1e-9)[1]
+        return np.where(1 - self.lapse > level, high, np.inf)
+
+    def rise(self, level: float) -> Array:
+        """Log η − m at which p has fallen to `level` below 1/2, [S]."""
+        return _bisected(lambda rise: self.success(rise) > level, self.width)[1]
 
 
 @lru_cache
@@ -101,12 +100,8 @@ def shapes() -> Shapes:
     width, tail, gap, skew, lapse, log_prior = map(np.array, zip(*rows, strict=True))
     log_prior -= np.logaddexp.reduce(log_prior)
     grid = Shapes(width, tail, gap, skew, lapse, log_prior, np.zeros_like(width))
-    low, high = np.full_like(log_prior, -60.0), np.full_like(log_prior, 60.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = grid.success(middle) > 0.5
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return Shapes(width, tail, gap, skew, lapse, log_prior, -(low + high) / 2)
+    low, high = _bisected(lambda rise: grid.success(rise) > 0.5, width, -60.0, halvings=60)
+    return replace(grid, edge=-(low + high) / 2)
 
 
 @lru_cache(maxsize=8)
@@ -124,20 +119,21 @@ def _tables(half: float) -> tuple[Array, Array, int]:
 @lru_cache(maxsize=64)
 def _drops(half: float, level: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """M − log η_level in half steps, rounded, [S], and whether η_level exists, [S]."""
-    drop = shapes().drop(level) if level > 0.5 else -_rise(level)
+    drop = shapes().drop(level) if level > 0.5 else -shapes().rise(level)
     exists = np.isfinite(drop)
     return np.where(exists, np.round(np.where(exists, drop, 0.0) / half), 0).astype(int), exists
 
 
-def _rise(level: float) -> Array:
-    """Log η − m at which p has fallen to `level` below 1/2, [S]."""
-    grid = shapes()
-    low, high = np.zeros_like(grid.width), np.full_like(grid.width, 60.0)
-    for _ in range(50):
+def _bisected(
+    holds: Callable[[Array], Array], like: Array, least: float = 0.0, halvings: int = 50
+) -> tuple[Array, Array]:
+    """Ends of a bracket, [S] each, of the first number from `least` to 60 that does not hold."""
+    low, high = np.full_like(like, least), np.full_like(like, 60.0)
+    for _ in range(halvings):
         middle = (low + high) / 2
-        above = grid.success(middle) > level
+        above = holds(middle)
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return high
+    return low, high
 
 
 def _logistic(z: Array) -> Array:

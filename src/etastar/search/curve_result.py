@@ -12,7 +12,6 @@ from etastar.search.curve_blocks import (
     BandPoint,
     Cost,
     CurveBlock,
-    CurveEtaStar,
     CurvePoint,
     CurveResult,
     LocatedRun,
@@ -25,6 +24,7 @@ from etastar.search.curve_counts import CAUSES, Array, Counts, SlowEdge
 from etastar.search.curve_fit import SAFE, Fit
 from etastar.search.curve_remarks import remarks
 from etastar.search.curve_state import CurveState
+from etastar.search.estimate import EtaStar
 
 CONFIDENCE = 0.95
 """Of a confirmation: its attempts' errors add up to the rest."""
@@ -79,12 +79,12 @@ def _rate(curve: CurveState, point: float) -> float | None:
     return float(curve.options.start_lr * math.exp(point * curve.step))
 
 
-def _eta_star(curve: CurveState, fit: Fit) -> CurveEtaStar:
+def _eta_star(curve: CurveState, fit: Fit) -> EtaStar:
     if curve.ended_by == "nowhere" or fit.without_half():
-        return CurveEtaStar(None, None, None, None, None)
+        return EtaStar(None, None, None)
     low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
     safe = None if fit.no_width() else _rate(curve, fit.safe())
-    return CurveEtaStar(middle, low, high, safe, set_by(fit, curve.options.max_steps))
+    return EtaStar(middle, low, high, safe, set_by(fit, curve.options.max_steps))
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:

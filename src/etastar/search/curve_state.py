@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from etastar.problem.trial import Outcome, Trial
-from etastar.search.choosing import enough
-from etastar.search.curve_counts import cause_of
+from etastar.search.choosing import BLIND, Window, cheapest, enough, lowest_seen, mean_steps
+from etastar.search.curve_counts import Array, Counts, cause_of
 from etastar.search.curve_fit import Fit
 from etastar.search.curve_options import CurveOptions
 from etastar.search.lattice import Lattice
+
+APART = 0.1
+"""Distance in log η that the next attempt keeps from a rate that failed."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +49,102 @@ class Attempt:
         return self.trained >= enough(len(self.runs))
 
 
-class CurveState(ABC):
-    """The runs so far, and what is known from them."""
+class CurveState:
+    """The runs so far, and what is known from them.
 
-    options: CurveOptions
-    lattice: Lattice
-    step: float
-    """Distance of neighbouring rates in log η."""
-    located: list[tuple[Trial, Outcome]]
-    """Partial runs, in the order asked."""
-    whole: list[tuple[int, Trial, Outcome]]
-    """Whole runs of the fit with their lattice points, in the order asked."""
-    attempts: list[Attempt]
-    ended_by: str
-    """Why the search for the edge ended; empty while it goes on."""
+    Args:
+        options: What to do.
 
-    @abstractmethod
+    Raises:
+        ConfigError: An option is out of range.
+    """
+
+    def __init__(self, options: CurveOptions) -> None:
+        options.check()
+        self.options = options
+        self.lattice = Lattice(options.start_lr, options.end_lr, options.neighbours)
+        self.step = math.log(options.end_lr / options.start_lr) / self.lattice.cells
+        self.located: list[tuple[Trial, Outcome]] = []
+        """Partial runs, in the order asked."""
+        self.whole: list[tuple[int, Trial, Outcome]] = []
+        """Whole runs of the fit with their lattice points, in the order asked."""
+        self.attempts: list[Attempt] = []
+        self.ended_by: str = ""
+        """Why the search for the edge ended; empty while it goes on."""
+        self._fitted: tuple[int, Fit] | None = None  # of so many whole runs
+
     def fit(self) -> Fit:
-        """Return the fit to all whole runs but those of a confirmation that passed."""
+        """The fit to all whole runs but those of a confirmation that passed."""
+        if self._fitted is None or self._fitted[0] != len(self.whole):
+            counts = Counts.of(self.lattice.cells, ((i, outcome) for i, _, outcome in self.whole))
+            self._fitted = len(self.whole), Fit.to(counts, self.step)
+        return self._fitted[1]
 
-    @abstractmethod
+    def window(self, fit: Fit) -> Window | None:
+        """Where a rate may be chosen; None where no safe rate or no lower end is known.
+
+        Args:
+            fit: To all whole runs.
+        """
+        high = min(fit.safe(), float(self.lattice.cells))
+        low = fit.slow.upper
+        for attempt in self.attempts:
+            if attempt.passed:
+                continue
+            if attempt.too_slow:
+                low = max(low or 0.0, attempt.point + APART / self.step)
+            else:
+                high = min(high, attempt.point - APART / self.step)
+        if high < 0:
+            return None
+        if low is None or low > high:
+            seen = lowest_seen(fit.counts, high)
+            low = None if seen is None else float(seen)
+        return None if low is None or low > high else Window(low, high)
+
     def choice(self) -> int | None:
-        """Return the recommended rate as a lattice point; None where there is none."""
+        """The recommended rate as a lattice point; None where there is none."""
+        fit = self.fit()
+        if self.ended_by == "nowhere":
+            return None
+        window = self.window(fit)
+        if not self.options.counts_steps:
+            high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high
+            point = math.floor(high + math.log(BLIND) / self.step) if high >= 0 else -1
+            return point if point >= 0 else None
+        if window is None:
+            return None
+        points: Array = np.arange(math.ceil(window.low - 1e-9), math.floor(window.high + 1e-9) + 1)
+        if not len(points):
+            return None
+        p = fit.posterior.mean(points) * fit.slow.fine(points)
+        cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
+        return cheapest(points, cost, window, self.options.eval_every)
 
-    @abstractmethod
-    def runs(self) -> list[tuple[Trial, Outcome]]:
-        """Return every run of whole rounds, partial and confirming ones included."""
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of η* so far; None where an end is not determined."""
+        low, high = self.fit().eta_50()[::2]
+        ends = [self.options.start_lr * math.exp(self.step * float(x)) for x in (low, high)]
+        return (ends[0], ends[1]) if all(map(math.isfinite, (low, high))) else None
 
-    @abstractmethod
     def taken(self, trial: Trial, outcome: Outcome) -> int:
-        """Return the optimizer steps that a run really took."""
+        """Optimizer steps that a run really took.
 
-    @abstractmethod
+        Args:
+            trial: The trial.
+            outcome: Its outcome.
+        """
+        if outcome.given_up is not None:
+            return outcome.given_up
+        if trial.to_end and outcome.kind == "trained":
+            return self.options.max_steps
+        return outcome.step
+
+    def runs(self) -> list[tuple[Trial, Outcome]]:
+        """Every run of whole rounds, partial and confirming ones included, in the order asked."""
+        passed = [run for attempt in self.attempts if attempt.passed for run in attempt.runs]
+        return [*self.located, *((trial, outcome) for _, trial, outcome in self.whole), *passed]
+
     def spent(self) -> int:
-        """Return the optimizer steps taken so far."""
+        """Optimizer steps taken so far, partial and confirming runs included."""
+        return sum(self.taken(trial, outcome) for trial, outcome in self.runs())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -20,21 +21,29 @@ DRAWS = 10_000
 
 @dataclass(frozen=True)
 class EtaStar:
-    """η* over seeds; every field a learning rate or None where the range does not determine it.
+    """η*: learning rates, None where the range or the runs do not determine them, and what ends it.
 
     Attributes:
-        median: Median over seeds of the geometric mean of the bracket.
-        ci_low: Lower end of its 95 % bootstrap interval over seeds and within brackets. It lies in
-            the range of the seeds, whose level is `1 − 2^(1−m)`: 75 % for three, 93.8 % for five.
+        median: Median over seeds of the geometric mean of the bracket. Under `curve` η_50: where p
+            falls through one half, the median of its posterior.
+        ci_low: Lower end of its 95 % interval. That of brackets is a bootstrap interval over seeds
+            and within brackets. It lies in the range of the seeds, whose level is `1 − 2^(1−m)`:
+            75 % for three, 93.8 % for five.
         ci_high: Upper end.
         safe: The one-sided 90 % lower bound of the rate where p(η) falls through 0.95; None where
-            it is not known, as brackets of single seeds do not tell it.
+            it is not known, as brackets of single seeds do not tell it, and where runs may be too
+            slow there.
+        set_by: What ends η*; None where nothing failed above. Of brackets `budget` where most of
+            them end because a run was short of the threshold, else `stability` (divergence, death).
+            Under `curve` `budget` where slow runs end it: with twice the budget, judged by the
+            steps of the runs that trained, η_50 would lie beyond its interval.
     """
 
     median: float | None
     ci_low: float | None
     ci_high: float | None
     safe: float | None = None
+    set_by: Literal["budget", "stability"] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,12 @@ def eta_star(results: Sequence[SeedResult], *, seed: int = 0) -> EtaStar:
         tail = (1 - LEVEL) / 2
         ends = np.quantile(medians, [tail, 1 - tail], method="inverted_cdf")
         ci = (float(np.exp(ends[0])), float(np.exp(ends[1])))
-    numbers = [value if 0 < value < math.inf else None for value in (median, *ci)]
-    return EtaStar(numbers[0], numbers[1], numbers[2])
+    middle, low, high = (value if 0 < value < math.inf else None for value in (median, *ci))
+    reasons = [result.hi_outcome for result in results if result.hi_outcome]
+    if not reasons:
+        return EtaStar(middle, low, high)
+    short = 2 * reasons.count("short") > len(reasons)
+    return EtaStar(middle, low, high, set_by="budget" if short else "stability")
 
 
 def level_of(seeds: int) -> float:

@@ -1,4 +1,4 @@
-"""The searches of all starts as one queue of trials for the engine."""
+"""What searches ask for as a queue of trials for the engine: of all starts, or of one curve."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from etastar.engines.base import Queue
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.base import Strategy
+from etastar.search.curve import Curve
 
 
 class SearchQueue(Queue):
@@ -68,3 +69,32 @@ class SearchQueue(Queue):
             for start, strategy in self.strategies.items()
             for lr, outcome in strategy.outcomes.items()
         }
+
+
+class CurveQueue(Queue):
+    """Hands the engine the trials of the curve's present round.
+
+    Args:
+        curve: The strategy.
+    """
+
+    def __init__(self, curve: Curve) -> None:
+        self.curve = curve
+        self.ended = 0
+        self.on_outcome: Callable[[Trial, Outcome], None] | None = None
+        """Called after every trial that ended, for progress displays."""
+
+    def take(self, free: int, useful: int = 1) -> list[Trial]:
+        """See `Queue`: nothing outside of the present round is started."""
+        return self.curve.ask(free) if free else []
+
+    def put(self, trial: Trial, outcome: Outcome) -> None:
+        """See `Queue`."""
+        self.curve.tell(trial, outcome)
+        self.ended += 1
+        if self.on_outcome:
+            self.on_outcome(trial, outcome)
+
+    def wanted(self, trial: Trial) -> bool:
+        """See `Queue`."""
+        return self.curve.wanted(trial)

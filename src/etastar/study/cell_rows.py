@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from etastar.scaling import CellTable
 from etastar.study.export import seed_columns
 from etastar.study.plan import require_results
 from etastar.study.specification import Study
 from etastar.study.store import Store
-
-if TYPE_CHECKING:
-    from etastar.scaling import CellTable
 
 ALWAYS = ("dataset", "loss", "input_lr_ratio", "inputs", "output_variance")
 """Labels of every law: what a reader must know, and what a form may need."""
@@ -31,8 +27,6 @@ def cell_table(study: Study, store: Store) -> CellTable:
     Raises:
         ConfigError: Nothing has been measured yet.
     """
-    from etastar.scaling import CellTable
-
     require_results(study, store)
     columns = dict(seed_columns(study, store))
     columns["lambda1"] = columns.pop("lambda1_preconditioned")

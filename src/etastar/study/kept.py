@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from etastar.engines.base import Engine, TrialList
 from etastar.errors import ConfigError, StoreError
+from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.result import json_ready
 from etastar.run import Early
 from etastar.study.cell import TaskKind, canonical, digest
 from etastar.study.store import StoreWriter
-
-if TYPE_CHECKING:
-    from etastar.problem.problem import Problem
 
 KIND: TaskKind = "model"
 VERSION = 2

@@ -7,18 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+from etastar.data import Dataset, load
 from etastar.errors import ConfigError
+from etastar.machine import environment, use_threads
+from etastar.problem.trial import Outcome, Recipe, Start, Trial
 from etastar.result import Result, json_ready
 from etastar.settings import Settings
 from etastar.study.cell import SharpnessSettings, TaskKind
 from etastar.study.factory import FactorySettings
 from etastar.study.results import CurveFound, Results, SharpnessRow
-
-if TYPE_CHECKING:
-    from etastar.data import Dataset
-    from etastar.problem.trial import Outcome, Recipe, Trial
 
 OnOutcome: TypeAlias = Callable[["Trial", "Outcome"], None]
 
@@ -104,8 +103,6 @@ def _of_factory(
         ConfigError: A success curve is asked for where nothing varies.
     """
     from etastar.engines.collapse import varies
-    from etastar.machine import use_threads
-    from etastar.problem.trial import Start
     from etastar.run import run
 
     search = settings.search()
@@ -149,7 +146,6 @@ def measure_sharpness(task: Task) -> Results:
     import torch
 
     from etastar.curvature.initialisations import initial_sharpness
-    from etastar.machine import environment, use_threads
 
     started = time.perf_counter()
     settings = task.settings
@@ -196,8 +192,6 @@ def load_data(settings: Settings) -> Dataset:
 
 @lru_cache(maxsize=2)
 def _load(name: str, data_dir: str | None, train_size: int | None, val_size: int | None) -> Dataset:
-    from etastar.data import load
-
     return load(name, data_dir=data_dir, train_size=train_size, val_size=val_size)
 
 

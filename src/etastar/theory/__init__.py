@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from etastar.theory.kernel import expected_gradient_norm
-from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
-from etastar.theory.theorem import Entry, theorem_entries
-
-__all__ = [
-    "Entry",
-    "SharpnessBounds",
-    "expected_gradient_norm",
-    "sharpness_bounds",
-    "theorem_entries",
-]
+from etastar.theory.kernel import expected_gradient_norm as expected_gradient_norm
+from etastar.theory.sharpness_bounds import SharpnessBounds as SharpnessBounds
+from etastar.theory.sharpness_bounds import sharpness_bounds as sharpness_bounds
+from etastar.theory.theorem import Entry as Entry
+from etastar.theory.theorem import theorem_entries as theorem_entries

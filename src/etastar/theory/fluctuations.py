@@ -11,18 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array, eigh
 from etastar.theory.kernel import layer_kernels
 
-if TYPE_CHECKING:
-    from numpy.random import Generator
-    from numpy.typing import NDArray
-
-    from etastar.problem.networks import MLP
 UNITS = 1024
 """Units drawn per layer: the averages over one unit have standard errors of about 3 %."""
 DEEP = 32

@@ -7,19 +7,15 @@ inputs and the hyperparameters alone; no network is drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from etastar.errors import ConfigError, CurvatureError
-from etastar.problem.networks import MLP
+from etastar.problem.networks import MLP, Network
 from etastar.theory.dense import Array
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from etastar.problem.networks import Network
 
 MAX_SAMPLES = 5000
 """Samples beyond which m × m matrices are refused: at 5000 a handful of them take 1 GB."""

@@ -6,18 +6,14 @@ Proofs: `docs/theory.md`, §4 and §5. No network is drawn; everything is float6
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import gammaln
 
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array, largest
 from etastar.theory.kernel import expected_gradient_norm, hidden_kernels
 from etastar.theory.moments import overlaps, power
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import MLP
-
 
 POWER_STEPS = 50
 """Products of a test vector with the matrix: the bound holds for the vector of any step."""

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array
 from etastar.theory.kernel import expected_gradient_norm
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import MLP
 
 
 def trace_bound(net: MLP, x: Array, classes: int) -> float:

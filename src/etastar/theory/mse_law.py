@@ -7,18 +7,13 @@ the identity that the outputs see at infinite width. Cross-entropy: `softmax_law
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import softmax
 
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array, eigh, largest
-from etastar.theory.fluctuations import chains, fewer
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import MLP
-    from etastar.theory.fluctuations import Chains, Fluctuations
-
+from etastar.theory.fluctuations import Chains, Fluctuations, chains, fewer
 
 DRAWS = 2048
 """Draws of C × C matrices for MSE: the median has a standard error of about 1 % at log-sd 0.4."""

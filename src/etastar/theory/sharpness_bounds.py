@@ -6,24 +6,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from etastar.curvature.graphs import KINDS
 from etastar.errors import unknown_name
 from etastar.machine import use_threads
+from etastar.problem.networks import Network
 from etastar.theory.fluctuations import fewer, fluctuations_of
 from etastar.theory.kernel import checked_inputs, checked_mlp
 from etastar.theory.mse_law import mse_law
 from etastar.theory.softmax_law import softmax_law
 from etastar.theory.theorem import Entry, Label, check_classes, theorem_entries
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from etastar.problem.networks import Network
-
 
 SAMPLES = 250
 """Samples, evenly spaced among all, on which fluctuations are computed: they cost m³ per layer."""

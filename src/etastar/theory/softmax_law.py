@@ -10,22 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from etastar.curvature.lanczos import KrylovSpaces, lanczos
+from etastar.problem.networks import MLP
 from etastar.theory.dense import Array, eigh
-from etastar.theory.fluctuations import chains, fewer
+from etastar.theory.fluctuations import Fluctuations, chains, fewer
 from etastar.theory.kernel import layer_kernels
 from etastar.theory.mse_law import Law, split
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import MLP
-    from etastar.theory.fluctuations import Fluctuations
-
 
 LOGIT_DRAWS = 256
 """Draws, each with logits on all samples of a block: the median has a standard error of 3 %."""

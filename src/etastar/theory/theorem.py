@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.problem.losses import LOSSES
+from etastar.problem.networks import MLP, Network
 from etastar.theory.dense import Array, largest
 from etastar.theory.kernel import checked_inputs, checked_mlp, expected_gradient_norm, kernel
 from etastar.theory.lower import layers_bound, softmax_output_bound, softmax_sample_bound
 from etastar.theory.moments import block_bound, softmax_trace_bound, trace_bound
 from etastar.theory.mse_law import contrast_bound
-
-if TYPE_CHECKING:
-    from etastar.problem.networks import MLP, Network
 
 Side = Literal["lower", "upper"]
 Label = Literal["proved", "asymptotic"]
