@@ -54,3 +54,17 @@ def test_options_are_described_without_docstrings_too() -> None:
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Compute what the store does not hold yet." in shown
     assert "Print the cells and a time estimate; run nothing." in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("command", ["measure", "study", "predict"])
+def test_help_does_not_wait_for_torch(command: str) -> None:
+    code = f"""
+import sys
+from etastar.cli import main
+try:
+    main(["{command}", "--help"])
+except SystemExit:
+    pass
+sys.exit("torch" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from etastar.cli import INTERRUPTED
-from etastar.cli.model import old_command
 from etastar.cli.options import JsonFile, Picture, parse
 from etastar.cli.output import check_figure, check_output
 from etastar.cli.printing import show
@@ -33,6 +32,8 @@ class MeasureOptions(Settings):
 def run(arguments: list[str]) -> int:
     """Measure η*, print a table, write what was asked for; return the exit code."""
     if any(word == "--model" or word.startswith("--model=") for word in arguments):
+        from etastar.cli.model import old_command  # it loads torch, which --help can do without
+
         return old_command(arguments)
     options = parse(
         MeasureOptions,
