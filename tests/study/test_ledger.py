@@ -1,6 +1,7 @@
 """The ledger: its tables follow from the committed rows, and its commands run what it says."""
 
 import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -39,6 +40,19 @@ def test_tables_follow_from_the_rows() -> None:
     command = [sys.executable, "benchmarks/reproduction.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_said_of_twice_the_budget_follows_from_the_rows() -> None:
+    command = [sys.executable, "benchmarks/twice.py"]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8").replace("−", "-")
+    numbers = re.findall(r"-\d\.\d\d \[.*?\]", printed)
+    assert len(numbers) == 2
+    assert all(number in said for number in numbers)
+    ratios = {row[1]: float(row[2]) for row in re.finditer(r"\| (\d+×\d+) .* (\S+) \|\n", printed)}
+    steady = [f"{width}×{depth}" for width in (64, 128, 256) for depth in (4, 8)]
+    assert all(0.97 <= ratios[size] <= 1.03 for size in steady)
+    assert (ratios["32×4"], ratios["32×8"]) == (1.25, 1.37)
 
 
 def test_every_row_file_has_its_study() -> None:
