@@ -74,8 +74,10 @@ def is_users(code: Any) -> bool:
     """
     if isinstance(code, FunctionType):
         return is_users_file(code.__code__.co_filename)
-    module = code if isinstance(code, ModuleType) else sys.modules.get(code.__module__)
-    if module is None or getattr(module, "__name__", "") in sys.builtin_module_names:
+    own = isinstance(code, ModuleType)
+    name = code.__name__ if own else code.__module__  # the module `_io` calls itself `io`
+    module = code if own else sys.modules.get(name)
+    if module is None or name in sys.builtin_module_names:
         return False
     return is_users_file(getattr(module, "__file__", None) or "")
 
