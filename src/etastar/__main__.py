@@ -4,4 +4,8 @@ import sys
 
 from etastar.cli import main
 
-sys.exit(main())
+code = main()
+# Where Ctrl-C fell into code made from text, such as a dataclass being imported, `python -m` would
+# end by the signal instead of this code; running any text anew makes it forget that.
+exec("")
+sys.exit(code)
