@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 
-from prediction import ROOT, table_of
+from prediction import ROOT, deep, table_of, unstable
 
 from etastar.scaling import fit_power_law
 
@@ -36,11 +36,6 @@ def is_group(row: dict[str, str]) -> bool:
     return row["loss"] == "cross-entropy" and float(row["input_lr_ratio"]) == 0.1
 
 
-def unstable(row: dict[str, str]) -> bool:
-    """Whether instability or collapse ends η*, not the budget."""
-    return row["hi_outcome"] != "short"
-
-
 def main() -> None:
     """Print the table and both laws."""
     twice = rows_of(TWICE)
@@ -56,7 +51,7 @@ def main() -> None:
         ]
         ratio = float(row["eta"]) / float(once[size]["eta"])
         print(f"| {size[0]}×{size[1]} | {' | '.join(shown)} | {ratio:.2f} |")
-    both = [s for s in twice if s[1] >= 4 and unstable(twice[s]) and unstable(once[s])]
+    both = [s for s in twice if deep(twice[s]) and unstable(twice[s]) and unstable(once[s])]
     for name, path in (("one epoch", ONCE), ("two epochs", TWICE)):
         table = table_of(path, lambda row: size_of(row) in both and is_group(row))
         assert table is not None
