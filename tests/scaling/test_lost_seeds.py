@@ -102,9 +102,9 @@ def test_exponents_where_seeds_are_lost_everywhere_alike():
 def test_exponents_where_deep_networks_lose_more_seeds():
     """Up to 30 % lost at the largest depth: what the rule gains, and what is left.
 
-    In 100 other studies the exponent of L was −0.966 ± 0.034 and its 95 % interval covered the
-    planted −1 in 88; over the seeds that train it was −0.935 ± 0.029, and 60.  What is left of the
-    bias comes from cells whose median is lost by chance and which are then left out.
+    In 200 other studies the exponent of L was −0.975 ± 0.037 and its 95 % interval covered the
+    planted −1 in 95 %; −0.967 and 93 % with the cells left out whose median is lost by chance,
+    and which enter as bounds. In 100 others, over the seeds that train, −0.935 ± 0.029.
     """
     ours, trained, inside, covered = [], [], 0, []
     for k in range(60):
@@ -119,7 +119,7 @@ def test_exponents_where_deep_networks_lose_more_seeds():
     # standard errors of both means 0.005
     assert abs(np.mean(ours) + 1) < 0.05 < abs(np.mean(trained) + 1) + 0.005
     assert abs(np.mean(ours) + 1) < 0.75 * abs(np.mean(trained) + 1)
-    assert inside >= 45  # of 60 at 88 %: false-alarm rate 2e-3
+    assert inside >= 51  # of 60 at 95 %: false-alarm rate 3e-3
     # nominal 90 %; 0.93 in 40 other studies, standard error 0.015
     assert np.mean(covered) >= 0.86
 

@@ -223,6 +223,7 @@ def test_censored_cells_are_counted_and_checked_against_the_law():
     usage = fit.usage
     assert usage.cells == 36
     assert usage.untrained == 1
+    assert usage.bounds == usage.right_censored  # the cell below has no seed that trained
     assert usage.seeds_none_trained == 6
     assert usage.right_censored >= 2
     assert usage.used + usage.right_censored + usage.untrained + usage.below_cutoff == usage.cells

@@ -64,9 +64,11 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
             print(f"  no law: {record['error']}\n")
             continue
         usage = record["usage"]
+        bounds = f" ({usage['bounds']} as bounds)" if usage["bounds"] else ""
         print(
             f"  {usage['used']} of {usage['cells']} cells used; {usage['untrained']} below the "
-            f"range, {usage['right_censored']} above it, {usage['below_cutoff']} below the cutoff"
+            f"range, {usage['right_censored']} above it{bounds}, {usage['below_cutoff']} below the "
+            "cutoff"
         )
         lost = usage["seeds_none_trained"]
         seeds = lost + usage["seeds_bracketed"] + usage["seeds_all_trained"]

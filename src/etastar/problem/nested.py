@@ -38,6 +38,8 @@ def parts_of_step(batch: Any) -> Sequence[Any]:
 
 def named_parts(batch: Any) -> dict[Any, Any] | None:
     """Return what a mapping, a named tuple or a dataclass holds by name; None for anything else."""
+    if isinstance(batch, Tensor):  # the commonest, and the other questions are slow
+        return None
     if isinstance(batch, Mapping):
         return dict(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -64,6 +66,8 @@ def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
         batch: Of any form.
         whole: Types of containers that are leaves.
     """
+    if isinstance(batch, Tensor):
+        return [batch]
     held = None if isinstance(batch, whole) else named_parts(batch)
     parts = batch if held is None else list(held.values())
     if isinstance(parts, Sequence) and not isinstance(parts, (str, bytes, *whole)):
@@ -188,7 +192,7 @@ def rebuilt(
     def again(part: Any) -> Any:
         return rebuilt(change, part, is_sequence)
 
-    if isinstance(batch, PackedSequence):
+    if isinstance(batch, Tensor | PackedSequence):
         return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(again, batch))

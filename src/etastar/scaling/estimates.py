@@ -44,6 +44,8 @@ class CellEstimates:
         used: Whether the cell enters a fit.
         bound: Lower bound of the median where it is right-censored (the top of the range), else
             NaN.
+        ceiling: Upper bound of the median where it falls on a seed that trained nowhere: the lowest
+            rate of those that trained. NaN where no seed trained, and elsewhere.
     """
 
     width: FloatArray
@@ -58,11 +60,11 @@ class CellEstimates:
     none_trained: IntArray
     used: BoolArray
     bound: FloatArray
+    ceiling: FloatArray
 
     def noise(self, seed_variance: FloatArray | float) -> FloatArray:
         """Variances of the medians if every seed had this variance, `[M]`."""
-        with np.errstate(invalid="ignore"):  # ∞ · 0 of a cell that is below the range
-            return np.asarray(self.inefficiency * seed_variance / np.maximum(self.informative, 1))
+        return np.asarray(self.inefficiency * seed_variance / np.maximum(self.informative, 1))
 
 
 def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEstimates:
@@ -71,7 +73,7 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     Every seed keeps its place in the order, as in `search.estimate`: one that trained nowhere is
     below all others, one that trained at the top of the range above them. The cell is used if the
     median is then finite. If not, η* is below the range or above it; such cells are counted by the
-    fit, and those above are checked against it through `bound`.
+    fit, and enter it as bounds where there is one (`bound`, `ceiling`).
 
     The variance of the median of m seeds is `c_m r s²/m + w²/(12 k)`: s² the shrunk variance of one
     seed that trains, c_m the inefficiency of the median for a normal law, r what lost seeds add
@@ -97,12 +99,17 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
         censored = np.isposinf(value)
         # the median is at least the median of the seeds' own lower ends
         bound[censored] = medians(cell, lo, m)[censored]
+    ceiling = np.full(count, np.inf)
+    trains = np.isfinite(lo)
+    rate = np.where(np.isfinite(hi), 0.5 * (lo + hi), lo)
+    np.minimum.at(ceiling, cell[trains], rate[trains])
     squared_width = _mean_squared_width(seeds, count)
     spread = seed_variances(seeds, count)
     distinct = np.maximum(_distinct_brackets(seeds, count), 1)
-    inefficiency = median_inefficiency(m) * loss_inflation(lost / np.maximum(m, 1))
-    with np.errstate(invalid="ignore"):  # ∞ · 0 of a cell that is below the range
-        variance = inefficiency * spread / np.maximum(m, 1) + squared_width / 12 / distinct
+    # a cell whose median is lost has lost at least as many as one that just keeps it
+    share = np.minimum(lost, np.maximum((m + 1) // 2 - 1, 0)) / np.maximum(m, 1)
+    inefficiency = median_inefficiency(m) * loss_inflation(share)
+    variance = inefficiency * spread / np.maximum(m, 1) + squared_width / 12 / distinct
     return CellEstimates(
         width=cells.width,
         depth=cells.depth,
@@ -116,6 +123,7 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
         none_trained=tally[NONE_TRAINED],
         used=used,
         bound=bound,
+        ceiling=np.where(np.isneginf(value) & np.isfinite(ceiling), ceiling, np.nan),
     )
 
 
@@ -242,12 +250,14 @@ class Usage:
         cells: Cells given.
         used: Cells fitted.
         below_cutoff: Cells left out because n/L is below the cutoff.
-        right_censored: Cells left out because η* is above the range: the median seed trained at
-            the top of it.
-        untrained: Cells left out because η* is below the range: the median seed trained nowhere,
-            seeds that train nowhere being below all others; or because λ1 of no seed is known.
+        right_censored: Cells whose η* is above the range, since the median seed trained at the top
+            of it: that is a lower bound, and enters the fit as one.
+        untrained: Cells whose η* is below the range: the median seed trained nowhere, seeds that
+            train nowhere being below all others. If some seed trained, its rate enters the fit as
+            an upper bound; else the cell is left out, as it is where λ1 of no seed is known.
+        bounds: Cells of both kinds that enter the fit as bounds.
         contradicted: Right-censored cells that the law puts below the top of their range, outside
-            its 95 % prediction interval: evidence that leaving them out bends the law.
+            its 95 % prediction interval: evidence that the law bends.
         seeds_bracketed: Seeds of all given cells that were bracketed.
         seeds_all_trained: Right-censored seeds.
         seeds_none_trained: Seeds that trained nowhere in their range; each keeps its place, the
@@ -259,6 +269,7 @@ class Usage:
     below_cutoff: int
     right_censored: int
     untrained: int
+    bounds: int
     contradicted: int
     seeds_bracketed: int
     seeds_all_trained: int
@@ -273,7 +284,7 @@ def tally(cells: CellTable, estimates: CellEstimates, beyond: BoolArray) -> Usag
         estimates: Their estimates.
         beyond: Cells below the cutoff on n/L, `[M]`.
     """
-    censored = np.isfinite(estimates.bound)
+    censored, below = np.isfinite(estimates.bound), np.isfinite(estimates.ceiling)
     unused = ~estimates.used
     return Usage(
         cells=len(cells),
@@ -281,6 +292,7 @@ def tally(cells: CellTable, estimates: CellEstimates, beyond: BoolArray) -> Usag
         below_cutoff=int(beyond.sum()),
         right_censored=int((unused & censored & ~beyond).sum()),
         untrained=int((unused & ~censored & ~beyond).sum()),
+        bounds=int((unused & (censored | below) & ~beyond).sum()),
         contradicted=0,
         seeds_bracketed=int(estimates.bracketed.sum()),
         seeds_all_trained=int(estimates.all_trained.sum()),

@@ -7,11 +7,14 @@ law is only approximately true, and τ² is the variance of what it misses. Weig
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from etastar.scaling.cells import BoolArray, FloatArray
 
 _HALVINGS = 60
 """How often the interval of τ² is halved: more than the 53 binary digits of float64."""
+_LEAST_INFORMATION = 1e-9
+"""Of a bound, in units of a measurement: less changes no digit that is read."""
 
 
 def fit_random_effects(
@@ -58,6 +61,48 @@ def fit_random_effects(
     tau2 = np.where(misfit, 0.5 * (low + high), 0.0)
     beta, covariance = solve(x, y, mask / (v + tau2[:, None]))
     return beta, covariance, tau2
+
+
+def stand_ins(
+    x: FloatArray,
+    y: FloatArray,
+    v: FloatArray,
+    tau2: float,
+    bounds: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Measurements that stand for bounds: with them, least squares is the censored likelihood.
+
+    The likelihood of `y_i > c_i` (or <) under the normal model (Tobin 1958) has the derivatives, at
+    its maximum over β, of a measurement of the value `μ + s/(h − z)` with the variance
+    `s²/(h (h − z))`: μ = x_i·β, s² = v_i + τ², z = (c_i − μ)/s and h the hazard φ(z)/(1 − Φ(z)).
+    Newton's steps find β, the likelihood being concave in it.
+
+    Args:
+        x: Design of the measured cells, `[M, p]`.
+        y: Responses, `[M]`.
+        v: Known variances, `[M]`.
+        tau2: τ².
+        bounds: Design `[B, p]`, bounds c `[B]`, variances `[B]`, and 1 where the response is
+            above the bound, −1 where it is below it, `[B]`.
+
+    Returns:
+        Design `[B, p]`, values `[B]` and variances without τ² `[B]` of the measurements.
+    """
+    xb, bound, vb, side = bounds
+    scale = np.sqrt(vb + tau2)
+    (beta,), _ = solve(x, y, 1 / (v + tau2)[None])
+    values, variances = bound, vb
+    for _ in range(100 if len(bound) else 0):
+        z = side * (bound - xb @ beta) / scale
+        hazard = np.exp(-0.5 * z**2 - log_ndtr(-z)) / np.sqrt(2 * np.pi)
+        beyond = np.maximum(hazard - z, 1e-6)  # its digits are lost far above the bound
+        values = xb @ beta + side * scale / beyond
+        variances = scale**2 / np.clip(hazard * beyond, _LEAST_INFORMATION, 1) - tau2
+        before, weight = beta, 1 / (np.append(v, variances) + tau2)
+        (beta,), _ = solve(np.concatenate([x, xb]), np.append(y, values), weight[None])
+        if np.abs(beta - before).max() < 1e-12:
+            break
+    return xb, values, variances
 
 
 def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -23,7 +23,7 @@ from etastar.scaling.estimates import (
     tally,
 )
 from etastar.scaling.forms import Form, get_form
-from etastar.scaling.least_squares import fit_random_effects, log_likelihood
+from etastar.scaling.least_squares import fit_random_effects, log_likelihood, solve, stand_ins
 from etastar.scaling.prediction import Prediction, check_level, check_target
 from etastar.scaling.two_way import TwoWay, two_way
 
@@ -216,8 +216,10 @@ def fit_power_law(
 
     Weighted least squares with weights 1/(v + τ²): v is the sampling variance of the median from
     seed spread and bracket width (`estimate_cells`), τ² the lack of fit (`fit_random_effects`).
-    The intervals of the coefficients are Student t intervals that allow for lack of fit shared by
-    networks of one width or one depth (`two_way`); beside them stand those of the seeds alone.
+    Cells of which only a bound is known enter with the likelihood of that bound (`stand_ins`); R²,
+    the criteria and what is drawn are of the measured cells. The intervals of the coefficients are
+    Student t intervals that allow for lack of fit shared by networks of one width or one depth
+    (`two_way`); beside them stand those of the seeds alone.
 
     Args:
         cells: The cells of one group: one loss, κ, dataset, ....
@@ -243,10 +245,16 @@ def fit_power_law(
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
     (beta,), _, (tau2,) = fit_random_effects(x, y - offset, v)
+    bounds, where = _bounds(law, cells, estimates, ~use & ~beyond)
+    added, told, doubt = stand_ins(x, y - offset, v, float(tau2), bounds)
+    all_x, all_v = np.concatenate([x, added]), np.append(v, doubt)
+    if len(told):
+        (beta,), _ = solve(all_x, np.append(y - offset, told), 1 / (all_v + tau2)[None])
     freedom = len(y) - x.shape[1]
     residual = y - offset - x @ beta
     weight = 1 / (v + tau2)
-    effects = two_way(x, y - offset, v, width, depth, weight)
+    everywhere = np.append(width, cells.width[where]), np.append(depth, cells.depth[where])
+    effects = two_way(all_x, y - offset, all_v, *everywhere, 1 / (all_v + tau2))
     single = bool(np.median(estimates.informative[use]) <= 1)
     score = log_likelihood(x, y - offset, v)[0]
     parameters = x.shape[1] + 1
@@ -293,6 +301,18 @@ def fit_power_law(
     return replace(
         fit, usage=replace(fit.usage, contradicted=_contradicted(fit, cells, estimates, beyond))
     )
+
+
+def _bounds(
+    law: Form, cells: CellTable, estimates: CellEstimates, unused: BoolArray
+) -> tuple[tuple[FloatArray, FloatArray, FloatArray, FloatArray], BoolArray]:
+    """What `stand_ins` takes, of the cells that have a bound; and which cells these are."""
+    above = np.isfinite(estimates.bound)
+    where = unused & (above | np.isfinite(estimates.ceiling))
+    width, depth = cells.width[where], cells.depth[where]
+    bound = np.where(above, estimates.bound, estimates.ceiling)[where] - law.fixed(width, depth)
+    x = law.design(width, depth, cells.the_labels())
+    return (x, bound, estimates.variance[where], np.where(above[where], 1.0, -1.0)), where
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:

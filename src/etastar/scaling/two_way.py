@@ -73,22 +73,26 @@ def two_way(
     """Find the variances, and the covariance of the coefficients fitted with these weights.
 
     Args:
-        x: The design, `[M, p]`.
-        y: The responses, `[M]`.
-        v: Their known variances, `[M]`.
-        width: n, `[M]`.
-        depth: L, `[M]`.
-        weight: Those that the coefficients were fitted with, `[M]`.
+        x: The design, `[A, p]`: of the M measured networks, then of those that stand for bounds,
+            which say nothing about the variances.
+        y: The responses of the measured networks, `[M]`.
+        v: The known variances, `[A]`.
+        width: n, `[A]`.
+        depth: L, `[A]`.
+        weight: Those that the coefficients were fitted with, `[A]`.
     """
-    count, p = x.shape
-    shared = {"network": np.eye(count), "width": _same(width), "depth": _same(depth)}
-    kept = {k: z for k, z in shared.items() if k == "network" or _told_apart(x, z)}
-    parts = np.stack(list(kept.values()))  # [K, M, M]
+    count, p = len(y), x.shape[1]
+    seen = slice(count)
+    shared = {"network": np.eye(len(x)), "width": _same(width), "depth": _same(depth)}
+    kept = {
+        k: z for k, z in shared.items() if k == "network" or _told_apart(x[seen], z[seen, seen])
+    }
+    parts = np.stack(list(kept.values()))  # [K, A, A]
     if count > p:
-        variances, doubt = _minque(x, y, v, parts, weight)
+        variances, doubt = _minque(x[seen], y, v[seen], parts[:, seen, seen], weight[seen])
     else:
         variances, doubt = np.zeros(len(parts)), np.zeros((len(parts), len(parts)))
-    fitted = np.linalg.solve((x.T * weight) @ x, x.T * weight)  # [p, M]
+    fitted = np.linalg.solve((x.T * weight) @ x, x.T * weight)  # [p, A]
     inflow = fitted @ parts @ fitted.T
     noise = (fitted * v) @ fitted.T
     covariance = noise + np.tensordot(variances, inflow, 1)
@@ -99,8 +103,8 @@ def two_way(
     return TwoWay(
         covariance=covariance,
         noise=noise,
-        widths=len(np.unique(width)),
-        depths=len(np.unique(depth)),
+        widths=len(np.unique(width[seen])),
+        depths=len(np.unique(depth[seen])),
         components={k: float(s) for k, s in zip(kept, variances, strict=True)},
         inflow=inflow,
         doubt=doubt,
