@@ -9,8 +9,9 @@ and PyTorch's own threads, left as soon as the threshold is touched or the loss 
 data, budget, criterion and range. It takes seeds until the 95 % interval of their median (order
 statistics of the brackets' ends; binomial, so no shape is assumed) is as narrow as ours, and stops
 at the first seed where it is; where `--most-seeds` are not enough, the ratios are lower bounds
-(`at_least`). Replica-steps are counted on both sides, so that the ratio can be explained. Rows of
-other κ that the file has are kept.
+(`at_least`). A bisection goes down for ever if its first rate is too slow for the budget, as half
+of the seeds' is at κ = 0.1: `--bisection-low 0.2` spares it that. Replica-steps are counted on both
+sides, so that the ratio can be explained. Rows of other κ that the file has are kept.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--input-lr-ratios", type=float, nargs="+", default=[1.0, 0.1])
     parser.add_argument("--most-seeds", type=int, default=300, help="of bisection")
+    parser.add_argument("--bisection-low", type=float, help="its lowest rate; by default ours")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json")
     args = parser.parse_args()
@@ -62,7 +64,7 @@ def main() -> None:
     for ratio in args.input_lr_ratios:
         network = MLP(width=args.width, depth=args.depth, input_lr_ratio=ratio)
         ours = stacked(network, data)
-        theirs = sequential(network, data, ours["reach"], args.most_seeds)
+        theirs = sequential(network, data, ours["reach"], args.most_seeds, args.bisection_low)
         row = {
             "input_lr_ratio": ratio,
             "etastar": ours,
@@ -71,6 +73,7 @@ def main() -> None:
             "fewer_steps": theirs["steps"] / ours["steps"],
             "at_least": theirs["reach"] > ours["reach"],
             "threads": args.threads,
+            "bisection_low": args.bisection_low,
         }
         rows.append(row)
         print(f"{args.dataset} {args.width}×{args.depth}, κ = {ratio:g}")
@@ -108,10 +111,10 @@ def stacked(network: MLP, data: Dataset) -> Run:
     return {"seconds": seconds} | counts | interval(eta.median, eta.ci_low, eta.ci_high)
 
 
-def sequential(network: MLP, data: Dataset, reach: float, most: int) -> Run:
+def sequential(network: MLP, data: Dataset, reach: float, most: int, low: float | None) -> Run:
     settings = Settings.checked(dataset=data.name)
     recipe = settings.recipe(data)
-    lattice = Lattice(settings.start_lr, settings.end_lr, settings.resolution or 0.05)
+    lattice = Lattice(low or settings.start_lr, settings.end_lr, settings.resolution or 0.05)
     results: list[SeedResult] = []
     trials, steps = 0, 0
     start = time.perf_counter()

@@ -349,10 +349,9 @@ def test_estimates_of_cells_one_by_one():
     assert found.seed_variance == pytest.approx(shrunk, rel=1e-6)
     for k, (size, seen, value, rounding, nowhere, bracketed) in enumerate(twins):
         m = 6
-        q = nowhere / m
-        z = stats.norm.ppf((0.5 - q) / (1 - q)) if q < 0.5 else -math.inf
-        density = (1 - q) * stats.norm.pdf(z)  # of all seeds at their median
-        lost = (stats.norm.pdf(0) / density) ** 2 if density else math.inf
+        q = min(nowhere, 2) / m  # of a median that is lost, as of one that is just kept
+        density = (1 - q) * stats.norm.pdf(stats.norm.ppf((0.5 - q) / (1 - q)))  # at the median
+        lost = (stats.norm.pdf(0) / density) ** 2
         distinct = len({r["eta_lo"] for r in seen})
         usable = math.isfinite(value)
         assert found.used[k] == usable, size
@@ -366,6 +365,10 @@ def test_estimates_of_cells_one_by_one():
     censored = [math.log(r["eta_lo"]) for r in twins[0][1]]
     assert found.bound[0] == pytest.approx(np.median(censored))
     assert np.isnan(found.bound[1:]).all()
+    below = [r for r in twins[5][1] if r["status"] == "bracketed"]
+    lowest = min(values_of(r, "eta_star") for r in below) if below else math.nan
+    assert found.ceiling[5] == pytest.approx(lowest, nan_ok=True)
+    assert np.isnan(found.ceiling[:5]).all()
 
 
 @pytest.mark.parametrize("spread", ["equal", "unequal"])
