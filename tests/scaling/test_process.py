@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from planted_laws import table
+from planted_laws import planted_rows, table
 
 from etastar.errors import ConfigError
-from etastar.scaling import Kernel, estimate_cells, fit_laws, fit_process
+from etastar.scaling import CellTable, Kernel, estimate_cells, fit_laws, fit_process
 
 
-@pytest.mark.parametrize("lambda1", [False, True])
-def test_it_is_scikit_learns_process(lambda1: bool) -> None:
+def test_it_is_scikit_learns_process() -> None:
     gaussian_process = pytest.importorskip("sklearn.gaussian_process")
     kernels = gaussian_process.kernels
-    kernel = Kernel(0.37, (1.1, 0.7), (-0.4, -0.9), 0.8, 0.8, 10.0, 0.06)
+    kernel = Kernel(0.37, (1.1, 0.7), (-0.4, -0.9), 0.8, (1.3, 0.2), 10.0, 0.06)
     cells = table(3, widths=(16, 48, 128), depths=(2, 3, 8), misfit_sd=0.2)
-    found = fit_process(cells, kernel=kernel, lambda1=lambda1)
-    width, depth = np.array([300.0, 20.0]), np.array([5.0, 16.0])
-    sharp = np.array([3.0, 1.0]) if lambda1 else None
+    found = fit_process(cells, kernel=kernel)
+    width, depth = np.array([300.0, 20.0, 200.0]), np.array([5.0, 16.0, 2.0])
 
-    columns = [np.log(found.width), np.log(found.depth)]
-    targets = [np.log(width), np.log(depth)]
-    lengths = [1.1, 0.7]
-    if lambda1:
-        columns, targets = [*columns, found.log_lambda1], [*targets, sharp]
-        lengths = [*lengths, 1e9]
-    x, target = np.stack(columns, 1), np.stack(targets, 1)
-    slopes = np.array([-0.4, -0.9, 0.0][: x.shape[1]])
-    x, target = x - x.mean(0), target - x.mean(0)
+    def features(n: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """A linear kernel of these is the prior of the law; f sees the first two."""
+        n = np.log(n) - np.log(found.width).mean()
+        d = np.log(d) - np.log(found.depth).mean()
+        two = d == np.log(2) - np.log(found.depth).mean()
+        return np.stack([0.8 * n, 0.8 * d, 1.3 * two, 0.2 * two * n], 1)
+
+    x, target = features(found.width, found.depth), features(width, depth)
+    slopes = np.array([-0.5, -1.125, 0.0, 0.0])  # of what is 0.8 times a logarithm
     theirs = gaussian_process.GaussianProcessRegressor(
-        kernels.ConstantKernel(0.64) * kernels.DotProduct(10.0 / 0.8)
-        + kernels.ConstantKernel(0.37**2) * kernels.RBF(lengths),
+        kernels.DotProduct(10.0)
+        + kernels.ConstantKernel(0.37**2) * kernels.RBF([1.1 * 0.8, 0.7 * 0.8, 1e9, 1e9]),
         alpha=found.variance + 0.06**2,
         optimizer=None,
     )
     level = found.log_value.mean()
     theirs.fit(x, found.log_value - level - x @ slopes)
     mean, sd = theirs.predict(target, return_std=True)
-    ours = found.predict_log(width, depth, sharp)
+    ours = found.predict_log(width, depth)
     np.testing.assert_allclose(ours[0], mean + level + target @ slopes, rtol=1e-7)
     np.testing.assert_allclose(ours[1], np.sqrt(sd**2 + 0.06**2), rtol=1e-6)
 
@@ -75,11 +73,21 @@ def test_far_away_it_doubts_more_and_says_where_it_stands() -> None:
 def test_what_cannot_be_predicted_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 4 cells with a known value; got 2 of 2"):
         fit_process(table(0, widths=(16, 32), depths=(2,)))
-    found = fit_process(table(0, widths=(16, 32, 64), depths=(2, 4)))
-    with pytest.raises(ConfigError, match="lambda1 must be left out"):
-        found.predict(16, 2, lambda1=3.0)
-    with pytest.raises(ConfigError, match="lambda1 must be a positive number"):
-        fit_process(table(0), lambda1=True).predict(16, 2)
+
+
+def test_networks_of_two_layers_do_not_pull_at_deeper_ones() -> None:
+    """Planted as it was seen: two layers take a rate that hardly falls with the width."""
+    rows = planted_rows(np.random.default_rng(0), width=-0.7, depth=-0.5, seed_sd=0.05, seeds=9)
+    for row in rows:
+        if row["depth"] == 2:
+            for end in ("eta_lo", "eta_hi"):
+                row[end] *= 3 * (row["width"] / 16) ** 0.6
+    cells = CellTable.from_rows(rows)
+    found = fit_process(cells.subset(cells.width * cells.depth <= 512))
+    for depth in (2, 4):
+        told = found.predict(512, depth)
+        truth = 512**-0.7 * depth**-0.5 * (3 * 32**0.6 if depth == 2 else 1)
+        assert told.value == pytest.approx(truth, rel=0.25)
 
 
 def test_a_studys_laws_may_be_processes() -> None:
