@@ -19,8 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,15 +52,13 @@ def main() -> None:
     parser.add_argument("--most-seeds", type=int, default=300, help="of bisection")
     parser.add_argument("--bisection-low", type=float, help="its lowest rate; by default ours")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json")
+    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = load(args.dataset, data_dir=args.data_dir)
-    rows: list[Run] = []
-    if args.json and os.path.exists(args.json):
-        with open(args.json) as file:
-            known = json.load(file)["rows"]
-        rows = [row for row in known if row["input_lr_ratio"] not in args.input_lr_ratios]
+    kept = json.loads(args.json.read_text())["rows"] if args.json and args.json.exists() else []
+    rows = [row for row in kept if row["input_lr_ratio"] not in args.input_lr_ratios]
+    under = {"machine": machine("cpu"), "settings": settings_of(args)}
     for ratio in args.input_lr_ratios:
         network = MLP(width=args.width, depth=args.depth, input_lr_ratio=ratio)
         ours = stacked(network, data)
@@ -72,8 +70,7 @@ def main() -> None:
             "times_faster": theirs["seconds"] / ours["seconds"],
             "fewer_steps": theirs["steps"] / ours["steps"],
             "at_least": theirs["reach"] > ours["reach"],
-            "threads": args.threads,
-            "bisection_low": args.bisection_low,
+            **under,
         }
         rows.append(row)
         print(f"{args.dataset} {args.width}×{args.depth}, κ = {ratio:g}")
@@ -90,9 +87,7 @@ def main() -> None:
             flush=True,
         )
         if args.json:
-            with open(args.json, "w") as file:
-                record = {"machine": machine("cpu"), "settings": settings_of(args), "rows": rows}
-                json.dump(record, file, indent=1)
+            args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 def interval(median: float, low: float, high: float) -> Run:

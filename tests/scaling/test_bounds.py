@@ -32,9 +32,11 @@ def planted(seed, bounded):
 @pytest.mark.parametrize("seed", range(5))
 def test_with_the_stand_ins_least_squares_maximises_the_censored_likelihood(seed):
     x, y, v, tau2, bounds = planted(seed, 4)
-    added, values, variances = stand_ins(x, y, v, tau2, bounds)
-    weight = 1 / (np.append(v, variances) + tau2)
-    (beta,), (covariance,) = solve(np.concatenate([x, added]), np.append(y, values), weight[None])
+    (alone,), _ = solve(x, y, 1 / (v + tau2)[None])
+    found, values, variances = stand_ins(alone, x, y, v, tau2, bounds)
+    weight, whole = 1 / (np.append(v, variances) + tau2), np.concatenate([x, bounds[0]])
+    (beta,), (covariance,) = solve(whole, np.append(y, values), weight[None])
+    assert found == pytest.approx(beta, abs=1e-12)
     args = (x, y, v, tau2, bounds)
     best = minimize(minus_log_likelihood, np.zeros(3), args, options={"gtol": 1e-9}).x
     assert beta == pytest.approx(best, abs=1e-6)
@@ -55,10 +57,10 @@ def test_a_bound_far_from_the_law_says_nothing_and_one_against_it_is_a_measureme
     (alone,), _ = solve(x, y, 1 / (v + tau2)[None])
     for side in (1.0, -1.0):
         far = (xb, xb @ alone - 50 * side, vb, np.array([side]))
-        _, _, variance = stand_ins(x, y, v, tau2, far)
+        _, _, variance = stand_ins(alone, x, y, v, tau2, far)
         assert variance[0] > 1e6
         against = (xb, xb @ alone + 50 * side, vb, np.array([side]))
-        _, value, variance = stand_ins(x, y, v, tau2, against)
+        _, value, variance = stand_ins(alone, x, y, v, tau2, against)
         assert value == pytest.approx(against[1], rel=0.01)
         assert variance[0] + tau2 == pytest.approx(vb[0] + tau2, rel=0.01)
 

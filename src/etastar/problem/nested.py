@@ -38,8 +38,6 @@ def parts_of_step(batch: Any) -> Sequence[Any]:
 
 def named_parts(batch: Any) -> dict[Any, Any] | None:
     """Return what a mapping, a named tuple or a dataclass holds by name; None for anything else."""
-    if isinstance(batch, Tensor):  # the commonest, and the other questions are slow
-        return None
     if isinstance(batch, Mapping):
         return dict(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -66,7 +64,7 @@ def leaves(batch: Any, whole: tuple[type, ...] = ()) -> list[Any]:
         batch: Of any form.
         whole: Types of containers that are leaves.
     """
-    if isinstance(batch, Tensor):
+    if isinstance(batch, Tensor):  # the commonest, and the other questions are slow
         return [batch]
     held = None if isinstance(batch, whole) else named_parts(batch)
     parts = batch if held is None else list(held.values())

@@ -62,6 +62,11 @@ class CellEstimates:
     bound: FloatArray
     ceiling: FloatArray
 
+    @property
+    def bounded(self) -> BoolArray:
+        """Cells of which only a bound is known, `[M]`."""
+        return np.isfinite(self.bound) | np.isfinite(self.ceiling)
+
     def noise(self, seed_variance: FloatArray | float) -> FloatArray:
         """Variances of the medians if every seed had this variance, `[M]`."""
         return np.asarray(self.inefficiency * seed_variance / np.maximum(self.informative, 1))
@@ -92,17 +97,16 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     cell, lo, hi = seeds
     m = np.bincount(cell, minlength=count)
     lost = np.bincount(cell[np.isneginf(lo)], minlength=count)
-    value = medians(cell, 0.5 * (lo + hi), m)
+    middle = 0.5 * (lo + hi)
+    value = medians(cell, middle, m)
     used = np.isfinite(value)
     bound = np.full(count, np.nan)
     if response != "lambda1":
         censored = np.isposinf(value)
         # the median is at least the median of the seeds' own lower ends
         bound[censored] = medians(cell, lo, m)[censored]
-    ceiling = np.full(count, np.inf)
-    trains = np.isfinite(lo)
-    rate = np.where(np.isfinite(hi), 0.5 * (lo + hi), lo)
-    np.minimum.at(ceiling, cell[trains], rate[trains])
+    ceiling, trains = np.full(count, np.inf), np.isfinite(lo)
+    np.minimum.at(ceiling, cell[trains], np.where(np.isfinite(hi), middle, lo)[trains])
     squared_width = _mean_squared_width(seeds, count)
     spread = seed_variances(seeds, count)
     distinct = np.maximum(_distinct_brackets(seeds, count), 1)
@@ -255,7 +259,8 @@ class Usage:
         untrained: Cells whose η* is below the range: the median seed trained nowhere, seeds that
             train nowhere being below all others. If some seed trained, its rate enters the fit as
             an upper bound; else the cell is left out, as it is where λ1 of no seed is known.
-        bounds: Cells of both kinds that enter the fit as bounds.
+        bounds: Cells of both kinds that enter the fit of a law as bounds. A process leaves them
+            out.
         contradicted: Right-censored cells that the law puts below the top of their range, outside
             its 95 % prediction interval: evidence that the law bends.
         seeds_bracketed: Seeds of all given cells that were bracketed.
@@ -284,7 +289,7 @@ def tally(cells: CellTable, estimates: CellEstimates, beyond: BoolArray) -> Usag
         estimates: Their estimates.
         beyond: Cells below the cutoff on n/L, `[M]`.
     """
-    censored, below = np.isfinite(estimates.bound), np.isfinite(estimates.ceiling)
+    censored = np.isfinite(estimates.bound)
     unused = ~estimates.used
     return Usage(
         cells=len(cells),
@@ -292,7 +297,7 @@ def tally(cells: CellTable, estimates: CellEstimates, beyond: BoolArray) -> Usag
         below_cutoff=int(beyond.sum()),
         right_censored=int((unused & censored & ~beyond).sum()),
         untrained=int((unused & ~censored & ~beyond).sum()),
-        bounds=int((unused & (censored | below) & ~beyond).sum()),
+        bounds=int((estimates.bounded & ~beyond).sum()),
         contradicted=0,
         seeds_bracketed=int(estimates.bracketed.sum()),
         seeds_all_trained=int(estimates.all_trained.sum()),

@@ -64,6 +64,7 @@ def fit_random_effects(
 
 
 def stand_ins(
+    beta: FloatArray,
     x: FloatArray,
     y: FloatArray,
     v: FloatArray,
@@ -78,7 +79,8 @@ def stand_ins(
     Newton's steps find β, the likelihood being concave in it.
 
     Args:
-        x: Design of the measured cells, `[M, p]`.
+        beta: β of the measured cells alone, `[p]`, where the steps begin.
+        x: Their design, `[M, p]`.
         y: Responses, `[M]`.
         v: Known variances, `[M]`.
         tau2: τ².
@@ -86,11 +88,11 @@ def stand_ins(
             above the bound, −1 where it is below it, `[B]`.
 
     Returns:
-        Design `[B, p]`, values `[B]` and variances without τ² `[B]` of the measurements.
+        β `[p]` of both together, and values `[B]` and variances without τ² `[B]` of the
+        measurements.
     """
     xb, bound, vb, side = bounds
-    scale = np.sqrt(vb + tau2)
-    (beta,), _ = solve(x, y, 1 / (v + tau2)[None])
+    scale, whole = np.sqrt(vb + tau2), np.concatenate([x, xb])
     values, variances = bound, vb
     for _ in range(100 if len(bound) else 0):
         z = side * (bound - xb @ beta) / scale
@@ -99,10 +101,10 @@ def stand_ins(
         values = xb @ beta + side * scale / beyond
         variances = scale**2 / np.clip(hazard * beyond, _LEAST_INFORMATION, 1) - tau2
         before, weight = beta, 1 / (np.append(v, variances) + tau2)
-        (beta,), _ = solve(np.concatenate([x, xb]), np.append(y, values), weight[None])
+        (beta,), _ = solve(whole, np.append(y, values), weight[None])
         if np.abs(beta - before).max() < 1e-12:
             break
-    return xb, values, variances
+    return beta, values, variances
 
 
 def solve(x: FloatArray, y: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:

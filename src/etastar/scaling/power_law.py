@@ -23,7 +23,7 @@ from etastar.scaling.estimates import (
     tally,
 )
 from etastar.scaling.forms import Form, get_form
-from etastar.scaling.least_squares import fit_random_effects, log_likelihood, solve, stand_ins
+from etastar.scaling.least_squares import fit_random_effects, log_likelihood, stand_ins
 from etastar.scaling.prediction import Prediction, check_level, check_target
 from etastar.scaling.two_way import TwoWay, two_way
 
@@ -245,16 +245,21 @@ def fit_power_law(
     y, v = estimates.value[use], estimates.variance[use]
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
     (beta,), _, (tau2,) = fit_random_effects(x, y - offset, v)
-    bounds, where = _bounds(law, cells, estimates, ~use & ~beyond)
-    added, told, doubt = stand_ins(x, y - offset, v, float(tau2), bounds)
-    all_x, all_v = np.concatenate([x, added]), np.append(v, doubt)
-    if len(told):
-        (beta,), _ = solve(all_x, np.append(y - offset, told), 1 / (all_v + tau2)[None])
+    where = estimates.bounded & ~beyond
+    bounds = _bounds(law, labels, estimates, where)
+    beta, _, doubt = stand_ins(beta, x, y - offset, v, float(tau2), bounds)
     freedom = len(y) - x.shape[1]
     residual = y - offset - x @ beta
     weight = 1 / (v + tau2)
-    everywhere = np.append(width, cells.width[where]), np.append(depth, cells.depth[where])
-    effects = two_way(all_x, y - offset, all_v, *everywhere, 1 / (all_v + tau2))
+    all_v = np.append(v, doubt)
+    effects = two_way(
+        np.concatenate([x, bounds[0]]),
+        y - offset,
+        all_v,
+        np.append(width, cells.width[where]),
+        np.append(depth, cells.depth[where]),
+        1 / (all_v + tau2),
+    )
     single = bool(np.median(estimates.informative[use]) <= 1)
     score = log_likelihood(x, y - offset, v)[0]
     parameters = x.shape[1] + 1
@@ -304,15 +309,14 @@ def fit_power_law(
 
 
 def _bounds(
-    law: Form, cells: CellTable, estimates: CellEstimates, unused: BoolArray
-) -> tuple[tuple[FloatArray, FloatArray, FloatArray, FloatArray], BoolArray]:
-    """What `stand_ins` takes, of the cells that have a bound; and which cells these are."""
-    above = np.isfinite(estimates.bound)
-    where = unused & (above | np.isfinite(estimates.ceiling))
-    width, depth = cells.width[where], cells.depth[where]
-    bound = np.where(above, estimates.bound, estimates.ceiling)[where] - law.fixed(width, depth)
-    x = law.design(width, depth, cells.the_labels())
-    return (x, bound, estimates.variance[where], np.where(above[where], 1.0, -1.0)), where
+    law: Form, labels: Mapping[str, str | float], estimates: CellEstimates, where: BoolArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """What `stand_ins` takes, of these cells with a bound."""
+    width, depth, floor = (a[where] for a in (estimates.width, estimates.depth, estimates.bound))
+    above = np.isfinite(floor)
+    bound = np.where(above, floor, estimates.ceiling[where]) - law.fixed(width, depth)
+    x = law.design(width, depth, labels)
+    return x, bound, estimates.variance[where], np.where(above, 1.0, -1.0)
 
 
 def r_squared(y: FloatArray, residual: FloatArray, weight: FloatArray) -> float:
