@@ -86,11 +86,11 @@ def _end_note(found: CurveResult) -> list[str]:
     ended = f"above η* runs {' or '.join(ends)}: " if ends else ""
     if star.set_by == "budget":
         return [
-            f"{ended}η* is set by the budget, and twice of it should move η* up. "
-            "Compare a longer one (`epochs`)."
+            f"{ended}η* is set by the budget: by their steps, twice of it is likely to move η* "
+            "above its interval. Compare a longer one (`epochs`)."
         ]
     return [
-        f"{ended}η* is set by stability, and twice the budget should not move it out of its "
+        f"{ended}η* is set by stability: twice the budget is not likely to move it above its "
         "interval."
     ]
 

@@ -35,6 +35,13 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
+def span(low: float | None, high: float | None) -> str:
+    """Return `0.1 – 0.2`, or what is known of an interval that is open to a side."""
+    if low is None or high is None:
+        return "not known" if low is high else f"from {low:.4g}" if low else f"up to {high:.4g}"
+    return f"{low:.4g} – {high:.4g}"
+
+
 def counted(count: int, noun: str) -> str:
     """Return `1 seed`, `3 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -157,14 +164,20 @@ class Result:
 
     @property
     def status(self) -> str:
-        """`bracketed`, `all-trained`, `none-trained`, or `interrupted` before one was known."""
+        """`bracketed`, `all-trained`, `none-trained`, or `interrupted` before one was known.
+
+        A cap interrupts a search, too, where some run trained or none was made.
+        """
         if self.interrupted and not self.lr:
             return "interrupted"
         if self.found:
             if self.lr:
                 return "bracketed"
-            above = any(remark.code == "above-range" for remark in self.found.remarks)
-            return "all-trained" if above else "none-trained"
+            if any(remark.code == "above-range" for remark in self.found.remarks):
+                return "all-trained"
+            capped = self.found.ended_by in ("trials", "budgets")
+            some = not self.success or any(point.trained for point in self.found.curve.points)
+            return "interrupted" if capped and some else "none-trained"
         return middle_bracket(list(self.seeds.values()))[0]
 
     @property
@@ -299,7 +312,7 @@ class Result:
             text += f", bracket {' – '.join(map(number, self.bracket))}"
         if self.interval:
             level = 100 * (LEVEL if self.found else level_of(len(self.seeds)))
-            text += f", {level:.3g} % interval {' – '.join(map(number, self.interval))}"
+            text += f", {level:.3g} % interval {span(*self.interval)}"
         return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
 
     def __str__(self) -> str:
@@ -336,7 +349,10 @@ class Result:
                 f"{number(self.eta_star.safe)})"
             )
         if window and self.search["slow_edge"] and not (lines and window.low):
-            lines.append(f"slow edge: {number(window.low) if window.low else window.low_status}")
+            low = number(window.low) if window.low else window.low_status
+            capped = self.found is not None and self.found.ended_by in ("trials", "budgets")
+            early = ": the cap ended the search before" * (capped and low == "not looked for")
+            lines.append(f"slow edge: {low}{early}")
         if advice and advice.lr:
             lines.append(f"recommended rate: {number(advice.lr)}")
             if not advice.tried:

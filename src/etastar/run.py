@@ -243,6 +243,9 @@ def run(
         found, told = _curve(problem, search, trainer, own, how, spent)
     else:
         found, told = _brackets(problem, search, trainer, own, how)
+    passes = (settings or {}).get("epochs") or 1.0
+    if problem.max_steps != max(1, round(passes * problem.train.steps_per_epoch)):
+        told = [note.replace("`epochs`", "`max_steps`") for note in told]
     trials: dict[Trial, Outcome] = found["trials"]
     steps = found.pop("steps", None)
     interrupted = early is not None and bool(early.note)
@@ -310,7 +313,8 @@ def _brackets(
             results, again if len(starts) > len(own) else None, problem.origin.varies
         ),
     }
-    return fields, [*told, *order_note(problem, own), NO_SAFE_RATE]
+    promise = [NO_SAFE_RATE] if varies(problem, *(Start(s, s) for s in (0, 1))) else []
+    return fields, [*told, *order_note(problem, own), *promise]
 
 
 NO_SAFE_RATE = (

@@ -20,7 +20,8 @@ from etastar.search.choosing import (
     lowest_seen,
     mean_steps,
 )
-from etastar.search.curve_counts import Counts, cause_of, slow_edge
+from etastar.search.curve_counts import CAUSES, Counts, cause_of, slow_edge
+from etastar.search.curve_fit import Fit, peak_of, shoulder
 from etastar.search.curve_model import Posterior, shapes
 
 STEP = math.log(1.04)
@@ -132,6 +133,27 @@ def test_a_slow_edge_needs_runs_that_are_slower_below() -> None:
     assert flat.low is None
     rising = slow_edge(counts({10: (9, 0, 0), 30: (9, 0, 1), 50: (4, 0, 5)}), STEP, 60)
     assert rising.last == -1
+
+
+def test_below_the_peak_a_collapsed_run_is_a_slow_one() -> None:
+    slow = counts({10: (0, 0, 6), 30: (6, 0, 0), 50: (6, 0, 0), 60: (0, 0, 4)})
+    mixed = counts({10: (0, 0, 3), 30: (6, 0, 0), 50: (6, 0, 0), 60: (0, 0, 4)})
+    mixed.failures[CAUSES.index("collapsed"), 10] = 3
+    of_slow, of_mixed = Fit.to(slow, STEP), Fit.to(mixed, STEP)
+    assert of_slow.slow.low is not None
+    assert of_mixed.slow == of_slow.slow
+    assert of_mixed.eta_50() == pytest.approx(of_slow.eta_50())
+
+
+def test_the_shoulder_is_not_left_of_runs_that_all_trained() -> None:
+    """At the slow edge 50 of 58 trained: the peak, by its lower bound; above it all of ten did."""
+    rows = {10: (50, 0, 8), 30: (3, 0, 0), 33: (3, 0, 0), 36: (4, 0, 0), 60: (0, 5, 0)}
+    seen = counts(rows)
+    peak = peak_of(seen, STEP)
+    assert peak is not None
+    assert peak[0] == 10
+    assert shoulder(seen, STEP, peak) == 36
+    assert shoulder(counts({10: (5, 0, 0), 30: (4, 0, 1)}), STEP, (10, 5, 5)) == 10
 
 
 # choosing

@@ -175,8 +175,8 @@ def test_a_slow_edge_that_was_not_found_is_said_to_be_unknown() -> None:
 
 def test_no_rate_is_recommended_without_a_reason() -> None:
     curve = measured(falling(0.5), confirm=0, trials=4)
-    assert curve.result().eta_star.safe is not None
-    assert (curve.result().recommended is None) == ("not-recommended" in told(curve))
+    assert curve.result().recommended is None
+    assert "not-recommended" in told(curve)
 
 
 def test_failed_confirmations_may_lead_beyond_the_cap_by_what_they_take() -> None:
@@ -189,3 +189,80 @@ def test_failed_confirmations_may_lead_beyond_the_cap_by_what_they_take() -> Non
     assert found.recommended is not None
     assert found.recommended.lr is None
     assert found.recommended.attempts
+
+
+def two_edges(trial: Trial, seed: int) -> Outcome:
+    """Runs are too slow below about 0.2 and fail above about 1.2, two in five of these slowly."""
+    slow, fast, how = np.random.default_rng([seed, trial.seed]).random(3)
+    if trial.steps is not None:
+        if fast > falling(2.4, 0.12)(trial.lr):
+            return Outcome("diverged", 5, first_loss=2.3)
+        last = 2.3 - 1.5 * min(1, trial.lr / 0.4)
+        return Outcome("partial", trial.steps, first_loss=2.3, last_loss=last)
+    if slow < rising(0.2, 0.15)(trial.lr) and fast < falling(1.2, 0.12)(trial.lr):
+        step = min(220, 11 * math.ceil(20 * (0.2 / trial.lr) ** 0.7))
+        return Outcome("trained", step, 0.95, held=trial.to_end or None)
+    if slow >= rising(0.2, 0.15)(trial.lr) or how < 0.4:
+        return Outcome("short", 220, 0.5, cause="slow")
+    return Outcome("diverged", 10)
+
+
+@pytest.mark.parametrize("slow_edge", [False, True])
+def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool) -> None:
+    """On sixty seeds 0 and 5 are without one; more than three of twelve come once in 400."""
+    known = 0
+    for seed in range(12):
+        curve = Curve(
+            CurveOptions(
+                1e-5, 10.0, 220, 11, precision=0.2, confirm=0, round_size=4, slow_edge=slow_edge
+            )
+        )
+        while not curve.done:
+            for trial in curve.ask(4):
+                curve.tell(trial, two_edges(trial, seed))
+        known += curve.result().eta_star.safe is not None
+    assert known >= 9
+
+
+@pytest.mark.parametrize("trials", [1, 3, 6, 10, 14])
+def test_few_trials_are_not_extrapolated(trials: int) -> None:
+    for seed in range(4):
+        curve = measured(falling(0.5), seed=seed, confirm=0, round_size=4, trials=trials)
+        found, rates = curve.result(), [point.lr for point in curve.result().curve.points]
+        star, inside = found.eta_star, (min(rates) * 0.98, max(rates) * 1.02)
+        for rate in (star.median, star.safe, found.window.high):
+            assert rate is None or inside[0] <= rate <= inside[1]
+        assert star.ci_low is None or star.ci_low <= inside[1]
+        assert star.ci_high is None or star.ci_high >= inside[0]
+        assert "cap" in told(curve)
+
+
+def test_a_rate_that_was_not_tried_is_not_recommended_where_edges_may_cross() -> None:
+    def both(lr: float) -> float:
+        return rising(0.3, 0.15)(lr) * falling(0.5, 0.15)(lr)
+
+    without = 0
+    for seed in range(6):
+        found = measured(both, slow_below=0.4, confirm=0, seed=seed).result()
+        if "no-width" in {remark.code for remark in found.remarks}:
+            without += 1
+            assert found.recommended is None
+    assert without
+
+
+def test_one_class_at_rates_far_too_low_is_not_taken_for_instability() -> None:
+    """The metric is best far above the lowest rate: lower rates are no remedy."""
+
+    def run(trial: Trial) -> Outcome:
+        if trial.steps is not None:
+            return Outcome("partial", trial.steps, first_loss=2.3, last_loss=2.3 - 0.5 * trial.lr)
+        if trial.lr < 0.1:
+            return Outcome("short", 200, 0.1, cause="collapsed")
+        return Outcome("short", 200, min(0.8, trial.lr), cause="slow")
+
+    curve = Curve(CurveOptions(1e-3, 10.0, 200, 20, round_size=4))
+    while not curve.done:
+        for trial in curve.ask(4):
+            curve.tell(trial, run(trial))
+    assert "raise the budget" in told(curve)["nowhere-half"]
+    assert "start_lr" not in told(curve)["nowhere-half"]

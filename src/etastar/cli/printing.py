@@ -10,7 +10,7 @@ from rich.table import Table
 from etastar.cli import NOTHING
 from etastar.cli.options import in_shell
 from etastar.cli.output import write_results
-from etastar.result import Result, number
+from etastar.result import Result, number, span
 from etastar.search.base import SeedResult
 from etastar.search.estimate import LEVEL, level_of
 
@@ -54,11 +54,14 @@ def print_table(found: Result, console: Console) -> None:
     """Print the curve or the brackets, then η* with all that it depends on."""
     console.print(found.heading)
     console.print()
-    console.print(curve_table(found) if found.found else bracket_table(found.seeds))
-    console.print()
+    if not found.found or found.success:
+        console.print(curve_table(found) if found.found else bracket_table(found.seeds))
+        console.print()
     star = found.eta_star
     level = 100 * (LEVEL if found.found else level_of(len(found.seeds)))
-    interval = f"{level:.3g} % interval {number(star.ci_low)} – {number(star.ci_high)}"
+    interval = f"{level:.3g} % interval {span(star.ci_low, star.ci_high)}"
+    if not level:
+        interval = "one seed has no interval"
     what = f"half of {found.fresh} train" if found.found else "median over seeds"
     console.print(f"[bold]η* = {number(star.median)}[/bold]  ({what}; {interval})")
     if found.group_lrs and len(found.group_lrs) > 1:

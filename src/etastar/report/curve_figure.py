@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from etastar.report.style import COLOURS, MARKERS
-from etastar.search.choosing import exact_interval
+from etastar.search.choosing import exact_interval, lowest_seen
+from etastar.search.curve_counts import Counts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,13 +41,14 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     rates = [at.lr for at in curve.band]
     low, high = [at.low for at in curve.band], [at.high for at in curve.band]
     ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
-    ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
+    if star.median:  # without it p was not fitted: the band has the runs about each rate alone
+        ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
     for at in grouped(curve.points):
         ax.plot([at[0]] * 2, exact_interval(*at[1:]), color=COLOURS["trained"], lw=0.8)
         ax.scatter(at[0], at[1] / at[2], s=5 + 2 * at[2], color=COLOURS["trained"], zorder=3)
     _failures(curve.points, ax)
     if window.high and star.safe:  # as `Result.promise` has it
-        begin = window.low or (rates[0] if rates else window.high)
+        begin = window.low or lowest_trained(curve.points, window.high)
         ax.axvspan(begin, window.high, color=SAFE, alpha=0.12, lw=0, label="window, p ≥ 0.95")
     if star.ci_low and star.ci_high:
         ax.plot([star.ci_low, star.ci_high], [0.5, 0.5], color="0.15", lw=4, alpha=0.6)
@@ -92,6 +94,22 @@ def steps_figure(found: Result, ax: Axes) -> Axes:
         ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6)
     ax.set(ylabel="steps to train", ylim=(0, None))
     return ax
+
+
+def lowest_trained(points: tuple[CurvePoint, ...], high: float) -> float:
+    """Where the window is drawn from if its slow edge was not looked for.
+
+    Args:
+        points: The runs by rate.
+        high: The window's upper end.
+
+    Returns:
+        The lowest rate from which on runs were seen to train, up to `high`.
+    """
+    below = [at for at in points if at.lr <= high]
+    failures = np.array([[getattr(at, cause) for at in below] for cause in CAUSES])
+    seen = lowest_seen(Counts(np.array([at.trained for at in below]), failures), len(below) - 1)
+    return high if seen is None else below[seen].lr
 
 
 def grouped(points: tuple[CurvePoint, ...]) -> list[tuple[float, int, int]]:

@@ -37,6 +37,7 @@ def success_figure(found: Result, ax: Axes | None = None) -> Axes:
     ax = ax or _new_axes()
     if found.found:
         curve_figure(found, ax)
+        _whole_range(found, ax)
         _rate_axis(ax)
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return ax
@@ -114,6 +115,7 @@ def save_measurement(found: Result, path: str | Path) -> None:
         if curve:
             curve_figure(found, upper)
             steps_figure(found, lower)
+            _whole_range(found, lower)
         else:
             success_figure(found, upper)
             trials_figure(found, lower)
@@ -165,6 +167,12 @@ def _rate_axis(ax: Axes) -> None:
     ax.set(xscale="log", xlabel="learning rate η")
     low, high = ax.get_xlim()
     decimal_ticks(ax.xaxis, math.log10(high / low))
+
+
+def _whole_range(found: Result, ax: Axes) -> None:
+    """Show the range searched where no whole run was made."""
+    if not found.success:
+        ax.set_xlim(found.search["start_lr"], found.search["end_lr"])
 
 
 def _mark_eta_star(found: Result, ax: Axes) -> None:

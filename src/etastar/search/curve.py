@@ -142,6 +142,7 @@ class Curve(CurveState):
         yield from self._measure()
         if self.options.slow_edge:
             yield from self._measure_slow_edge()
+            yield from self._measure()  # its runs may have left the safe rate open
         for error in ERRORS if self.options.confirm else ():
             yield from self._floor()
             point = self.choice()
@@ -247,8 +248,11 @@ class Curve(CurveState):
         low = max(safe + math.log(LOWEST) / self.step, fit.slow.upper or 0.0)
         seen = lowest_seen(fit.counts, safe)
         if seen is None or (seen > low and fit.slow.upper is None) or self.choice() is None:
+            self.ended_by = ""
             yield from self._run(spread(min(low, safe), safe, few, self.lattice.cells))
-            self.ended_by = "precision"  # that of the edge; a cap only left no room for these few
+            if self.ended_by:  # only for these few a cap left no room
+                self.ended_by = "precision"
+            yield from self._measure()  # they may have left the safe rate open
 
     def _run(self, points: Sequence[int]) -> Plan:
         """A round of whole runs, cut by the cap; not begun where the budgets could run out."""

@@ -37,7 +37,7 @@ def set_by(fit: Fit, max_steps: int) -> Literal["budget", "stability"] | None:
     if not slow.any():
         return "stability"
     saved = slow * in_time(fit, max_steps)
-    failed = counts.failed - counts.slow * ~above - saved
+    failed = counts.failed - counts.short * ~above - saved
     longer = Posterior(fit.step, fit.cells, counts.trained + saved, failed)
     return "budget" if float(longer.quantile(0.5, SURE)) > fit.eta_50()[2] else "stability"
 

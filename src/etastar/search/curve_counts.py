@@ -85,6 +85,14 @@ class Counts:
         """Slow failures, [cells + 1]."""
         return np.asarray(self.failures[-1])
 
+    @property
+    def short(self) -> Array:
+        """Slow and collapsed failures, [cells + 1].
+
+        A rate far too low changes the outputs so little that they may be one class at the end, too.
+        """
+        return np.asarray(self.failures[-2:].sum(axis=0))
+
 
 @dataclass(frozen=True)
 class SlowEdge:
@@ -146,8 +154,8 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     """Find the slow edge among the runs below a rate.
 
     Slow failures have probability q(x) = β + (1 − β)·F((l − x)/s): the posterior of (l, s, β) on a
-    grid, against β alone. Runs that diverged, died or collapsed are left out: they say nothing of
-    the slow edge.
+    grid, against β alone. Below the highest p collapsed runs are slow ones (`Counts.short`); those
+    that diverged or died are left out: they say nothing of the slow edge.
 
     Args:
         counts: Whole runs.
@@ -155,7 +163,7 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
         top: Lattice point from which on slow failures belong to the fast edge: above the peak of p.
     """
     below = np.arange(len(counts.trained)) < top
-    slow, fine = counts.slow * below, counts.trained * below
+    slow, fine = counts.short * below, counts.trained * below
     at = np.flatnonzero(slow + fine)
     if not slow.any():
         return SlowEdge()

@@ -27,6 +27,8 @@ PEAK_RADIUS, WIDE_RADIUS = 0.2, 0.4
 COMMON, PEAK_FEWEST = 0.75, 32
 """Part of the runs about the peak from which on p is taken for above 1/2 there, and so many that
 must have been made about it before p is said to be below."""
+LEAST = 4
+"""So many runs tell that p is no lower than at its peak."""
 RARE = 0.125
 """Part of all runs; where fewer train, more are made where the most do before an edge is sought."""
 EXPLORED = 1.5
@@ -63,10 +65,10 @@ class Fit:
             step: Distance of lattice points in log η.
         """
         seen, slow = peak_of(counts, step), SlowEdge()
-        if seen is not None and counts.slow.any() and counts.trained.any():
-            slow = slow_edge(counts, step, seen[0] + 1)
+        if seen is not None and counts.short.any() and counts.trained.any():
+            slow = slow_edge(counts, step, shoulder(counts, step, seen) + 1)
         cells = len(counts.trained) - 1
-        failed = counts.failed - counts.slow * (np.arange(cells + 1) <= slow.below)
+        failed = counts.failed - counts.short * (np.arange(cells + 1) <= slow.below)
         posterior = Posterior(step, cells, counts.trained, failed)
         return cls(step, counts, slow, posterior)
 
@@ -79,6 +81,11 @@ class Fit:
     def seen(self) -> bool:
         """Whether any run trained."""
         return bool(self.counts.trained.any())
+
+    def tried_range(self) -> tuple[int, int]:
+        """The lowest and the highest lattice point tried; (0, −1) without a run."""
+        points = np.flatnonzero(self.counts.tried)
+        return (int(points[0]), int(points[-1])) if len(points) else (0, -1)
 
     def eta_50(self) -> Array:
         """Median and 95 % interval of η_50 as lattice points: low, middle, high."""
@@ -152,20 +159,19 @@ class Fit:
             return found
         return peak_of(self.counts, self.step, WIDE_RADIUS)
 
-    def near(self, point: int) -> tuple[float, float, float]:
+    def near(self, point: int) -> tuple[float, float, float] | None:
         """P at a rate from the runs about it alone, where no falling edge was seen.
 
         Args:
             point: Of the lattice.
 
         Returns:
-            The mean under Jeffreys' prior and the exact 95 % interval: 0 to 1 where none was made.
+            The mean under Jeffreys' prior and the exact 95 % interval; None where no run was made.
         """
         radius = round(PEAK_RADIUS / self.step)
         about = slice(max(0, point - radius), point + radius + 1)
         trained, tried = int(self.counts.trained[about].sum()), int(self.counts.tried[about].sum())
-        low, high = exact_interval(trained, tried) if tried else (0.0, 1.0)
-        return (trained + 0.5) / (tried + 1), low, high
+        return ((trained + 0.5) / (tried + 1), *exact_interval(trained, tried)) if tried else None
 
     def peak_is_clear(self, nowhere: bool) -> bool:
         """Whether it is known if half of the runs train where the most do.
@@ -213,6 +219,29 @@ class Fit:
         if n[-1] < 2 * FEWEST or (k > n / 2 + np.sqrt(n) / 2).any():
             return False
         return 1 - lower_bound(int(n[-1] - k[-1]), int(n[-1]), 0.02) < 0.5
+
+
+def shoulder(counts: Counts, step: float, peak: tuple[int, int, int]) -> int:
+    """The highest rate about which runs train no less often than at the peak of p.
+
+    Many runs were made about the slow edge, and their lower bound of p may exceed that of the fewer
+    runs above, although all of these trained.
+
+    Args:
+        counts: Whole runs.
+        step: Distance of lattice points in log η.
+        peak: As `peak_of` has it.
+
+    Returns:
+        A lattice point, at or above that of the peak.
+    """
+    radius = round(PEAK_RADIUS / step)
+    for i in map(int, np.flatnonzero(counts.tried)[::-1]):
+        near = slice(max(0, i - radius), i + radius + 1)
+        trained, tried = counts.trained[near].sum(), counts.tried[near].sum()
+        if i <= peak[0] or (tried >= LEAST and trained * peak[2] >= peak[1] * tried):
+            break
+    return max(i, peak[0])
 
 
 def peak_of(counts: Counts, step: float, reach: float = PEAK_RADIUS) -> tuple[int, int, int] | None:

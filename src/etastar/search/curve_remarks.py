@@ -12,6 +12,7 @@ from etastar.search.curve_blocks import Remark
 from etastar.search.curve_counts import cause_of
 from etastar.search.curve_fit import FEWEST as FEWEST_TRIALS
 from etastar.search.curve_fit import PEAK_FEWEST, SAFE, Fit
+from etastar.search.curve_placing import NEAR, best_point
 from etastar.search.curve_state import CurveState
 
 BIN, REACH, FEWEST = 0.08, 1.2, 4
@@ -62,7 +63,8 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     ends = {cause_of(o) or "trained" for lr, o in runs if lr == lowest}
     if curve.ended_by == "nowhere" or fit.without_half():
         remedy = "Lower the threshold, or raise the budget."
-        if ends <= {"diverged", "dead", "collapsed"}:  # a longer budget helps none of these
+        lowest_best = best_point(curve.whole, 0.0) <= fit.tried_range()[0] + NEAR / curve.step
+        if ends <= {"diverged", "dead", "collapsed"} and lowest_best:  # a longer one helps none
             remedy = (
                 f"Even at the lowest rate tried, {lowest:.4g}, runs {' or '.join(sorted(ends))}: "
                 "lower start_lr."
@@ -160,11 +162,13 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
         seen = f"No rate is known to train 95 % of fresh runs{_most(curve, fit)}."
         yield Remark("no-safe-rate", f"{seen} {text}")
     elif fit.no_width() and not fit.without_half():
-        has = "has" if fit.empty() else "may have"
+        has = "has no width" if fit.empty() else "may have no width"
+        if any(attempt.passed for attempt in curve.attempts):
+            has = "is narrow, and its ends are not known beside the recommended rate"
         yield Remark(
             "no-width",
-            f"The window {has} no width: runs become too slow for the budget where they have not "
-            f"yet become stable{_most(curve, fit)}. Raise the budget.",
+            f"The window {has}: runs become too slow for the budget where they have not yet become "
+            f"stable{_most(curve, fit)}. Raise the budget.",
         )
 
 
@@ -177,7 +181,7 @@ def _most(curve: CurveState, fit: Fit) -> str:
 
 def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options = curve.options
-    point = curve.attempts[-1].point if curve.attempts else curve.choice()
+    point = curve.attempts[-1].point if curve.attempts else curve.untried()
     if point is None:
         if fit.safe() >= 0 and not (fit.no_width() or fit.without_half()):
             yield Remark(

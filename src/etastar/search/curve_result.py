@@ -43,7 +43,7 @@ def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     """
     fit = curve.fit()
     eta = _eta_star(curve, fit)
-    high = None if fit.empty() else _rate(curve, float(fit.posterior.quantile(SAFE, 0.5)))
+    high = None if fit.empty() else _inside(curve, fit, float(fit.posterior.quantile(SAFE, 0.5)))
     seen = eta.median is not None or fit.counts.trained.any()
     points = tuple(_points(curve))
     block = CurveBlock(
@@ -79,12 +79,22 @@ def _rate(curve: CurveState, point: float) -> float | None:
     return float(curve.options.start_lr * math.exp(point * curve.step))
 
 
+def _inside(curve: CurveState, fit: Fit, point: float) -> float | None:
+    """The same; None outside of the rates tried, to which nothing is extrapolated."""
+    first, last = fit.tried_range()
+    return _rate(curve, point) if first - 0.5 <= point <= last + 0.5 else None
+
+
 def _eta_star(curve: CurveState, fit: Fit) -> EtaStar:
     if curve.ended_by == "nowhere" or fit.without_half():
         return EtaStar(None, None, None)
-    low, middle, high = (_rate(curve, float(point)) for point in fit.eta_50())
-    safe = None if fit.no_width() else _rate(curve, fit.safe())
-    return EtaStar(middle, low, high, safe, set_by(fit, curve.options.max_steps))
+    low, middle, high = map(float, fit.eta_50())
+    first, last = fit.tried_range()
+    ends = _rate(curve, min(low, last)), _rate(curve, max(high, first))
+    safe = None if fit.no_width() else _inside(curve, fit, min(fit.safe(), last))
+    star = _inside(curve, fit, middle)
+    cause = None if star is None else set_by(fit, curve.options.max_steps)
+    return EtaStar(star, *ends, safe, cause)
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:
@@ -124,6 +134,7 @@ def _band(curve: CurveState, fit: Fit) -> list[BandPoint]:
     tried = np.flatnonzero(fit.counts.tried)
     points = np.unique(np.round(np.linspace(tried[0], tried[-1], BAND_POINTS)))
     if curve.ended_by == "nowhere" or fit.without_half():
+        points = points[[fit.near(int(i)) is not None for i in points]]
         columns = np.array([fit.near(int(i)) for i in points]).T
     else:
         columns = _both_edges(fit, points)
@@ -175,7 +186,7 @@ def _recommended(curve: CurveState) -> Recommended | None:
         )
     if attempts:
         return Recommended(None, 0, None, None, None, None, None, attempts)
-    point = curve.choice()
+    point = curve.untried()
     if point is None:
         return None
     return Recommended(curve.lattice.rate(point), 0, None, None, None, None, None, ())

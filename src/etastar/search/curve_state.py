@@ -86,7 +86,7 @@ class CurveState:
         Args:
             fit: To all whole runs.
         """
-        high = min(fit.safe(), float(self.lattice.cells))
+        high = min(fit.safe(), float(fit.tried_range()[1]))
         low = fit.slow.upper
         for attempt in self.attempts:
             if attempt.passed:
@@ -109,8 +109,9 @@ class CurveState:
             return None
         window = self.window(fit)
         if not self.options.counts_steps:
-            high = min(fit.safe(), float(self.lattice.cells)) if window is None else window.high
-            point = math.floor(high + math.log(BLIND) / self.step) if high >= 0 else -1
+            first, last = fit.tried_range()
+            high = min(fit.safe(), float(last)) if window is None else window.high
+            point = math.floor(high + math.log(BLIND) / self.step) if high >= first else -1
             return point if point >= 0 else None
         if window is None:
             return None
@@ -120,6 +121,10 @@ class CurveState:
         p = fit.posterior.mean(points) * fit.slow.fine(points)
         cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
         return cheapest(points, cost, window, self.options.eval_every)
+
+    def untried(self) -> int | None:
+        """The rate that is recommended without an attempt; None where edges may cross, too."""
+        return None if self.fit().no_width() else self.choice()
 
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of η* so far; None where an end is not determined."""
