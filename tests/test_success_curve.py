@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -238,6 +239,52 @@ def test_nothing_varies() -> None:
     assert len(found.seeds) == 1
     note = next(note for note in found.notes if "nothing varies" in note)
     assert "`trials`, `budgets` and the other options of `curve` have no effect" in note
+    assert not any("use `strategy='curve'`" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "interval", "status"),
+    [
+        (["--budgets", "2"], "95 % interval not known", "interrupted"),
+        (["--trials", "4", "--slow-edge"], "95 % interval from", "interrupted"),
+        (["--seeds", "1"], "one seed has no interval", "bracketed"),
+    ],
+)
+def test_what_is_not_known_is_told_as_that(
+    arguments: list[str],
+    interval: str,
+    status: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also in the picture, which may have no run."""
+    picture, record = tmp_path / "p.svg", tmp_path / "r.json"
+    quick = ["--width", "16", "--depth", "2", "--epochs", "8", "--batch-size", "32"]
+    files = ["--plot", str(picture), "--json", str(record)]
+    main(["measure", *quick, *arguments, *files])
+    text = " ".join(capsys.readouterr().out.split())
+    assert interval in text
+    assert "interval –" not in text
+    assert picture.stat().st_size > 1000
+    assert json.loads(record.read_text())["status"] == status
+    if "--slow-edge" in arguments:
+        assert "slow edge: not looked for: the cap ended the search before" in text
+
+
+def test_advice_names_the_option_that_binds() -> None:
+    changes: dict[str, Any] = {"max_steps": 20, "trials": 40, "confirm": 0}
+    for more, named in (({}, "`max_steps`"), ({"epochs": 1.0, "max_steps": None}, "`epochs`")):
+        notes = " ".join(measured(**changes | more).notes)
+        (other,) = {"`max_steps`", "`epochs`"} - {named}
+        assert named in notes
+        assert other not in notes
+
+
+def test_a_batch_of_more_than_all_samples_is_noted() -> None:
+    found = measured(batch_size=500, max_steps=30, trials=16, confirm=0)
+    assert "`batch_size=500` is more than the 400 samples: each step takes all of them." in (
+        found.notes
+    )
 
 
 def test_the_runs_that_find_a_threshold_count_towards_the_budgets() -> None:

@@ -93,9 +93,21 @@ def measured(
         data={"name": data.name, "classes": data.classes, **data.provenance},
         threads=settings.threads,
         settings=told | ({"parametrization": scheme} if scheme else {}),
-        notes=scheme_notes(scheme) + label_notes([data.y_train], data.classes, "the network"),
+        notes=_batch_notes(settings, data)
+        + scheme_notes(scheme)
+        + label_notes([data.y_train], data.classes, "the network"),
         **how,
     )
+
+
+def _batch_notes(settings: Settings, data: Dataset) -> list[str]:
+    """Say so if the batch asked for is more than there is."""
+    samples, batch = len(data.y_train), settings.batch_size
+    if not isinstance(batch, int) or batch <= samples:
+        return []
+    return [
+        f"`batch_size={batch}` is more than the {samples:,} samples: each step takes all of them."
+    ]
 
 
 SETTINGS_TOLD = ("epochs", "start_lr", "end_lr", "resolution", "seeds", "first_seed")

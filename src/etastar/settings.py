@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import Field, model_validator
 
+from etastar.checking import check_accuracy
 from etastar.data import DATASETS, Dataset
 from etastar.errors import ConfigError
 from etastar.problem.losses import Loss
@@ -304,12 +305,8 @@ class Settings(Options):
                 f"threshold has no default for data set {data.name!r}: give the validation "
                 "accuracy that counts as trained."
             )
-        if not 1 / data.classes < threshold <= 1:
-            percent = f" For {threshold:g} % write {threshold / 100:g}."
-            raise ConfigError(
-                f"threshold must be above 1/classes = {1 / data.classes:g} (guessing) and at most "
-                f"1, got {threshold:g}.{percent if 1 < threshold <= 100 else ''}"
-            )
+        guess = 1 / data.classes
+        check_accuracy(threshold, guess, f"1/classes = {guess:g} (guessing)")
         share = data.commonest_share
         if threshold <= share:
             raise ConfigError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from etastar.cli.fit import fit_records, print_laws
+from etastar.errors import ConfigError
 from etastar.scaling import CellTable
+from etastar.scaling.laws import fit_laws
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -35,3 +37,19 @@ def test_seeds_that_train_nowhere_are_told(lost: int, capsys: pytest.CaptureFixt
         "cell\n"
     )
     assert said.count(line) == lost
+
+
+def test_what_a_law_cannot_be_of_is_named_with_its_remedy() -> None:
+    rows = [
+        {
+            **{"width": width, "depth": depth, "input_lr_ratio": 1.0, "loss": "mse", "seed": 0},
+            **{"status": "bracketed", "eta_lo": 1 / width, "eta_hi": 1.05 / width},
+        }
+        for width in (8, 16, 32)
+        for depth in (2, 4)
+    ]
+    cells = CellTable.from_rows(rows)
+    with pytest.raises(ConfigError, match="unknown form 'foo'. Known: process, product, separate"):
+        fit_laws(cells, form="foo")
+    with pytest.raises(ConfigError, match="`sharpness = true` measures it"):
+        fit_laws(cells, response="lambda1")

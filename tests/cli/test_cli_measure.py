@@ -56,6 +56,8 @@ def test_the_same_command_twice_writes_the_same_svg(tmp_path: Path) -> None:
         (["measure", "--batch-size", "half"], "--batch-size must be"),
         (["measure", "--threshold", "0.05"], "threshold must be above 1/classes"),
         (["measure", "--threshold", "nan"], "threshold must be"),
+        (["measure", "--threshold", "1.5"], "(guessing) and at most 1, got 1.5.\n"),
+        (["measure", "--threshold", "92"], "got 92. For 92 % write 0.92."),
         (["measure", "--start-lr", "1", "--end-lr", "1"], "--start-lr must be below --end-lr"),
         (["measure", "--dataset", "cifar"], "did you mean 'cifar10'"),
         (["measure", "--plot", "x.jpg"], "must end in .png, .svg, .pdf"),

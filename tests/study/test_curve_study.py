@@ -117,6 +117,9 @@ def test_a_study_gives_what_measure_gives(done: Study) -> None:
     assert (row["eta_95"], row["safe"]) == (found.curve.eta_95, found.safe_lr)
     assert row["p_max"] == found.curve.p_max.p  # type: ignore[union-attr]
     assert (row["trials"], row["steps"]) == (found.cost.trials, found.cost.steps)
+    for cause in ("diverged", "dead", "collapsed", "slow"):
+        above = [getattr(at, cause) for at in found.curve.points if at.lr > row["eta"]]
+        assert row[f"above_{cause}"] == sum(above)
     assert (row["status"], row["strategy"]) == ("bracketed", "curve")
     with Store(done.default_store) as store:
         columns = trial_columns(done, store)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from etastar.checking import check_whole, is_number, is_whole, plain
+from etastar.checking import check_accuracy, check_whole, is_number, is_whole, plain
 from etastar.data import Dataset
 from etastar.errors import ConfigError, ModelError, unknown_name
 from etastar.problem import answers, checks, own_loss
@@ -149,12 +149,8 @@ class OwnModel:
             raise ConfigError(
                 f"threshold must be a finite number, got {threshold!r}; {AUTO!r} looks for one."
             )
-        if self.metric == "accuracy" and not 0 < threshold <= 1:
-            percent = f" For {threshold:g} % write {threshold / 100:g}."
-            raise ConfigError(
-                "threshold of an accuracy must be above 0 and at most 1, got "
-                f"{threshold:g}.{percent if 1 < threshold <= 100 else ''}"
-            )
+        if self.metric == "accuracy":
+            check_accuracy(threshold, 0.0)
 
     def _check_callable(self, name: str) -> None:
         """Raise if a function is none, or the class of one."""

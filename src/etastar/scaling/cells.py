@@ -248,7 +248,8 @@ class CellTable:
         else:
             if np.all(np.isnan(self.log_lambda1)):
                 raise ConfigError(
-                    f"{response} needs the field {SHARPNESS_NAMES[0]!r}, and no row has it."
+                    f"{response} needs the field {SHARPNESS_NAMES[0]!r}, and no row has it: a "
+                    "study with `sharpness = true` measures it."
                 )
             with_eta = float(response == "eta_lambda1")
             # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*

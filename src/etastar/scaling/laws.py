@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import CellTable
+from etastar.scaling.forms import FORMS
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import Prediction
 from etastar.scaling.process import Process, fit_process
@@ -94,6 +95,8 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
         ConfigError: No group can be fitted.
     """
     fits: tuple[PowerLawFit | Process, ...]
+    if form != Process.form and form not in FORMS:
+        raise unknown_name("form", form, (Process.form, *FORMS))
     if form == Process.form:
         fits, skipped = fit_each(cells, fit_process, options)
     else:

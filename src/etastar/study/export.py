@@ -37,6 +37,8 @@ CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
 """Columns of a study with success curves, after those of seeds. A curve is one row, without a seed
 and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
 90 % bound, and the highest p seen; λ1 is the median over seeds."""
+ABOVE = {f"above_{cause}": cause for cause in ("diverged", "dead", "collapsed", "slow")}
+"""The last columns of such a study: runs at rates above η* that failed, by cause."""
 SHARPNESS = [
     *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
 ]
@@ -88,7 +90,7 @@ def seed_columns(study: Study, store: Store) -> Columns:
     last = SEED_COLUMNS.index("steps") + 1
     more = CURVE if any(cell.curve for cell in study.cells) else []
     own = [n for n in dict.fromkeys(n for c in study.cells for n in c.fields) if n not in KNOWN]
-    names = [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:], *own]
+    names = [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:], *own, *(ABOVE if more else ())]
     columns: Columns = {name: [] for name in names}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
@@ -123,7 +125,9 @@ def _curve_rows(cell: Cell, store: Store, sharpness: int | None) -> list[dict[st
     star, curve = found["eta_star"], found["curve"]
     lambda1 = list(zip(*store.rows(_LAMBDA1_QUERY, (sharpness, *_span(cell))), strict=True))
     known = [[value for value in values if value is not None] for values in lambda1]
+    above = [at for at in curve["points"] if star["median"] and at["lr"] > star["median"]]
     row = {
+        **{name: sum(at[cause] for at in above) for name, cause in ABOVE.items()},
         **{name: found[name] for name in ("status", "hi_outcome")},
         **{"eta": star["median"], "eta_ci_low": star["ci_low"], "eta_ci_high": star["ci_high"]},
         **{"eta_95": curve["eta_95"], "safe": star["safe"]},

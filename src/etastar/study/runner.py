@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -38,7 +38,7 @@ class Progress:
         cells: Cells of the study.
         done: Of these, finished; those of earlier runs included.
         failed: Given up.
-        trials: Trials that this run has ended.
+        trials: Whole trials that this run has ended.
         seconds: Since this run began.
         seconds_left: Expected; None before anything is known.
         latest: What happened last, in words; empty for a trial.
@@ -179,7 +179,7 @@ class _Run:
 
             def on_outcome(trial: Trial, outcome: Outcome) -> None:
                 add(key, trial, outcome)
-                self._report("", trials=1)
+                self._report("", trials=_whole([trial]))
 
             function = partial(run_task, on_outcome=on_outcome)
         try:
@@ -204,7 +204,7 @@ class _Run:
         self.state.failures.pop(task.id, None)
         self.spent += self.seconds[task.id]
         told = isinstance(self.executor, InProcess)
-        trials = 0 if told else len(results.trials.keys() - task.known.keys())
+        trials = 0 if told else _whole(results.trials.keys() - task.known.keys())
         self._ended(task, f"{_title(task)}: {results.seconds:.1f} s", trials)
 
     def _fail(self, task: Task, error: str, waiting: deque[Task]) -> None:
@@ -251,6 +251,11 @@ def _gone(error: BaseException) -> ExecutorError:
         f"the executor is gone ({type(error).__name__}: {error}). What had ended is stored. Start "
         "it again and run the same command: it goes on from there."
     )
+
+
+def _whole(trials: Iterable[Trial]) -> int:
+    """How many are no partial runs of a curve: the trials that `study export` counts."""
+    return sum(trial.steps is None for trial in trials)
 
 
 def _title(task: Task) -> str:
