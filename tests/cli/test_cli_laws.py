@@ -49,7 +49,9 @@ def test_what_a_law_cannot_be_of_is_named_with_its_remedy() -> None:
         for depth in (2, 4)
     ]
     cells = CellTable.from_rows(rows)
-    with pytest.raises(ConfigError, match="unknown form 'foo'. Known: process, product, separate"):
+    with pytest.raises(
+        ConfigError, match=r"unknown form 'foo'\. Known: process, product, separate"
+    ):
         fit_laws(cells, form="foo")
     with pytest.raises(ConfigError, match="`sharpness = true` measures it"):
         fit_laws(cells, response="lambda1")
