@@ -12,6 +12,7 @@ no property of a network; and both. All are shown.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,10 @@ def draw_slopes(path: Path) -> None:
 
 
 def main() -> None:
-    """Fit, write, print, draw."""
+    """Fit, write, print; draw unless the numbers are written elsewhere."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    output = parser.parse_args().output
     found: dict[str, dict[str, Any]] = {}
     for region, (cutoff, keep) in REGIONS.items():
         for file, labels, cells in groups(keep):
@@ -201,7 +205,7 @@ def main() -> None:
                 record["rows"].append(row_of(cells, region.replace("\n", " "), cutoff))
     records = [r for r in found.values() if any("error" not in row for row in r["rows"])]
     text = json.dumps(records, indent=1, ensure_ascii=False)
-    OUTPUT.write_text(text + "\n", encoding="utf-8")
+    output.write_text(text + "\n", encoding="utf-8")
     print(
         "| group | region | networks | R² | exponent of n·L | of n, of L | equal: p | left out "
         "| slope on λ1 |"
@@ -219,8 +223,9 @@ def main() -> None:
                 f"{row['equal_exponents_p']} | {row['held_out_error']:.0%} "
                 f"| {row['slope_on_lambda1']} |"
             )
-    draw(records, FIGURE)
-    draw_slopes(SLOPES)
+    if output == OUTPUT:
+        draw(records, FIGURE)
+        draw_slopes(SLOPES)
 
 
 if __name__ == "__main__":

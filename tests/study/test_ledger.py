@@ -42,6 +42,24 @@ def test_tables_follow_from_the_rows() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_said_of_curves_follows_from_the_rows(tmp_path: Path) -> None:
+    """Both scripts make the committed numbers again, and the pages have these."""
+    for name in ("phase", "prediction"):
+        made = tmp_path / f"{name}.json"
+        command = [sys.executable, f"benchmarks/{name}.py", "--output", str(made)]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        kept = (ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
+        assert numbers_of(made.read_text(encoding="utf-8")) == pytest.approx(numbers_of(kept))
+    command = [sys.executable, "benchmarks/curve_tables.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def numbers_of(text: str) -> list[float]:
+    """Every number of a JSON file, in order."""
+    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)]
+
+
 def test_what_is_said_of_twice_the_budget_follows_from_the_rows() -> None:
     command = [sys.executable, "benchmarks/twice.py"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,215 @@
+"""The tables of the success curves: where η* is a power, what is predicted, what ends the runs.
+
+    python benchmarks/phase.py
+    python benchmarks/prediction.py
+    python benchmarks/curve_tables.py            # --check: exit code 1 if a page differs
+
+The last writes `docs/curve-tables.md`, every region and every group, and the tables that stand
+between marks such as `<!-- phase -->` in `docs/reproduction.md`, from what the first two wrote and
+from the committed rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prediction import ROOT, summary
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "curve-tables.md"
+LEDGER = ROOT / "docs" / "reproduction.md"
+REGION = "unstable, L ≥ 4"
+"""The region of the ledger's table."""
+ERROR, COVERS, FACTOR = 0.12, (0.85, 0.95), 2.0
+"""Goals of a prediction: median error at most, 90 % intervals that cover, and their factor."""
+CAUSES = {"short": "budget", "diverged": "diverged", "dead": "died", "collapsed": "collapsed"}
+
+
+def table(head: str, rows: Iterable[Iterable[object]]) -> list[str]:
+    """Lines of a table; its head as columns with bars between."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *lines]
+
+
+def named(group: Mapping[str, Any]) -> str:
+    """Data set, loss and κ."""
+    return f"{group['dataset']}, {group['loss']}, κ = {float(group['input_lr_ratio']):g}"
+
+
+def minus(text: str) -> str:
+    """The text with a minus sign for a hyphen before a digit."""
+    return re.sub(r"-(?=\d)", "−", text)
+
+
+def interval(ends: list[float] | None) -> str:
+    """`−0.61 [−0.70, −0.51]`, or a dash where there is none."""
+    return "–" if ends is None else minus("{:.2f} [{:.2f}, {:.2f}]".format(*ends))
+
+
+def of_region(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a law after the group's name."""
+    found = row["exponents"]
+    spans = [interval(found[name]) for name in ("product", "width", "depth")]
+    size = f"{row['networks']} ({row['widths']}, {row['depths']})"
+    error, p = f"{100 * row['held_out_error']:.0f} %", f"{row['equal_exponents_p']:.2g}"
+    return [
+        size,
+        spans[0],
+        f"{row['r2']:.2f}",
+        *spans[1:],
+        p,
+        error,
+        interval(row["slope_on_lambda1"]),
+    ]
+
+
+LAW = (
+    "networks (widths, depths) | of n·L, 95 % | R² | of n | of L | equal: p | left out | "
+    "slope on λ1"
+)
+
+
+def phase_table(records: list[dict[str, Any]], region: str) -> list[str]:
+    """The laws of one region, a row a group."""
+    rows = [
+        [named(record), *of_region(row)]
+        for record in sorted(records, key=named)
+        for row in record["rows"]
+        if row["region"] == region and "error" not in row
+    ]
+    return table(f"data, loss, κ | {LAW}", rows)
+
+
+def judged(scores: Mapping[str, float]) -> list[str]:
+    """Number of networks, error, coverage and factor; bold where a goal is missed."""
+    error, covers, factor = (scores[name] for name in ("median_error", "coverage", "factor"))
+    few = covers == 1 and COVERS[1] ** scores["networks"] > 0.05
+    fine = (error <= ERROR, COVERS[0] <= covers <= COVERS[1] or few, factor <= FACTOR)
+    texts = (f"{100 * error:.1f} %", f"{100 * covers:.0f} %", f"{factor:.2f}")
+    marked = [text if good else f"**{text}**" for text, good in zip(texts, fine, strict=True)]
+    return [f"{scores['networks']}", *marked]
+
+
+PREDICTED = "networks | median error | 90 % intervals cover | their factor"
+
+
+def prediction_table(totals: Mapping[str, Any]) -> list[str]:
+    """The process on every part of the rows."""
+    names = ["curves", *(n for n in totals if n not in ("curves", "brackets")), "brackets"]
+    rows = [
+        [{"curves": "all curves"}.get(n, n.removeprefix("curves, ")), *judged(totals[n]["process"])]
+        for n in names
+    ]
+    return table(f"| {PREDICTED}", rows)
+
+
+def groups_table(groups: list[dict[str, Any]]) -> list[str]:
+    """The process on every group of the curves."""
+    curves = [group for group in groups if group["file"].startswith("curves-")]
+    rows = [[named(g), *judged(summary([g], "process"))] for g in sorted(curves, key=named)]
+    return table(f"data, loss, κ | {PREDICTED}", rows)
+
+
+def beyond_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The 1,024×8 networks."""
+    return table(
+        "data, loss, κ | predicted η_50, 90 % | measured",
+        [
+            [
+                named(row),
+                f"{row['predicted']:.4g} [{row['low']:.4g}, {row['high']:.4g}]",
+                f"{row['measured']:.4g}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def causes_table() -> list[str]:
+    """What ends η* of the networks of a group, as shares."""
+    counts: dict[str, Counter[str]] = {}
+    for path in sorted((ROOT / "studies" / "results").glob("curves-*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                counts.setdefault(named(row), Counter())[row["hi_outcome"]] += 1
+    rows = []
+    for name, found in sorted(counts.items()):
+        known = found.total() - found[""]
+        shares = [f"{100 * found[cause] / known:.0f} %" if known else "–" for cause in CAUSES]
+        rows.append([name, known, *shares, found[""]])
+    return table(f"data, loss, κ | known | {' | '.join(CAUSES.values())} | none", rows)
+
+
+def pages() -> dict[Any, str]:
+    """Both pages, as they should be."""
+    phase = json.loads((RESULTS / "phase.json").read_text(encoding="utf-8"))
+    found = json.loads((RESULTS / "prediction.json").read_text(encoding="utf-8"))
+    regions = list(dict.fromkeys(row["region"] for record in phase for row in record["rows"]))
+    lines = [
+        "# Success curves: tables",
+        "",
+        "Made by `python benchmarks/curve_tables.py` from the rows in `studies/results`; read with",
+        "[the ledger](reproduction.md).",
+        "",
+        "## Laws, region by region",
+        "",
+        "Exponents with 95 % intervals that allow for what widths and depths share; *equal: p*",
+        "tests equal exponents of n and L; *left out* is the median error of networks left out in",
+        "turn; the slope is of ln η\\* on ln λ1. Unstable: the budget does not end η\\*.",
+    ]
+    for region in regions:
+        lines += ["", f"### {region}", "", *phase_table(phase, region)]
+    lines += [
+        "",
+        "## Prediction, group by group",
+        "",
+        "Networks beyond a quarter of the largest n·L, predicted from the smaller ones by the",
+        "Gaussian process. Bold: misses a median error of 12 %, a coverage of 85 to 95 %, or a",
+        "factor of 2; 100 % of so few networks is no miss.",
+        "",
+        *groups_table(found["groups"]),
+        "",
+        "## What ends η\\*",
+        "",
+        "Shares of the networks by what most runs above η\\* fail of; *budget* where slow runs end",
+        "it, and *none* where no η\\* is known.",
+        "",
+        *causes_table(),
+    ]
+    blocks = {
+        "phase": phase_table(phase, REGION),
+        "prediction": prediction_table(found["totals"]),
+        "beyond": beyond_table(found["1024x8"]),
+    }
+    ledger = LEDGER.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        marks = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = ledger.split(marks[0])
+        ledger = "\n".join([before + marks[0], *block, marks[1] + rest.split(marks[1])[1]])
+    return {PAGE: "\n".join(lines) + "\n", LEDGER: ledger}
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    wrong = [
+        path.name
+        for path, text in pages().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    if sys.argv[1:] == ["--check"]:
+        if wrong:
+            print(f"{', '.join(wrong)}: not what the rows give. Run without --check.")
+        return int(bool(wrong))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
