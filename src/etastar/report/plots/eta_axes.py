@@ -37,7 +37,7 @@ def make(family: Family) -> Drawing:
     for group in family.groups:
         for name, key in (("parametrization", "width"), ("batch_size", "batch_size")):
             alike = _alike(family, group, name)
-            if name == "batch_size" and len(alike) < 2:
+            if len(alike) < 2 and (name == "batch_size" or "batch_size" in family.beside):
                 continue
             layers = _by_width(family, alike) if key == "width" else _by_batch(family, alike)
             if layers:
@@ -58,7 +58,8 @@ _CAPTION = (
     "η* with its 95 % interval. Against the width: the shape of a mark is "
     "the parametrisation, its colour the depth L; lines are powers of n, fitted by least squares "
     "to the networks of one depth, and the legend has their exponents, with standard errors from "
-    "three widths on. Against the batch size, where a study varies it: one line per network. Of "
+    "three widths on. Against the batch size, where a study varies it: one line per network "
+    "through its batch sizes, with the exponents between the first two and the last two. Of "
     "parametrisations with rates that go with the width, η is the rate that the ratios multiply."
 )
 
@@ -116,7 +117,7 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
     for place, (value, group) in enumerate(alike):
         if not (known := where(_rows(group), "eta_star")):
             continue
-        lines, name = [], str(value or "η*")
+        lines, name = [], str(value or "η*") if len(alike) > 1 else "η*"
         for depth in sorted(set(known["depth"])):
             at = [i for i, other in enumerate(known["depth"]) if other == depth]
             x, y = ([known[column][i] for i in at] for column in ("width", "eta_star"))
@@ -125,7 +126,8 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
                 dash = DASHES[place % len(DASHES)]
                 lines.append(_line(x, found, colours.get(depth, "#444444"), text, dash))
         shown = points(family, group, known, ("width", "eta_star"), "", _NAMES)
-        layers.append(replace(shown, label=name, shape=SHAPES[place % len(SHAPES)]))
+        label = name if len(alike) > 1 else ""
+        layers.append(replace(shown, label=label, shape=SHAPES[place % len(SHAPES)]))
         layers += lines
     return layers
 
@@ -142,10 +144,13 @@ def _by_batch(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
     for network in networks:
         pairs = zip(known["width"], known["depth"], strict=True)
         at = [i for i, other in enumerate(pairs) if other == network]
-        x, y = ([known[name][i] for i in at] for name in ("batch_size", "eta_star"))
-        if found := slope(x, y):
-            text = f"{network[0]}×{network[1]}: B^{{{_exponent(found)}}}"
+        at.sort(key=lambda i: known["batch_size"][i])
+        x, y = ([float(known[name][i]) for i in at] for name in ("batch_size", "eta_star"))
+        if len(x) > 1:
+            u, v = np.log(x), np.log(y)
+            ends = dict.fromkeys(fixed(b) for b in (np.diff(v) / np.diff(u))[[0, -1]])
+            text = f"{network[0]}×{network[1]}: " + " … ".join(f"B^{{{b}}}" for b in ends)
             colour, text = colours.get(network[1], "#444444"), text if network in named else ""
-            lines.append(_line(x, found, colour, text, "solid"))
+            lines.append(Line(np.array(x), np.array(y), colour, text))
     group = alike[0][1]
     return [points(family, group, known, ("batch_size", "eta_star"), "", _NAMES), *lines]
