@@ -34,12 +34,13 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 """What the search for a seed may end as, in the order of the codes below."""
 BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
 SHARPNESS_NAMES = ("lambda1_preconditioned", "lambda1")
+LAMBDA1_ERROR = "lambda1_error"
 """The field that λ1 is read from, and what it was called in 0.1.0; the first one given is taken."""
 CURVE = ("eta", "eta_ci_low", "eta_ci_high")
 """Fields that stand for the bracket in the row of a curve: η_50 and its 95 % interval."""
 _HALF_WIDTH = math.sqrt(3) / (2 * 1.959964)
 """Half the width of a uniform law over that of the normal 95 % interval of equal variance."""
-_OF_SEEDS = ("seed", "status", "log_lo", "log_hi", "log_lambda1")
+_OF_SEEDS = ("seed", "status", "log_lo", "log_hi", "log_lambda1", "lambda1_error")
 _NUMBER_LABELS = frozenset({"input_lr_ratio", "inputs", "output_variance"})
 _NOT_LABELS = frozenset(
     {"width", "depth", "seed", "status", "eta_lo", "eta_hi", *SHARPNESS_NAMES, "cell", "hi_outcome"}
@@ -63,6 +64,7 @@ class CellTable:
         log_lo: log of the highest learning rate that trained, `[S]`; −∞ if none did.
         log_hi: log of the next one, which failed, `[S]`; ∞ if all trained, −∞ if none did.
         log_lambda1: log of the sharpness at initialisation, `[S]`; NaN where not measured.
+        lambda1_error: Its standard error, `[S]`, where it is itself a median over seeds; else 0.
     """
 
     width: FloatArray
@@ -74,6 +76,7 @@ class CellTable:
     log_lo: FloatArray
     log_hi: FloatArray
     log_lambda1: FloatArray
+    lambda1_error: FloatArray
 
     @classmethod
     def from_rows(
@@ -83,7 +86,8 @@ class CellTable:
 
         Args:
             rows: Each with `width`, `depth`, `input_lr_ratio`, `loss`, `seed`, `status`,
-                `eta_lo`, `eta_hi`, and optionally `lambda1_preconditioned` and further labels.
+                `eta_lo`, `eta_hi`, and optionally `lambda1_preconditioned` and further labels;
+                of curves `lambda1_error` too, the standard error of the logarithm of that median.
                 `eta_hi` is not read where the status is all-trained, nor either end where it is
                 none-trained. A row whose `seed` is None is of a success curve, one per network:
                 in place of the bracket it has `eta`, `eta_ci_low` and `eta_ci_high`.
@@ -144,6 +148,9 @@ class CellTable:
                 given = _numbers(columns, name, missing=True)
                 log_lambda1 = _log_rates(columns, name, ~np.isnan(given))
                 break
+        error = np.zeros(count)
+        if LAMBDA1_ERROR in columns:
+            error = np.nan_to_num(_numbers(columns, LAMBDA1_ERROR, missing=True))
         labels = {name: _label(columns, name) for name in _label_names(columns, group_by)}
         keys = [*labels.values(), width.astype(float), depth.astype(float)]
         codes = [np.unique(key, return_inverse=True)[1] for key in keys]
@@ -171,6 +178,7 @@ class CellTable:
             log_lo=log_lo[order],
             log_hi=log_hi[order],
             log_lambda1=log_lambda1[order],
+            lambda1_error=error[order],
         )
 
     def __len__(self) -> int:
@@ -255,6 +263,10 @@ class CellTable:
             # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*
             lo = self.log_lambda1 + self.log_lo if with_eta else self.log_lambda1
             hi = self.log_lambda1 + self.log_hi if with_eta else self.log_lambda1
+            # as of curves: log λ1 uniform in a bracket has the standard deviation of its error
+            half = np.where(np.isfinite(lo) & np.isfinite(hi), (hi - lo) / 2, 0.0)
+            more = np.hypot(half, np.sqrt(3.0) * self.lambda1_error) - half
+            lo, hi = lo - more, hi + more
         known = ~np.isnan(lo)
         return self.cell[known], lo[known], hi[known]
 

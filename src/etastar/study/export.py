@@ -9,13 +9,17 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO, TypeAlias
 
+import numpy as np
+
 from etastar.errors import ConfigError
 from etastar.problem.trial import Start, Trial
+from etastar.scaling.cells import LAMBDA1_ERROR
+from etastar.scaling.estimates import median_inefficiency
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
 from etastar.study.specification import Study
@@ -38,7 +42,8 @@ CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
 and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
 90 % bound, and the highest p seen; λ1 is the median over seeds."""
 ABOVE = {f"above_{cause}": cause for cause in ("diverged", "dead", "collapsed", "slow")}
-"""The last columns of such a study: runs at rates above η* that failed, by cause."""
+"""The last columns of such a study: runs at rates above η* that failed, by cause. Before them
+stands `lambda1_error`, the standard error of the logarithm of the median λ1."""
 SHARPNESS = [
     *("lambda1_preconditioned", "lambda1_gauss_newton", "lambda1_plain", "lambda1_residual"),
 ]
@@ -90,7 +95,13 @@ def seed_columns(study: Study, store: Store) -> Columns:
     last = SEED_COLUMNS.index("steps") + 1
     more = CURVE if any(cell.curve for cell in study.cells) else []
     own = [n for n in dict.fromkeys(n for c in study.cells for n in c.fields) if n not in KNOWN]
-    names = [*SEED_COLUMNS[:last], *more, *SEED_COLUMNS[last:], *own, *(ABOVE if more else ())]
+    names = [
+        *SEED_COLUMNS[:last],
+        *more,
+        *SEED_COLUMNS[last:],
+        *own,
+        *((LAMBDA1_ERROR, *ABOVE) if more else ()),
+    ]
     columns: Columns = {name: [] for name in names}
     keys, resolved = store.keys(), store.resolved()
     with store.decoded():
@@ -136,7 +147,20 @@ def _curve_rows(cell: Cell, store: Store, sharpness: int | None) -> list[dict[st
         "lambda1_converged": all(lambda1[-1]) if lambda1 else None,
     }
     medians = zip(SHARPNESS, known, strict=False)
+    row[LAMBDA1_ERROR] = error_of_median(known[0]) if known else None
     return [row | {name: median(values) if values else None for name, values in medians}]
+
+
+def error_of_median(values: Sequence[float]) -> float | None:
+    """The standard error of the logarithm of a median of positive values; None for fewer than two.
+
+    Args:
+        values: One a seed.
+    """
+    if len(values) < 2:
+        return None
+    seed = float(np.log(values).std(ddof=1))
+    return seed * math.sqrt(float(median_inefficiency(len(values))) / len(values))
 
 
 def _span(cell: Cell) -> tuple[int, int]:
