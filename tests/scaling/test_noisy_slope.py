@@ -7,6 +7,7 @@ from scipy import stats
 
 from etastar.errors import ConfigError
 from etastar.scaling import CellTable, fit_cell_slope, fit_slope
+from etastar.study.export import error_of_median
 
 
 def noisy_line(seed, count, *, slope=-0.7, x_sd=0.3, y_sd=0.2, scatter=0.1):
@@ -117,3 +118,34 @@ def test_points_without_a_slope_are_refused(x, y, says):
 def test_noise_larger_than_the_spread_is_refused():
     with pytest.raises(ConfigError, match="does not vary beyond its noise"):
         fit_slope(np.arange(5.0), np.arange(5.0), x_variance=10.0)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_error_of_a_curves_lambda1_is_allowed_for(told):
+    """λ1 of a curve is a median over seeds; without its error the slope is attenuated."""
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(0, 3, 400)
+        noisy, eta = x + 0.6 * rng.normal(size=400), np.exp(1 - 0.7 * x)
+        rows = [
+            {
+                **{"width": 8 + i, "depth": 2 + i % 7, "input_lr_ratio": 1.0, "loss": "mse"},
+                **{"seed": None, "status": "bracketed", "eta_lo": None, "eta_hi": None},
+                **{"eta": eta[i], "eta_ci_low": eta[i] / 1.02, "eta_ci_high": eta[i] * 1.02},
+                "lambda1_preconditioned": np.exp(noisy[i]),
+                **({"lambda1_error": 0.6} if told else {}),
+            }
+            for i in range(400)
+        ]
+        found.append(fit_cell_slope(CellTable.from_rows(rows)).corrected.value)
+    plain = -0.7 * 0.75 / (0.75 + 0.36)
+    assert np.mean(found) == pytest.approx(-0.7 if told else plain, abs=0.04)
+
+
+def test_the_error_of_a_median_is_that_of_medians():
+    draws = np.random.default_rng(0).normal(size=(4000, 8))
+    expected = np.median(draws, axis=1).std()
+    errors = [error_of_median(np.exp(draw)) for draw in draws[:1000]]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(expected, rel=0.05)
+    assert error_of_median([2.0]) is None

@@ -22,7 +22,7 @@ from etastar.cli import main
 from etastar.errors import ConfigError
 from etastar.settings import Settings
 from etastar.study.cell import Cell
-from etastar.study.export import CURVE, trial_columns
+from etastar.study.export import CURVE, error_of_median, trial_columns
 from etastar.study.measuring import run_task
 from etastar.study.plan import State
 from etastar.study.runner import run_study
@@ -237,6 +237,7 @@ def test_lambda1_of_a_curve_is_the_median_over_seeds(tmp_path: Path) -> None:
     found = sorted(value for _, _, value, *_ in content(study.default_store)["sharpness"])
     assert len(found) == 8
     assert row["lambda1_preconditioned"] == (found[3] + found[4]) / 2
+    assert row["lambda1_error"] == pytest.approx(error_of_median(found))
     assert row["lambda1_converged"] is True
 
 
