@@ -179,9 +179,13 @@ def draw_slopes(path: Path) -> None:
         for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             decimal_ticks(axis, 0.7 * np.log10(limits[1] / limits[0]))
         axes.set_title(
-            f"{name} ({found.n})\nslope {told.value:.2f} [{told.low:.2f}, {told.high:.2f}]",
+            f"{name} ({found.n})\nslope {told.value:.2f} [{told.low:.2f}, {told.high:.2f}]".replace(
+                " -", " −"
+            ).replace("[-", "[−"),
             fontsize=8,
         )
+    for axes in grid.flat[len(shown) :]:
+        axes.remove()
     figure.supxlabel("λ1 at initialisation", fontsize=9)
     figure.supylabel("η_50", fontsize=9)
     marks = [

@@ -32,6 +32,7 @@ LABELS = ("dataset", "loss", "input_lr_ratio", "epochs", "from_step", "threshold
 NUMBERS = (
     *("width", "depth", "input_lr_ratio", "seed", "eta_lo", "eta_hi", "eta", "eta_ci_low"),
     *("eta_ci_high", "eta_95", "start_lr", "end_lr", "lambda1", "lambda1_preconditioned"),
+    "lambda1_error",
 )
 FRACTION, LEVEL, LEAST_TRAIN, LEAST_TEST = 0.25, 0.9, 6, 3
 
