@@ -310,9 +310,9 @@ class Result:
         text = f"η* = {number(self.lr)}"
         if not self.found:
             text += f", bracket {' – '.join(map(number, self.bracket))}"
-        if self.interval:
+        if self.interval or (self.found and (self.eta_star.ci_low or self.eta_star.ci_high)):
             level = 100 * (LEVEL if self.found else level_of(len(self.seeds)))
-            text += f", {level:.3g} % interval {span(*self.interval)}"
+            text += f", {level:.3g} % interval {span(self.eta_star.ci_low, self.eta_star.ci_high)}"
         return f"{text}; safe {number(self.safe_lr)}" if self.safe_lr else text
 
     def __str__(self) -> str:
@@ -342,17 +342,18 @@ class Result:
         """What to train with, and what was seen of fresh seeds there, under `curve`."""
         advice, window = self.recommended, self.window
         fresh, lines = self.fresh, []
-        if window and window.high and self.eta_star.safe:
+        if window and self.eta_star.safe:
             begin = f"from {number(window.low)} " * (window.low is not None)
-            lines.append(
-                f"{fresh} train with p ≥ 0.95 {begin}up to {number(window.high)} (90 % sure: up to "
-                f"{number(self.eta_star.safe)})"
-            )
+            safe = f"up to {number(self.eta_star.safe)}"
+            known = f"up to {number(window.high)} (90 % sure: {safe})" if window.high else ""
+            known = known or f"{safe} at least (90 % sure)"
+            lines.append(f"{fresh} train with p ≥ 0.95 {begin}{known}")
         if window and self.search["slow_edge"] and not (lines and window.low):
             low = number(window.low) if window.low else window.low_status
-            capped = self.found is not None and self.found.ended_by in ("trials", "budgets")
-            early = ": the cap ended the search before" * (capped and low == "not looked for")
-            lines.append(f"slow edge: {low}{early}")
+            if low == "not looked for" and self.found:
+                capped = self.found.ended_by in ("trials", "budgets")
+                low = f"{low}: the cap ended the search before" if capped else "not found"
+            lines.append(f"slow edge: {low}")
         if advice and advice.lr:
             lines.append(f"recommended rate: {number(advice.lr)}")
             if not advice.tried:

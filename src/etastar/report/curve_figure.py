@@ -40,16 +40,18 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     assert window is not None
     rates = [at.lr for at in curve.band]
     low, high = [at.low for at in curve.band], [at.high for at in curve.band]
-    ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
+    if len(rates) > 1:
+        ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
     if star.median:  # without it p was not fitted: the band has the runs about each rate alone
         ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
     for at in grouped(curve.points):
         ax.plot([at[0]] * 2, exact_interval(*at[1:]), color=COLOURS["trained"], lw=0.8)
         ax.scatter(at[0], at[1] / at[2], s=5 + 2 * at[2], color=COLOURS["trained"], zorder=3)
     _failures(curve.points, ax)
-    if window.high and star.safe:  # as `Result.promise` has it
-        begin = window.low or lowest_trained(curve.points, window.high)
-        ax.axvspan(begin, window.high, color=SAFE, alpha=0.12, lw=0, label="window, p ≥ 0.95")
+    if star.safe:  # as `Result.promise` has it
+        end = window.high or star.safe
+        begin = window.low or lowest_trained(curve.points, end)
+        ax.axvspan(begin, end, color=SAFE, alpha=0.12, lw=0, label="window, p ≥ 0.95")
     if star.ci_low and star.ci_high:
         ax.plot([star.ci_low, star.ci_high], [0.5, 0.5], color="0.15", lw=4, alpha=0.6)
     if star.median:

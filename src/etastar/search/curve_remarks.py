@@ -11,7 +11,7 @@ from etastar.search.choosing import enough
 from etastar.search.curve_blocks import Remark
 from etastar.search.curve_counts import cause_of
 from etastar.search.curve_fit import FEWEST as FEWEST_TRIALS
-from etastar.search.curve_fit import PEAK_FEWEST, SAFE, Fit
+from etastar.search.curve_fit import PEAK_FEWEST, PEAK_RADIUS, SAFE, Fit
 from etastar.search.curve_placing import NEAR, best_point
 from etastar.search.curve_state import CurveState
 
@@ -36,12 +36,13 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     """
     if not curve.whole:
         first = min(curve.options.round_size, curve.options.trials)
-        needed = (curve.options.before + curve.spent()) / curve.options.max_steps
+        budget = curve.options.max_steps
+        needed = (curve.options.before + max(curve.spent(), budget)) / budget + first
+        smaller = ", or a smaller round_size" * (first > 1)
         yield Remark(
             "cap",
-            f"The cap on budgets left no room for the first round of {first} whole trials: that "
-            f"needs about {math.ceil(needed + first)} budgets, or a smaller round_size, and an "
-            f"interval at least {math.ceil(needed + FEWEST_TRIALS)}.",
+            f"The cap on budgets left no room for the first round of {first} whole "
+            f"trial{'s' * (first > 1)}: that needs about {math.ceil(needed)} budgets{smaller}.",
         )
         return
     yield from _range(curve, fit)
@@ -62,16 +63,12 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     lowest = min(lr for lr, _ in runs)
     ends = {cause_of(o) or "trained" for lr, o in runs if lr == lowest}
     if curve.ended_by == "nowhere" or fit.without_half():
-        remedy = "Lower the threshold, or raise the budget."
-        lowest_best = best_point(curve.whole, 0.0) <= fit.tried_range()[0] + NEAR / curve.step
-        if ends <= {"diverged", "dead", "collapsed"} and lowest_best:  # a longer one helps none
-            remedy = (
-                f"Even at the lowest rate tried, {lowest:.4g}, runs {' or '.join(sorted(ends))}: "
-                "lower start_lr."
-            )
         seen = "" if fit.counts.trained.any() else f"; none of {len(runs)} did at any rate tried"
-        text = f"No rate was found at which half of the runs train{seen}. {remedy}"
-        yield Remark("nowhere-half", text)
+        text = f"No rate was found at which half of the runs train{seen}."
+        if curve.ended_by != "nowhere" and not (fit.nowhere_half() or fit.peak_below_half()):
+            yield Remark("nowhere-half", text)  # the cap left that open
+            return
+        yield Remark("nowhere-half", f"{text} {_remedy(curve, fit, lowest, ends)}")
     elif middle >= curve.lattice.cells:
         yield Remark(
             "above-range",
@@ -100,6 +97,24 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
         )
 
 
+def _remedy(curve: CurveState, fit: Fit, lowest: float, ends: set[str]) -> str:
+    """What may help where no half of the runs train: by where the best were, and what failed."""
+    peak = fit.peak() if fit.seen else None
+    best = best_point(curve.whole, 0.0) if peak is None else peak[0]
+    at_bottom = best <= fit.tried_range()[0] + NEAR / curve.step
+    unstable = {"diverged", "dead", "collapsed"}
+    if not fit.seen and (not fit.counts.slow.any() or (ends <= unstable and at_bottom)):
+        how = " or ".join(sorted(ends & unstable))  # a longer budget helps none of these
+        return f"Even at the lowest rate tried, {lowest:.4g}, runs {how}: lower start_lr."
+    if best >= curve.lattice.cells - PEAK_RADIUS / curve.step:
+        return "The best lie at the top of the range: raise end_lr."
+    if fit.seen and best <= PEAK_RADIUS / curve.step:
+        return "The most train at the bottom of the range: lower start_lr."
+    if not fit.counts.failures[:2].any():
+        return "No run was unstable: raise end_lr, raise the budget, or lower the threshold."
+    return "Lower the threshold, or raise the budget."
+
+
 def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     if curve.ended_by not in ("trials", "budgets"):
         return
@@ -116,17 +131,22 @@ def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
         return
     needed = max(runs + 1, TRIALS) if unknown else fit.needed(goal)
     low, _, high = fit.eta_50()
-    far = "is open"
-    if low >= 0 and high <= fit.cells:
+    far, (first, last) = "is open", fit.tried_range()
+    if first - 0.5 <= low and high <= last + 0.5:
         far = f"reaches a factor {math.exp(reach):.2f} to a side"
         far += "" if fit.enough() else " and rests on too few of them"
-    first = f"The {name} ended the search after {runs} whole trials: "
+    begins = f"The {name} ended the search after {runs} whole trial{'s' * (runs > 1)}: "
     if unknown:
         text = "to say whether any rate trains half of the runs needs"
     else:
         text = f"the interval of η* {far}. A factor {1 + options.precision:.2f} would need"
     budgets = _budgets(curve, needed, confirmed=not unknown)
-    yield Remark("cap", f"{first}{text} about {needed} whole trials, {math.ceil(budgets)} budgets.")
+    told = f"{begins}{text} about {needed} whole trials, {math.ceil(budgets)} budgets."
+    if options.budgets is not None and curve.ended_by == "budgets":
+        left = options.budgets - (options.before + curve.spent()) / options.max_steps
+        if 1 <= left < options.round_size:
+            told += f" A smaller round_size would use the {left:.1f} that are left."
+    yield Remark("cap", told)
 
 
 def _budgets(curve: CurveState, trials: int, *, confirmed: bool) -> float:
@@ -155,7 +175,8 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "falling edge.",
         )
     if fit.counts.trained.any() and not fit.safe() >= 0:
-        nowhere = fit.posterior.distribution(SAFE)[2]
+        at, mass, nowhere = fit.posterior.distribution(SAFE)
+        nowhere += float(mass[at < 0].sum())  # below the range
         text = f"The probability that there is none is {nowhere:.2f}."
         if found is not None and far is None:
             text = "There may be one: a single falling edge does not tell."
@@ -184,10 +205,10 @@ def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     point = curve.attempts[-1].point if curve.attempts else curve.untried()
     if point is None:
         if fit.safe() >= 0 and not (fit.no_width() or fit.without_half()):
-            yield Remark(
-                "not-recommended",
-                "No rate is recommended: no whole runs were made that train below the safe rate.",
-            )
+            why = "no whole runs were made that train below the safe rate."
+            if fit.safe() < fit.tried_range()[0]:
+                why = "what so few runs show to be safe lies below the lowest rate tried."
+            yield Remark("not-recommended", f"No rate is recommended: {why}")
         return
     if not options.counts_steps:
         yield Remark(

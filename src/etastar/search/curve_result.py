@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -43,7 +44,9 @@ def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     """
     fit = curve.fit()
     eta = _eta_star(curve, fit)
-    high = None if fit.empty() else _inside(curve, fit, float(fit.posterior.quantile(SAFE, 0.5)))
+    high = (
+        None if fit.empty() else _inside(curve, float(fit.posterior.quantile(SAFE, 0.5)), fit=fit)
+    )
     seen = eta.median is not None or fit.counts.trained.any()
     points = tuple(_points(curve))
     block = CurveBlock(
@@ -76,10 +79,11 @@ def _rate(curve: CurveState, point: float) -> float | None:
     """The rate of a lattice point that need not be whole; None outside of the range."""
     if not 0 <= point <= curve.lattice.cells:
         return None
-    return float(curve.options.start_lr * math.exp(point * curve.step))
+    rate = curve.options.start_lr * math.exp(point * curve.step)
+    return float(min(rate, curve.options.end_lr))
 
 
-def _inside(curve: CurveState, fit: Fit, point: float) -> float | None:
+def _inside(curve: CurveState, point: float, *, fit: Fit) -> float | None:
     """The same; None outside of the rates tried, to which nothing is extrapolated."""
     first, last = fit.tried_range()
     return _rate(curve, point) if first - 0.5 <= point <= last + 0.5 else None
@@ -90,11 +94,13 @@ def _eta_star(curve: CurveState, fit: Fit) -> EtaStar:
         return EtaStar(None, None, None)
     low, middle, high = map(float, fit.eta_50())
     first, last = fit.tried_range()
-    ends = _rate(curve, min(low, last)), _rate(curve, max(high, first))
-    safe = None if fit.no_width() else _inside(curve, fit, min(fit.safe(), last))
-    star = _inside(curve, fit, middle)
-    cause = None if star is None else set_by(fit, curve.options.max_steps)
-    return EtaStar(star, *ends, safe, cause)
+    ends = min(low, last), max(high, first)
+    known = _rate if curve.ended_by == "precision" else partial(_inside, fit=fit)
+    safe = None if fit.no_width() else _inside(curve, min(fit.safe(), last), fit=fit)
+    star = _inside(curve, middle, fit=fit)
+    told = star is not None and fit.enough()
+    cause = set_by(fit, curve.options.max_steps) if told else None
+    return EtaStar(star, known(curve, ends[0]), known(curve, ends[1]), safe, cause)
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:
