@@ -266,3 +266,58 @@ def test_one_class_at_rates_far_too_low_is_not_taken_for_instability() -> None:
             curve.tell(trial, run(trial))
     assert "raise the budget" in told(curve)["nowhere-half"]
     assert "start_lr" not in told(curve)["nowhere-half"]
+
+
+def told_of(run: Callable[[Trial], Outcome], **options: Any) -> dict[str, str]:
+    curve = Curve(CurveOptions(**{"start_lr": 1e-2, "end_lr": 1.0, **BUDGET, **options}))
+    while not curve.done:
+        for trial in curve.ask(10**6):
+            curve.tell(trial, run(trial))
+    return told(curve)
+
+
+BUDGET: dict[str, int] = {"max_steps": 200, "eval_every": 20}
+
+
+@pytest.mark.parametrize(
+    ("share", "cause", "said"),
+    [
+        (lambda lr: 0.0, "collapsed", "Even at the lowest rate tried, 0.01, runs collapsed: lower"),
+        (lambda lr: 0.0, "slow", "No run was unstable: raise end_lr"),
+        (lambda lr: 0.4 * lr**2, "slow", "The best lie at the top of the range: raise end_lr"),
+        (lambda lr: 0.4 * 0.01 / lr, "diverged", "at the bottom of the range: lower start_lr"),
+        (lambda lr: 0.3 * (0.07 < lr < 0.14), "diverged", "Lower the threshold, or raise the bud"),
+    ],
+    ids=["collapse", "slowness", "top", "bottom", "middle"],
+)
+def test_the_remedy_follows_from_where_the_best_runs_lie(share: P, cause: str, said: str) -> None:
+    def run(trial: Trial) -> Outcome:
+        if trial.steps is not None:
+            return Outcome("partial", trial.steps, first_loss=2.3, last_loss=2.0)
+        if np.random.default_rng(trial.seed).random() < share(trial.lr):
+            return Outcome("trained", 100, 0.95, held=trial.to_end or None)
+        if cause == "diverged":
+            return Outcome("diverged", 9)
+        return Outcome("short", 200, 0.2 + 0.1 * share(trial.lr), cause=cause)  # type: ignore[arg-type]
+
+    assert said in told_of(run)["nowhere-half"]
+
+
+def test_of_a_few_runs_no_cause_is_told() -> None:
+    for trials in (4, 8, 16):
+        curve = measured(falling(0.5), confirm=0, round_size=4, trials=trials)
+        star = curve.result().eta_star
+        assert star.set_by is None
+        if star.ci_high is None:
+            assert "is open" in told(curve)["cap"]
+
+
+def test_a_cap_that_fits_no_further_round_says_so() -> None:
+    curve = measured(falling(0.5), confirm=0, budgets=18.0)
+    left = 18.0 - curve.spent() / 200
+    assert curve.result().ended_by == "budgets"
+    assert 1 <= left < 16
+    assert f"would use the {left:.1f} that are left" in told(curve)["cap"]
+    single = measured(falling(0.5), confirm=0, budgets=1.0, round_size=1)
+    assert not single.whole
+    assert "smaller" not in told(single)["cap"]
