@@ -43,10 +43,11 @@ def is_ratio(value: Any) -> bool:
     return bool(is_number(value) and 0 <= value < math.inf)
 
 
-def check_accuracy(threshold: float, above: float, said: str = "0") -> None:
+def check_accuracy(name: str, threshold: float, above: float, said: str = "0") -> None:
     """Raise if a threshold of an accuracy lies outside its range.
 
     Args:
+        name: What the message calls it.
         threshold: A number.
         above: What it must exceed; at most 1.
         said: What that is, in words.
@@ -58,7 +59,7 @@ def check_accuracy(threshold: float, above: float, said: str = "0") -> None:
         return
     per_cent = threshold > 1 and above < threshold / 100 <= 1
     advice = f" For {threshold:g} % write {threshold / 100:g}." if per_cent else ""
-    raise ConfigError(f"threshold must be above {said} and at most 1, got {threshold:g}.{advice}")
+    raise ConfigError(f"{name} must be above {said} and at most 1, got {threshold:g}.{advice}")
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: int = MOST) -> int:

@@ -306,7 +306,7 @@ class Settings(Options):
                 "accuracy that counts as trained."
             )
         guess = 1 / data.classes
-        check_accuracy(threshold, guess, f"1/classes = {guess:g} (guessing)")
+        check_accuracy("threshold", threshold, guess, f"1/classes = {guess:g} (guessing)")
         share = data.commonest_share
         if threshold <= share:
             raise ConfigError(

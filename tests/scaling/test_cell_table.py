@@ -288,8 +288,9 @@ def test_groups_and_labels_word_by_word():
     assert len(whole) == 36
     with pytest.raises(ConfigError) as refused:
         CellTable.from_rows([{**r, "lambda1": None} for r in exact_rows()]).values("lambda1")
-    assert (
-        str(refused.value) == "lambda1 needs the field 'lambda1_preconditioned', and no row has it."
+    assert str(refused.value) == (
+        "lambda1 needs the field 'lambda1_preconditioned', and no row has it: a study with "
+        "`sharpness = true` measures it."
     )
 
 

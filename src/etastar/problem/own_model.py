@@ -150,7 +150,7 @@ class OwnModel:
                 f"threshold must be a finite number, got {threshold!r}; {AUTO!r} looks for one."
             )
         if self.metric == "accuracy":
-            check_accuracy(threshold, 0.0)
+            check_accuracy("threshold of an accuracy", threshold, 0.0)
 
     def _check_callable(self, name: str) -> None:
         """Raise if a function is none, or the class of one."""
