@@ -137,13 +137,16 @@ def causes_table() -> list[str]:
     for path in sorted((ROOT / "studies" / "results").glob("curves-*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                counts.setdefault(named(row), Counter())[row["hi_outcome"]] += 1
+                ended = row["hi_outcome"] if row["status"] == "bracketed" else row["status"]
+                counts.setdefault(named(row), Counter())[ended] += 1
     rows = []
     for name, found in sorted(counts.items()):
-        known = found.total() - found[""]
+        known = sum(found[cause] for cause in CAUSES)
         shares = [f"{100 * found[cause] / known:.0f} %" if known else "–" for cause in CAUSES]
-        rows.append([name, known, *shares, found[""]])
-    return table(f"data, loss, κ | known | {' | '.join(CAUSES.values())} | none", rows)
+        others = (found[""], found["all-trained"], found["none-trained"])
+        rows.append([name, known, *shares, *others])
+    heads = " | ".join(("known", *CAUSES.values(), "unclear", "above", "none"))
+    return table(f"data, loss, κ | {heads}", rows)
 
 
 def pages() -> dict[Any, str]:
@@ -178,7 +181,8 @@ def pages() -> dict[Any, str]:
         "## What ends η\\*",
         "",
         "Shares of the networks by what most runs above η\\* fail of; *budget* where slow runs end",
-        "it, and *none* where no η\\* is known.",
+        "it. Then the numbers of networks of which the cause is not known, whose η\\* lies above",
+        "the range, and of which half train nowhere.",
         "",
         *causes_table(),
     ]

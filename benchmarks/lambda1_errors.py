@@ -55,7 +55,8 @@ def main() -> None:
             apart = math.log(float(np.median(values)) / float(row[LAMBDA1]))
             if abs(apart) > AGREE:
                 raise SystemExit(f"{name}, {row['cell']}: λ1 differs by {apart:.2%} from the row.")
-            row[COLUMN] = repr(error_of_median(values))
+            error = error_of_median(values)
+            row[COLUMN] = "" if error is None else repr(error)
             print(name, row["width"], row["depth"], row[COLUMN], flush=True)
             with path.open("w", encoding="utf-8", newline="") as file:  # it goes on from there
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

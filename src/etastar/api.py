@@ -92,12 +92,20 @@ def measured(
         heading=_heading(network, data, problem),
         data={"name": data.name, "classes": data.classes, **data.provenance},
         threads=settings.threads,
+        budget="max_steps" if _is_cut(settings, problem) else "epochs",
         settings=told | ({"parametrization": scheme} if scheme else {}),
         notes=_batch_notes(settings, data)
         + scheme_notes(scheme)
         + label_notes([data.y_train], data.classes, "the network"),
         **how,
     )
+
+
+def _is_cut(settings: Settings, problem: Problem) -> bool:
+    """Whether `max_steps` ends the budget, and not `epochs`."""
+    if settings.epochs is None or settings.max_steps is None:
+        return settings.max_steps is not None
+    return settings.max_steps < round(settings.epochs * problem.train.steps_per_epoch)
 
 
 def _batch_notes(settings: Settings, data: Dataset) -> list[str]:

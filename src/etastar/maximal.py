@@ -216,6 +216,7 @@ def maximal_lr(
                     "seeds": asked.seed_list,
                     "from_checkpoint": from_checkpoint is not None,
                 },
+                budget="epochs" if asked.max_steps is None else "max_steps",
                 notes=notes,
                 known=dict(shelf.known),
                 spent=spent,

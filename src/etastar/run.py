@@ -195,6 +195,7 @@ def run(
     groups: tuple[tuple[str, ...], ...] = (),
     ratios: tuple[float, ...] = (),
     settings: Mapping[str, Any] | None = None,
+    budget: str = "epochs",
     notes: Sequence[str] = (),
     known: Mapping[Trial, Outcome] | None = None,
     spent: int = 0,
@@ -215,6 +216,7 @@ def run(
         groups: Names of the parameters of each group of the optimizer.
         ratios: Rate of each group over η.
         settings: What the entry was asked for, beside what the problem tells of itself.
+        budget: The option that sets the budget.
         notes: Of the entry, which come after the advice.
         known: Outcomes of an interrupted search, which then need no second run.
         spent: Steps that finding the threshold took, which count as the search's own do.
@@ -243,9 +245,7 @@ def run(
         found, told = _curve(problem, search, trainer, own, how, spent)
     else:
         found, told = _brackets(problem, search, trainer, own, how)
-    passes = (settings or {}).get("epochs") or 1.0
-    if problem.max_steps != max(1, round(passes * problem.train.steps_per_epoch)):
-        told = [note.replace("`epochs`", "`max_steps`") for note in told]
+    told = [note.replace("`epochs`", f"`{budget}`") for note in told]
     trials: dict[Trial, Outcome] = found["trials"]
     steps = found.pop("steps", None)
     interrupted = early is not None and bool(early.note)

@@ -207,21 +207,28 @@ def two_edges(trial: Trial, seed: int) -> Outcome:
     return Outcome("diverged", 10)
 
 
-@pytest.mark.parametrize("slow_edge", [False, True])
-def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool) -> None:
-    """On sixty seeds 0 and 5 are without one; more than three of twelve come once in 400."""
+@pytest.mark.parametrize(("slow_edge", "confirm"), [(False, 10), (True, 0)])
+def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool, confirm: int) -> None:
+    """Eleven and twelve of twelve have one; where the search does not go on, nine and ten."""
     known = 0
     for seed in range(12):
         curve = Curve(
             CurveOptions(
-                1e-5, 10.0, 220, 11, precision=0.2, confirm=0, round_size=4, slow_edge=slow_edge
+                1e-5,
+                10.0,
+                220,
+                11,
+                precision=0.2,
+                confirm=confirm,
+                round_size=4,
+                slow_edge=slow_edge,
             )
         )
         while not curve.done:
             for trial in curve.ask(4):
                 curve.tell(trial, two_edges(trial, seed))
         known += curve.result().eta_star.safe is not None
-    assert known >= 9
+    assert known >= 11
 
 
 @pytest.mark.parametrize("trials", [1, 3, 6, 10, 14])

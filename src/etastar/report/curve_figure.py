@@ -37,12 +37,13 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     """
     curve, window, star = found.curve, found.window, found.eta_star
     assert curve is not None
+    assert found.found is not None
     assert window is not None
     rates = [at.lr for at in curve.band]
     low, high = [at.low for at in curve.band], [at.high for at in curve.band]
     if len(rates) > 1:
         ax.fill_between(rates, low, high, color="0.85", lw=0, label="95 % band")
-    if star.median:  # without it p was not fitted: the band has the runs about each rate alone
+    if all(r.code != "nowhere-half" for r in found.found.remarks):  # else p was not fitted
         ax.plot(rates, [at.p for at in curve.band], color="0.15", lw=1.4, label="p(η), fitted")
     for at in grouped(curve.points):
         ax.plot([at[0]] * 2, exact_interval(*at[1:]), color=COLOURS["trained"], lw=0.8)

@@ -140,7 +140,7 @@ class Group:
 
     @cached_property
     def ends(self) -> Counter[str]:
-        """Bracketed seeds by what ended the bracket: `diverged`, `dead` or `short`."""
+        """Seeds by what ended η*: `diverged`, `dead`, `short`, of curves `collapsed`, too."""
         return Counter(why for why in self.rows["hi_outcome"] if why)
 
     @cached_property

@@ -34,8 +34,11 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 """What the search for a seed may end as, in the order of the codes below."""
 BRACKETED, ALL_TRAINED, NONE_TRAINED = range(len(STATUSES))
 SHARPNESS_NAMES = ("lambda1_preconditioned", "lambda1")
-LAMBDA1_ERROR = "lambda1_error"
 """The field that λ1 is read from, and what it was called in 0.1.0; the first one given is taken."""
+LAMBDA1_ERROR = "lambda1_error"
+"""The field of a curve's error of λ1."""
+INTERRUPTED = "interrupted"
+"""Status of a curve that a cap ended before anything of η* was known: it tells nothing."""
 CURVE = ("eta", "eta_ci_low", "eta_ci_high")
 """Fields that stand for the bracket in the row of a curve: η_50 and its 95 % interval."""
 _HALF_WIDTH = math.sqrt(3) / (2 * 1.959964)
@@ -130,7 +133,13 @@ class CellTable:
                     f"the rows have no field {name!r}; expected {', '.join(required)} and eta_hi, "
                     f"got {', '.join(columns)}."
                 )
-        count = len(columns["width"])
+        told = [i for i, status in enumerate(columns["status"]) if status != INTERRUPTED]
+        if not told:
+            raise ConfigError(
+                "nothing is known of any η*: caps ended every search. Raise trials or budgets."
+            )
+        columns = {name: [values[i] for i in told] for name, values in columns.items()}
+        count = len(told)
         columns = _with_curves(columns)
         status = _status_codes(columns)
         width = _whole(columns, "width", 1)

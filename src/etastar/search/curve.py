@@ -11,8 +11,6 @@ import math
 from collections.abc import Generator, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.choosing import ERRORS, lowest_seen
 from etastar.search.curve_blocks import CurveResult
@@ -227,9 +225,8 @@ class Curve(CurveState):
         while self.ended_by == "precision" and rounds * self.options.round_size < SLOW_RUNS:
             fit = self.fit()
             slow = fit.slow
-            lowest = int(np.flatnonzero(fit.counts.tried)[0])
             if slow.lower is None or slow.upper is None:
-                if fit.safe() < 0 or (lowest == 0 and fit.counts.tried[0] > 1):
+                if fit.safe() < 0 or (fit.counts.tried[0] > 1 and fit.trains_at_bottom()):
                     return
             elif slow.upper - slow.lower <= goal:
                 return

@@ -154,13 +154,13 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     """Find the slow edge among the runs below a rate.
 
     Slow failures have probability q(x) = β + (1 − β)·F((l − x)/s): the posterior of (l, s, β) on a
-    grid, against β alone. Below the highest p collapsed runs are slow ones (`Counts.short`); those
+    grid, against β alone. Below `top` collapsed runs are slow ones (`Counts.short`); those
     that diverged or died are left out: they say nothing of the slow edge.
 
     Args:
         counts: Whole runs.
         step: Distance of lattice points in log η.
-        top: Lattice point from which on slow failures belong to the fast edge: above the peak of p.
+        top: Lattice point from which on slow failures belong to the fast edge: above the shoulder.
     """
     below = np.arange(len(counts.trained)) < top
     slow, fine = counts.short * below, counts.trained * below

@@ -56,9 +56,9 @@ class Fit:
     def to(cls, counts: Counts, step: float) -> Fit:
         """Fit both edges.
 
-        The slow edge is looked for below the highest p that was seen; on the shoulder above it slow
-        runs belong to the fast edge. Once a slow edge was seen, the slow failures below that p are
-        left out of the fast edge's fit, which would take them for lapses.
+        The slow edge is looked for up to the shoulder of the highest p that was seen; above it slow
+        runs belong to the fast edge. Once a slow edge was seen, the slow and collapsed failures
+        below are left out of the fast edge's fit, which would take them for lapses.
 
         Args:
             counts: Whole runs.
@@ -86,6 +86,10 @@ class Fit:
         """The lowest and the highest lattice point tried; (0, −1) without a run."""
         points = np.flatnonzero(self.counts.tried)
         return (int(points[0]), int(points[-1])) if len(points) else (0, -1)
+
+    def trains_at_bottom(self) -> bool:
+        """Whether most runs at the lowest rate of the range train."""
+        return bool(2 * self.counts.trained[0] > self.counts.tried[0])
 
     def eta_50(self) -> Array:
         """Median and 95 % interval of η_50 as lattice points: low, middle, high."""
@@ -241,7 +245,7 @@ def shoulder(counts: Counts, step: float, peak: tuple[int, int, int]) -> int:
         trained, tried = counts.trained[near].sum(), counts.tried[near].sum()
         if i <= peak[0] or (tried >= LEAST and trained * peak[2] >= peak[1] * tried):
             break
-    return max(i, peak[0])
+    return i
 
 
 def peak_of(counts: Counts, step: float, reach: float = PEAK_RADIUS) -> tuple[int, int, int] | None:

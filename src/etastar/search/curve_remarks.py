@@ -60,7 +60,7 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
 def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options, middle = curve.options, float(fit.eta_50()[1])
     runs = [(trial.lr, outcome) for _, trial, outcome in curve.whole]
-    lowest = min(lr for lr, _ in runs)
+    lowest, (first, last) = min(lr for lr, _ in runs), fit.tried_range()
     ends = {cause_of(o) or "trained" for lr, o in runs if lr == lowest}
     if curve.ended_by == "nowhere" or fit.without_half():
         seen = "" if fit.counts.trained.any() else f"; none of {len(runs)} did at any rate tried"
@@ -69,13 +69,13 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             yield Remark("nowhere-half", text)  # the cap left that open
             return
         yield Remark("nowhere-half", f"{text} {_remedy(curve, fit, lowest, ends)}")
-    elif middle >= curve.lattice.cells:
+    elif middle >= curve.lattice.cells and last == curve.lattice.cells:
         yield Remark(
             "above-range",
             f"More than half of the runs train even at the highest rate, {options.end_lr:g}: η* "
             "lies above the range. Raise end_lr.",
         )
-    elif middle <= 0:
+    elif middle <= 0 and first == 0:
         remedy = "η* lies below the range, if anywhere. Lower start_lr."
         if "slow" in ends:
             remedy = "the lowest rates are too slow. Raise the budget, or lower the threshold."
@@ -216,7 +216,7 @@ def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
             "Nothing is known of steps to the threshold: the recommended rate is 0.8 of the lower "
             "bound of η_95.",
         )
-    elif fit.slow.upper is None and not (options.slow_edge and fit.counts.tried[0]):
+    elif fit.slow.upper is None and not (options.slow_edge and fit.trains_at_bottom()):
         yield Remark(
             "floor-seen",
             f"The slow edge was not {'found' if options.slow_edge else 'looked for'}: rates below "

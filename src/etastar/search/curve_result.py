@@ -169,8 +169,9 @@ def _window(curve: CurveState, fit: Fit, high: float | None) -> WindowBlock:
     low = None if slow.low is None else _rate(curve, slow.low)
     if low is not None:
         return WindowBlock(low, high, "found")
-    reached = fit.counts.tried.any() and np.flatnonzero(fit.counts.tried)[0] == 0
-    return WindowBlock(None, high, "below the range" if reached else "not looked for")
+    return WindowBlock(
+        None, high, "below the range" if fit.trains_at_bottom() else "not looked for"
+    )
 
 
 def _recommended(curve: CurveState) -> Recommended | None:

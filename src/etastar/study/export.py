@@ -20,6 +20,7 @@ from etastar.errors import ConfigError
 from etastar.problem.trial import Start, Trial
 from etastar.scaling.cells import LAMBDA1_ERROR
 from etastar.scaling.estimates import median_inefficiency
+from etastar.search.curve_counts import CAUSES
 from etastar.settings import Settings
 from etastar.study.cell import NOT_IDENTITY, Cell
 from etastar.study.specification import Study
@@ -41,7 +42,7 @@ CURVE = ["eta_ci_low", "eta_ci_high", "eta_95", "safe", "p_max"]
 """Columns of a study with success curves, after those of seeds. A curve is one row, without a seed
 and a bracket: `eta` is η_50, then its 95 % interval, the rate where p falls through 0.95, its lower
 90 % bound, and the highest p seen; λ1 is the median over seeds."""
-ABOVE = {f"above_{cause}": cause for cause in ("diverged", "dead", "collapsed", "slow")}
+ABOVE = {f"above_{cause}": cause for cause in CAUSES}
 """The last columns of such a study: runs at rates above η* that failed, by cause. Before them
 stands `lambda1_error`, the standard error of the logarithm of the median λ1."""
 SHARPNESS = [
@@ -90,7 +91,8 @@ WHERE t.cell = ? AND t.seed >= ? AND t.seed < ? ORDER BY t.seed, lr
 def seed_columns(study: Study, store: Store) -> Columns:
     """Return one row per network and seed whose η* is known: see `SEED_COLUMNS` and `CURVE`.
 
-    Of a `model` of the user's, its name, the fingerprint of its code and its keys come last.
+    Of a `model` of the user's, its name, the fingerprint of its code and its keys come last, then
+    those of `ABOVE`.
     """
     last = SEED_COLUMNS.index("steps") + 1
     more = CURVE if any(cell.curve for cell in study.cells) else []
@@ -136,9 +138,10 @@ def _curve_rows(cell: Cell, store: Store, sharpness: int | None) -> list[dict[st
     star, curve = found["eta_star"], found["curve"]
     lambda1 = list(zip(*store.rows(_LAMBDA1_QUERY, (sharpness, *_span(cell))), strict=True))
     known = [[value for value in values if value is not None] for values in lambda1]
-    above = [at for at in curve["points"] if star["median"] and at["lr"] > star["median"]]
+    eta = star["median"]
+    above = [at for at in curve["points"] if eta and at["lr"] > eta]
     row = {
-        **{name: sum(at[cause] for at in above) for name, cause in ABOVE.items()},
+        **{name: sum(at[c] for at in above) if eta else None for name, c in ABOVE.items()},
         **{name: found[name] for name in ("status", "hi_outcome")},
         **{"eta": star["median"], "eta_ci_low": star["ci_low"], "eta_ci_high": star["ci_high"]},
         **{"eta_95": curve["eta_95"], "safe": star["safe"]},

@@ -115,7 +115,15 @@ def _of_factory(
                 'initialisation or the order of the data, or set strategy = "section".'
             )
         data = {"name": settings.told()["dataset"]}
-        found = run(problem, search, heading=settings.title, data=data, threads=threads, **how)
+        found = run(
+            problem,
+            search,
+            heading=settings.title,
+            data=data,
+            threads=threads,
+            budget="max_steps" if settings.max_steps else "epochs",
+            **how,
+        )
     return found, settings.recipe_of(problem), settings.facts(problem)
 
 
