@@ -164,10 +164,7 @@ class Result:
 
     @property
     def status(self) -> str:
-        """`bracketed`, `all-trained`, `none-trained`, or `interrupted` before one was known.
-
-        A cap interrupts a search, too, where some run trained or none was made.
-        """
+        """`bracketed`, `all-trained`, `none-trained`, or `interrupted` (by a cap, too) before."""
         if self.interrupted and not self.lr:
             return "interrupted"
         if self.found:
@@ -344,9 +341,8 @@ class Result:
         fresh, lines = self.fresh, []
         if window and self.eta_star.safe:
             begin = f"from {number(window.low)} " * (window.low is not None)
-            safe = f"up to {number(self.eta_star.safe)}"
-            known = f"up to {number(window.high)} (90 % sure: {safe})" if window.high else ""
-            known = known or f"{safe} at least (90 % sure)"
+            known = f"up to {number(self.eta_star.safe)}"
+            known = f"up to {number(window.high)} (90 % sure: {known})" if window.high else known
             lines.append(f"{fresh} train with p ≥ 0.95 {begin}{known}")
         if window and self.search["slow_edge"] and not (lines and window.low):
             low = number(window.low) if window.low else window.low_status
