@@ -338,12 +338,12 @@ def test_options_are_named_in_the_words_of_the_entry(capsys: pytest.CaptureFixtu
     """Python's words in Python, the command's on the command line, in notes and in errors."""
     options = {"width": 8, "depth": 1, "seeds": 1, "max_steps": 20, "threshold": 0.99}
     told = " ".join(etastar.measure(**options).notes)
-    assert "`epochs`" in told
+    assert "`max_steps`" in told
     assert "--" not in told
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     assert main(["measure", *words]) == 1  # nothing trained
     printed = capsys.readouterr().out
-    assert "--epochs" in printed
+    assert "--max-steps" in printed
     assert "`" not in printed
     assert main(["measure", "--from-lr=0.1"]) == 2
     assert "--from-lr has no effect without --from-step" in capsys.readouterr().err
