@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from prediction import ROOT, summary
+from reproduction_tables import interval, table
 
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "curve-tables.md"
@@ -31,31 +31,20 @@ ERROR, COVERS, FACTOR = 0.12, (0.85, 0.95), 2.0
 CAUSES = {"short": "budget", "diverged": "diverged", "dead": "died", "collapsed": "collapsed"}
 
 
-def table(head: str, rows: Iterable[Iterable[object]]) -> list[str]:
-    """Lines of a table; its head as columns with bars between."""
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    return [f"| {head} |", "|" + "---|" * (head.count("|") + 1), *lines]
-
-
 def named(group: Mapping[str, Any]) -> str:
     """Data set, loss and κ."""
     return f"{group['dataset']}, {group['loss']}, κ = {float(group['input_lr_ratio']):g}"
 
 
-def minus(text: str) -> str:
-    """The text with a minus sign for a hyphen before a digit."""
-    return re.sub(r"-(?=\d)", "−", text)
-
-
-def interval(ends: list[float] | None) -> str:
-    """`−0.61 [−0.70, −0.51]`, or a dash where there is none."""
-    return "–" if ends is None else minus("{:.2f} [{:.2f}, {:.2f}]".format(*ends))
+def or_dash(ends: list[float] | None) -> str:
+    """An interval, or a dash where there is none."""
+    return interval(*ends) if ends else "–"
 
 
 def of_region(row: Mapping[str, Any]) -> list[str]:
     """The columns of a law after the group's name."""
     found = row["exponents"]
-    spans = [interval(found[name]) for name in ("product", "width", "depth")]
+    spans = [interval(*found[name]) for name in ("product", "width", "depth")]
     size = f"{row['networks']} ({row['widths']}, {row['depths']})"
     error, p = f"{100 * row['held_out_error']:.0f} %", f"{row['equal_exponents_p']:.2g}"
     return [
@@ -65,13 +54,14 @@ def of_region(row: Mapping[str, Any]) -> list[str]:
         *spans[1:],
         p,
         error,
-        interval(row["slope_on_lambda1"]),
+        or_dash(row["slope_on_lambda1"]),
     ]
 
 
+GROUP = "data, loss, κ"
 LAW = (
-    "networks (widths, depths) | of n·L, 95 % | R² | of n | of L | equal: p | left out | "
-    "slope on λ1"
+    *("networks (widths, depths)", "of n·L, 95 %", "R²", "of n", "of L", "equal: p", "left out"),
+    "slope on λ1",
 )
 
 
@@ -83,7 +73,7 @@ def phase_table(records: list[dict[str, Any]], region: str) -> list[str]:
         for row in record["rows"]
         if row["region"] == region and "error" not in row
     ]
-    return table(f"data, loss, κ | {LAW}", rows)
+    return table((GROUP, *LAW), rows)
 
 
 def judged(scores: Mapping[str, float]) -> list[str]:
@@ -96,7 +86,7 @@ def judged(scores: Mapping[str, float]) -> list[str]:
     return [f"{scores['networks']}", *marked]
 
 
-PREDICTED = "networks | median error | 90 % intervals cover | their factor"
+PREDICTED = ("networks", "median error", "90 % intervals cover", "their factor")
 
 
 def prediction_table(totals: Mapping[str, Any]) -> list[str]:
@@ -106,20 +96,20 @@ def prediction_table(totals: Mapping[str, Any]) -> list[str]:
         [{"curves": "all curves"}.get(n, n.removeprefix("curves, ")), *judged(totals[n]["process"])]
         for n in names
     ]
-    return table(f"| {PREDICTED}", rows)
+    return table(("", *PREDICTED), rows)
 
 
 def groups_table(groups: list[dict[str, Any]]) -> list[str]:
     """The process on every group of the curves."""
     curves = [group for group in groups if group["file"].startswith("curves-")]
     rows = [[named(g), *judged(summary([g], "process"))] for g in sorted(curves, key=named)]
-    return table(f"data, loss, κ | {PREDICTED}", rows)
+    return table((GROUP, *PREDICTED), rows)
 
 
 def beyond_table(rows: list[dict[str, Any]]) -> list[str]:
     """The 1,024×8 networks."""
     return table(
-        "data, loss, κ | predicted η_50, 90 % | measured",
+        (GROUP, "predicted η_50, 90 %", "measured"),
         [
             [
                 named(row),
@@ -144,9 +134,8 @@ def causes_table() -> list[str]:
         known = sum(found[cause] for cause in CAUSES)
         shares = [f"{100 * found[cause] / known:.0f} %" if known else "–" for cause in CAUSES]
         others = (found[""], found["all-trained"], found["none-trained"])
-        rows.append([name, known, *shares, *others])
-    heads = " | ".join(("known", *CAUSES.values(), "unclear", "above", "none"))
-    return table(f"data, loss, κ | {heads}", rows)
+        rows.append([name, *map(str, (known, *shares, *others))])
+    return table((GROUP, "known", *CAUSES.values(), "unclear", "above", "none"), rows)
 
 
 def pages() -> dict[Any, str]:

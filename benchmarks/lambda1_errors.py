@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from etastar.curvature.initialisations import initial_sharpness
-from etastar.study.export import error_of_median
+from etastar.scaling.cells import LAMBDA1_ERROR as COLUMN
+from etastar.study.export import SHARPNESS, error_of_median
 from etastar.study.measuring import load_data
 from etastar.study.specification import Study
 
 ROOT = Path(__file__).parents[1]
-COLUMN, LAMBDA1, TOL, AGREE = "lambda1_error", "lambda1_preconditioned", 1e-3, 0.02
+LAMBDA1, AGREE = SHARPNESS[0], 0.02
 
 
 def main() -> None:
@@ -43,13 +44,15 @@ def main() -> None:
             if row[COLUMN] or not row[LAMBDA1]:
                 continue
             cell = cells[key(row)]
+            assert cell.sharpness is not None
             found = initial_sharpness(
                 cell.settings.network(),
                 load_data(cell.settings),
                 tuple(cell.seeds),
                 loss=cell.settings.loss,
-                samples=int(row["sharpness_samples"]),
-                tol=TOL,
+                samples=cell.sharpness.samples,
+                tol=cell.sharpness.tol,
+                max_iter=cell.sharpness.max_iter,
             )
             values = [each.preconditioned for each in found.values() if each.preconditioned]
             apart = math.log(float(np.median(values)) / float(row[LAMBDA1]))

@@ -3,7 +3,7 @@
     python benchmarks/phase.py
 
 fits, per data set, loss and κ, the networks of each region of `REGIONS`, and writes
-`benchmarks/results/phase.json`, a table and two figures: `docs/images/phase.png`, and
+`benchmarks/results/phase.json`, tables and two figures: `docs/images/phase.png`, and
 `docs/images/slopes.png`, η_50 against λ1 at κ = 0.1 with errors in both. The regions were fixed
 before looking at these rows: n/L from 0, 8 and 16 on; four layers and more, which the ledger of
 0.1.0 found on its own rows; the networks whose η* instability or collapse ends, as the budget is
@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from curve_tables import phase_table
 from prediction import LEAST_TRAIN, ROOT, Keep, deep, everything, groups, unstable
+from reproduction_tables import interval
 
 from etastar.errors import ConfigError
 from etastar.report.draw_matplotlib import decimal_ticks
@@ -179,9 +181,7 @@ def draw_slopes(path: Path) -> None:
         for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
             decimal_ticks(axis, 0.7 * np.log10(limits[1] / limits[0]))
         axes.set_title(
-            f"{name} ({found.n})\nslope {told.value:.2f} [{told.low:.2f}, {told.high:.2f}]".replace(
-                " -", " −"
-            ).replace("[-", "[−"),
+            f"{name} ({found.n})\nslope {interval(told.value, told.low, told.high)}",
             fontsize=8,
         )
     for axes in grid.flat[len(shown) :]:
@@ -210,23 +210,9 @@ def main() -> None:
     records = [r for r in found.values() if any("error" not in row for row in r["rows"])]
     text = json.dumps(records, indent=1, ensure_ascii=False)
     output.write_text(text + "\n", encoding="utf-8")
-    print(
-        "| group | region | networks | R² | exponent of n·L | of n, of L | equal: p | left out "
-        "| slope on λ1 |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for record in records:
-        name = f"{record['dataset']}, {record['loss']}, κ = {record['input_lr_ratio']:g}"
-        for row in record["rows"]:
-            if "error" in row:
-                continue
-            product, width, depth = (row["exponents"][k] for k in ("product", "width", "depth"))
-            print(
-                f"| {name} | {row['region']} | {row['networks']} ({row['widths']} widths, "
-                f"{row['depths']} depths) | {row['r2']} | {product} | {width}, {depth} | "
-                f"{row['equal_exponents_p']} | {row['held_out_error']:.0%} "
-                f"| {row['slope_on_lambda1']} |"
-            )
+    for region in REGIONS:
+        name = region.replace("\n", " ")
+        print(f"\n{name}\n", *phase_table(records, name), sep="\n")
     if output == OUTPUT:
         draw(records, FIGURE)
         draw_slopes(SLOPES)

@@ -6,7 +6,7 @@ A part of `benchmarks/reproduction.py`. A new table is a function here and an en
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -60,7 +60,7 @@ def compared(subset: str) -> tuple[Comparison | None, ...]:
     return tuple(found)
 
 
-def table(header: tuple[str, ...], lines: list[tuple[str, ...]]) -> list[str]:
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table."""
     rule = "|" + "---|" * len(header)
     return ["| " + " | ".join(header) + " |", rule] + [f"| {' | '.join(x)} |" for x in lines]

@@ -172,9 +172,8 @@ class Result:
                 return "bracketed"
             if any(remark.code == "above-range" for remark in self.found.remarks):
                 return "all-trained"
-            capped = self.found.ended_by in ("trials", "budgets")
             some = not self.success or any(point.trained for point in self.found.curve.points)
-            return "interrupted" if capped and some else "none-trained"
+            return "interrupted" if self.found.capped and some else "none-trained"
         return middle_bracket(list(self.seeds.values()))[0]
 
     @property
@@ -347,8 +346,8 @@ class Result:
         if window and self.search["slow_edge"] and not (lines and window.low):
             low = number(window.low) if window.low else window.low_status
             if low == "not looked for" and self.found:
-                capped = self.found.ended_by in ("trials", "budgets")
-                low = f"{low}: the cap ended the search before" if capped else "not found"
+                early = f"{low}: the cap ended the search before"
+                low = early if self.found.capped else "not found"
             lines.append(f"slow edge: {low}")
         if advice and advice.lr:
             lines.append(f"recommended rate: {number(advice.lr)}")

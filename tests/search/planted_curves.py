@@ -130,11 +130,7 @@ class PlantedCurve:
 def measured(planted: PlantedCurve, workers: int = 16, **options: Any) -> Curve:
     """A whole measurement of a planted curve; range and budget unless given."""
     given = {"start_lr": 1e-3, "end_lr": 10.0, "max_steps": planted.max_steps, "eval_every": 20}
-    curve = Curve(CurveOptions(**{**given, **options}))
-    while not curve.done:
-        for trial in curve.ask(workers):
-            curve.tell(trial, planted.run(trial))
-    return curve
+    return answer(Curve(CurveOptions(**{**given, **options})), planted.run, workers)
 
 
 def table_of(planted: PlantedCurve, rates: np.ndarray, seeds: int) -> dict[str, np.ndarray]:
@@ -204,3 +200,11 @@ def slow_twin(eta: float, salt: int) -> Callable[[Trial], Outcome]:
         return Outcome("short", 400, max(metric, 0.1), cause=cause)
 
     return run
+
+
+def answer(curve: Curve, run: Callable[[Trial], Outcome], workers: int = 16) -> Curve:
+    """Ask a strategy until it is done, and tell it what its trials do."""
+    while not curve.done:
+        for trial in curve.ask(workers):
+            curve.tell(trial, run(trial))
+    return curve

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_curves import PlantedCurve, measured
+from planted_curves import PlantedCurve, answer, measured
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Cause, Outcome, Start, Trial
@@ -27,13 +27,6 @@ def options(**given: Any) -> CurveOptions:
     return CurveOptions(
         **{"start_lr": 1e-3, "end_lr": 10.0, "max_steps": 400, "eval_every": 20, **given}
     )
-
-
-def answer(curve: Curve, run: Callable[[Trial], Outcome]) -> Curve:
-    while not curve.done:
-        for trial in curve.ask(16):
-            curve.tell(trial, run(trial))
-    return curve
 
 
 # asking and telling

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from planted_curves import slow_twin
+from planted_curves import answer, slow_twin
 
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.curve import Curve
@@ -18,10 +18,7 @@ from etastar.search.curve_options import CurveOptions
 def found(run: Callable[[Trial], Outcome], **options: object) -> CurveResult:
     given = {"start_lr": 1e-3, "end_lr": 10.0, "max_steps": 400, "eval_every": 20}
     curve = Curve(CurveOptions(**{**given, **options}))  # type: ignore[arg-type]
-    while not curve.done:
-        for trial in curve.ask(16):
-            curve.tell(trial, run(trial))
-    return curve.result()
+    return answer(curve, run).result()
 
 
 @pytest.mark.parametrize("round_size", [4, 16])

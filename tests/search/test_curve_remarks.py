@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
+from planted_curves import answer
 
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.curve import Curve
@@ -43,10 +45,7 @@ def measured(p: P, slow_below: float = 0.0, seed: int = 0, **options: Any) -> Cu
             return Outcome("short", 200, 0.5, cause="slow")
         return Outcome("diverged", 10)
 
-    while not curve.done:
-        for trial in curve.ask(10**6):
-            curve.tell(trial, run(trial))
-    return curve
+    return answer(curve, run)
 
 
 def told(curve: Curve) -> dict[str, str]:
@@ -224,9 +223,7 @@ def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool, confir
                 slow_edge=slow_edge,
             )
         )
-        while not curve.done:
-            for trial in curve.ask(4):
-                curve.tell(trial, two_edges(trial, seed))
+        answer(curve, partial(two_edges, seed=seed))
         known += curve.result().eta_star.safe is not None
     assert known >= 11
 
@@ -267,20 +264,14 @@ def test_one_class_at_rates_far_too_low_is_not_taken_for_instability() -> None:
             return Outcome("short", 200, 0.1, cause="collapsed")
         return Outcome("short", 200, min(0.8, trial.lr), cause="slow")
 
-    curve = Curve(CurveOptions(1e-3, 10.0, 200, 20, round_size=4))
-    while not curve.done:
-        for trial in curve.ask(4):
-            curve.tell(trial, run(trial))
+    curve = answer(Curve(CurveOptions(1e-3, 10.0, 200, 20, round_size=4)), run)
     assert "raise the budget" in told(curve)["nowhere-half"]
     assert "start_lr" not in told(curve)["nowhere-half"]
 
 
 def told_of(run: Callable[[Trial], Outcome], **options: Any) -> dict[str, str]:
     curve = Curve(CurveOptions(**{"start_lr": 1e-2, "end_lr": 1.0, **BUDGET, **options}))
-    while not curve.done:
-        for trial in curve.ask(10**6):
-            curve.tell(trial, run(trial))
-    return told(curve)
+    return told(answer(curve, run))
 
 
 BUDGET: dict[str, int] = {"max_steps": 200, "eval_every": 20}

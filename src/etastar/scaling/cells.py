@@ -133,14 +133,8 @@ class CellTable:
                     f"the rows have no field {name!r}; expected {', '.join(required)} and eta_hi, "
                     f"got {', '.join(columns)}."
                 )
-        told = [i for i, status in enumerate(columns["status"]) if status != INTERRUPTED]
-        if not told:
-            raise ConfigError(
-                "nothing is known of any η*: caps ended every search. Raise trials or budgets."
-            )
-        columns = {name: [values[i] for i in told] for name, values in columns.items()}
-        count = len(told)
-        columns = _with_curves(columns)
+        columns = _with_curves(_told(columns))
+        count = len(columns["width"])
         status = _status_codes(columns)
         width = _whole(columns, "width", 1)
         depth = _whole(columns, "depth", 1)
@@ -278,6 +272,18 @@ class CellTable:
             lo, hi = lo - more, hi + more
         known = ~np.isnan(lo)
         return self.cell[known], lo[known], hi[known]
+
+
+def _told(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    """Leave out the curves that a cap ended before anything was known; raise if all are such."""
+    if INTERRUPTED not in columns["status"]:
+        return columns
+    told = [i for i, status in enumerate(columns["status"]) if status != INTERRUPTED]
+    if not told:
+        raise ConfigError(
+            "nothing is known of any η*: caps ended every search. Raise trials or budgets."
+        )
+    return {name: [values[i] for i in told] for name, values in columns.items()}
 
 
 def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:

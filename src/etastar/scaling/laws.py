@@ -95,12 +95,12 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
         ConfigError: No group can be fitted.
     """
     fits: tuple[PowerLawFit | Process, ...]
-    if form != Process.form and form not in FORMS:
-        raise unknown_name("form", form, (Process.form, *FORMS))
     if form == Process.form:
         fits, skipped = fit_each(cells, fit_process, options)
-    else:
+    elif form in FORMS:
         fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
+    else:
+        raise unknown_name("form", form, (Process.form, *FORMS))
     if not fits:
         raise ConfigError("no group can be fitted. " + " ".join(reason for _, reason in skipped))
     return Laws(fits, skipped)

@@ -231,6 +231,11 @@ class CurveResult:
     ended_by: str
     remarks: tuple[Remark, ...]
 
+    @property
+    def capped(self) -> bool:
+        """Whether a cap ended it."""
+        return self.ended_by in ("trials", "budgets")
+
     def as_dict(self) -> dict[str, Any]:
         """The blocks as plain dictionaries and lists, for JSON."""
         return asdict(self)

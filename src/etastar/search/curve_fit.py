@@ -172,9 +172,7 @@ class Fit:
         Returns:
             The mean under Jeffreys' prior and the exact 95 % interval; None where no run was made.
         """
-        radius = round(PEAK_RADIUS / self.step)
-        about = slice(max(0, point - radius), point + radius + 1)
-        trained, tried = int(self.counts.trained[about].sum()), int(self.counts.tried[about].sum())
+        trained, tried = about(self.counts, point, round(PEAK_RADIUS / self.step))
         return ((trained + 0.5) / (tried + 1), *exact_interval(trained, tried)) if tried else None
 
     def peak_is_clear(self, nowhere: bool) -> bool:
@@ -225,6 +223,19 @@ class Fit:
         return 1 - lower_bound(int(n[-1] - k[-1]), int(n[-1]), 0.02) < 0.5
 
 
+def about(counts: Counts, point: int, radius: int) -> tuple[int, int]:
+    """Trained and tried runs about a lattice point.
+
+    Args:
+        counts: Whole runs.
+        point: Of the lattice.
+        radius: In lattice points; its end counts, too.
+    """
+    near = slice(max(0, point - radius), point + radius + 1)
+    trained = int(counts.trained[near].sum())
+    return trained, trained + int(counts.failures[:, near].sum())
+
+
 def shoulder(counts: Counts, step: float, peak: tuple[int, int, int]) -> int:
     """The highest rate about which runs train no less often than at the peak of p.
 
@@ -241,8 +252,7 @@ def shoulder(counts: Counts, step: float, peak: tuple[int, int, int]) -> int:
     """
     radius = round(PEAK_RADIUS / step)
     for i in map(int, np.flatnonzero(counts.tried)[::-1]):
-        near = slice(max(0, i - radius), i + radius + 1)
-        trained, tried = counts.trained[near].sum(), counts.tried[near].sum()
+        trained, tried = about(counts, i, radius)
         if i <= peak[0] or (tried >= LEAST and trained * peak[2] >= peak[1] * tried):
             break
     return i
@@ -260,10 +270,9 @@ def peak_of(counts: Counts, step: float, reach: float = PEAK_RADIUS) -> tuple[in
         A lattice point, and the trained and tried runs about it; None without a run.
     """
     best: tuple[float, int, int, int, int] | None = None
-    radius, tried_at = round(reach / step), counts.tried
-    for i in map(int, np.flatnonzero(tried_at)):
-        near = slice(max(0, i - radius), i + radius + 1)
-        trained, tried = int(counts.trained[near].sum()), int(tried_at[near].sum())
+    radius = round(reach / step)
+    for i in map(int, np.flatnonzero(counts.tried)):
+        trained, tried = about(counts, i, radius)
         most = 0 if trained else tried  # where none trained, where that is known best
         found = (lower_bound(trained, tried, 0.025), most, i, trained, tried)
         best = max(best, found) if best else found

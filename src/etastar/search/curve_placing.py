@@ -71,8 +71,8 @@ def at_targets(fit: Fit, targets: Sequence[float]) -> list[int]:
         fit: To all earlier rounds.
         targets: Values of p.
     """
-    tried = np.flatnonzero(fit.counts.tried)
-    low, high = tried[0] - DOWN / fit.step, tried[-1] + UP / fit.step
+    first, last = fit.tried_range()
+    low, high = first - DOWN / fit.step, last + UP / fit.step
     if fit.slow.low is not None:  # below the slow edge nothing can be learned of the fast one
         low = max(low, min(fit.slow.low, float(fit.eta_50()[1])))
     points: list[int] = []
@@ -188,9 +188,8 @@ def at_slow_edge(fit: Fit, number: int) -> list[int]:
     """
     slow, top = fit.slow, fit.safe()
     if slow.low is None or slow.lower is None or slow.upper is None:
-        tried = int(np.flatnonzero(fit.counts.tried)[0])
         seen = lowest_seen(fit.counts, top)
-        high = min(top, tried if seen is None else seen)
+        high = min(top, fit.tried_range()[0] if seen is None else seen)
         low = high - math.log(DEEPER) / fit.step
         return spread(low, high, number, fit.cells)
     parts = number // 2

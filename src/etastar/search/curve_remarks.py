@@ -59,16 +59,15 @@ def remarks(curve: CurveState, fit: Fit) -> Iterator[Remark]:
 
 def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     options, middle = curve.options, float(fit.eta_50()[1])
-    runs = [(trial.lr, outcome) for _, trial, outcome in curve.whole]
-    lowest, (first, last) = min(lr for lr, _ in runs), fit.tried_range()
-    ends = {cause_of(o) or "trained" for lr, o in runs if lr == lowest}
+    first, last = fit.tried_range()
+    lowest = curve.lattice.rate(first)
+    ends = {cause_of(outcome) or "trained" for i, _, outcome in curve.whole if i == first}
     if curve.ended_by == "nowhere" or fit.without_half():
-        seen = "" if fit.counts.trained.any() else f"; none of {len(runs)} did at any rate tried"
-        text = f"No rate was found at which half of the runs train{seen}."
-        if curve.ended_by != "nowhere" and not (fit.nowhere_half() or fit.peak_below_half()):
-            yield Remark("nowhere-half", text)  # the cap left that open
-            return
-        yield Remark("nowhere-half", f"{text} {_remedy(curve, fit, lowest, ends)}")
+        text = "No rate was found at which half of the runs train"
+        text += "." if fit.seen else f"; none of {len(curve.whole)} did at any rate tried."
+        if curve.ended_by == "nowhere" or fit.nowhere_half() or fit.peak_below_half():
+            text += f" {_remedy(curve, fit, lowest, ends)}"  # else the cap left that open
+        yield Remark("nowhere-half", text)
     elif middle >= curve.lattice.cells and last == curve.lattice.cells:
         yield Remark(
             "above-range",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
@@ -44,9 +43,7 @@ def result_of(curve: CurveState, seconds: float | None = None) -> CurveResult:
     """
     fit = curve.fit()
     eta = _eta_star(curve, fit)
-    high = (
-        None if fit.empty() else _inside(curve, float(fit.posterior.quantile(SAFE, 0.5)), fit=fit)
-    )
+    high = None if fit.empty() else _inside(curve, float(fit.posterior.quantile(SAFE, 0.5)))
     seen = eta.median is not None or fit.counts.trained.any()
     points = tuple(_points(curve))
     block = CurveBlock(
@@ -83,9 +80,9 @@ def _rate(curve: CurveState, point: float) -> float | None:
     return float(min(rate, curve.options.end_lr))
 
 
-def _inside(curve: CurveState, point: float, *, fit: Fit) -> float | None:
+def _inside(curve: CurveState, point: float) -> float | None:
     """The same; None outside of the rates tried, to which nothing is extrapolated."""
-    first, last = fit.tried_range()
+    first, last = curve.fit().tried_range()
     return _rate(curve, point) if first - 0.5 <= point <= last + 0.5 else None
 
 
@@ -94,13 +91,13 @@ def _eta_star(curve: CurveState, fit: Fit) -> EtaStar:
         return EtaStar(None, None, None)
     low, middle, high = map(float, fit.eta_50())
     first, last = fit.tried_range()
-    ends = min(low, last), max(high, first)
-    known = _rate if curve.ended_by == "precision" else partial(_inside, fit=fit)
-    safe = None if fit.no_width() else _inside(curve, min(fit.safe(), last), fit=fit)
-    star = _inside(curve, middle, fit=fit)
+    known = _rate if curve.ended_by == "precision" else _inside
+    ends = known(curve, min(low, last)), known(curve, max(high, first))
+    safe = None if fit.no_width() else _inside(curve, min(fit.safe(), last))
+    star = _inside(curve, middle)
     told = star is not None and fit.enough()
     cause = set_by(fit, curve.options.max_steps) if told else None
-    return EtaStar(star, known(curve, ends[0]), known(curve, ends[1]), safe, cause)
+    return EtaStar(star, *ends, safe, cause)
 
 
 def _points(curve: CurveState) -> list[CurvePoint]:
@@ -137,11 +134,11 @@ def _peak(curve: CurveState, fit: Fit) -> Peak | None:
 
 
 def _band(curve: CurveState, fit: Fit) -> list[BandPoint]:
-    tried = np.flatnonzero(fit.counts.tried)
-    points = np.unique(np.round(np.linspace(tried[0], tried[-1], BAND_POINTS)))
+    points = np.unique(np.round(np.linspace(*fit.tried_range(), BAND_POINTS)))
     if curve.ended_by == "nowhere" or fit.without_half():
-        points = points[[fit.near(int(i)) is not None for i in points]]
-        columns = np.array([fit.near(int(i)) for i in points]).T
+        near = [fit.near(int(i)) for i in points]
+        points = points[[p is not None for p in near]]
+        columns = np.array([p for p in near if p is not None]).T
     else:
         columns = _both_edges(fit, points)
     return [

@@ -143,7 +143,7 @@ def _curve_rows(cell: Cell, store: Store, sharpness: int | None) -> list[dict[st
     row = {
         **{name: sum(at[c] for at in above) if eta else None for name, c in ABOVE.items()},
         **{name: found[name] for name in ("status", "hi_outcome")},
-        **{"eta": star["median"], "eta_ci_low": star["ci_low"], "eta_ci_high": star["ci_high"]},
+        **{"eta": eta, "eta_ci_low": star["ci_low"], "eta_ci_high": star["ci_high"]},
         **{"eta_95": curve["eta_95"], "safe": star["safe"]},
         "p_max": curve["p_max"] and curve["p_max"]["p"],
         **{name: found["cost"][name] for name in ("trials", "steps")},

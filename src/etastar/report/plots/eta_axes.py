@@ -117,16 +117,15 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
     for place, (value, group) in enumerate(alike):
         if not (known := where(_rows(group), "eta_star")):
             continue
-        lines, name = [], str(value or "η*") if len(alike) > 1 else "η*"
+        lines, label = [], str(value or "η*") if len(alike) > 1 else ""
         for depth in sorted(set(known["depth"])):
             at = [i for i, other in enumerate(known["depth"]) if other == depth]
             x, y = ([known[column][i] for i in at] for column in ("width", "eta_star"))
             if found := slope(x, y):
-                text = f"{name}, L = {depth}: n^{{{_exponent(found)}}}"
+                text = f"{label or 'η*'}, L = {depth}: n^{{{_exponent(found)}}}"
                 dash = DASHES[place % len(DASHES)]
                 lines.append(_line(x, found, colours.get(depth, "#444444"), text, dash))
         shown = points(family, group, known, ("width", "eta_star"), "", _NAMES)
-        label = name if len(alike) > 1 else ""
         layers.append(replace(shown, label=label, shape=SHAPES[place % len(SHAPES)]))
         layers += lines
     return layers
@@ -147,8 +146,8 @@ def _by_batch(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
         at.sort(key=lambda i: known["batch_size"][i])
         x, y = ([float(known[name][i]) for i in at] for name in ("batch_size", "eta_star"))
         if len(x) > 1:
-            u, v = np.log(x), np.log(y)
-            ends = dict.fromkeys(fixed(b) for b in (np.diff(v) / np.diff(u))[[0, -1]])
+            pairs_of_ends = slope(x[:2], y[:2]), slope(x[-2:], y[-2:])
+            ends = dict.fromkeys(fixed(found[0]) for found in pairs_of_ends if found)
             text = f"{network[0]}×{network[1]}: " + " … ".join(f"B^{{{b}}}" for b in ends)
             colour, text = colours.get(network[1], "#444444"), text if network in named else ""
             lines.append(Line(np.array(x), np.array(y), colour, text))
