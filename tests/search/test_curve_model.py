@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binom
+from scipy.optimize import minimize
+from scipy.stats import beta, binom, norm
 
 from etastar.problem.trial import Outcome
 from etastar.search import curve_model
@@ -20,6 +21,7 @@ from etastar.search.choosing import (
     lowest_seen,
     mean_steps,
 )
+from etastar.search.curve_budget import in_time, set_by
 from etastar.search.curve_counts import CAUSES, Counts, cause_of, slow_edge
 from etastar.search.curve_fit import Fit, peak_of, shoulder
 from etastar.search.curve_model import Posterior, shapes
@@ -154,6 +156,59 @@ def test_the_shoulder_is_not_left_of_runs_that_all_trained() -> None:
     assert peak[0] == 10
     assert shoulder(seen, STEP, peak) == 36
     assert shoulder(counts({10: (5, 0, 0), 30: (4, 0, 1)}), STEP, (10, 5, 5)) == 10
+
+
+def test_slow_runs_up_to_the_shoulder_belong_to_the_slow_edge() -> None:
+    """Those between the peak, by its lower bound, and the shoulder do, too."""
+    rows = {2: (0, 0, 4), 10: (50, 0, 8), 20: (2, 0, 3), 30: (3, 0, 0), 33: (3, 0, 0)}
+    seen = counts({**rows, 36: (4, 0, 0), 60: (0, 5, 0)})
+    peak = peak_of(seen, STEP)
+    assert peak is not None
+    assert peak[0] == 10
+    fit = Fit.to(seen, STEP)
+    assert fit.slow == slow_edge(seen, STEP, 36 + 1)
+    assert fit.slow != slow_edge(seen, STEP, peak[0] + 1)
+
+
+# what the budget ends
+
+
+def test_slow_runs_that_twice_the_budget_trains_are_those_of_the_censored_likelihood() -> None:
+    """A line in log η with normal log steps, by direct maximisation; runs over 400 are censored."""
+    rng = np.random.default_rng(3)
+    points = np.repeat(np.arange(50, 66, 2), 12)
+    steps = np.exp(math.log(370) + 0.05 * (points - 60) + 0.25 * rng.normal(size=len(points)))
+    late = steps > 400
+    assert 20 < late.sum() < 70
+    seen = Counts.of(
+        120,
+        [
+            (int(i), Outcome("short", 400, cause="slow") if s > 400 else Outcome("trained", int(s)))
+            for i, s in zip(points, steps, strict=True)
+        ],
+    )
+    log_steps = np.log(steps.astype(int))
+
+    def loss(theta: np.ndarray) -> float:
+        mean, sd = theta[0] + theta[1] * (points - 60), math.exp(theta[2])
+        within = norm.logpdf(log_steps[~late], mean[~late], sd).sum()
+        return -float(within + norm.logsf(math.log(400), mean[late], sd).sum())
+
+    a, b, log_sd = minimize(loss, [math.log(300), 0.0, -1.0], method="Nelder-Mead").x
+    mean, sd = a + b * (np.arange(50, 66) - 60), math.exp(log_sd)
+    left, right = norm.sf(np.log([400, 800])[:, None], mean, sd)
+    found = in_time(Fit.to(seen, STEP), 400)[50:66]
+    assert found == pytest.approx(1 - right / left, abs=0.01)
+
+
+@pytest.mark.parametrize("collapsed", [0, 60])
+def test_runs_below_the_slow_edge_do_not_change_what_ends_eta_star(collapsed: int) -> None:
+    rows = {10: (0, 0, 9), 30: (8, 0, 0), 50: (8, 0, 0), 58: (6, 0, 2), 62: (4, 0, 4)}
+    seen = counts({**rows, 66: (1, 0, 7), 70: (0, 0, 8)})
+    seen.failures[CAUSES.index("collapsed"), 10] = collapsed
+    fit = Fit.to(seen, STEP)
+    assert 10 <= fit.slow.below < 58
+    assert set_by(fit, 400) == "budget"
 
 
 # choosing

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from planted_curves import answer
 
-from etastar.problem.trial import Outcome, Trial
+from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.curve import Curve
 from etastar.search.curve_options import CurveOptions
+from etastar.search.curve_result import result_of
+from etastar.search.curve_state import CurveState
 
 P = Callable[[float], float]
 
@@ -241,13 +243,49 @@ def test_few_trials_are_not_extrapolated(trials: int) -> None:
         assert "cap" in told(curve)
 
 
-def test_a_rate_that_was_not_tried_is_not_recommended_where_edges_may_cross() -> None:
+def test_an_interval_never_begins_above_nor_ends_below_the_rates_tried() -> None:
+    """What lies beyond them may be believed, but only rates that were tried are evidence."""
+
+    def state(kinds: dict[int, tuple[int, int]]) -> CurveState:
+        found = CurveState(CurveOptions(1e-3, 10.0, 200, 20))
+        for point, (trained, diverged) in kinds.items():
+            for kind in ["trained"] * trained + ["diverged"] * diverged:
+                seed = len(found.whole)
+                trial = Trial(Start(seed, seed), found.lattice.rate(point))
+                outcome = Outcome("trained" if kind == "trained" else "diverged", 20)
+                found.whole.append((point, trial, outcome))
+        found.ended_by = "trials"
+        return found
+
+    above = state({50: (2, 0), 60: (6, 0)})  # the edge is above what was tried
+    star, last = result_of(above).eta_star, above.lattice.rate(60)
+    assert above.fit().eta_50()[0] > 60
+    assert star.ci_low == pytest.approx(last)
+    assert star.ci_high is None
+    assert star.median is None
+    assert star.safe is None or star.safe <= last * (1 + 1e-12)
+    far = state({50: (10, 0), 60: (10, 0), 70: (5, 5)})  # and believed not to be far above
+    assert far.fit().eta_50()[2] < far.lattice.cells
+    assert result_of(far).eta_star.ci_high is None
+    below = state({100: (1, 7), 110: (0, 8)})  # and here below
+    star, first = result_of(below).eta_star, below.lattice.rate(100)
+    assert below.fit().eta_50()[2] < 100
+    assert star.ci_high == pytest.approx(first)
+    assert star.ci_low is None
+    assert star.median is None
+
+
+@pytest.mark.parametrize("counts_steps", [True, False])
+def test_a_rate_that_was_not_tried_is_not_recommended_where_edges_may_cross(
+    counts_steps: bool,
+) -> None:
     def both(lr: float) -> float:
         return rising(0.3, 0.15)(lr) * falling(0.5, 0.15)(lr)
 
     without = 0
     for seed in range(6):
-        found = measured(both, slow_below=0.4, confirm=0, seed=seed).result()
+        given = {"confirm": 0, "counts_steps": counts_steps}
+        found = measured(both, slow_below=0.4, seed=seed, **given).result()
         if "no-width" in {remark.code for remark in found.remarks}:
             without += 1
             assert found.recommended is None
