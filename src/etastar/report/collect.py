@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from typing import Any
 
 from etastar.report.evidence import Evidence, Family, Group
@@ -96,33 +95,36 @@ def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:
             settings["epochs"] = "default"
         sorted_groups.setdefault(json.dumps(settings), []).append(group)
     shared = [json.loads(key) for key in sorted_groups]
-    varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1]
-    families = [
-        Family(
-            tuple(sorted(members, key=lambda g: (losses.index(g.loss), g.kappa))),
-            settings,
-            {k: settings[k] for k in varied},
-        )
-        for settings, members in zip(shared, sorted_groups.values(), strict=True)
-        for losses in [list(dict.fromkeys(g.loss for g in members))]
+    varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1 and k != "dataset"]
+    losses = list(dict.fromkeys(group.loss for group in groups))
+    members = [
+        tuple(sorted(some, key=lambda g: (losses.index(g.loss), g.kappa)))
+        for some in sorted_groups.values()
     ]
-    found = []
-    for family in families:
-        beside = {
-            name: _beside(families, family, name) for name in ("parametrization", "batch_size")
-        }
-        found.append(replace(family, beside={k: v for k, v in beside.items() if len(v) > 1}))
-    return tuple(found)
+    families = list(zip(shared, members, strict=True))
+    return tuple(
+        Family(
+            own,
+            settings,
+            ", ".join([settings["dataset"], *(f"{k} = {settings[k]}" for k in varied)]).replace(
+                "_", " "
+            ),
+            {k: _beside(families, settings, k) for k in ("parametrization", "batch_size")},
+        )
+        for settings, own in families
+    )
 
 
-def _beside(families: Sequence[Family], family: Family, name: str) -> list[tuple[Any, Any]]:
+def _beside(
+    families: Sequence[tuple[dict[str, Any], tuple[Group, ...]]], own: dict[str, Any], name: str
+) -> list[tuple[Any, tuple[Group, ...]]]:
     """Values of a setting, each with the groups of the family that differs in it alone."""
     apart = OF_THE_SEARCH | {name}  # rates that are tried may go with it
 
-    def others(one: Family) -> dict[str, Any]:
-        return {key: value for key, value in one.settings.items() if key not in apart}
+    def others(settings: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key not in apart}
 
-    return [(f.settings[name], f.groups) for f in families if others(f) == others(family)]
+    return [(s[name], groups) for s, groups in families if others(s) == others(own)]
 
 
 def _work(

@@ -170,11 +170,9 @@ def _unbracketed(family: Family) -> list[tuple[Group, Cell, Counter[str]]]:
     """The networks with seeds that have no bracket, and the statuses of their seeds."""
     found = []
     for group in family.groups:
-        counts: dict[str, Counter[str]] = {}
-        for identity, status in zip(group.rows["cell"], group.rows["status"], strict=True):
-            counts.setdefault(identity, Counter())[status] += 1
+        rows = group.by_cell("status")
         for cell in group.cells:
-            seeds = counts.get(cell.id, Counter())
+            seeds = Counter(status for (status,) in rows.get(cell.id, ()))
             if seeds.total() > seeds["bracketed"]:
                 found.append((group, cell, seeds))
     return found

@@ -124,14 +124,12 @@ def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[st
     reasons: dict[str, None] = {}
     bounds = cache(_bounds)  # groups share λ1, and so its bounds
     for group, known in measured:
-        cells = [cell for cell in group.cells if cell.id in known]
-        cells.sort(
-            key=lambda cell: (cell.settings.width * cell.settings.depth, cell.settings.width)
-        )
-        for cell in evenly(cells, each):
+        cells = [(cell.settings, cell.id) for cell in group.cells if cell.id in known]
+        cells.sort(key=lambda cell: (cell[0].width * cell[0].depth, cell[0].width))
+        for settings, cell in evenly(cells, each):
             try:
-                network, data = cell.settings.network(), load_data(cell.settings)
-                found[cell.id] = bounds(network, data, cell.settings.loss, known[cell.id][1])
+                network, data = settings.network(), load_data(settings)
+                found[cell] = bounds(network, data, settings.loss, known[cell][1])
             except EtaStarError as error:
                 reasons[f"{group.name}: {error}"] = None
                 break
@@ -141,14 +139,11 @@ def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[st
 
 def _measured(group: Group) -> dict[str, tuple[float, int]]:
     """Mean over seeds of λ1 of the Gauss-Newton matrix, and its samples, by cell."""
-    values: dict[str, list[float]] = {}
-    samples: dict[str, int] = {}
-    names = ("cell", "lambda1_gauss_newton", "sharpness_samples")
-    for identity, value, count in zip(*(group.rows[name] for name in names), strict=True):
-        if value is not None:
-            values.setdefault(identity, []).append(value)
-            samples[identity] = int(count)
-    return {i: (float(np.mean(found)), samples[i]) for i, found in values.items()}
+    found = {}
+    for cell, rows in group.by_cell("lambda1_gauss_newton", "sharpness_samples").items():
+        if known := [value for value, _ in rows if value is not None]:
+            found[cell] = float(np.mean(known)), int(rows[0][1])
+    return found
 
 
 def _bounds(network: Network, data: Dataset, loss: Loss, samples: int) -> SharpnessBounds:
