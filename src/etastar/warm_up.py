@@ -16,7 +16,7 @@ from torch import nn
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
 from etastar.engines.loop import LoopEngine
-from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.maximal import PLACES, SCAN_RATIO, own_heading
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
@@ -309,8 +309,7 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
             "out. With `store` it goes on where it was."
         )
     for name in options:
-        if name not in known:
-            raise unknown_name("option", name, known)
+        check_choice("option", name, known)
     unused = (*OF_THE_CURVE, "scheduler")
     wasted = [name for name in unused if options.get(name) not in (None, False)]
     if wasted or options.get("strategy") not in (None, "section"):
