@@ -179,9 +179,12 @@ def _notes(trainer: Any) -> list[str]:
             f"the schedule of the Trainer ({kind}) was left out: every rate is constant. Take the "
             "recommended one for its peak, or measure with `scheduler`."
         )
-    callbacks = trainer.callback_handler.callbacks
-    others = [each for each in callbacks if type(each).__name__ not in QUIET]
-    if others := [each for each in others if ".integrations" not in type(each).__module__]:
+    others = [
+        each
+        for each in trainer.callback_handler.callbacks
+        if type(each).__name__ not in QUIET and ".integrations" not in type(each).__module__
+    ]
+    if others:
         notes.append(f"callbacks of the Trainer were not called: {named(others)}.")
     if args.auto_find_batch_size:
         notes.append("auto_find_batch_size was left out: the batch size is the one that is set.")

@@ -51,13 +51,9 @@ def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> dict[str, list[Cell]]:
     counts too.
     """
     found = _by_fields(cells, OF_THE_SEARCH | sizes)
-    networks = Counter(
-        (key, cell.settings.width, cell.settings.depth)
-        for key, members in found.items()
-        for cell in members
-    )
-    if networks and max(networks.values()) > 1:
-        return _by_fields(cells, sizes)
+    for members in found.values():
+        if len(members) > len({(cell.settings.width, cell.settings.depth) for cell in members}):
+            return _by_fields(cells, sizes)
     return found
 
 

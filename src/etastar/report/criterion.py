@@ -92,13 +92,9 @@ def _search(family: Family) -> str:
         )
     finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
     resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
-    return f"{_seeds(family)}, brackets within {resolution} %"
-
-
-def _seeds(family: Family) -> str:
     wanted = sorted({len(cell.seeds) for group in family.groups for cell in group.cells})
-    many = number(wanted[0]) if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
-    return f"{many} seed{'s' if wanted != [1] else ''} per network"
+    seeds = count(wanted[0], "seed") if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]} seeds"
+    return f"{seeds} per network, brackets within {resolution} %"
 
 
 def _told(group: Group) -> dict[str, Any]:

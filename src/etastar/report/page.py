@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +21,6 @@ from etastar.report.draw_plotly import interactive, require_plotly
 from etastar.report.evidence import LEVEL, PREDICTORS, Evidence, Family, Group
 from etastar.report.plots import FIGURES
 from etastar.report.plots.base import sentence
-from etastar.report.rows import link
 from etastar.report.style import (
     count,
     fixed,
@@ -32,6 +33,7 @@ from etastar.report.style import (
 )
 from etastar.scaling import FORMS, Coefficient, PowerLawFit
 from etastar.study.cell import Cell
+from etastar.study.export import Columns, write_rows
 from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -43,6 +45,8 @@ FORM_TITLES = {
     "inverse-width": "a/n (rule)",
     "depth^-3/2": "a·L^{−3/2} (rule)",
 }
+MOST_PLAIN = 4_000_000
+"""Characters beyond which a file is compressed: pandas reads it as it is."""
 _LETTERS = {"separate": ["b = ", "c = "]}
 _HERE = Path(__file__).parent
 
@@ -154,6 +158,28 @@ def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
         **{"letters": _letters, "unbracketed": _unbracketed, "costs": _costs},
         **{"FORMS": FORMS, "LEVEL": LEVEL, "PREDICTORS": PREDICTORS},
     )
+
+
+def link(columns: Columns, name: str, what: str = "row") -> str:
+    """An HTML link that downloads these columns as `name.csv`.
+
+    Args:
+        columns: The table.
+        name: Name of the file, without its ending.
+        what: What a row is, for the link's text.
+    """
+    buffer = io.StringIO()
+    write_rows(columns, buffer)
+    text = buffer.getvalue()
+    kind, ending, content = "text/csv;charset=utf-8", "csv", text.encode()
+    if len(text) > MOST_PLAIN:
+        # without a time stamp, so that the same results give the same page
+        kind, ending, content = "application/gzip", "csv.gz", gzip.compress(content, 6, mtime=0)
+    rows = len(next(iter(columns.values()), []))
+    data = base64.b64encode(content).decode("ascii")
+    shown = html.escape(f"{count(rows, what)} ({ending.upper()})")
+    file = html.escape(f"{name}.{ending}", quote=True)
+    return f'<a class="rows" download="{file}" href="data:{kind};base64,{data}">{shown}</a>'
 
 
 def text(value: object) -> str:

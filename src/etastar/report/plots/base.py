@@ -182,13 +182,19 @@ def depth_key(family: Family) -> list[tuple[str, str]]:
     return [(f"L = {d}" if d == min(colours) else f"{d}", c) for d, c in colours.items()]
 
 
-def per_loss(family: Family, layers: Callable[[Group], Sequence[Any]], **axes: Any) -> list[Chart]:
+def per_loss(
+    family: Family,
+    layers: Callable[[Group], Sequence[Any]],
+    x_label: str,
+    y_label: str,
+    **axes: Any,
+) -> list[Chart]:
     """One panel per loss, with the layers of all its κ; losses without any are left out."""
-    charts = []
+    charts, key = [], depth_key(family)
     for loss in family.losses:
         found = [layer for group in family.of_loss(loss) for layer in layers(group)]
         if any(isinstance(layer, Points) for layer in found):
-            charts.append(Chart(layers=found, title=loss, key=depth_key(family), **axes))
+            charts.append(Chart(x_label, y_label, found, title=loss, key=key, **axes))
     return alike(charts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -18,13 +19,8 @@ _NAMES = {"trials": "trials", "steps": "steps", "seeds": "seeds"}
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
-    curve = family.curve
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group),
-        x_label="width × depth, n·L",
-        y_label="seconds per curve" if curve else "seconds per seed",
-    )
+    y_label = "seconds per curve" if family.curve else "seconds per seed"
+    charts = per_loss(family, partial(_layers, family), "width × depth, n·L", y_label)
     missing = "" if charts else "No task has ended yet."
     return Drawing(charts, stacked(map(cost_rows, family.groups)), _CAPTION, missing)
 

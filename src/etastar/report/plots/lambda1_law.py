@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
@@ -38,12 +38,8 @@ def make(family: Family) -> Drawing:
     if not any(medians(group, "lambda1") for group in family.groups):
         return Drawing([], {}, _CAPTION, NOTHING)
     values, means, refused = bounds_of(family)
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group, _rows(group, values)),
-        x_label="width × depth, n·L",
-        y_label="λ₁ at initialisation",
-    )
+    layers = partial(_layers, family, values)
+    charts = per_loss(family, layers, "width × depth, n·L", "λ₁ at initialisation")
     note = missing = ""
     if values:
         inside = sum(b.lower <= means[cell] <= b.upper for cell, b in values.items())
@@ -59,10 +55,8 @@ def make(family: Family) -> Drawing:
     if refused:
         missing = f"Drawn without bounds: {refused}"
     elif len(values) < len(means):
-        missing = (
-            f"Bounds are computed for {len(values)} of {len(means)} networks, spread "
-            "evenly over n·L."
-        )
+        some = f"{len(values)} of {len(means)} networks"
+        missing = f"Bounds are computed for {some}, spread evenly over n·L."
     rows = stacked(_rows(group, values) for group in family.groups)
     return Drawing(charts, rows, _CAPTION + note, missing)
 
@@ -90,9 +84,10 @@ def _rows(group: Group, bounds: Mapping[str, SharpnessBounds]) -> Columns:
     return rows | added if rows else {}
 
 
-def _layers(family: Family, group: Group, rows: Columns) -> Sequence[Points | Line]:
-    known = where(rows, "lambda1")
-    if not known:
+def _layers(
+    family: Family, bounds: Mapping[str, SharpnessBounds], group: Group
+) -> Sequence[Points | Line]:
+    if not (known := where(_rows(group, bounds), "lambda1")):
         return []
     fit = group.law("product", "lambda1")
     label = law_text(fit, "λ₁")
