@@ -209,6 +209,8 @@ def measure_sharpness(
             for matrix in dict.fromkeys(kinds)
         }
     say("bounds", len(seeds))
+    fields = network.model_dump()
+    size = f"{fields['width']}×{fields['depth']} " if {"width", "depth"} <= fields.keys() else ""
     over = {matrix: _over_seeds(found) for matrix, found in of_kind.items()}
     top = over[kind]["lambda1_preconditioned"]["median"]
     proved, note = _bounds(network, dataset, count, settings.loss)
@@ -229,7 +231,7 @@ def measure_sharpness(
             "eta_star_times_lambda1": _eta_star_times_lambda1(measured, of_kind[kind]),
         }
     return Sharpness(
-        heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
+        heading=f"λ1 ({kind}) at initialisation of {size}{network.architecture}, "
         f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
         f"of {dataset.name}",
         **over[kind],
@@ -309,11 +311,6 @@ def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, Any]:
     """Summarise both λ1 over seeds, by name."""
     names = ("lambda1_plain", "lambda1_preconditioned")
     return {name: over_seeds([getattr(row, name) for row in found.values()]) for name in names}
-
-
-def _size(network: Network) -> str:
-    fields = network.model_dump()
-    return f"{fields['width']}×{fields['depth']} " if {"width", "depth"} <= fields.keys() else ""
 
 
 def _bounds(

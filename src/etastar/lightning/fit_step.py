@@ -94,9 +94,8 @@ class Training:
         module: Any = copied_model(given) if isinstance(given, nn.Module) else given(seed)
         vars(module).pop("optimizers", None)
         self.attached(module)
-        for name, arguments in (("setup", ("fit",)), ("configure_model", ())):
-            if is_own(module, name):
-                getattr(module, name)(*arguments)
+        module.setup("fit")
+        module.configure_model()
         module.trainer = None
         vars(module).pop("log", None)
         return module if self.precision is None else self.precision.convert_module(module)  # type: ignore[no-any-return]

@@ -60,6 +60,16 @@ class Points:
     colours: Sequence[str] | None = None
 
     @property
+    def errors(self) -> dict[str, FloatArray]:
+        """By axis how far intervals reach below and above, `[2, M]`; only axes that have some."""
+        found = {}
+        for axis in "xy":
+            value, low, high = (getattr(self, f"{axis}{end}") for end in ("", "_low", "_high"))
+            if low is not None and high is not None:
+                found[axis] = np.maximum(0.0, [value - low, high - value])
+        return found
+
+    @property
     def edges(self) -> list[str]:
         """The colour of every mark's outline."""
         return list(self.colours or [self.colour] * len(self.x))

@@ -32,11 +32,9 @@ def collect(study: Study, store: Store) -> Evidence:
     rows, trials = seed_columns(study, store), trial_columns(study, store)
     work, environments = _work(store, study)
     state = State.of(store)
-    sorted_cells = _grouped(study.cells, study.sizes)
-    rows_of, trials_of = (_split(table, sorted_cells) for table in (rows, trials))
     groups = [
-        Group(tuple(cells), rows_of[key], trials_of[key], work)
-        for key, cells in sorted_cells.items()
+        Group(tuple(cells), _of_cells(rows, cells), _of_cells(trials, cells), work)
+        for cells in _grouped(study.cells, study.sizes)
     ]
     failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
     return Evidence(
@@ -44,39 +42,32 @@ def collect(study: Study, store: Store) -> Evidence:
     )
 
 
-def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> dict[str, list[Cell]]:
+def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> list[list[Cell]]:
     """Cells by all that is not their width and depth, nor how η* was looked for.
 
     Where the search is itself what is varied, so that a network would stand twice in one group, it
     counts too.
     """
     found = _by_fields(cells, OF_THE_SEARCH | sizes)
-    for members in found.values():
+    for members in found:
         if len(members) > len({(cell.settings.width, cell.settings.depth) for cell in members}):
             return _by_fields(cells, sizes)
     return found
 
 
-def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]]:
+def _by_fields(cells: Sequence[Cell], without: Set[str]) -> list[list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_IDENTITY}
         found.setdefault(json.dumps(fields), []).append(cell)
-    return found
+    return list(found.values())
 
 
-def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Columns]:
-    """The rows of every group."""
-    if len(groups) == 1:
-        return dict.fromkeys(groups, table)
-    group_of = {cell.id: key for key, cells in groups.items() for cell in cells}
-    picks: dict[str, list[int]] = {key: [] for key in groups}
-    for place, identity in enumerate(table["cell"]):
-        picks[group_of[identity]].append(place)
-    return {
-        key: {name: [column[i] for i in pick] for name, column in table.items()}
-        for key, pick in picks.items()
-    }
+def _of_cells(table: Columns, cells: Sequence[Cell]) -> Columns:
+    """The rows of these cells."""
+    own = {cell.id for cell in cells}
+    keep = [i for i, identity in enumerate(table["cell"]) if identity in own]
+    return {name: [column[i] for i in keep] for name, column in table.items()}
 
 
 def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:

@@ -175,21 +175,17 @@ def decimal_ticks(axis: Any, decades: float) -> None:
 
 
 def _points(layer: Points, ax: Axes) -> None:
-    for axis in "xy":
-        value, low, high = (getattr(layer, f"{axis}{end}") for end in ("", "_low", "_high"))
-        if low is not None and high is not None:
-            bars: Any = {f"{axis}err": np.maximum(0.0, [value - low, high - value])}
-            look: Any = {"fmt": "none", "ecolor": layer.colour, "elinewidth": 0.7, "alpha": 0.5}
-            ax.errorbar(layer.x, layer.y, **bars, **look)
+    if reach := layer.errors:
+        look: Any = {"fmt": "none", "ecolor": layer.colour, "elinewidth": 0.7, "alpha": 0.5}
+        ax.errorbar(layer.x, layer.y, reach.get("y"), reach.get("x"), **look)
     if layer.joined:
         ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
-    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "zorder": 3}
-    sizes = np.square(layer.size)
-    if layer.shape == "dash":
-        ax.scatter(layer.x, layer.y, s=sizes, c=layer.edges, lw=1.2, **mark)
+    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "zorder": 3, "lw": 0.8}
+    if layer.shape == "dash":  # which has no inside
+        mark |= {"lw": 1.2}
     else:
-        mark |= {"lw": 0.8}
-        ax.scatter(layer.x, layer.y, s=sizes, c=layer.faces, edgecolors=layer.edges, **mark)
+        mark |= {"edgecolors": layer.edges}
+    ax.scatter(layer.x, layer.y, s=np.square(layer.size), c=layer.faces, **mark)
     if layer.label:
         # the legend shows the usual mark, whatever the first point happens to be
         all_hollow = layer.hollow is not None and len(layer.hollow) and layer.hollow.all()

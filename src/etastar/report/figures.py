@@ -79,10 +79,9 @@ def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     for kind, colour in COLOURS.items():
         at = [(t.lr, t.seed) for t, outcome in found.own_trials.items() if outcome.kind == kind]
         if at:
-            marker = MARKERS[kind]
-            ax.scatter(
-                *np.transpose(at), s=16, marker=marker, c=colour, lw=0.9, label=kind, zorder=3
-            )
+            rates, seeds = np.transpose(at)
+            look: dict[str, Any] = {"marker": MARKERS[kind], "s": 16, "lw": 0.9, "zorder": 3}
+            ax.scatter(rates, seeds, c=colour, label=kind, **look)
     for seed, result in found.seeds.items():
         if result.lo and result.hi:
             ax.plot([result.lo, result.hi], [seed, seed], color="0.75", lw=7, solid_capstyle="butt")

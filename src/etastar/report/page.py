@@ -90,7 +90,9 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
     """Draw and write all figures of a family; return what the page shows of it."""
     alone = len(evidence.families) == 1
     # what its anchors and files begin with
-    key = "" if alone else _slug(family.name, evidence.families.index(family)) + "-"
+    slug = re.sub("[^a-z0-9.]+", "-", family.name.lower()).strip("-")
+    # numbered, so that two families never share one
+    key = "" if alone else f"{evidence.families.index(family) + 1}-{slug}"[:60] + "-"
     criterion = criterion_text(family)
     figures: list[dict[str, Any]] = []
     files: list[Path] = []
@@ -118,11 +120,6 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
         files += written
     chapter = {"family": family, "key": key, "criterion": criterion}
     return {**chapter, "figures": figures, "files": files}
-
-
-def _slug(name: str, place: int) -> str:
-    """A name for files and anchors; numbered, so that two families never share one."""
-    return f"{place + 1}-{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}"[:60]
 
 
 def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
