@@ -245,11 +245,6 @@ class Family:
     beside: Mapping[str, Sequence[tuple[Any, tuple[Group, ...]]]]
 
     @property
-    def is_first(self) -> bool:
-        """Whether it is the first of the families in `beside`."""
-        return all(alike[0][1] is self.groups for alike in self.beside.values())
-
-    @property
     def losses(self) -> list[str]:
         """Its losses, in the order of the study."""
         return list(dict.fromkeys(group.loss for group in self.groups))

@@ -8,7 +8,6 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from etastar.report.style import (
     percent,
     thousands,
 )
-from etastar.scaling import FORMS, Coefficient, PowerLawFit
+from etastar.scaling import FORMS
 from etastar.study.cell import Cell
 from etastar.study.export import Columns, write_rows
 from etastar.study.filesystem import as_a_whole
@@ -48,6 +47,7 @@ FORM_TITLES = {
 MOST_PLAIN = 4_000_000
 """Characters beyond which a file is compressed: pandas reads it as it is."""
 _LETTERS = {"separate": ["b = ", "c = "]}
+"""What the exponents of a law are called, where it has several."""
 _HERE = Path(__file__).parent
 
 
@@ -103,11 +103,9 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
         twins = map(interactive, drawing.charts)
         figures.append(
             {
-                "anchor": stem.name,
                 "title": kind.title,
                 "stem": stem,
                 "drawing": drawing,
-                "criterion": criterion,
                 "alternative": about,
                 "svg": base64.b64encode(written[-1].read_bytes()).decode() if written else "",
                 # JSON that cannot end the script element which holds it
@@ -152,7 +150,8 @@ def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
         link=lambda *arguments: Markup(link(*arguments)),
         least=lambda rows, name: min(getattr(row.fit, name) for row in rows),
         title=lambda form: FORM_TITLES.get(form, FORMS[form].title),
-        **{"letters": _letters, "unbracketed": _unbracketed, "costs": _costs},
+        letters=lambda fit: zip(_LETTERS.get(fit.form, [""]), fit.coefficients[1:], strict=False),
+        **{"unbracketed": _unbracketed, "costs": _costs},
         **{"FORMS": FORMS, "LEVEL": LEVEL, "PREDICTORS": PREDICTORS},
     )
 
@@ -182,11 +181,6 @@ def link(columns: Columns, name: str, what: str = "row") -> str:
 def text(value: object) -> str:
     """Safe HTML, exponents raised, no line break before a per cent sign."""
     return for_html(html.escape(str(value))).replace(" %", "\u202f%")
-
-
-def _letters(fit: PowerLawFit) -> Iterator[tuple[str, Coefficient]]:
-    """The exponents of a law, each with what it is called beside others."""
-    return zip(_LETTERS.get(fit.form, [""]), fit.coefficients[1:], strict=False)
 
 
 def _unbracketed(family: Family) -> list[tuple[Group, Cell, Counter[str]]]:

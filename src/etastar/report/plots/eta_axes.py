@@ -32,7 +32,7 @@ MOST_NETWORKS = 4
 def make(family: Family) -> Drawing:
     """Draw a family, and those that differ from it in the parametrisation or the batch size."""
     rows = stacked(_rows(group) for group in family.groups)
-    if not family.is_first:
+    if any(alike[0][1] is not family.groups for alike in family.beside.values()):
         return Drawing([], rows, _CAPTION, "Drawn with the first of these chapters.")
     charts: list[Chart] = []
     kinds = {"parametrization": (_by_width, "width n"), "batch_size": (_by_batch, "batch size B")}
