@@ -288,8 +288,8 @@ def own_heading(problem: Problem, seed: int) -> str:
         seed: An initialisation whose model is looked at.
     """
     told = problem.described(seed)
-    options = {k: v for k, v in told["optimizer_options"].items() if k in ("momentum",) and v}
-    momentum = f" with momentum {options['momentum']:g}" if options else ""
+    known = told["optimizer_options"].get("momentum")
+    momentum = f" with momentum {known:g}" if known else ""
     batch = f", batch {told['batch_size']}" if told["batch_size"] else ""
     trained = f"{told['model']}; {told['loss']}, {told['optimizer']}{momentum}{batch}"
     return f"{trained}\n{criterion_line(problem)}"

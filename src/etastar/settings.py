@@ -242,8 +242,7 @@ class Settings(Options):
         """
         from etastar.data import load
 
-        where = self.model_dump(include={"data_dir", "train_size", "val_size"})
-        return load(self.dataset, **where, progress=progress)
+        return load(self.dataset, **self.model_dump(include=DATA_OPTIONS), progress=progress)
 
     def network(self) -> Network:
         """The architecture that these settings describe."""

@@ -115,6 +115,7 @@ def _check(module: Any, trainer: Any) -> None:
         expected = "module must be a LightningModule, or a factory seed -> LightningModule"
         raise not_of(ENTRY, expected, module, ("lightning", "lightning"))
     strategy = getattr(trainer, "strategy", None)
+    changing = [c for c in _callbacks(module, trainer) if type(c).__name__ in CHANGING]
     check_carried(
         ENTRY,
         {
@@ -130,14 +131,10 @@ def _check(module: Any, trainer: Any) -> None:
             and type(trainer.precision_plugin).__name__ not in PRECISIONS,
             "fast_dev_run and overfit_batches change the training. Leave them out of the Trainer"
             "": bool(getattr(trainer, "fast_dev_run", 0) or getattr(trainer, "overfit_batches", 0)),
+            f"{named(changing)} changes the training, and callbacks are not called. Take it out of "
+            "the Trainer": bool(changing),
         },
     )
-    changing = [c for c in _callbacks(module, trainer) if type(c).__name__ in CHANGING]
-    if changing:
-        raise ConfigError(
-            f"{ENTRY}: {named(changing)} changes the training, and callbacks are not called. Take "
-            "it out of the Trainer."
-        )
 
 
 def _callbacks(module: Any, trainer: Any) -> list[Any]:
