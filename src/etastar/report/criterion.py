@@ -65,20 +65,17 @@ def _data(told: Mapping[str, Any]) -> str:
 
 def _training(settings: Mapping[str, Any]) -> str:
     momentum = f" with momentum {number(settings['momentum'])}" if settings["momentum"] else ""
+    trained = f"trained by {settings['optimizer'].upper()}{momentum} at a constant rate"
     network = "ReLU networks"
     if own := settings.get("model"):
-        trained = f"{settings['optimizer'].upper()}{momentum} at a constant rate"
-        return f"Networks of {own} (code {settings['code'][:8]}), trained by {trained}"
+        return f"Networks of {own} (code {settings['code'][:8]}), {trained}"
     if settings["norm"] != "none":
         network += f" with {settings['norm']} normalisation"
     if settings["parametrization"] != "standard":
         network += f" in the {settings['parametrization']} parametrisation"
     if not settings["biases"]:
         network += " without biases"
-    return (
-        f"{network}, output variance {number(settings['output_variance'])}, trained by "
-        f"{settings['optimizer'].upper()}{momentum} at a constant rate"
-    )
+    return f"{network}, output variance {number(settings['output_variance'])}, {trained}"
 
 
 def _search(family: Family) -> str:

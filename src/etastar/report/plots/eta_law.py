@@ -73,6 +73,5 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
         label = f"at least this ({count(many, 'network')})"
         look = {"shape": "up", "hollow": np.ones(many, dtype=bool)}
         names = {"eta_star_above": "η* above", "seeds": "seeds"}
-        axes = ("", "eta_star_above")
-        layers.append(points(family, group, above, axes, label, names, **look))
+        layers.append(points(family, group, above, ("", "eta_star_above"), label, names, **look))
     return layers

@@ -41,13 +41,9 @@ _NO_BRACKET = SeedResult("bracketed", 0.0, math.inf, None, ())
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
     found = [(group, curves(group)) for group in family.groups]
-    chosen = [_spread(group, own) for group, own in found]
-    charts = [
-        _chart(family, group, own, some)
-        for (group, own), some in zip(found, chosen, strict=True)
-        if some
-    ]
-    shown, total = sum(map(len, chosen)), sum(len(own) for _, own in found)
+    chosen = [(group, own, _spread(group, own)) for group, own in found]
+    charts = [_chart(family, group, own, some) for group, own, some in chosen if some]
+    shown, total = sum(len(some) for _, _, some in chosen), sum(len(own) for _, own in found)
     missing = ""
     if not charts:
         missing = "No network has a known η* and trials, so there is nothing to draw."
