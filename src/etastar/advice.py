@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from etastar.problem.problem import Problem
 from etastar.problem.trial import Outcome, Start, Trial
+from etastar.result import counted
 from etastar.search.base import SeedResult
 from etastar.search.curve_blocks import CurveResult
 
@@ -41,8 +42,8 @@ def advice(
     notes.append(_budget_note(seeds))
     if entries := sum(bool(r.re_entries) for r in seeds.values()):
         notes.append(
-            f"{entries} of {_seeds(seeds)} train above a rate that fails (re-entry): the boundary "
-            "is not sharp. To train, take half of η*."
+            f"{entries} of {counted(len(seeds), 'seed')} train above a rate that fails "
+            "(re-entry): the boundary is not sharp. To train, take half of η*."
         )
     return [note for note in notes if note]
 
@@ -111,17 +112,13 @@ def order_note(problem: Problem, starts: Sequence[Start]) -> list[str]:
     ]
 
 
-def _seeds(seeds: Mapping[int, SeedResult]) -> str:
-    return f"{len(seeds)} seed" + "s" * (len(seeds) > 1)
-
-
 def _of_status(seeds: Mapping[int, SeedResult], status: str) -> str | None:
     """Return `2 of 3 seeds (0, 2)`; None if there are none."""
     which = [seed for seed, result in seeds.items() if result.status == status]
     if not which:
         return None
     named = ", ".join(map(str, which[:MOST_NAMED])) + ", ..." * (len(which) > MOST_NAMED)
-    return f"{len(which)} of {_seeds(seeds)} ({named})"
+    return f"{len(which)} of {counted(len(seeds), 'seed')} ({named})"
 
 
 def _all_note(seeds: Mapping[int, SeedResult], end_lr: float) -> str | None:
@@ -138,8 +135,9 @@ def _budget_note(seeds: Mapping[int, SeedResult]) -> str | None:
     if 2 * short <= bracketed:
         return None
     return (
-        f"in {short} of {_seeds(seeds)} the rate above η* was not unstable, only short of the "
-        "threshold when the budget ended: η* is set by the budget. Compare a longer one (`epochs`)."
+        f"in {short} of {counted(len(seeds), 'seed')} the rate above η* was not unstable, "
+        "only short of the threshold when the budget ended: η* is set by the budget. Compare a "
+        "longer one (`epochs`)."
     )
 
 

@@ -84,6 +84,7 @@ def measured(
     search = settings.search()
     search = search if seeds is None else replace(search, seeds=tuple(seeds))
     problem = network_problem(network, data, settings)
+    whole = round((settings.epochs or 0) * problem.train.steps_per_epoch)
     told = settings.model_dump(include=set(SETTINGS_TOLD))
     scheme = network.parametrization_record(data.inputs, data.classes)
     return run(
@@ -92,20 +93,13 @@ def measured(
         heading=_heading(network, data, problem),
         data={"name": data.name, "classes": data.classes, **data.provenance},
         threads=settings.threads,
-        budget="max_steps" if _is_cut(settings, problem) else "epochs",
+        budget="max_steps" if settings.max_steps == problem.max_steps != whole else "epochs",
         settings=told | ({"parametrization": scheme} if scheme else {}),
         notes=_batch_notes(settings, data)
         + scheme_notes(scheme)
         + label_notes([data.y_train], data.classes, "the network"),
         **how,
     )
-
-
-def _is_cut(settings: Settings, problem: Problem) -> bool:
-    """Whether `max_steps` ends the budget, and not `epochs`."""
-    if settings.epochs is None or settings.max_steps is None:
-        return settings.max_steps is not None
-    return settings.max_steps < round(settings.epochs * problem.train.steps_per_epoch)
 
 
 def _batch_notes(settings: Settings, data: Dataset) -> list[str]:

@@ -83,7 +83,8 @@ def trainer_maximal_lr(
         NotBracketedWarning: No rate trains, or all do.
     """
     _check(trainer)
-    if warmup is not None and not isinstance(warmup, bool | Mapping) and not is_number(warmup):
+    given = {"target_lr": warmup} if is_number(warmup) else warmup
+    if given is not None and not isinstance(given, bool | Mapping):
         raise ConfigError(
             "warmup must be True, the rate to warm up to, or options of etastar.warmup, got "
             f"{warmup!r:.60}."
@@ -117,16 +118,11 @@ def trainer_maximal_lr(
     }
 
     def warmed(found: Result) -> Warmup | None:
-        given = dict(warmup) if isinstance(warmup, Mapping) else {}
-        highest = (found.window and found.window.high) or found.recommended_lr
-        target = given.pop("target_lr", highest)
-        if isinstance(warmup, int | float) and not isinstance(warmup, bool):
-            target = warmup
-        if target is None:
-            return None
         known = {k: v for k, v in options.items() if k not in (*OF_THE_CURVE, "strategy")}
-        known |= {"threshold": found.settings["threshold"], **given}
-        return find_warmup(target_lr=target, **(read | known))
+        known["target_lr"] = (found.window and found.window.high) or found.recommended_lr
+        known["threshold"] = found.settings["threshold"]
+        known |= given if isinstance(given, Mapping) else {}
+        return None if known["target_lr"] is None else find_warmup(**(read | known))
 
     return measured(
         options,
@@ -179,9 +175,12 @@ def _notes(trainer: Any) -> list[str]:
             f"the schedule of the Trainer ({kind}) was left out: every rate is constant. Take the "
             "recommended one for its peak, or measure with `scheduler`."
         )
-    callbacks = trainer.callback_handler.callbacks
-    others = [each for each in callbacks if type(each).__name__ not in QUIET]
-    if others := [each for each in others if ".integrations" not in type(each).__module__]:
+    others = [
+        each
+        for each in trainer.callback_handler.callbacks
+        if type(each).__name__ not in QUIET and ".integrations" not in type(each).__module__
+    ]
+    if others:
         notes.append(f"callbacks of the Trainer were not called: {named(others)}.")
     if args.auto_find_batch_size:
         notes.append("auto_find_batch_size was left out: the batch size is the one that is set.")

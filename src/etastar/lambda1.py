@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from etastar.machine import device_named, environment, use_threads
 from etastar.problem.networks import Network
 from etastar.problem.networks.parametrization import scheme_notes
 from etastar.progress import Progress
-from etastar.result import Result
+from etastar.result import Result, json_ready
 from etastar.search.base import SeedResult
 from etastar.search.search import OF_THE_CURVE
 from etastar.settings import Settings
@@ -61,7 +60,7 @@ NORMALISATION = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharpness:
     """λ1 at initialisation of one architecture.
 
@@ -98,9 +97,9 @@ class Sharpness:
     bounds: dict[str, Any]
     bounds_note: str | None
     reference_rates: dict[str, float | None]
-    eta_star: dict[str, float | None] | None
-    eta_star_seeds: dict[int, SeedResult] | None
-    eta_star_times_lambda1: float | None
+    eta_star: dict[str, float | None] | None = None
+    eta_star_seeds: dict[int, SeedResult] | None = None
+    eta_star_times_lambda1: float | None = None
     conventions: dict[str, Any]
     cost: dict[str, Any]
     environment: dict[str, Any]
@@ -121,11 +120,7 @@ class Sharpness:
         record = {"schema_version": SCHEMA_VERSION, **_with_old_names(asdict(self))}
         beside, brackets = record.pop("gauss_newton_seeds"), record.pop("eta_star_seeds")
         for bounds in (record["bounds"], record["gauss_newton"]["bounds"]):
-            entries = bounds.pop("theorem")
-        record["theorem"] = entries and [
-            {key: None if value == math.inf else value for key, value in entry.items()}
-            for entry in entries
-        ]
+            record["theorem"] = bounds.pop("theorem")
         record["seeds"] = [
             {
                 "seed": seed,
@@ -135,8 +130,8 @@ class Sharpness:
             }
             for seed, row in record["seeds"].items()
         ]
-        strict: dict[str, Any] = json.loads(json.dumps(record, allow_nan=False))
-        return strict
+        ready: dict[str, Any] = json_ready(record)
+        return ready
 
 
 def measure_sharpness(
@@ -195,11 +190,8 @@ def measure_sharpness(
     count = min(samples or settings.train_size or MOST_SAMPLES, available)
     settings = settings.bracketing()  # λ1 and η* are of the same initialisations
     seeds = settings.search().seeds
+
     dtype = getattr(torch, settings.dtype)
-
-    def report(matrix: str, done: int, products: int) -> None:
-        say(f"λ1 ({matrix}), product {products}", done)
-
     kinds: tuple[Kind, ...] = (kind, "gauss-newton")
     with use_threads(settings.threads) as threads:
         of_kind = {
@@ -212,27 +204,34 @@ def measure_sharpness(
                 max_iter=max_iter,
                 dtype=dtype,
                 device=device,
-                on_progress=report,
+                on_progress=lambda matrix, done, n: say(f"λ1 ({matrix}), product {n}", done),
             )
             for matrix in dict.fromkeys(kinds)
         }
     say("bounds", len(seeds))
+    fields = network.model_dump()
+    size = f"{fields['width']}×{fields['depth']} " if {"width", "depth"} <= fields.keys() else ""
     over = {matrix: _over_seeds(found) for matrix, found in of_kind.items()}
     top = over[kind]["lambda1_preconditioned"]["median"]
     proved, note = _bounds(network, dataset, count, settings.loss)
     scheme = network.parametrization_record(dataset.inputs, dataset.classes)
     notes = (*scheme_notes(scheme), *_warnings(of_kind, max_iter))
     notes += () if note else _beyond(network)
-    measured = None
+    star: dict[str, Any] = {}
     if with_eta_star:
 
         def tell(now: Progress) -> None:
             say(f"η*: {now.trials} trials, {now.steps:,} steps", now.seeds_done)
 
         measured = measure_eta_star(network, dataset, settings, on_progress=tell)
-        notes += measured.warnings
+        notes += measured.notes
+        star = {
+            "eta_star": measured.to_dict()["eta_star"],
+            "eta_star_seeds": measured.seeds,
+            "eta_star_times_lambda1": _eta_star_times_lambda1(measured, of_kind[kind]),
+        }
     return Sharpness(
-        heading=f"λ1 ({kind}) at initialisation of {_size(network)}{network.architecture}, "
+        heading=f"λ1 ({kind}) at initialisation of {size}{network.architecture}, "
         f"κ = {network.input_lr_ratio:g}, {settings.loss}, on the first {count:,} training samples "
         f"of {dataset.name}",
         **over[kind],
@@ -242,11 +241,6 @@ def measure_sharpness(
         bounds=proved if kind == "gauss-newton" or note else proved | UNPROVED,
         bounds_note=note,
         reference_rates={f"{c}/λ1": c / top if top else None for c in CLASSICAL_RATES},
-        eta_star=measured.to_dict()["eta_star"] if measured else None,
-        eta_star_seeds=measured.seeds if measured else None,
-        eta_star_times_lambda1=_eta_star_times_lambda1(measured, of_kind[kind])
-        if measured
-        else None,
         conventions=_with_old_names(_conventions(network, dataset, settings, kind, count, tol))
         | ({"parametrization": scheme} if scheme else {}),
         cost={
@@ -255,6 +249,7 @@ def measure_sharpness(
         },
         environment=environment(device, dtype, threads),
         warnings=notes,
+        **star,
     )
 
 
@@ -278,11 +273,8 @@ def _check_in_use(options: Mapping[str, Any], with_eta_star: bool) -> None:
 
 def _with_old_names(record: dict[str, Any]) -> dict[str, Any]:
     """Add the old names `lambda1` and `preconditioned` to a record."""
-    old = {
-        "lambda1": record["lambda1_plain"],
-        "preconditioned": record["lambda1_preconditioned"],
-    }
-    return record | old
+    old = {"lambda1": "lambda1_plain", "preconditioned": "lambda1_preconditioned"}
+    return record | {name: record[now] for name, now in old.items()}
 
 
 def _conventions(
@@ -315,15 +307,10 @@ def _conventions(
     }
 
 
-def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, dict[str, float | None]]:
+def _over_seeds(found: Mapping[int, SeedSharpness]) -> dict[str, Any]:
     """Summarise both λ1 over seeds, by name."""
     names = ("lambda1_plain", "lambda1_preconditioned")
     return {name: over_seeds([getattr(row, name) for row in found.values()]) for name in names}
-
-
-def _size(network: Network) -> str:
-    fields = network.model_dump()
-    return f"{fields['width']}×{fields['depth']} " if {"width", "depth"} <= fields.keys() else ""
 
 
 def _bounds(

@@ -66,20 +66,6 @@ def device_named(name: str, instead: str = "--device cpu") -> torch.device:
     return device
 
 
-def versions() -> dict[str, str]:
-    """Versions and platform, as far as they can change a result."""
-    import torch
-
-    from etastar import __version__
-
-    return {
-        "etastar": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-
-
 def environment(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, Any]:
     """Versions and machine, as far as they can change a result or its cost.
 
@@ -90,9 +76,14 @@ def environment(device: torch.device, dtype: torch.dtype, threads: int) -> dict[
     """
     import torch
 
+    from etastar import __version__
+
     on_gpu = device.type == "cuda"
     return {
-        **versions(),
+        "etastar": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "dtype": str(dtype).removeprefix("torch."),

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from etastar.api import SETTINGS_TOLD, criterion_line
-from etastar.checking import check_number, known_names, plain
+from etastar.checking import check_choice, check_number, known_names, plain
 from etastar.data import Dataset
 from etastar.engines import LoopEngine
 from etastar.engines.workers import WorkersEngine
-from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.problem.answers import WHOLE
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
@@ -177,7 +177,10 @@ def maximal_lr(
         >>> result.lr, result.bracket, result.safe_lr  # doctest: +SKIP
     """
     given = {k: v for k, v in locals().items() if k not in PLACES}
-    asked, workers = OwnModel(**given), workers_of(executor, resources)
+    asked = OwnModel(**given)
+    if executor is None and resources is not None:
+        raise ConfigError("`resources` has no effect without `executor`: leave it out.")
+    workers = None if executor is None else WorkersEngine(executor, resources)
     early = Early(None if minutes is None else check_number("minutes", plain(minutes), above=0))
     spent = 0
     with untouched(train_data, val_data), keeper(store) as kept:
@@ -255,21 +258,6 @@ PLACES = ("store", "minutes", "executor", "resources")
 """Arguments that say where trials are trained and kept, and for how long; no outcome depends on."""
 
 
-def workers_of(executor: Any, resources: Mapping[str, float] | None) -> WorkersEngine | None:
-    """Return the executor, checked; None for none.
-
-    Args:
-        executor: As it was given.
-        resources: Likewise.
-
-    Raises:
-        ConfigError: It is none, or there are resources without one.
-    """
-    if executor is None and resources is not None:
-        raise ConfigError("`resources` has no effect without `executor`: leave it out.")
-    return None if executor is None else WorkersEngine(executor, resources)
-
-
 MODEL_DEFAULTS = {"precision": 0.2, "trials": 120, "confirm": 10, "round_size": 4}
 """Of the curve of a user's model, whose trials cost more than those of our networks."""
 
@@ -281,8 +269,8 @@ def _own_search(asked: OwnModel) -> Search:
         ConfigError: An option has no effect beside another.
     """
     given = {name: getattr(asked, name) for name in OF_THE_CURVE}
-    if asked.strategy is not None and asked.strategy not in STRATEGY_NAMES:
-        raise unknown_name("strategy", str(asked.strategy), STRATEGY_NAMES)
+    if asked.strategy is not None:
+        check_choice("strategy", asked.strategy, STRATEGY_NAMES)
     strategy = chosen_strategy(asked.strategy, asked.seeds, asked.resolution, given)
     ends, seeds = (asked.start_lr, asked.end_lr), tuple(asked.seed_list)
     if strategy == "curve":
@@ -300,8 +288,8 @@ def own_heading(problem: Problem, seed: int) -> str:
         seed: An initialisation whose model is looked at.
     """
     told = problem.described(seed)
-    options = {k: v for k, v in told["optimizer_options"].items() if k in ("momentum",) and v}
-    momentum = f" with momentum {options['momentum']:g}" if options else ""
+    known = told["optimizer_options"].get("momentum")
+    momentum = f" with momentum {known:g}" if known else ""
     batch = f", batch {told['batch_size']}" if told["batch_size"] else ""
     trained = f"{told['model']}; {told['loss']}, {told['optimizer']}{momentum}{batch}"
     return f"{trained}\n{criterion_line(problem)}"

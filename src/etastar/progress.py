@@ -85,8 +85,16 @@ class ProgressLine:
         self.text = f"{counted(now.trials, 'trial')} ended, {counted(now.steps, 'step')}"
         if now.seeds > 1:
             self.text += f", {now.seeds_done} of {now.seeds} seeds finished"
-        done, total = (now.trials, now.most) if now.most else (now.seeds_done, now.seeds)
-        self.show(told_of(now), done, total)
+        parts = [f"{now.trials} trials"]
+        done, total = now.trials, now.most
+        if not now.most:
+            done, total = now.seeds_done, now.seeds
+            parts.insert(0, f"{done} of {total} searches done")
+        if now.workers:
+            parts.append(f"{now.workers} workers")
+        if now.interval:
+            parts.append("η* in {:.3g} – {:.3g}".format(*now.interval))
+        self.show(", ".join(parts), done, total)
 
     def stage(self, description: str, done: int) -> None:
         """Show what is being computed, and how many seeds are done with it.
@@ -116,19 +124,3 @@ class ProgressLine:
     def __exit__(self, *exc: object) -> None:
         if self._bar:
             self._bar.stop()
-
-
-def told_of(now: Progress) -> str:
-    """Return what a line of progress says.
-
-    Args:
-        now: How far the measurement is.
-    """
-    parts = [f"{now.trials} trials"]
-    if not now.most:
-        parts.insert(0, f"{now.seeds_done} of {now.seeds} searches done")
-    if now.workers:
-        parts.append(f"{now.workers} workers")
-    if now.interval:
-        parts.append("η* in {:.3g} – {:.3g}".format(*now.interval))
-    return ", ".join(parts)

@@ -313,19 +313,17 @@ class Result:
 
     def __str__(self) -> str:
         """Tell what was measured, η*, the brackets and the notes, in a few lines."""
-        if self.found:
-            lines = [self.heading, self.summary, *self.promise]
-            lines.append(f"engine {self.engine}: {self.engine_reason}; {self.spent}")
-            return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-        brackets = ", ".join(
-            f"{seed}: {number(r.lo)} – {number(r.hi)}" if r.lo and r.hi else f"{seed}: {r.status}"
-            for seed, r in self.seeds.items()
-        )
-        lines = [self.heading, self.summary]
-        if self.group_lrs and len(self.group_lrs) > 1:
+        lines = [self.heading, self.summary, *self.promise]
+        if not self.found and self.group_lrs and len(self.group_lrs) > 1:
             lines.append("per parameter group: " + ", ".join(map(number, self.group_lrs)))
-        lines.append(f"{counted(len(self.seeds), 'seed')} ({self.varies}): {brackets}")
-        lines.append(f"engine {self.engine}: {self.engine_reason}")
+        if not self.found:
+            brackets = ", ".join(
+                f"{seed}: {span(r.lo, r.hi) if r.lo and r.hi else r.status}"
+                for seed, r in self.seeds.items()
+            )
+            lines.append(f"{counted(len(self.seeds), 'seed')} ({self.varies}): {brackets}")
+        spent = f"; {self.spent}" if self.found else ""
+        lines.append(f"engine {self.engine}: {self.engine_reason}{spent}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property

@@ -231,7 +231,7 @@ def run(
     began = time.perf_counter()
     own = [Start(seed, seed) for seed in search.seeds]
     notes = list(notes)
-    if search.strategy == "curve" and not varies(problem, *(Start(s, s) for s in (0, 1))):
+    if search.strategy == "curve" and not _seeds_differ(problem):
         notes.append(NOTHING_VARIES)
         search = replace(search, strategy="section", resolution=RESOLUTION)
     record = search.record()
@@ -246,15 +246,13 @@ def run(
     else:
         found, told = _brackets(problem, search, trainer, own, how)
     told = [note.replace("`epochs`", f"`{budget}`") for note in told]
-    trials: dict[Trial, Outcome] = found["trials"]
-    steps = found.pop("steps", None)
+    taken = spent + found.pop("steps")
     interrupted = early is not None and bool(early.note)
     if early and interrupted:  # advice on where nothing was found would be of what was not tried
         told = [early.note, *(told if found["eta_star"].median else [])]
-    taken = sum(o.steps_taken(problem.max_steps) for o in trials.values())
-    taken = spent + (taken if steps is None else steps)
     drawn = problem.origin.varies
-    result = Result(
+    missing = told[0] if told else "η* was not found."
+    return Result(
         **found,
         heading=heading,
         varies="initialisation and order of the data" if drawn else "order of the data",
@@ -266,7 +264,7 @@ def run(
         data=dict(data),
         search=record,
         cost=Cost(
-            trials=len(trials),
+            trials=len(found["trials"]),
             steps=taken,
             seconds=round(time.perf_counter() - began, 3),
             budgets=taken / problem.max_steps,
@@ -275,11 +273,14 @@ def run(
         notes=(*told, *notes),
         network=getattr(problem.origin, "network", None),
         recipe=problem.recipe,
+        reason=missing if found["eta_star"].median is None else None,
         interrupted=interrupted,
     )
-    if result.lr is None:
-        result = replace(result, reason=told[0] if told else "η* was not found.")
-    return result
+
+
+def _seeds_differ(problem: Problem) -> bool:
+    """Whether two seeds can give two outcomes."""
+    return varies(problem, Start(0, 0), Start(1, 1))
 
 
 NOTHING_VARIES = (
@@ -309,11 +310,12 @@ def _brackets(
         "seeds": seeds,
         "success": success_curve(results, [queue.strategies[start].outcomes for start in own]),
         "trials": trials,
+        "steps": sum(outcome.steps_taken(problem.max_steps) for outcome in trials.values()),
         "spread": spread_of(
             results, again if len(starts) > len(own) else None, problem.origin.varies
         ),
     }
-    promise = [NO_SAFE_RATE] if varies(problem, *(Start(s, s) for s in (0, 1))) else []
+    promise = [NO_SAFE_RATE] if _seeds_differ(problem) else []
     return fields, [*told, *order_note(problem, own), *promise]
 
 

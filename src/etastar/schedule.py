@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
 
 from etastar.errors import ConfigError
 from etastar.result import json_ready, number
@@ -80,9 +81,7 @@ class Warmup:
     @property
     def total(self) -> int | None:
         """Length of the warm-up in steps, as checked: from this step on the rate is the target."""
-        if self.length is None:
-            return None
-        return self.length * self.stretch
+        return None if self.length is None else self.length * self.stretch
 
     @property
     def verified(self) -> bool:
@@ -141,11 +140,9 @@ class Warmup:
         allowed = [ratio * self.target_lr for ratio in self.ratios]
         for key in ("lr", "initial_lr"):  # the second is what PyTorch's schedulers start from
             rates = [float(group.get(key, group["lr"])) for group in optimizer.param_groups]
-            if len(rates) == len(allowed):
-                known = all(map(_same_rate, rates, allowed))
-            else:  # parameters may be grouped otherwise, e.g. for weight decay
-                known = any(_same_rate(rate, one) for rate in rates for one in allowed)
-            if not known:
+            same = np.isclose(np.array(rates)[:, None], allowed, rtol=1e-6, atol=0)
+            # parameters may be grouped otherwise, e.g. for weight decay
+            if not (same.diagonal().all() if len(rates) == len(allowed) else same.any()):
                 raise ConfigError(
                     f"the optimizer's rates are {', '.join(map(number, rates))}, but the warm-up "
                     f"was checked at {', '.join(map(number, allowed))}: make the optimizer with "
@@ -191,30 +188,19 @@ class Warmup:
 
     def __str__(self) -> str:
         """Tell the schedule, what it rests on, and what training with it came to."""
+        head = f"warm-up to {number(self.target_lr)}: {self.total} steps, {self.shape}"
         if self.total is None:
-            head = f"no warm-up to {number(self.target_lr)} ({self.status})"
-        else:
-            head = (
-                f"warm-up to {number(self.target_lr)}: {self.total} steps, {self.shape} "
-                f"({self.status})"
-            )
+            head = f"no warm-up to {number(self.target_lr)}"
         rungs = ", ".join(f"step {rung.step}: {number(rung.lowest)}" for rung in self.ladder)
         ends = [
             f"{sum(o.kind == 'trained' for o in runs.values())} of {len(runs)} seeds train {how}"
             for how, runs in (("with it", self.with_warmup), ("without", self.without))
             if runs
         ]
-        notes = [f"note: {note}" for note in self.notes]
-        return "\n".join(
-            [
-                *self.heading.splitlines(),
-                head,
-                f"η* along the run: {rungs}",
-                "; ".join(ends),
-                *notes,
-            ]
-        )
-
-
-def _same_rate(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=1e-6)
+        lines = [
+            *self.heading.splitlines(),
+            f"{head} ({self.status})",
+            f"η* along the run: {rungs}",
+            "; ".join(ends),
+        ]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

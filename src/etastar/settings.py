@@ -242,8 +242,7 @@ class Settings(Options):
         """
         from etastar.data import load
 
-        where = self.model_dump(include={"data_dir", "train_size", "val_size"})
-        return load(self.dataset, **where, progress=progress)
+        return load(self.dataset, **self.model_dump(include=DATA_OPTIONS), progress=progress)
 
     def network(self) -> Network:
         """The architecture that these settings describe."""
@@ -285,9 +284,8 @@ class Settings(Options):
         if self.chosen_strategy == "curve":
             asked = {k: value for k, value in self._of_the_curve.items() if value is not None}
             return Search(*ends, "curve", (self.first_seed,), None, **asked)
-        full = self.bracketing()
-        seeds = range(self.first_seed, self.first_seed + (full.seeds or 0))
-        return Search(*ends, full.strategy or "", tuple(seeds), full.resolution)
+        seeds = tuple(range(self.first_seed, self.first_seed + (self.seeds or SEEDS)))
+        return Search(*ends, self.chosen_strategy, seeds, self.resolution or RESOLUTION)
 
     def recipe(self, data: Dataset) -> Recipe:
         """How trials train on this data, every default filled in.
@@ -318,11 +316,9 @@ class Settings(Options):
         batch = full.batch_size or BATCH_SIZE
         batch = "full" if batch == "full" or batch >= samples else batch
         per_epoch = 1 if batch == "full" else samples // batch
-        epochs = full.epochs
-        if epochs is None and self.max_steps is None:
-            epochs = 1.0
-        limits = [] if epochs is None else [max(1, round(epochs * per_epoch))]
-        steps = min(limits + ([self.max_steps] if self.max_steps else []))
+        epochs = full.epochs or (None if self.max_steps else 1.0)
+        whole = max(1, round(epochs * per_epoch)) if epochs else None
+        steps = min(filter(None, (whole, self.max_steps)))
         often = max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS)
         if self.from_step and self.from_lr is None:
             raise ConfigError(f"from_step = {self.from_step} needs from_lr, the rate up to there")

@@ -16,7 +16,7 @@ from torch import nn
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines import choose
 from etastar.engines.loop import LoopEngine
-from etastar.errors import ConfigError, NotBracketedWarning, unknown_name
+from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.maximal import PLACES, SCAN_RATIO, own_heading
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
@@ -105,19 +105,19 @@ def _found(
         lambda one, trials: kept.trained(one, trials, LoopEngine())
     )
     starts = [Start(seed, seed) for seed in asked.seed_list]
-    first = _measure(problem, [(start, problem) for start in starts], 0, asked, kept.shelf(problem))
-    pace_lr = None if first.lowest is None else pace * first.lowest
-    steps = [first]
-    if pace_lr is not None and first.lowest is not None and first.lowest < target:
+    steps = [_measure(dict.fromkeys(starts, problem), 0, asked, kept.shelf(problem))]
+    lowest = steps[0].lowest
+    pace_lr = None if lowest is None else pace * lowest
+    if lowest is not None and pace_lr is not None and lowest < target:
         sessions = [Session(problem, start, pace_lr) for start in starts]
-        for step in sorted(set(ladder) - {0}):
-            if step >= problem.max_steps:
-                break
-            _advance(sessions, step)
-            tasks = [_from(session, problem) for session in sessions]
+        for step in sorted(step for step in set(ladder) if 0 < step < problem.max_steps):
+            for session in sessions:
+                with session.active():
+                    while session.steps < step:
+                        session.step()
+            tasks = {session.start: _from(session, problem) for session in sessions}
             shelf = kept.shelf(problem, after=step, at=pace_lr)
-            pairs = list(zip(starts, tasks, strict=True))
-            steps.append(_measure(problem, pairs, step, asked, shelf))
+            steps.append(_measure(tasks, step, asked, shelf))
     status, length = plan(steps, target, shape, problem.max_steps)
     draft = Warmup(
         target_lr=target,
@@ -133,7 +133,7 @@ def _found(
         ratios=ratios,
         heading=own_heading(problem, asked.seed_list[0]),
     )
-    return _checked(draft, problem, starts, ratios, kept)
+    return _checked(draft, problem, starts, kept)
 
 
 def plan(
@@ -159,17 +159,11 @@ def plan(
     return ("found", length) if length < max_steps else ("unreachable", None)
 
 
-def _measure(
-    problem: Problem,
-    tasks: list[tuple[Start, Problem]],
-    step: int,
-    asked: OwnModel,
-    shelf: Shelf,
-) -> LadderStep:
+def _measure(tasks: dict[Start, Problem], step: int, asked: OwnModel, shelf: Shelf) -> LadderStep:
     """η* of every seed from its state at one step of the ladder."""
     results = {}
     ends, resolution = (asked.start_lr, asked.end_lr), asked.resolution or RESOLUTION
-    for start, own in tasks:
+    for start, own in tasks.items():
         search = Search(*ends, "section", (start.order,), resolution, scan_ratio=SCAN_RATIO)
         engine = choose(own, asked.engine)[0]
         queue = searched(
@@ -177,14 +171,6 @@ def _measure(
         )
         results[start.order] = queue.strategies[start].result()
     return LadderStep(step, results)
-
-
-def _advance(sessions: list[Session], step: int) -> None:
-    """Train on up to a step of the ladder."""
-    for session in sessions:
-        with session.active():
-            while session.steps < step:
-                session.step()
 
 
 def _reached(session: Session) -> GivenOrigin:
@@ -222,31 +208,25 @@ def _from(session: Session, problem: Problem) -> Problem:
     return reached.holding() if reached.objective.met(value) else reached
 
 
-def _checked(
-    draft: Warmup,
-    problem: Problem,
-    starts: list[Start],
-    ratios: tuple[float, ...],
-    kept: Keeper,
-) -> Warmup:
+def _checked(draft: Warmup, problem: Problem, starts: list[Start], kept: Keeper) -> Warmup:
     """Train without and with the warm-up; lengthen it until training with it succeeds."""
-    target, notes = draft.target_lr, []
-    trials = [Trial(start, target) for start in starts]
+    notes = []
+    trials = [Trial(start, draft.target_lr) for start in starts]
 
-    def by_seed(outcomes: dict[Trial, Outcome]) -> dict[int, Outcome]:
-        return {trial.seed: outcome for trial, outcome in outcomes.items()}
+    def by_seed(engine: LoopEngine, **where: Any) -> dict[int, Outcome]:
+        runs = kept.trained(problem, trials, engine, **where)
+        return {trial.seed: outcome for trial, outcome in runs.items()}
 
-    draft = replace(draft, without=by_seed(kept.trained(problem, trials, LoopEngine())))
+    draft = replace(draft, without=by_seed(LoopEngine()))
     if draft.length is None:
         return replace(draft, notes=(_why_none(draft, problem),))
 
     def trained(schedule: Warmup) -> Warmup:
         def rates(step: int) -> list[float]:
-            return [schedule.lr_at(step) * ratio for ratio in ratios]
+            return [schedule.lr_at(step) * ratio for ratio in schedule.ratios]
 
         told = [schedule.lr_at(step) for step in range((schedule.total or 0) + 1)]
-        runs = kept.trained(problem, trials, LoopEngine(rates=rates), rates=told)
-        return replace(schedule, with_warmup=by_seed(runs))
+        return replace(schedule, with_warmup=by_seed(LoopEngine(rates=rates), rates=told))
 
     if draft.length == 0:
         return replace(draft, with_warmup=draft.without, notes=_surprises(draft))
@@ -262,8 +242,8 @@ def _checked(
         schedule = replace(schedule, status="unreachable", length=None)
         notes.append(
             f"no warm-up of up to {2 * (draft.length * schedule.stretch)} steps reached the "
-            f"threshold at {target:g} on every seed. Lower target_lr or lengthen the budget "
-            "(epochs)."
+            f"threshold at {draft.target_lr:g} on every seed. Lower target_lr or lengthen the "
+            "budget (epochs)."
         )
     return replace(schedule, notes=(*notes, *_surprises(draft)))
 
@@ -309,8 +289,7 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
             "out. With `store` it goes on where it was."
         )
     for name in options:
-        if name not in known:
-            raise unknown_name("option", name, known)
+        check_choice("option", name, known)
     unused = (*OF_THE_CURVE, "scheduler")
     wasted = [name for name in unused if options.get(name) not in (None, False)]
     if wasted or options.get("strategy") not in (None, "section"):

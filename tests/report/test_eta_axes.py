@@ -61,6 +61,19 @@ def test_slopes_in_batch_size(tmp_path):
     assert all(list(line.x) == [16, 64, 256] for line in lines)
 
 
+def test_a_depth_of_one_parametrisation_alone_is_drawn(tmp_path):
+    cell = '[[cells]]\nwidth = 8\ndepth = 4\nparametrization = "mup"'
+    study, store = plant(
+        tmp_path,
+        grid='parametrization = ["standard", "mup"]\n' + cell,
+        **{"kappas": (1.0,), "widths": (8, 16), "depths": (1,), "sharpness": False},
+    )
+    with store:
+        (chart,) = FIGURES["eta-axes"].make(collect(study, store).families[0]).charts
+    sizes = [len(layer.x) for layer in chart.layers if isinstance(layer, Points)]
+    assert sizes == [2, 3]
+
+
 def test_a_slope_needs_two_abscissas():
     assert slope([4, 4], [1.0, 2.0]) is None
     assert slope([1, 10], [1.0, 100.0])[0] == pytest.approx(2)

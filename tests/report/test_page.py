@@ -15,7 +15,7 @@ import pytest
 from planted_studies import plant, power_law
 
 from etastar.errors import ConfigError
-from etastar.report import rows, write_report
+from etastar.report import page, write_report
 from etastar.report.plots import FIGURES
 from etastar.study.export import SEED_COLUMNS
 from etastar.study.store import StoreWriter
@@ -256,10 +256,10 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path) -> None:
 
 
 def test_large_tables_are_compressed_and_whole(monkeypatch) -> None:
-    monkeypatch.setattr(rows, "MOST_PLAIN", 10_000)
+    monkeypatch.setattr(page, "MOST_PLAIN", 10_000)
     many = 1000
     columns = {"cell": [f"{i:020d}" for i in range(many)], "eta": [i / 7 for i in range(many)]}
-    link = rows.link(columns, "big")
+    link = page.link(columns, "big")
     assert 'download="big.csv.gz"' in link
     data = base64.b64decode(re.search(r'base64,([^"]+)"', link)[1])
     read = list(csv.reader(io.StringIO(gzip.decompress(data).decode())))

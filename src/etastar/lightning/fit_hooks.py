@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from etastar.carried import scaled, unscheduled
+from etastar.carried import unscheduled
 from etastar.errors import ConfigError, ModelError
 
 ENTRY = "lightning_maximal_lr"
@@ -117,18 +117,6 @@ def set_attribute(module: Any, name: str | None, lr: float) -> None:
         module.hparams[name] = lr
 
 
-def configured_at(module: Any, lr: float) -> Any:
-    """Return what `configure_optimizers` of a module's class returns, scaled to a rate.
-
-    Args:
-        module: Without a schedule.
-        lr: The rate.
-    """
-    found = type(module).configure_optimizers(module)
-    scaled(optimizers_in(found)[0][0], lr)
-    return found
-
-
 class Attached:
     """What a module finds as `self.trainer`: the counts of its own run, and the user's Trainer.
 
@@ -144,7 +132,11 @@ class Attached:
         self.real = training.trainer
         self.global_step = self.current_epoch = self.batch_index = 0
         self.training, self.validating, self.sanity_checking = True, False, False
-        self.logger = _swallowing(self.real)
+        self.logger: Any = None
+        if self.real is None or self.real.loggers:
+            from lightning.pytorch.loggers.logger import DummyLogger
+
+            self.logger = DummyLogger()  # writes nothing
         self.loggers = [self.logger] if self.logger else []
         self.logged: dict[str, list[tuple[Any, float, str]]] = {}
         self.callback_metrics: dict[str, Any] = {}
@@ -204,12 +196,3 @@ class Attached:
             f"validation_step logs {name!r} with reduce_fx={how!r}: expected one of mean, min, max "
             "and sum."
         )
-
-
-def _swallowing(trainer: Any) -> Any:
-    """Return a logger that writes nothing; None where the Trainer has none."""
-    if trainer is not None and not trainer.loggers:
-        return None
-    from lightning.pytorch.loggers.logger import DummyLogger
-
-    return DummyLogger()

@@ -79,14 +79,16 @@ def lightning_maximal_lr(
         train, val = _loaders(training, example, datamodule_or_loaders)
         if getattr(trainer, "limit_val_batches", None) == 0:
             val = None
-        most = [_limit(trainer, "train", train), val and _limit(trainer, "val", val)]
-        epoch = length_of(Grouped(train, limit=most[0]))
+        limit = _limit(trainer, "train", train)
+        held = Grouped(train, limit=limit)
+        epoch = length_of(held)
+        if val is not None:
+            held = Grouped(val, limit=_limit(trainer, "val", val))
         budget = _budget(trainer, options, epoch and -(-epoch // size))
         training.batches, training.max_steps = epoch, budget.get("max_steps")
         copied = training.prepared(0)
         training.rate = training.rate_of(copied)
         notes = _notes(example, trainer, training.configured(training.prepared(0))[1])
-    held = Grouped(train, limit=most[0]) if val is None else Grouped(val, limit=most[1])
     often, apart = (None, []) if val is None else _often(trainer, epoch, size)
     options, seen = _evaluated(training, copied, held, val is not None, options)
     root = getattr(getattr(trainer, "strategy", None), "root_device", None)
@@ -98,7 +100,7 @@ def lightning_maximal_lr(
         on_training=val is None,
         setter=training.set_rate,
         model=training.prepared if factory else copied,
-        train_data=steps_of(train, size, most[0]),
+        train_data=steps_of(train, size, limit),
         val_data=seen,
         optimizer=training.optimizer,
         step_fn=training.training_step,
@@ -113,6 +115,7 @@ def _check(module: Any, trainer: Any) -> None:
         expected = "module must be a LightningModule, or a factory seed -> LightningModule"
         raise not_of(ENTRY, expected, module, ("lightning", "lightning"))
     strategy = getattr(trainer, "strategy", None)
+    changing = [c for c in _callbacks(module, trainer) if type(c).__name__ in CHANGING]
     check_carried(
         ENTRY,
         {
@@ -128,14 +131,10 @@ def _check(module: Any, trainer: Any) -> None:
             and type(trainer.precision_plugin).__name__ not in PRECISIONS,
             "fast_dev_run and overfit_batches change the training. Leave them out of the Trainer"
             "": bool(getattr(trainer, "fast_dev_run", 0) or getattr(trainer, "overfit_batches", 0)),
+            f"{named(changing)} changes the training, and callbacks are not called. Take it out of "
+            "the Trainer": bool(changing),
         },
     )
-    changing = [c for c in _callbacks(module, trainer) if type(c).__name__ in CHANGING]
-    if changing:
-        raise ConfigError(
-            f"{ENTRY}: {named(changing)} changes the training, and callbacks are not called. Take "
-            "it out of the Trainer."
-        )
 
 
 def _callbacks(module: Any, trainer: Any) -> list[Any]:

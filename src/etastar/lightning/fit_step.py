@@ -21,11 +21,11 @@ from etastar.errors import ConfigError, ModelError
 from etastar.lightning.fit_hooks import (
     NAMES,
     Attached,
-    configured_at,
     is_own,
     loss_of,
     numbered,
     one_optimizer,
+    optimizers_in,
     set_attribute,
 )
 from etastar.problem.batches import LoaderBatches
@@ -94,9 +94,8 @@ class Training:
         module: Any = copied_model(given) if isinstance(given, nn.Module) else given(seed)
         vars(module).pop("optimizers", None)
         self.attached(module)
-        for name, arguments in (("setup", ("fit",)), ("configure_model", ())):
-            if is_own(module, name):
-                getattr(module, name)(*arguments)
+        module.setup("fit")
+        module.configure_model()
         module.trainer = None
         vars(module).pop("log", None)
         return module if self.precision is None else self.precision.convert_module(module)  # type: ignore[no-any-return]
@@ -157,7 +156,13 @@ class Training:
                 "apply: configure_optimizers has a schedule and reads no rate from the module. Let "
                 f"it read self.lr, and set that to {lr:.4g}."
             )
-        module.configure_optimizers = MethodType(lambda own: configured_at(own, lr), module)
+
+        def configured(own: Any) -> Any:
+            found = type(own).configure_optimizers(own)
+            scaled(optimizers_in(found)[0][0], lr)
+            return found
+
+        module.configure_optimizers = MethodType(configured, module)
 
     def attached(self, module: nn.Module, optimizer: Any = None) -> Attached:
         """Return what a copy of the module finds as its Trainer, which it gets if it has none yet.

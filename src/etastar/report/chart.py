@@ -60,6 +60,16 @@ class Points:
     colours: Sequence[str] | None = None
 
     @property
+    def errors(self) -> dict[str, FloatArray]:
+        """By axis how far intervals reach below and above, `[2, M]`; only axes that have some."""
+        found = {}
+        for axis in "xy":
+            value, low, high = (getattr(self, f"{axis}{end}") for end in ("", "_low", "_high"))
+            if low is not None and high is not None:
+                found[axis] = np.maximum(0.0, [value - low, high - value])
+        return found
+
+    @property
     def edges(self) -> list[str]:
         """The colour of every mark's outline."""
         return list(self.colours or [self.colour] * len(self.x))
@@ -163,17 +173,15 @@ class Chart:
 
     def extent(self, axis: str) -> tuple[float, float] | None:
         """Ends of the axis `x` or `y`: as given, or the least and largest positive value on it."""
-        given = self.x_range if axis == "x" else self.y_range
+        given: tuple[float, float] | None = getattr(self, f"{axis}_range")
         if given:
             return given
         parts = [
-            np.ravel(values)
+            getattr(layer, name, None)
             for layer in self.layers
-            if not isinstance(layer, Heat)
             for name in (axis, f"{axis}_low", f"{axis}_high")
-            if (values := getattr(layer, name, None)) is not None
         ]
-        found = np.concatenate(parts) if parts else np.zeros(0)
+        found = np.concatenate([np.zeros(0), *(values for values in parts if values is not None)])
         found = found[np.isfinite(found) & (found > 0)]
         return (float(found.min()), float(found.max())) if len(found) else None
 

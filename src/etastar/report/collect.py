@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
 from typing import Any
 
 from etastar.report.evidence import Evidence, Family, Group
@@ -33,11 +32,9 @@ def collect(study: Study, store: Store) -> Evidence:
     rows, trials = seed_columns(study, store), trial_columns(study, store)
     work, environments = _work(store, study)
     state = State.of(store)
-    sorted_cells = _grouped(study.cells, study.sizes)
-    rows_of, trials_of = (_split(table, sorted_cells) for table in (rows, trials))
     groups = [
-        Group(tuple(cells), rows_of[key], trials_of[key], work)
-        for key, cells in sorted_cells.items()
+        Group(tuple(cells), _of_cells(rows, cells), _of_cells(trials, cells), work)
+        for cells in _grouped(study.cells, study.sizes)
     ]
     failures = [(cell, error) for cell in study.cells if (error := state.error(cell))]
     return Evidence(
@@ -45,43 +42,32 @@ def collect(study: Study, store: Store) -> Evidence:
     )
 
 
-def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> dict[str, list[Cell]]:
+def _grouped(cells: Sequence[Cell], sizes: Set[str]) -> list[list[Cell]]:
     """Cells by all that is not their width and depth, nor how η* was looked for.
 
     Where the search is itself what is varied, so that a network would stand twice in one group, it
     counts too.
     """
     found = _by_fields(cells, OF_THE_SEARCH | sizes)
-    networks = Counter(
-        (key, cell.settings.width, cell.settings.depth)
-        for key, members in found.items()
-        for cell in members
-    )
-    if networks and max(networks.values()) > 1:
-        return _by_fields(cells, sizes)
+    for members in found:
+        if len(members) > len({(cell.settings.width, cell.settings.depth) for cell in members}):
+            return _by_fields(cells, sizes)
     return found
 
 
-def _by_fields(cells: Sequence[Cell], without: Set[str]) -> dict[str, list[Cell]]:
+def _by_fields(cells: Sequence[Cell], without: Set[str]) -> list[list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         fields = {k: v for k, v in cell.fields.items() if k not in without | NOT_IDENTITY}
         found.setdefault(json.dumps(fields), []).append(cell)
-    return found
+    return list(found.values())
 
 
-def _split(table: Columns, groups: Mapping[str, Sequence[Cell]]) -> dict[str, Columns]:
-    """The rows of every group."""
-    if len(groups) == 1:
-        return dict.fromkeys(groups, table)
-    group_of = {cell.id: key for key, cells in groups.items() for cell in cells}
-    picks: dict[str, list[int]] = {key: [] for key in groups}
-    for place, identity in enumerate(table["cell"]):
-        picks[group_of[identity]].append(place)
-    return {
-        key: {name: [column[i] for i in pick] for name, column in table.items()}
-        for key, pick in picks.items()
-    }
+def _of_cells(table: Columns, cells: Sequence[Cell]) -> Columns:
+    """The rows of these cells."""
+    own = {cell.id for cell in cells}
+    keep = [i for i, identity in enumerate(table["cell"]) if identity in own]
+    return {name: [column[i] for i in keep] for name, column in table.items()}
 
 
 def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:
@@ -96,33 +82,36 @@ def _families(groups: Sequence[Group], sizes: Set[str]) -> tuple[Family, ...]:
             settings["epochs"] = "default"
         sorted_groups.setdefault(json.dumps(settings), []).append(group)
     shared = [json.loads(key) for key in sorted_groups]
-    varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1]
-    families = [
-        Family(
-            tuple(sorted(members, key=lambda g: (losses.index(g.loss), g.kappa))),
-            settings,
-            {k: settings[k] for k in varied},
-        )
-        for settings, members in zip(shared, sorted_groups.values(), strict=True)
-        for losses in [list(dict.fromkeys(g.loss for g in members))]
+    varied = [k for k in shared[0] if len({repr(s[k]) for s in shared}) > 1 and k != "dataset"]
+    losses = list(dict.fromkeys(group.loss for group in groups))
+    members = [
+        tuple(sorted(some, key=lambda g: (losses.index(g.loss), g.kappa)))
+        for some in sorted_groups.values()
     ]
-    found = []
-    for family in families:
-        beside = {
-            name: _beside(families, family, name) for name in ("parametrization", "batch_size")
-        }
-        found.append(replace(family, beside={k: v for k, v in beside.items() if len(v) > 1}))
-    return tuple(found)
+    families = list(zip(shared, members, strict=True))
+    return tuple(
+        Family(
+            own,
+            settings,
+            ", ".join([settings["dataset"], *(f"{k} = {settings[k]}" for k in varied)]).replace(
+                "_", " "
+            ),
+            {k: _beside(families, settings, k) for k in ("parametrization", "batch_size")},
+        )
+        for settings, own in families
+    )
 
 
-def _beside(families: Sequence[Family], family: Family, name: str) -> list[tuple[Any, Any]]:
+def _beside(
+    families: Sequence[tuple[dict[str, Any], tuple[Group, ...]]], own: dict[str, Any], name: str
+) -> list[tuple[Any, tuple[Group, ...]]]:
     """Values of a setting, each with the groups of the family that differs in it alone."""
     apart = OF_THE_SEARCH | {name}  # rates that are tried may go with it
 
-    def others(one: Family) -> dict[str, Any]:
-        return {key: value for key, value in one.settings.items() if key not in apart}
+    def others(settings: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if key not in apart}
 
-    return [(f.settings[name], f.groups) for f in families if others(f) == others(family)]
+    return [(s[name], groups) for s, groups in families if others(s) == others(own)]
 
 
 def _work(

@@ -65,20 +65,17 @@ def _data(told: Mapping[str, Any]) -> str:
 
 def _training(settings: Mapping[str, Any]) -> str:
     momentum = f" with momentum {number(settings['momentum'])}" if settings["momentum"] else ""
+    trained = f"trained by {settings['optimizer'].upper()}{momentum} at a constant rate"
     network = "ReLU networks"
     if own := settings.get("model"):
-        trained = f"{settings['optimizer'].upper()}{momentum} at a constant rate"
-        return f"Networks of {own} (code {settings['code'][:8]}), trained by {trained}"
+        return f"Networks of {own} (code {settings['code'][:8]}), {trained}"
     if settings["norm"] != "none":
         network += f" with {settings['norm']} normalisation"
     if settings["parametrization"] != "standard":
         network += f" in the {settings['parametrization']} parametrisation"
     if not settings["biases"]:
         network += " without biases"
-    return (
-        f"{network}, output variance {number(settings['output_variance'])}, trained by "
-        f"{settings['optimizer'].upper()}{momentum} at a constant rate"
-    )
+    return f"{network}, output variance {number(settings['output_variance'])}, {trained}"
 
 
 def _search(family: Family) -> str:
@@ -92,13 +89,9 @@ def _search(family: Family) -> str:
         )
     finest, coarsest = (number(100 * end) for end in _extent(family, "resolution"))
     resolution = finest if finest == coarsest else f"{finest} to {coarsest}"
-    return f"{_seeds(family)}, brackets within {resolution} %"
-
-
-def _seeds(family: Family) -> str:
     wanted = sorted({len(cell.seeds) for group in family.groups for cell in group.cells})
-    many = number(wanted[0]) if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]}"
-    return f"{many} seed{'s' if wanted != [1] else ''} per network"
+    seeds = count(wanted[0], "seed") if len(wanted) == 1 else f"{wanted[0]} to {wanted[-1]} seeds"
+    return f"{seeds} per network, brackets within {resolution} %"
 
 
 def _told(group: Group) -> dict[str, Any]:

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from etastar.result import Result
     from etastar.search.curve_blocks import CurvePoint
 
-CAUSES = {"diverged": "diverged", "dead": "dead", "collapsed": "dead", "slow": "short"}
-"""Failures by cause, and the mark of `style` that each has."""
+CAUSES = {
+    "diverged": (MARKERS["diverged"], COLOURS["diverged"]),
+    "dead": (MARKERS["dead"], COLOURS["dead"]),
+    "collapsed": ("s", "#56B4E9"),
+    "slow": (MARKERS["short"], COLOURS["short"]),
+}
+"""Failures by cause, and the mark and colour that each has."""
 BIN = 0.16
 """Width in log η of the groups of runs that share a dot."""
 SAFE, ADVISED = "#009E73", "#CC79A7"
@@ -35,10 +40,8 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
     Returns:
         The Axes.
     """
-    curve, window, star = found.curve, found.window, found.eta_star
-    assert curve is not None
     assert found.found is not None
-    assert window is not None
+    curve, window, star = found.found.curve, found.found.window, found.eta_star
     rates = [at.lr for at in curve.band]
     low, high = [at.low for at in curve.band], [at.high for at in curve.band]
     if len(rates) > 1:
@@ -66,13 +69,10 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
 
 def _failures(points: tuple[CurvePoint, ...], ax: Axes) -> None:
     """Mark every failed run below the curve, by its cause."""
-    for row, (cause, mark) in enumerate(CAUSES.items()):
+    for row, (cause, (marker, colour)) in enumerate(CAUSES.items()):
         rates = [at.lr for at in points for _ in range(getattr(at, cause))]
         if rates:
             y = [-0.03 - 0.028 * row] * len(rates)
-            marker, colour = MARKERS[mark], COLOURS[mark]
-            if cause == "collapsed":
-                marker, colour = "s", "#56B4E9"
             ax.scatter(rates, y, s=12, marker=marker, c=colour, lw=0.8, label=cause, zorder=3)
 
 

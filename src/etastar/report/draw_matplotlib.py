@@ -15,7 +15,6 @@ from etastar.study.filesystem import as_a_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf", "svg")
 """Files of every figure."""
@@ -25,9 +24,10 @@ _PANEL = (3.7, 3.0)
 _LEGEND_LINE = 0.165
 """Inches."""
 _STEPS = (
-    (2.2, (1, 2, 5)),
-    (1.0, (1, 2, 3, 5, 7)),
     (0.6, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8)),
+    (1.0, (1, 2, 3, 5, 7)),
+    (2.2, (1, 2, 5)),
+    (math.inf, (1,)),
 )
 """Ticks of logarithmic axes that span fewer decades than the first number."""
 
@@ -93,13 +93,18 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
 
     columns = min(len(charts), 2 if len(charts) in (2, 4) else 3)
     rows = math.ceil(len(charts) / columns)
+    # without dates, so that the same results give the same bytes
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Description": caption},
+        "pdf": {"Subject": caption, "CreationDate": None},
+        "svg": {"Description": caption, "Date": None},
+    }
     written = []
     with rc_context(STYLE):
-        lines = [
-            max(chart.legend_lines for chart in charts[i * columns : (i + 1) * columns])
-            for i in range(rows)
+        heights = [
+            _PANEL[1] + _LEGEND_LINE * max(c.legend_lines for c in charts[i : i + columns])
+            for i in range(0, len(charts), columns)
         ]
-        heights = [_PANEL[1] + _LEGEND_LINE * count for count in lines]
         figure = Figure(figsize=(_PANEL[0] * columns, sum(heights)), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
@@ -113,20 +118,10 @@ def save_charts(charts: Sequence[Chart], stem: Path, *, caption: str = "") -> li
         figure.set_layout_engine("none")
         for ending in FORMATS:
             path = stem.with_name(f"{stem.name}.{ending}")
-            _save(figure, path, ending, caption)
+            with as_a_whole(path) as partial:
+                figure.savefig(partial, format=ending, metadata=metadata[ending])
             written.append(path)
     return written
-
-
-def _save(figure: Figure, path: Path, ending: str, caption: str) -> None:
-    """One file. Without dates, so that the same results give the same bytes."""
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Description": caption},
-        "pdf": {"Subject": caption, "CreationDate": None},
-        "svg": {"Description": caption, "Date": None},
-    }
-    with as_a_whole(path) as partial:
-        figure.savefig(partial, format=ending, metadata=metadata[ending])
 
 
 def _key(chart: Chart, ax: Axes) -> Any:
@@ -173,31 +168,24 @@ def decimal_ticks(axis: Any, decades: float) -> None:
 
     if decades > MOST_DECADES:
         return
-    steps: tuple[float, ...] = (1,)
-    for most, finer in _STEPS:
-        if decades < most:
-            steps = finer
+    steps = next(finer for most, finer in _STEPS if decades < most)
     axis.set_major_locator(LogLocator(10, subs=steps, numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def _points(layer: Points, ax: Axes) -> None:
-    for axis in "xy":
-        value, low, high = (getattr(layer, f"{axis}{end}") for end in ("", "_low", "_high"))
-        if low is not None and high is not None:
-            bars: Any = {f"{axis}err": np.maximum(0.0, [value - low, high - value])}
-            look: Any = {"fmt": "none", "ecolor": layer.colour, "elinewidth": 0.7, "alpha": 0.5}
-            ax.errorbar(layer.x, layer.y, **bars, **look)
+    if reach := layer.errors:
+        look: Any = {"fmt": "none", "ecolor": layer.colour, "elinewidth": 0.7, "alpha": 0.5}
+        ax.errorbar(layer.x, layer.y, reach.get("y"), reach.get("x"), **look)
     if layer.joined:
         ax.plot(layer.x, layer.y, color=layer.colour, lw=0.9, alpha=0.8)
-    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "zorder": 3}
-    sizes = np.square(layer.size)
-    if layer.shape == "dash":
-        ax.scatter(layer.x, layer.y, s=sizes, c=layer.edges, lw=1.2, **mark)
+    mark: dict[str, Any] = {"marker": MARKS[layer.shape][0], "zorder": 3, "lw": 0.8}
+    if layer.shape == "dash":  # which has no inside
+        mark |= {"lw": 1.2}
     else:
-        mark |= {"lw": 0.8}
-        ax.scatter(layer.x, layer.y, s=sizes, c=layer.faces, edgecolors=layer.edges, **mark)
+        mark |= {"edgecolors": layer.edges}
+    ax.scatter(layer.x, layer.y, s=np.square(layer.size), c=layer.faces, **mark)
     if layer.label:
         # the legend shows the usual mark, whatever the first point happens to be
         all_hollow = layer.hollow is not None and len(layer.hollow) and layer.hollow.all()

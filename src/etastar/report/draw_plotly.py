@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from etastar.report.style import DIVERGING, MARKS, MUTED, for_html
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_TEMPLATE = Path(__file__).with_name("chart.json")
 _PIXELS = 1.5
 """Pixels of a mark per point of its size on paper."""
 _PLOT = 330
@@ -45,12 +45,6 @@ def require_plotly() -> None:
             ) from None
 
 
-@cache
-def _template() -> Any:
-    """The look that all charts share, as plotly has it: `chart.json`."""
-    return json.loads(Path(__file__).with_name("chart.json").read_text(encoding="utf-8"))
-
-
 def interactive(chart: Chart) -> Figure:
     """The interactive twin of `draw_matplotlib.draw`.
 
@@ -67,7 +61,6 @@ def interactive(chart: Chart) -> Figure:
 
 
 def _points(layer: Points) -> dict[str, Any]:
-    outlined = layer.shape == "dash"
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines+markers" if layer.joined else "markers",
@@ -78,24 +71,22 @@ def _points(layer: Points) -> dict[str, Any]:
         "marker": {
             "symbol": MARKS[layer.shape][1],
             "size": _PIXELS * np.asarray(layer.size),
-            "color": layer.edges if outlined else layer.faces,
-            "line": {"color": layer.edges, "width": 1.6 if outlined else 1.2},
+            "color": layer.faces,
+            "line": {"color": layer.edges, "width": 1.6 if layer.shape == "dash" else 1.2},
         },
         "line": {"color": layer.colour, "width": 1.2},
         "hovertemplate": "%{text}<extra></extra>" if layer.hover else None,
         "text": list(layer.hover) or None,
     }
     red, green, blue = (int(layer.colour[i : i + 2], 16) for i in (1, 3, 5))
-    for axis in "xy":
-        value, low, high = (getattr(layer, f"{axis}{end}") for end in ("", "_low", "_high"))
-        if low is not None and high is not None:
-            trace[f"error_{axis}"] = {
-                "array": np.maximum(0.0, high - value),
-                "arrayminus": np.maximum(0.0, value - low),
-                "color": f"rgba({red},{green},{blue},0.5)",
-                "thickness": 1,
-                "width": 0,
-            }
+    for axis, (below, above) in layer.errors.items():
+        trace[f"error_{axis}"] = {
+            "array": above,
+            "arrayminus": below,
+            "color": f"rgba({red},{green},{blue},0.5)",
+            "thickness": 1,
+            "width": 0,
+        }
     return trace
 
 
@@ -140,7 +131,8 @@ def _layout(chart: Chart) -> dict[str, Any]:
         for text, colour in chart.key
     ]
     return {
-        "template": _template(),
+        # the look that all charts share
+        "template": json.loads(_TEMPLATE.read_text(encoding="utf-8")),
         "height": _PLOT + below + top,
         "margin": {"l": 62, "r": 12, "t": top, "b": below},
         # an upright legend would take its width from the plot; lying, with entries as wide as the

@@ -18,7 +18,6 @@ import numpy as np
 from etastar.errors import ConfigError
 from etastar.report.chart import FloatArray
 from etastar.scaling import (
-    CellEstimates,
     CellTable,
     Comparison,
     HeldOut,
@@ -27,7 +26,6 @@ from etastar.scaling import (
     Response,
     SlopeFit,
     compare_forms,
-    estimate_cells,
     extrapolate,
     find_region,
     fit_cell_slope,
@@ -107,18 +105,6 @@ class Group:
         return str(self.cells[0].fields["loss"])
 
     @property
-    def parametrization(self) -> str | None:
-        """The parametrisation; None for a model of the user's."""
-        value: str | None = self.cells[0].fields["parametrization"]
-        return value
-
-    @property
-    def batch_size(self) -> int | None:
-        """Samples per step; None where nothing has been measured, or every step takes all."""
-        known = self.rows["batch_size"][0] if self.measured else "full"
-        return int(known) if known.isdigit() else None
-
-    @property
     def name(self) -> str:
         """`cross-entropy, κ = 0.1`."""
         return f"{self.loss}, κ = {self.kappa:g}"
@@ -147,6 +133,14 @@ class Group:
     def ids(self) -> dict[tuple[int, int], str]:
         """Hashes of the cells, by width and depth."""
         return {(cell.settings.width, cell.settings.depth): cell.id for cell in self.cells}
+
+    def by_cell(self, *names: str) -> dict[str, list[list[Any]]]:
+        """The values of these columns of `rows`, row by row, by the hash of the cell."""
+        found: dict[str, list[list[Any]]] = {}
+        columns = (self.rows[name] for name in ("cell", *names))
+        for identity, *values in zip(*columns, strict=True):
+            found.setdefault(identity, []).append(values)
+        return found
 
     def cell_id(self, width: float, depth: float) -> str:
         """Hash of the cell of this width and depth."""
@@ -197,10 +191,6 @@ class Group:
                 self._known[key] = str(error)
         return cast("T | str", self._known[key])
 
-    def estimates(self, response: Response = "eta_star") -> CellEstimates | str:
-        """Medians of η* or λ1, per cell of `table`."""
-        return self.found(estimate_cells, response=response)
-
     def law(self, form: str = "product", response: Response = "eta_star") -> PowerLawFit | str:
         """A law fitted to all networks of the group."""
         return self.found(fit_power_law, form=form, response=response)
@@ -229,18 +219,12 @@ class Group:
 
         NaN for a cell without a bracketed seed.
         """
-        cells = self.table
-        short, all_of = Counter[str](), Counter[str]()
-        for identity, why in zip(self.rows["cell"], self.rows["hi_outcome"], strict=True):
-            if why:
-                all_of[identity] += 1
-                short[identity] += why == "short"
-        return np.array(
-            [
-                short[i] / all_of[i] if all_of[i] else np.nan
-                for i in (self.cell_id(n, d) for n, d in zip(cells.width, cells.depth, strict=True))
-            ]
-        )
+        shares = {}
+        for identity, rows in self.by_cell("hi_outcome").items():
+            if ends := [why for (why,) in rows if why]:
+                shares[identity] = ends.count("short") / len(ends)
+        networks = zip(self.table.width, self.table.depth, strict=True)
+        return np.array([shares.get(self.cell_id(n, d), np.nan) for n, d in networks])
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,20 +234,15 @@ class Family:
     Attributes:
         groups: At least one.
         settings: What they share: every setting but width, depth, κ and loss.
-        apart: Those of the settings that tell it from the study's other families, if there are any.
+        name: The dataset, and what else tells the family from the study's others.
         beside: By setting, its values and the groups of the families that differ in it alone, this
-            one among them; only where there are others.
+            one among them.
     """
 
     groups: tuple[Group, ...]
     settings: Mapping[str, Any]
-    apart: Mapping[str, Any]
-    beside: Mapping[str, Sequence[tuple[Any, tuple[Group, ...]]]] = field(default_factory=dict)
-
-    @property
-    def is_first(self) -> bool:
-        """Whether it is the first of the families in `beside`."""
-        return all(alike[0][1] is self.groups for alike in self.beside.values())
+    name: str
+    beside: Mapping[str, Sequence[tuple[Any, tuple[Group, ...]]]]
 
     @property
     def losses(self) -> list[str]:
@@ -288,12 +267,6 @@ class Family:
     def sizes(self, name: str) -> list[int]:
         """Its widths or depths, ascending: `width` or `depth`."""
         return sorted({getattr(cell.settings, name) for g in self.groups for cell in g.cells})
-
-    @property
-    def name(self) -> str:
-        """The dataset, and what else tells the family from others."""
-        others = [f"{k} = {v}" for k, v in self.apart.items() if k != "dataset"]
-        return ", ".join([str(self.settings["dataset"]), *others]).replace("_", " ")
 
     def of_loss(self, loss: str) -> list[Group]:
         """Its groups, by κ."""

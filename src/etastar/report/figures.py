@@ -37,8 +37,7 @@ def success_figure(found: Result, ax: Axes | None = None) -> Axes:
     ax = ax or _new_axes()
     if found.found:
         curve_figure(found, ax)
-        _whole_range(found, ax)
-        _rate_axis(ax)
+        _rate_axis(found, ax)
         ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         return ax
     points: list[SuccessAt] = [p for p in found.success if isinstance(p, SuccessAt)]
@@ -62,7 +61,7 @@ def success_figure(found: Result, ax: Axes | None = None) -> Axes:
             ax.scatter([], [], c=face, label=text, **look)
     _mark_eta_star(found, ax)
     ax.set(ylim=(-0.03, 1.03), ylabel="fraction of seeds that train")
-    _rate_axis(ax)
+    _rate_axis(found, ax)
     return ax
 
 
@@ -80,8 +79,8 @@ def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     for kind, colour in COLOURS.items():
         at = [(t.lr, t.seed) for t, outcome in found.own_trials.items() if outcome.kind == kind]
         if at:
+            rates, seeds = np.transpose(at)
             look: dict[str, Any] = {"marker": MARKERS[kind], "s": 16, "lw": 0.9, "zorder": 3}
-            rates, seeds = zip(*at, strict=True)
             ax.scatter(rates, seeds, c=colour, label=kind, **look)
     for seed, result in found.seeds.items():
         if result.lo and result.hi:
@@ -91,7 +90,7 @@ def trials_figure(found: Result, ax: Axes | None = None) -> Axes:
     ax.set(ylim=(own[-1] + 0.7, own[0] - 0.7), ylabel="seed")
     if len(own) <= 20:
         ax.set_yticks(own)
-    _rate_axis(ax)
+    _rate_axis(found, ax)
     return ax
 
 
@@ -115,19 +114,18 @@ def save_measurement(found: Result, path: str | Path) -> None:
         if curve:
             curve_figure(found, upper)
             steps_figure(found, lower)
-            _whole_range(found, lower)
         else:
             success_figure(found, upper)
             trials_figure(found, lower)
             upper.set(xlabel="", xlim=_interesting_range(found))
-        _rate_axis(lower)
+        _rate_axis(found, lower)
         upper.set_title(found.heading, loc="left", fontsize=8)
         listed: dict[str, Any] = {}
-        for ax in (lower, upper):
+        for ax in (upper, lower):
             marks, names = ax.get_legend_handles_labels()
-            listed = dict(zip(names, marks, strict=True)) | listed
-        handles, labels = list(listed.values()), list(listed)
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+            listed |= dict(zip(names, marks, strict=True))
+        marks, names = list(listed.values()), list(listed)
+        figure.legend(marks, names, loc="outside lower center", ncols=4, fontsize=7)
         svg = Path(path).suffix.lower() == ".svg"
         figure.savefig(path, metadata={"Date": None} if svg else None)
 
@@ -163,34 +161,27 @@ def _new_axes() -> Axes:
     return plt.subplots(figsize=(6.3, 3.2), layout="constrained")[1]
 
 
-def _rate_axis(ax: Axes) -> None:
+def _rate_axis(found: Result, ax: Axes) -> None:
+    """Make the axis of rates, over the range searched where no whole run was made."""
+    if not found.success:
+        ax.set_xlim(found.search["start_lr"], found.search["end_lr"])
     ax.set(xscale="log", xlabel="learning rate η")
     low, high = ax.get_xlim()
     decimal_ticks(ax.xaxis, math.log10(high / low))
-
-
-def _whole_range(found: Result, ax: Axes) -> None:
-    """Show the range searched where no whole run was made."""
-    if not found.success:
-        ax.set_xlim(found.search["start_lr"], found.search["end_lr"])
 
 
 def _mark_eta_star(found: Result, ax: Axes) -> None:
     star, text = found.eta_star, ""
     if found.interval:
         text = f" [{star.ci_low:.3g}, {star.ci_high:.3g}]"
-        ends: dict[str, Any] = {
-            "transform": ax.get_xaxis_transform(),
-            "color": COLOURS["trained"],
-            "lw": 3,
-        }
-        ax.plot(found.interval, [0.985, 0.985], **ends)
+        across = ax.get_xaxis_transform()
+        ax.plot(found.interval, [0.985, 0.985], transform=across, color=COLOURS["trained"], lw=3)
     if star.median is not None:
         text = f"η* = {star.median:.3g}{text}"
         ax.axvline(star.median, color=COLOURS["trained"], lw=1, zorder=1, label=text)
     if found.safe_lr is not None:
-        safe: dict[str, Any] = {"color": SAFE, "lw": 1, "ls": "--", "zorder": 1}
-        ax.axvline(found.safe_lr, label=f"safe = {found.safe_lr:.3g}", **safe)
+        text = f"safe = {found.safe_lr:.3g}"
+        ax.axvline(found.safe_lr, color=SAFE, lw=1, ls="--", zorder=1, label=text)
 
 
 def _interesting_range(found: Result) -> tuple[float, float]:

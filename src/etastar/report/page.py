@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
+import io
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from etastar.report.draw_plotly import interactive, require_plotly
 from etastar.report.evidence import LEVEL, PREDICTORS, Evidence, Family, Group
 from etastar.report.plots import FIGURES
 from etastar.report.plots.base import sentence
-from etastar.report.rows import link
 from etastar.report.style import (
     count,
     fixed,
@@ -30,8 +30,9 @@ from etastar.report.style import (
     percent,
     thousands,
 )
-from etastar.scaling import FORMS, Coefficient, PowerLawFit
+from etastar.scaling import FORMS
 from etastar.study.cell import Cell
+from etastar.study.export import Columns, write_rows
 from etastar.study.filesystem import as_a_whole
 from etastar.study.specification import Study
 from etastar.study.store import Store
@@ -43,7 +44,10 @@ FORM_TITLES = {
     "inverse-width": "a/n (rule)",
     "depth^-3/2": "a·L^{−3/2} (rule)",
 }
+MOST_PLAIN = 4_000_000
+"""Characters beyond which a file is compressed: pandas reads it as it is."""
 _LETTERS = {"separate": ["b = ", "c = "]}
+"""What the exponents of a law are called, where it has several."""
 _HERE = Path(__file__).parent
 
 
@@ -86,7 +90,9 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
     """Draw and write all figures of a family; return what the page shows of it."""
     alone = len(evidence.families) == 1
     # what its anchors and files begin with
-    key = "" if alone else _slug(family.name, evidence.families.index(family)) + "-"
+    slug = re.sub("[^a-z0-9.]+", "-", family.name.lower()).strip("-")
+    # numbered, so that two families never share one
+    key = "" if alone else f"{evidence.families.index(family) + 1}-{slug}"[:60] + "-"
     criterion = criterion_text(family)
     figures: list[dict[str, Any]] = []
     files: list[Path] = []
@@ -97,11 +103,9 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
         twins = map(interactive, drawing.charts)
         figures.append(
             {
-                "anchor": stem.name,
                 "title": kind.title,
                 "stem": stem,
                 "drawing": drawing,
-                "criterion": criterion,
                 "alternative": about,
                 "svg": base64.b64encode(written[-1].read_bytes()).decode() if written else "",
                 # JSON that cannot end the script element which holds it
@@ -114,11 +118,6 @@ def _chapter(family: Family, evidence: Evidence, folder: Path) -> dict[str, Any]
         files += written
     chapter = {"family": family, "key": key, "criterion": criterion}
     return {**chapter, "figures": figures, "files": files}
-
-
-def _slug(name: str, place: int) -> str:
-    """A name for files and anchors; numbered, so that two families never share one."""
-    return f"{place + 1}-{re.sub('[^a-z0-9.]+', '-', name.lower()).strip('-')}"[:60]
 
 
 def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
@@ -151,9 +150,32 @@ def _page(evidence: Evidence, chapters: list[dict[str, Any]]) -> str:
         link=lambda *arguments: Markup(link(*arguments)),
         least=lambda rows, name: min(getattr(row.fit, name) for row in rows),
         title=lambda form: FORM_TITLES.get(form, FORMS[form].title),
-        **{"letters": _letters, "unbracketed": _unbracketed, "costs": _costs},
+        letters=lambda fit: zip(_LETTERS.get(fit.form, [""]), fit.coefficients[1:], strict=False),
+        **{"unbracketed": _unbracketed, "costs": _costs},
         **{"FORMS": FORMS, "LEVEL": LEVEL, "PREDICTORS": PREDICTORS},
     )
+
+
+def link(columns: Columns, name: str, what: str = "row") -> str:
+    """An HTML link that downloads these columns as `name.csv`.
+
+    Args:
+        columns: The table.
+        name: Name of the file, without its ending.
+        what: What a row is, for the link's text.
+    """
+    buffer = io.StringIO()
+    write_rows(columns, buffer)
+    text = buffer.getvalue()
+    kind, ending, content = "text/csv;charset=utf-8", "csv", text.encode()
+    if len(text) > MOST_PLAIN:
+        # without a time stamp, so that the same results give the same page
+        kind, ending, content = "application/gzip", "csv.gz", gzip.compress(content, 6, mtime=0)
+    rows = len(next(iter(columns.values()), []))
+    data = base64.b64encode(content).decode("ascii")
+    shown = html.escape(f"{count(rows, what)} ({ending.upper()})")
+    file = html.escape(f"{name}.{ending}", quote=True)
+    return f'<a class="rows" download="{file}" href="data:{kind};base64,{data}">{shown}</a>'
 
 
 def text(value: object) -> str:
@@ -161,20 +183,13 @@ def text(value: object) -> str:
     return for_html(html.escape(str(value))).replace(" %", "\u202f%")
 
 
-def _letters(fit: PowerLawFit) -> Iterator[tuple[str, Coefficient]]:
-    """The exponents of a law, each with what it is called beside others."""
-    return zip(_LETTERS.get(fit.form, [""]), fit.coefficients[1:], strict=False)
-
-
 def _unbracketed(family: Family) -> list[tuple[Group, Cell, Counter[str]]]:
     """The networks with seeds that have no bracket, and the statuses of their seeds."""
     found = []
     for group in family.groups:
-        counts: dict[str, Counter[str]] = {}
-        for identity, status in zip(group.rows["cell"], group.rows["status"], strict=True):
-            counts.setdefault(identity, Counter())[status] += 1
+        rows = group.by_cell("status")
         for cell in group.cells:
-            seeds = counts.get(cell.id, Counter())
+            seeds = Counter(status for (status,) in rows.get(cell.id, ()))
             if seeds.total() > seeds["bracketed"]:
                 found.append((group, cell, seeds))
     return found

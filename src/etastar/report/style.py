@@ -97,8 +97,7 @@ def percent(share: float | None) -> str:
 
 def count(number_of: int, noun: str) -> str:
     """`1 network`, `12 networks`; thousands apart."""
-    word = noun if number_of == 1 else noun + "s"
-    return f"{thousands(number_of)} {word}"
+    return f"{thousands(number_of)} {noun}{'' if number_of == 1 else 's'}"
 
 
 def thousands(value: int) -> str:

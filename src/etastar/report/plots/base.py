@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from etastar.report.chart import Chart, FloatArray, Points
 from etastar.report.draw_matplotlib import draw, save_charts
 from etastar.report.draw_plotly import interactive
 from etastar.report.evidence import Family, Group
-from etastar.report.style import SERIES, SHAPES, for_plain_text, number, ordered_colours
-from etastar.scaling import CellEstimates, Response
+from etastar.report.style import MUTED, SERIES, SHAPES, for_plain_text, number, ordered_colours
+from etastar.scaling import CellEstimates, Response, estimate_cells
 from etastar.study.export import Columns
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Figure:
 
 def medians(group: Group, response: Response = "eta_star") -> CellEstimates | None:
     """Medians of η* or λ1 over the networks of a group; None if it has none."""
-    found = group.estimates(response)
+    found = group.found(estimate_cells, response=response)
     return None if isinstance(found, str) else found
 
 
@@ -133,10 +134,9 @@ def points(
         names: What the pointer calls the columns that it shows.
         **look: Other attributes of the points.
     """
-    colour, shape = series(family, group)
+    place = family.kappas.index(group.kappa)
     widths = family.sizes("width")
     depths = depth_colours(family)
-    label = f"κ = {group.kappa:g}: {label}" if label else ""
     columns = rows | {"": np.multiply(rows["width"], rows["depth"])}
     placed = {
         axis + end: np.array(columns[name + end], dtype=float)
@@ -146,13 +146,14 @@ def points(
     }
     rank = np.searchsorted(widths, rows["width"]) / max(1, len(widths) - 1)
     given: dict[str, Any] = {
-        "colour": colour,
-        "label": label,
-        "shape": shape,
+        "colour": SERIES[place % len(SERIES)],
+        "label": f"κ = {group.kappa:g}: {label}" if label else "",
+        "shape": SHAPES[place % len(SHAPES)],
         "size": 3.5 + 2.5 * rank,
+        "colours": [depths[depth] for depth in rows["depth"]],
+        "hover": [_hover(rows, i, names) for i in range(len(rows["cell"]))],
     }
-    given |= {"colours": [depths[depth] for depth in rows["depth"]], **placed, **look}
-    return Points(**given, hover=[_hover(rows, i, names) for i in range(len(rows["cell"]))])
+    return Points(**(given | placed | look))
 
 
 def _hover(rows: Columns, row: int, names: Mapping[str, str]) -> str:
@@ -170,9 +171,9 @@ def _hover(rows: Columns, row: int, names: Mapping[str, str]) -> str:
 
 
 def depth_colours(family: Family) -> dict[int, str]:
-    """The colour of every depth of a family, the same in all panels."""
+    """The colour of every depth of a family, the same in all panels; grey is of no depth of its."""
     depths = family.sizes("depth")
-    return dict(zip(depths, ordered_colours(len(depths)), strict=True))
+    return defaultdict(lambda: MUTED, zip(depths, ordered_colours(len(depths)), strict=True))
 
 
 def depth_key(family: Family) -> list[tuple[str, str]]:
@@ -181,19 +182,19 @@ def depth_key(family: Family) -> list[tuple[str, str]]:
     return [(f"L = {d}" if d == min(colours) else f"{d}", c) for d, c in colours.items()]
 
 
-def series(family: Family, group: Group) -> tuple[str, str]:
-    """Colour and shape of a group's κ, the same in all panels of a family."""
-    place = family.kappas.index(group.kappa)
-    return SERIES[place % len(SERIES)], SHAPES[place % len(SHAPES)]
-
-
-def per_loss(family: Family, layers: Callable[[Group], Sequence[Any]], **axes: Any) -> list[Chart]:
+def per_loss(
+    family: Family,
+    layers: Callable[[Group], Sequence[Any]],
+    x_label: str,
+    y_label: str,
+    **axes: Any,
+) -> list[Chart]:
     """One panel per loss, with the layers of all its κ; losses without any are left out."""
-    charts = []
+    charts, key = [], depth_key(family)
     for loss in family.losses:
         found = [layer for group in family.of_loss(loss) for layer in layers(group)]
         if any(isinstance(layer, Points) for layer in found):
-            charts.append(Chart(layers=found, title=loss, key=depth_key(family), **axes))
+            charts.append(Chart(x_label, y_label, found, title=loss, key=key, **axes))
     return alike(charts)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,13 +19,8 @@ _NAMES = {"trials": "trials", "steps": "steps", "seeds": "seeds"}
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
-    curve = family.curve
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group),
-        x_label="width × depth, n·L",
-        y_label="seconds per curve" if curve else "seconds per seed",
-    )
+    y_label = "seconds per curve" if family.curve else "seconds per seed"
+    charts = per_loss(family, partial(_layers, family), "width × depth, n·L", y_label)
     missing = "" if charts else "No task has ended yet."
     return Drawing(charts, stacked(map(cost_rows, family.groups)), _CAPTION, missing)
 
@@ -40,20 +35,22 @@ _CAPTION = (
 
 def cost_rows(group: Group) -> Columns:
     """Seeds, trials, steps and seconds of every network that was measured, a row each."""
-    totals: dict[str, Counter[str]] = {"seeds": Counter(group.rows["cell"])}
-    for name in ("trials", "steps"):
-        totals[name] = Counter()
-        for cell, value in zip(group.rows["cell"], group.rows[name], strict=True):
-            totals[name][cell] += value
-    cells = [cell for cell in group.cells if cell.id in totals["seeds"]]
-    times = [[group.work.get(i or "", (0.0, 0)) for i in (c.id, c.sharpness_id)] for c in cells]
-    each = [[spent / seeds if seeds else None for spent, seeds in both] for both in times]
+    rows = group.by_cell("trials", "steps")
+    cells = [cell for cell in group.cells if cell.id in rows]
+
+    def per_seed(identity: str | None) -> float | None:
+        spent, seeds = group.work.get(identity or "", (0.0, 0))
+        return spent / seeds if seeds else None
+
     return rows_of(
         group,
         [cell.settings.width for cell in cells],
         [cell.settings.depth for cell in cells],
-        **{name: [total[cell.id] for cell in cells] for name, total in totals.items()},
-        **{name: [both[place] for both in each] for place, name in enumerate(_TIMES)},
+        seeds=[len(rows[cell.id]) for cell in cells],
+        trials=[sum(trials for trials, _ in rows[cell.id]) for cell in cells],
+        steps=[sum(steps for _, steps in rows[cell.id]) for cell in cells],
+        seconds_per_seed=[per_seed(cell.id) for cell in cells],
+        lambda1_seconds_per_seed=[per_seed(cell.sharpness_id) for cell in cells],
     )
 
 

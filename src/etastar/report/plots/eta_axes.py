@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from etastar.report.chart import Chart, Line, Points
+from etastar.report.chart import Chart, FloatArray, Line, Points
 from etastar.report.evidence import Family, Group, evenly
 from etastar.report.plots.base import (
     Drawing,
@@ -23,6 +23,7 @@ from etastar.report.style import SHAPES, fixed
 from etastar.study.export import Columns
 
 _NAMES = {"eta_star": "η*", "batch_size": "batch size", "seeds": "seeds"}
+Samples: TypeAlias = Sequence[float] | FloatArray
 DASHES = ("solid", "dash", "dot")
 MOST_NETWORKS = 4
 """Slopes in batch size that a legend names; the rows have all."""
@@ -31,25 +32,20 @@ MOST_NETWORKS = 4
 def make(family: Family) -> Drawing:
     """Draw a family, and those that differ from it in the parametrisation or the batch size."""
     rows = stacked(_rows(group) for group in family.groups)
-    if not family.is_first:
+    if any(alike[0][1] is not family.groups for alike in family.beside.values()):
         return Drawing([], rows, _CAPTION, "Drawn with the first of these chapters.")
     charts: list[Chart] = []
+    kinds = {"parametrization": (_by_width, "width n"), "batch_size": (_by_batch, "batch size B")}
+    batches = len(family.beside["batch_size"]) > 1
     for group in family.groups:
-        for name, key in (("parametrization", "width"), ("batch_size", "batch_size")):
+        title = group.name if len(family.groups) > 1 else group.loss
+        for name, (draw, x_label) in kinds.items():
             alike = _alike(family, group, name)
-            if len(alike) < 2 and (name == "batch_size" or "batch_size" in family.beside):
+            if len(alike) < 2 and (name == "batch_size" or batches):
                 continue
-            layers = _by_width(family, alike) if key == "width" else _by_batch(family, alike)
-            if layers:
-                charts.append(
-                    Chart(
-                        layers=layers,
-                        title=group.name if len(family.groups) > 1 else group.loss,
-                        x_label="width n" if key == "width" else "batch size B",
-                        y_label=family.words["axis"],
-                        key=depth_key(family),
-                    )
-                )
+            if layers := draw(family, alike):
+                y_label, key = family.words["axis"], depth_key(family)
+                charts.append(Chart(x_label, y_label, layers, title=title, key=key))
     missing = "" if charts else family.words["none"]
     return Drawing(charts, rows, _CAPTION, missing)
 
@@ -66,20 +62,20 @@ _CAPTION = (
 
 def _alike(family: Family, group: Group, name: str) -> list[tuple[Any, Group]]:
     """Groups of this loss and κ in the families that differ in one setting, by its value."""
-    found = []
-    for value, groups in family.beside.get(name, ((family.settings.get(name), family.groups),)):
-        found += [(value, g) for g in groups if (g.loss, g.kappa) == (group.loss, group.kappa)]
-    return found
+    pairs = [(value, g) for value, groups in family.beside[name] for g in groups]
+    return [(value, g) for value, g in pairs if (g.loss, g.kappa) == (group.loss, group.kappa)]
 
 
 def _rows(group: Group) -> Columns:
-    rows = network_rows(group)
-    count = len(rows["cell"]) if rows else 0
-    same = {"batch_size": group.batch_size, "parametrization": group.parametrization}
-    return rows | {name: [value] * count for name, value in same.items()}
+    if not (rows := network_rows(group)):
+        return {}
+    count, batch = len(rows["cell"]), group.rows["batch_size"][0]
+    rows["batch_size"] = [int(batch) if batch.isdigit() else None] * count
+    rows["parametrization"] = [group.cells[0].fields["parametrization"]] * count
+    return rows
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] | None:
+def slope(x: Samples, y: Samples) -> tuple[float, float, float] | None:
     """Exponent b and prefactor of `y = a·x^b` by least squares of logarithms.
 
     Args:
@@ -99,18 +95,6 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] 
     return float(b), float(error), float(a)
 
 
-def _exponent(found: tuple[float, float, float]) -> str:
-    b, error, _ = found
-    return fixed(b) + (f" ± {fixed(error)}" if np.isfinite(error) else "")
-
-
-def _line(
-    x: Sequence[float], found: tuple[float, float, float], colour: str, label: str, dash: str
-) -> Line:
-    ends = np.array([min(x), max(x)], dtype=float)
-    return Line(ends, np.exp(found[2]) * ends ** found[0], colour, label, dash)
-
-
 def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points | Line]:
     layers: list[Points | Line] = []
     colours = depth_colours(family)
@@ -119,12 +103,15 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
             continue
         lines, label = [], str(value or "η*") if len(alike) > 1 else ""
         for depth in sorted(set(known["depth"])):
-            at = [i for i, other in enumerate(known["depth"]) if other == depth]
-            x, y = ([known[column][i] for i in at] for column in ("width", "eta_star"))
+            at = np.equal(known["depth"], depth)
+            x, y = (np.array(known[column])[at] for column in ("width", "eta_star"))
             if found := slope(x, y):
-                text = f"{label or 'η*'}, L = {depth}: n^{{{_exponent(found)}}}"
+                b, error, a = found
+                exponent = fixed(b) + (f" ± {fixed(error)}" if np.isfinite(error) else "")
+                text = f"{label or 'η*'}, L = {depth}: n^{{{exponent}}}"
+                ends = np.array([min(x), max(x)], dtype=float)
                 dash = DASHES[place % len(DASHES)]
-                lines.append(_line(x, found, colours.get(depth, "#444444"), text, dash))
+                lines.append(Line(ends, np.exp(a) * ends**b, colours[depth], text, dash))
         shown = points(family, group, known, ("width", "eta_star"), "", _NAMES)
         layers.append(replace(shown, label=label, shape=SHAPES[place % len(SHAPES)]))
         layers += lines
@@ -132,24 +119,22 @@ def _by_width(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points
 
 
 def _by_batch(family: Family, alike: Sequence[tuple[Any, Group]]) -> list[Points | Line]:
-    rows = stacked(where(_rows(group), "eta_star") for _, group in alike)
-    known = where(rows, "batch_size") if rows else {}
-    if not known:
+    rows = stacked(_rows(group) for _, group in alike)
+    if not (known := where(rows, "eta_star", "batch_size")):
         return []
-    networks = sorted(set(zip(known["width"], known["depth"], strict=True)))
-    colours = depth_colours(family)
-    lines: list[Points | Line] = []
-    named = evenly(networks, MOST_NETWORKS)
-    for network in networks:
-        pairs = zip(known["width"], known["depth"], strict=True)
-        at = [i for i, other in enumerate(pairs) if other == network]
-        at.sort(key=lambda i: known["batch_size"][i])
-        x, y = ([float(known[name][i]) for i in at] for name in ("batch_size", "eta_star"))
-        if len(x) > 1:
-            pairs_of_ends = slope(x[:2], y[:2]), slope(x[-2:], y[-2:])
-            ends = dict.fromkeys(fixed(found[0]) for found in pairs_of_ends if found)
-            text = f"{network[0]}×{network[1]}: " + " … ".join(f"B^{{{b}}}" for b in ends)
-            colour, text = colours.get(network[1], "#444444"), text if network in named else ""
-            lines.append(Line(np.array(x), np.array(y), colour, text))
-    group = alike[0][1]
-    return [points(family, group, known, ("batch_size", "eta_star"), "", _NAMES), *lines]
+    networks: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    names = ("width", "depth", "batch_size", "eta_star")
+    for n, d, batch, eta in sorted(zip(*(known[name] for name in names), strict=True)):
+        networks.setdefault((n, d), []).append((float(batch), float(eta)))
+    layers: list[Points | Line] = []
+    layers.append(points(family, alike[0][1], known, ("batch_size", "eta_star"), "", _NAMES))
+    named = evenly(list(networks), MOST_NETWORKS)
+    for (n, d), at in networks.items():
+        if len(at) > 1:
+            x, y = np.transpose(at)
+            slopes = slope(x[:2], y[:2]), slope(x[-2:], y[-2:])
+            ends = dict.fromkeys(fixed(found[0]) for found in slopes if found)
+            text = f"{n}×{d}: " + " … ".join(f"B^{{{b}}}" for b in ends)
+            label = text if (n, d) in named else ""
+            layers.append(Line(x, y, depth_colours(family)[d], label))
+    return layers

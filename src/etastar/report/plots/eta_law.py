@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from string import Template
 
 import numpy as np
@@ -16,22 +17,16 @@ from etastar.scaling import PowerLawFit
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group),
-        x_label="width × depth, n·L",
-        y_label=family.words["axis"],
-    )
+    words = family.words
+    charts = per_loss(family, partial(_layers, family), "width × depth, n·L", words["axis"])
     rows = stacked(map(network_rows, family.groups))
     known = zip(rows.get("eta_star", ()), rows.get("eta_star_above", ()), strict=True)
     lost = sum(values == (None, None) for values in known)
-    missing = "" if charts else family.words["none"]
+    missing = "" if charts else words["none"]
     if lost and charts:
-        missing = (
-            f"{count(lost, 'network')} {family.words['lost']} cannot be drawn: η* is below the "
-            "range."
-        )
-    return Drawing(charts, rows, Template(_CAPTION).substitute(family.words), missing)
+        who = f"{count(lost, 'network')} {words['lost']}"
+        missing = f"{who} cannot be drawn: η* is below the range."
+    return Drawing(charts, rows, Template(_CAPTION).substitute(words), missing)
 
 
 _CAPTION = (
@@ -71,14 +66,12 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     if known := where(rows, "eta_star"):
         label = law_text(fit)
         hollow = np.array(known["ended_by_budget"], dtype=float) > 0.5
-        axes = ("", "eta_star")
-        layers.append(points(family, group, known, axes, label, words, hollow=hollow))
+        layers.append(points(family, group, known, ("", "eta_star"), label, words, hollow=hollow))
         layers += law_line(fit, layers[0].colour)
     if above := where(rows, "eta_star_above"):
         many = len(above["cell"])
         label = f"at least this ({count(many, 'network')})"
         look = {"shape": "up", "hollow": np.ones(many, dtype=bool)}
         names = {"eta_star_above": "η* above", "seeds": "seeds"}
-        axes = ("", "eta_star_above")
-        layers.append(points(family, group, above, axes, label, names, **look))
+        layers.append(points(family, group, above, ("", "eta_star_above"), label, names, **look))
     return layers

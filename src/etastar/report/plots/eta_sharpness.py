@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from string import Template
 
 import numpy as np
@@ -29,14 +30,11 @@ from etastar.study.export import Columns
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
+    caption = Template(_CAPTION).substitute(family.words)
     if not any(medians(group, "lambda1") for group in family.groups):
-        return Drawing([], {}, Template(_CAPTION).substitute(family.words), NOTHING)
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group),
-        x_label="λ₁ at initialisation, median over seeds",
-        y_label=family.words["axis"],
-    )
+        return Drawing([], {}, caption, NOTHING)
+    x_label, y_label = "λ₁ at initialisation, median over seeds", family.words["axis"]
+    charts = per_loss(family, partial(_layers, family), x_label, y_label)
     charts = [_with_reference(chart) for chart in charts]
     reasons = [
         f"No slope for {group.name}: {_why(group)}"
@@ -44,7 +42,6 @@ def make(family: Family) -> Drawing:
         if isinstance(group.slope, str)
     ]
     rows = stacked(network_rows(group, lambda1=True) for group in family.groups)
-    caption = Template(_CAPTION).substitute(family.words)
     return Drawing(charts, rows, caption, " ".join(reasons))
 
 
@@ -73,9 +70,8 @@ def slope_text(fit: SlopeFit | str) -> str:
     """`slope −0.62 [−0.70, −0.54], −1 excluded`."""
     if isinstance(fit, str):
         return "no slope"
-    low, high = fit.corrected.low, fit.corrected.high
-    verdict = "−1 excluded" if fit.excludes(-1.0) else "−1 not excluded"
-    return f"slope {fixed(fit.corrected.value)} {interval(low, high)}, {verdict}"
+    b, verdict = fit.corrected, "−1 excluded" if fit.excludes(-1.0) else "−1 not excluded"
+    return f"slope {fixed(b.value)} {interval(b.low, b.high)}, {verdict}"
 
 
 def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
@@ -87,10 +83,9 @@ def _layers(family: Family, group: Group) -> Sequence[Points | Line]:
     found = points(family, group, known, ("lambda1", "eta_star"), label, names)
     if isinstance(fit, str):
         return [found]
-    span = np.array([found.x.min(), found.x.max()])
-    y = np.exp(fit.intercept + fit.corrected.value * np.log(span))
-    low, high = fit.corrected.low, fit.corrected.high
-    return [found, Line(span, y, found.colour, dash="dash" if low < 0 < high else "solid")]
+    b, span = fit.corrected, np.array([found.x.min(), found.x.max()])
+    y = np.exp(fit.intercept + b.value * np.log(span))
+    return [found, Line(span, y, found.colour, dash="dash" if b.low < 0 < b.high else "solid")]
 
 
 def _with_reference(chart: Chart) -> Chart:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
@@ -38,12 +38,8 @@ def make(family: Family) -> Drawing:
     if not any(medians(group, "lambda1") for group in family.groups):
         return Drawing([], {}, _CAPTION, NOTHING)
     values, means, refused = bounds_of(family)
-    charts = per_loss(
-        family,
-        lambda group: _layers(family, group, _rows(group, values)),
-        x_label="width × depth, n·L",
-        y_label="λ₁ at initialisation",
-    )
+    layers = partial(_layers, family, values)
+    charts = per_loss(family, layers, "width × depth, n·L", "λ₁ at initialisation")
     note = missing = ""
     if values:
         inside = sum(b.lower <= means[cell] <= b.upper for cell, b in values.items())
@@ -59,10 +55,8 @@ def make(family: Family) -> Drawing:
     if refused:
         missing = f"Drawn without bounds: {refused}"
     elif len(values) < len(means):
-        missing = (
-            f"Bounds are computed for {len(values)} of {len(means)} networks, spread "
-            "evenly over n·L."
-        )
+        some = f"{len(values)} of {len(means)} networks"
+        missing = f"Bounds are computed for {some}, spread evenly over n·L."
     rows = stacked(_rows(group, values) for group in family.groups)
     return Drawing(charts, rows, _CAPTION + note, missing)
 
@@ -90,9 +84,10 @@ def _rows(group: Group, bounds: Mapping[str, SharpnessBounds]) -> Columns:
     return rows | added if rows else {}
 
 
-def _layers(family: Family, group: Group, rows: Columns) -> Sequence[Points | Line]:
-    known = where(rows, "lambda1")
-    if not known:
+def _layers(
+    family: Family, bounds: Mapping[str, SharpnessBounds], group: Group
+) -> Sequence[Points | Line]:
+    if not (known := where(_rows(group, bounds), "lambda1")):
         return []
     fit = group.law("product", "lambda1")
     label = law_text(fit, "λ₁")
@@ -124,14 +119,12 @@ def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[st
     reasons: dict[str, None] = {}
     bounds = cache(_bounds)  # groups share λ1, and so its bounds
     for group, known in measured:
-        cells = [cell for cell in group.cells if cell.id in known]
-        cells.sort(
-            key=lambda cell: (cell.settings.width * cell.settings.depth, cell.settings.width)
-        )
-        for cell in evenly(cells, each):
+        cells = [(cell.settings, cell.id) for cell in group.cells if cell.id in known]
+        cells.sort(key=lambda cell: (cell[0].width * cell[0].depth, cell[0].width))
+        for settings, cell in evenly(cells, each):
             try:
-                network, data = cell.settings.network(), load_data(cell.settings)
-                found[cell.id] = bounds(network, data, cell.settings.loss, known[cell.id][1])
+                network, data = settings.network(), load_data(settings)
+                found[cell] = bounds(network, data, settings.loss, known[cell][1])
             except EtaStarError as error:
                 reasons[f"{group.name}: {error}"] = None
                 break
@@ -141,14 +134,11 @@ def bounds_of(family: Family) -> tuple[Mapping[str, SharpnessBounds], Mapping[st
 
 def _measured(group: Group) -> dict[str, tuple[float, int]]:
     """Mean over seeds of λ1 of the Gauss-Newton matrix, and its samples, by cell."""
-    values: dict[str, list[float]] = {}
-    samples: dict[str, int] = {}
-    names = ("cell", "lambda1_gauss_newton", "sharpness_samples")
-    for identity, value, count in zip(*(group.rows[name] for name in names), strict=True):
-        if value is not None:
-            values.setdefault(identity, []).append(value)
-            samples[identity] = int(count)
-    return {i: (float(np.mean(found)), samples[i]) for i, found in values.items()}
+    found = {}
+    for cell, rows in group.by_cell("lambda1_gauss_newton", "sharpness_samples").items():
+        if known := [value for value, _ in rows if value is not None]:
+            found[cell] = float(np.mean(known)), int(rows[0][1])
+    return found
 
 
 def _bounds(network: Network, data: Dataset, loss: Loss, samples: int) -> SharpnessBounds:

@@ -72,9 +72,8 @@ def _chart(family: Family, loss: str, form: str) -> Chart | None:
     if not layers:
         return None
     values = np.concatenate([np.r_[layer.x, layer.y] for layer in layers])
-    bars = np.concatenate([np.r_[each.y_low, each.y_high] for each in found if each])
-    low = max(values.min() / _ROOM, min(values.min(), bars.min()))
-    high = min(values.max() * _ROOM, max(values.max(), bars.max()))
+    bars = np.concatenate([values, *(np.r_[each.y_low, each.y_high] for each in found if each)])
+    low, high = max(values.min() / _ROOM, bars.min()), min(values.max() * _ROOM, bars.max())
     ends = (float(low), float(high))
     layers.append(Line(np.array(ends), np.array(ends), MUTED, dash="dot"))
     return Chart(

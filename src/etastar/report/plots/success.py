@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, get_args
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etastar.problem.trial import Outcome, OutcomeKind
-from etastar.report.chart import Chart, FloatArray, Points
+from etastar.report.chart import Chart, Points
 from etastar.report.evidence import Family, Group, evenly
 from etastar.report.plots.base import (
     Drawing,
@@ -22,7 +23,7 @@ from etastar.report.plots.base import (
 )
 from etastar.report.style import SHAPES, count, number
 from etastar.search.base import SeedResult
-from etastar.search.estimate import SuccessAt, success_curve
+from etastar.search.estimate import success_curve
 from etastar.study.export import Columns
 
 MOST = 6
@@ -33,18 +34,16 @@ Curve: TypeAlias = dict[str, npt.NDArray[Any]]
 _SAME = ("lr", "p", *KINDS, "inferred_trained", "inferred_failed")
 _COLUMNS = {"lr": "lr", "p": "p", "p_low": "ci_low", "p_high": "ci_high"} | {n: n for n in _SAME}
 """Columns of the rows, and what `search.estimate.SuccessAt` calls them."""
+_NO_BRACKET = SeedResult("bracketed", 0.0, math.inf, None, ())
+"""From which nothing follows for a rate that was not tried."""
 
 
 def make(family: Family) -> Drawing:
     """Draw a family: see the module."""
     found = [(group, curves(group)) for group in family.groups]
-    chosen = [_spread(group, own) for group, own in found]
-    charts = [
-        _chart(family, group, own, some)
-        for (group, own), some in zip(found, chosen, strict=True)
-        if some
-    ]
-    shown, total = sum(map(len, chosen)), sum(len(own) for _, own in found)
+    chosen = [(group, own, _spread(group, own)) for group, own in found]
+    charts = [_chart(family, group, own, some) for group, own, some in chosen if some]
+    shown, total = sum(len(some) for _, _, some in chosen), sum(len(own) for _, own in found)
     missing = ""
     if not charts:
         missing = "No network has a known η* and trials, so there is nothing to draw."
@@ -75,35 +74,23 @@ _CAPTION = (
 def curves(group: Group) -> dict[str, Curve]:
     """p(η) of every network of a group, by the hash of the cell, in the order of the hashes."""
     tried: dict[str, dict[int, dict[float, Outcome]]] = {}
-    names: tuple[str, ...] = ("cell", "seed", "lr", "outcome")
-    for cell, seed, lr, kind in zip(*(group.trials[name] for name in names), strict=True):
+    columns = (group.trials[name] for name in ("cell", "seed", "lr", "outcome"))
+    for cell, seed, lr, kind in zip(*columns, strict=True):
         tried.setdefault(cell, {}).setdefault(seed, {})[lr] = Outcome(kind, 0)
-    results: dict[str, dict[int, SeedResult]] = {}
-    names = ("cell", "seed", "status", "eta_lo", "eta_hi", "hi_outcome")
-    for cell, seed, *ends in zip(*(group.rows[name] for name in names), strict=True):
-        if seed is not None:  # a success curve has no seed whose bracket could stand for a trial
-            results.setdefault(cell, {})[seed] = SeedResult(ends[0], ends[1], ends[2], ends[3], ())
+    rows = group.by_cell("seed", "status", "eta_lo", "eta_hi", "hi_outcome")
     found = {}
     for cell, seeds in sorted(tried.items()):
-        if own := results.get(cell):
-            at = success_curve(list(own.values()), [seeds.get(seed, {}) for seed in own])
-        else:
-            at = _without_brackets(seeds.values())
+        own = {
+            seed: SeedResult(status, lo, hi, why, ())
+            for seed, status, lo, hi, why in rows.get(cell, ())
+            if seed is not None  # a success curve has no seed whose bracket stands for a trial
+        } or dict.fromkeys(seeds, _NO_BRACKET)
+        at = success_curve(list(own.values()), [seeds.get(seed, {}) for seed in own])
         found[cell] = {
             column: np.array([getattr(point, name) for point in at])
             for column, name in _COLUMNS.items()
         }
     return found
-
-
-def _without_brackets(tried: Iterable[Mapping[float, Outcome]]) -> list[SuccessAt]:
-    """p(η) from the trials alone, each rate for itself."""
-    at: dict[float, list[dict[float, Outcome]]] = {}
-    for outcomes in tried:
-        for lr, outcome in outcomes.items():
-            at.setdefault(lr, []).append({lr: outcome})
-    nothing = SeedResult("none-trained", None, None, None, ())
-    return [p for lr in sorted(at) for p in success_curve([nothing] * len(at[lr]), at[lr])]
 
 
 def _rows(group: Group, cell: str, curve: Curve) -> Columns:
@@ -133,19 +120,15 @@ def _chart(
     found: Mapping[str, Curve],
     chosen: Sequence[tuple[str, str, float]],
 ) -> Chart:
-    raw, normalised, ends, relative = [], [], [], []
-    for cell, name, eta in chosen:
-        curve = found[cell]
-        rates, trained = curve["lr"], np.flatnonzero(curve["p"])
-        layer = _points(family, group, cell, curve, f"{name}, η* = {number(eta)}")
-        raw.append(layer)
-        normalised.append(replace(layer, x=rates / eta))
-        # beyond the rate above the last that trains, p is 0 by definition
-        span = np.array([rates[0], rates[min(trained[-1] + 1, len(rates) - 1)]])
-        ends.append(span)
-        relative.append(span / eta)
-
-    def chart(x_label: str, name: str, layers: list[Points], ends: list[FloatArray]) -> Chart:
+    def view(x_label: str, name: str, scales: Sequence[float]) -> Chart:
+        layers, ends = [], []
+        for (cell, network, eta), scale in zip(chosen, scales, strict=True):
+            curve = found[cell]
+            rates, trained = curve["lr"] / scale, np.flatnonzero(curve["p"])
+            layer = _points(family, group, cell, curve, f"{network}, η* = {number(eta)}")
+            layers.append(replace(layer, x=rates))
+            # beyond the rate above the last that trains, p is 0 by definition
+            ends.append((rates[0], rates[min(trained[-1] + 1, len(rates) - 1)]))
         low, high = np.transpose(ends)
         return Chart(
             x_label,
@@ -159,8 +142,9 @@ def _chart(
             key=[] if family.curve else [("some seeds inferred", "")],
         )
 
-    plain = chart("learning rate η", "η", raw, ends)
-    return replace(chart("η ÷ η* of the network", "η ÷ η*", normalised, relative), views=[plain])
+    plain = view("learning rate η", "η", [1.0] * len(chosen))
+    scaled = view("η ÷ η* of the network", "η ÷ η*", [eta for _, _, eta in chosen])
+    return replace(scaled, views=[plain])
 
 
 def _points(family: Family, group: Group, cell: str, curve: Curve, label: str) -> Points:
