@@ -20,8 +20,9 @@ from etastar.search.curve_blocks import (
     WindowBlock,
 )
 from etastar.search.curve_budget import set_by
-from etastar.search.curve_counts import CAUSES, Array, Counts, SlowEdge
+from etastar.search.curve_counts import CAUSES, Counts, SlowEdge
 from etastar.search.curve_fit import SAFE, Fit
+from etastar.search.curve_model import Array
 from etastar.search.curve_remarks import remarks
 from etastar.search.curve_state import CurveState
 from etastar.search.estimate import EtaStar
@@ -188,9 +189,8 @@ def _recommended(curve: CurveState) -> Recommended | None:
             median_steps=float(np.median(steps)),
             attempts=attempts,
         )
-    if attempts:
-        return Recommended(None, 0, None, None, None, None, None, attempts)
-    point = curve.untried()
-    if point is None:
+    point = None if attempts else curve.untried()
+    if point is None and not attempts:
         return None
-    return Recommended(curve.lattice.rate(point), 0, None, None, None, None, None, ())
+    lr = None if point is None else curve.lattice.rate(point)
+    return Recommended(lr, 0, None, None, None, None, None, attempts)
