@@ -356,8 +356,6 @@ def _contradicted(
 ) -> int:
     """Right-censored cells that the law puts below their bound: see `Usage.contradicted`."""
     censored = np.isfinite(estimates.bound) & ~estimates.used & ~beyond
-    if not censored.any():
-        return 0
     width, depth = cells.width[censored], cells.depth[censored]
     noise = estimates.noise(fit.seed_variance)[censored]
     half = fit.half_width_log(width, depth, noise, 0.95)
