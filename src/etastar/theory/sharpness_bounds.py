@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etastar.checking import check_choice
 from etastar.curvature.graphs import KINDS
-from etastar.errors import unknown_name
 from etastar.machine import use_threads
 from etastar.problem.networks import Network
 from etastar.theory.fluctuations import fewer, fluctuations_of
@@ -93,8 +93,7 @@ def sharpness_bounds(
     """
     net, x = checked_mlp(network), checked_inputs(x)
     check_classes(classes, loss)
-    if kind not in KINDS:
-        raise unknown_name("kind of curvature", str(kind), KINDS)
+    check_choice("kind of curvature", kind, KINDS)
     entries = theorem_entries(net, x, classes, loss)
     fluctuations = fluctuations_of(net, x[_evenly(len(x), net.depth)], classes, seed)
     named = {(e.name, e.side): e.value for e in entries}
