@@ -99,13 +99,13 @@ def sharpness_bounds(
     named = {(e.name, e.side): e.value for e in entries}
     if loss == "mse":
         top, lower = named["kernel", "upper"], named["constant vector", "lower"]
-        law = mse_law(fluctuations, seed)
+        limit, median, above = mse_law(fluctuations, seed)
     else:
         top, lower = 2 * named["kernel", "upper"], named["contrast", "lower"]
-        law = softmax_law(net, x, fluctuations, top, seed)
+        limit, median, above = softmax_law(net, x, fluctuations, top, seed)
     below = max(e.value for e in entries if (e.side, e.label) == ("lower", "proved"))
     block = min(e.value for e in entries if (e.side, e.label) == ("upper", "proved"))
-    exact, estimate = kind == "gauss-newton", top * law.above
+    exact, estimate = kind == "gauss-newton", top * above
     return SharpnessBounds(
         lower=lower,
         lower_label="proved" if exact and loss == "mse" and net.depth == 1 else "asymptotic",
@@ -114,8 +114,8 @@ def sharpness_bounds(
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
         upper_trace=named["trace", "upper"] if exact else None,
-        kernel_prediction=top * law.median,
-        kernel_infinite_width=top * law.limit,
+        kernel_prediction=top * median,
+        kernel_infinite_width=top * limit,
         theorem=tuple(entries),
     )
 
