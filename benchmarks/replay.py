@@ -247,7 +247,7 @@ def scored(
     star, lr = found.eta_star, found.recommended.lr if found.recommended else None
     eta_50 = truth.rate(0.5)
     low, high = star.ci_low or 0.0, star.ci_high or math.inf
-    confirming = sum(curve.taken(*run) for attempt in curve.attempts for run in attempt.runs)
+    confirming = sum(curve.steps_of(attempt.runs) for attempt in curve.attempts)
     moved = None
     if doubled is not None and star.median is not None:
         then = doubled.rate(0.5) or math.inf

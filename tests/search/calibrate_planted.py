@@ -25,7 +25,7 @@ def score(planted: PlantedCurve, options: dict[str, Any]) -> list[float]:
     star, truth = found.eta_star, planted.rate(0.5) or math.nan
     low, high = star.ci_low or 0.0, star.ci_high or math.inf
     lr = found.recommended.lr if found.recommended else None
-    confirming = sum(curve.taken(*run) for attempt in curve.attempts for run in attempt.runs)
+    confirming = sum(curve.steps_of(attempt.runs) for attempt in curve.attempts)
     return [
         float(star.median is not None and low <= truth <= high),
         math.nan if star.median is None else planted.p(star.median),

@@ -91,8 +91,6 @@ def test_trials_are_handed_out_once_and_the_first_outcome_counts() -> None:
     curve.tell(first[0], Outcome("diverged", 5))
     curve.tell(first[0], Outcome("partial", 50, first_loss=2.0, last_loss=1.0))
     assert not curve.wanted(first[0])
-    curve.forget(first[1])
-    assert curve.ask(10) == [first[1]]
     for trial in [first[1], *rest]:
         curve.tell(trial, Outcome("diverged", 5))
     assert curve.located[0][1] == Outcome("diverged", 5)

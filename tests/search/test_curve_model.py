@@ -13,7 +13,6 @@ from etastar.problem.trial import Outcome
 from etastar.search import curve_model
 from etastar.search.choosing import (
     ERRORS,
-    Window,
     cheapest,
     enough,
     exact_interval,
@@ -231,13 +230,13 @@ def test_how_many_must_train() -> None:
 def test_of_equal_rates_the_one_farthest_from_both_edges_is_taken() -> None:
     points = np.arange(10, 51)
     flat = np.full(41, 100.0)
-    assert cheapest(points, flat, Window(10, 50), 1) == 30
+    assert cheapest(points, flat, (10, 50), 1) == 30
     steep = 100 * np.exp(np.abs(points - 40) / 10)
-    assert cheapest(points, steep, Window(10, 50), 1) == 40 - 0  # only 40 ± 0.95 are within 10 %
-    coarse = cheapest(points, steep, Window(10, 50), 200)
+    assert cheapest(points, steep, (10, 50), 1) == 40 - 0  # only 40 ± 0.95 are within 10 %
+    coarse = cheapest(points, steep, (10, 50), 200)
     assert coarse == 30  # within one evaluation of the cheapest
-    assert cheapest(points, np.full(41, np.nan), Window(10, 50), 1) is None
-    assert cheapest(points, flat, Window(60, 70), 1) is None
+    assert cheapest(points, np.full(41, np.nan), (10, 50), 1) is None
+    assert cheapest(points, flat, (60, 70), 1) is None
 
 
 def test_the_floor_is_the_lowest_rate_above_two_failures() -> None:

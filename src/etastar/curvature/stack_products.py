@@ -294,12 +294,5 @@ def _masked(g: Tensor, h: Tensor) -> Tensor:
     return masked
 
 
-def make_products(
-    network: Network, params: Params, x: Tensor, labels: Tensor, loss: Loss, kind: Kind, *rest: Any
-) -> StackProducts:
-    """The written-out products where the architecture has them, autograd otherwise."""
-    route = WRITTEN_OUT.get(type(network), AutogradProducts)
-    return route(network, params, x, labels, loss, kind, *rest)
-
-
 WRITTEN_OUT: dict[type[Network], type[StackProducts]] = {MLP: MLPProducts}
+"""Architectures whose products are written out; those of others are autograd's."""

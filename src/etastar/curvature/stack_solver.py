@@ -16,7 +16,7 @@ from etastar.checking import check_choice, is_ratio
 from etastar.curvature.graphs import KINDS, Kind
 from etastar.curvature.lanczos import ROUNDING, KrylovSpaces, lanczos
 from etastar.curvature.stack_inputs import fewer_inputs
-from etastar.curvature.stack_products import WRITTEN_OUT, StackProducts, make_products
+from etastar.curvature.stack_products import WRITTEN_OUT, AutogradProducts, StackProducts
 from etastar.errors import ConfigError
 from etastar.machine import SHARE, free_bytes
 from etastar.problem.losses import LOSSES, Loss
@@ -285,9 +285,8 @@ class StackSolver:
         """Make products on these samples, in blocks if activations do not fit in memory."""
         fitting = int(free_bytes(x.device) * SHARE) // (self._bytes_per_sample() * len(params[0]))
         block = None if fitting >= len(x) else max(1, fitting)
-        return make_products(
-            self.network, params, x, labels, self.loss, self.kind, self.workspace, block
-        )
+        route = WRITTEN_OUT.get(type(self.network), AutogradProducts)
+        return route(self.network, params, x, labels, self.loss, self.kind, self.workspace, block)
 
     def chunk(self) -> int:
         """Count the replicas to solve at once: those that fit in memory, on a CPU in its cache."""

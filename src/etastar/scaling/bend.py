@@ -61,8 +61,6 @@ class Bend:
         The factor is the positive-part shrinkage of James and Stein, with F as the estimate of
         signal and noise over noise: a shift that noise alone would produce counts for nothing.
         """
-        if not self.known:
-            return np.zeros(len(x))
         shrink = max(0.0, 1 - 1 / self.f_statistic) if self.f_statistic > 0 else 0.0
         return np.asarray(shrink * self.shift(x, width, depth) ** 2)
 

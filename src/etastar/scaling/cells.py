@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from etastar.checking import check_choice
 from etastar.errors import ConfigError, unknown_name
 from etastar.search.base import Status
 
@@ -108,13 +109,10 @@ class CellTable:
         if not rows:
             raise ConfigError("no rows to fit: expected at least one seed of one network, got 0.")
         names = list(rows[0])
-        columns: dict[str, list[Any]] = {}
-        for name in names:
-            try:
-                columns[name] = [row[name] for row in rows]
-            except KeyError:
-                index = next(i for i, row in enumerate(rows) if name not in row)
-                raise _bad_row(index, name, "a value, as in row 0", "no such field") from None
+        for index, row in enumerate(rows):
+            if missing := [name for name in names if name not in row]:
+                raise _bad_row(index, missing[0], "a value, as in row 0", "no such field")
+        columns = {name: [row[name] for row in rows] for name in names}
         return cls.from_columns(columns, group_by=group_by)
 
     @classmethod
@@ -145,15 +143,10 @@ class CellTable:
         log_lo[status == NONE_TRAINED] = log_hi[status == NONE_TRAINED] = -np.inf
         below = (status == BRACKETED) & (log_hi < log_lo)
         _refuse(below, columns, "eta_hi", "at least eta_lo = {eta_lo}")
-        log_lambda1 = np.full(count, np.nan)
-        for name in SHARPNESS_NAMES:
-            if name in columns:
-                given = _numbers(columns, name, missing=True)
-                log_lambda1 = _log_rates(columns, name, ~np.isnan(given))
-                break
-        error = np.zeros(count)
-        if LAMBDA1_ERROR in columns:
-            error = np.nan_to_num(_numbers(columns, LAMBDA1_ERROR, missing=True))
+        sharpness = next((name for name in SHARPNESS_NAMES if name in columns), SHARPNESS_NAMES[0])
+        known = ~np.isnan(_numbers(columns, sharpness, missing=True))
+        log_lambda1 = _log_rates(columns, sharpness, known)
+        error = np.nan_to_num(_numbers(columns, LAMBDA1_ERROR, missing=True))
         labels = {name: _label(columns, name) for name in _label_names(columns, group_by)}
         keys = [*labels.values(), width.astype(float), depth.astype(float)]
         codes = [np.unique(key, return_inverse=True)[1] for key in keys]
@@ -252,8 +245,7 @@ class CellTable:
         Raises:
             ConfigError: The response is unknown, or needs λ1 and the rows have none.
         """
-        if response not in RESPONSES:
-            raise unknown_name("response", response, RESPONSES)
+        check_choice("response", response, RESPONSES)
         if response == "eta_star":
             lo, hi = self.log_lo, self.log_hi
         else:
@@ -299,16 +291,15 @@ def _with_curves(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[
     curve = np.isnan(seed)
     if not curve.any():
         return columns
-    none = np.full(len(seed), np.nan)
     lo, hi, eta, low, high, start, end, falls = (
-        _numbers(columns, name, missing=True) if name in columns else none
+        _numbers(columns, name, missing=True)
         for name in ("eta_lo", "eta_hi", *CURVE, "start_lr", "end_lr", "eta_95")
     )
     status = np.array(columns["status"])
     found = curve & (status == "bracketed")
     ends = np.where(np.isnan(low), start, low), np.where(np.isnan(high), end, high)
     for name, values in zip(CURVE, (eta, *ends), strict=True):
-        given: dict[str, Any] = {name: none, **columns}
+        given: dict[str, Any] = {name: values, **columns}
         _refuse(found & ~(values > 0), given, name, "positive, or seed a number")
     floor = np.where(np.isnan(low), np.where(np.isnan(falls), end, start), low)
     factor = (ends[1] / ends[0]) ** _HALF_WIDTH
@@ -335,7 +326,9 @@ def _refuse(
 def _numbers(
     columns: Mapping[str, Sequence[Any]], field: str, *, missing: bool = False
 ) -> FloatArray:
-    """A column as floats `[S]`; None becomes NaN, which is refused unless `missing`."""
+    """A column as floats `[S]`; None and no column are NaN, which is refused unless `missing`."""
+    if missing and field not in columns:
+        return np.full(len(columns["status"]), np.nan)
     try:
         array = np.asarray(columns[field], dtype=np.float64)
     except (TypeError, ValueError):

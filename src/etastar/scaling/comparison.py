@@ -144,14 +144,9 @@ class Comparison:
         Raises:
             ConfigError: No row has that criterion.
         """
-        scores = {}
-        for row in self.rows:
-            held = row.extrapolated if by == "extrapolation" else row.cross_validated
-            if by in ("cv", "extrapolation"):
-                scores[row.form] = math.nan if held is None else held.median_error
-            else:
-                scores[row.form] = getattr(row.fit, by)
-        finite = {form: score for form, score in scores.items() if math.isfinite(score)}
+        key = f"{by}_median_error" if by in ("cv", "extrapolation") else by
+        scores = {row.form: row.to_dict()[key] for row in self.rows}
+        finite = {form: s for form, s in scores.items() if s is not None and math.isfinite(s)}
         if not finite:
             raise ConfigError(f"no form can be ranked by {by!r}: there are too few cells for it.")
         return min(finite, key=finite.__getitem__)

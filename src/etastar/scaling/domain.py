@@ -91,23 +91,17 @@ class Domain:
         """Say whether (log n, log L) is in the convex hull, its boundary included."""
         corners = np.log(np.array(self.corners))
         point = np.array([np.log(width), np.log(depth)])
-        if len(corners) == 1:
-            return bool(np.all(np.abs(point - corners[0]) <= _EDGE))
-        edges = np.roll(corners, -1, 0) - corners
-        lengths = np.linalg.norm(edges, axis=1)
+        beyond = np.maximum(corners.min(0) - point, point - corners.max(0))
+        edges = np.roll(corners, -1, 0) - corners  # of a line there and back, of a point none
+        lengths = np.maximum(np.linalg.norm(edges, axis=1), _EDGE)
         offset = point - corners
         left = (edges[:, 0] * offset[:, 1] - edges[:, 1] * offset[:, 0]) / lengths
-        if len(corners) > 2:
-            return bool(np.all(left >= -_EDGE))
-        along = float(edges[0] @ offset[0]) / lengths[0]
-        return bool(abs(left[0]) <= _EDGE and -_EDGE <= along <= lengths[0] + _EDGE)
+        return bool(np.all(left >= -_EDGE) and np.all(beyond <= _EDGE))
 
 
 def below_cutoff(width: FloatArray, depth: FloatArray, cutoff: float | None) -> BoolArray:
     """Which networks, arrays `[M]`, have n/L below the cutoff; none if there is no cutoff."""
-    if cutoff is None:
-        return np.zeros(len(width), dtype=bool)
-    return np.asarray(width / depth < cutoff * (1 - _EDGE))
+    return np.asarray(width / depth < (cutoff or 0.0) * (1 - _EDGE))
 
 
 def convex_hull(points: FloatArray) -> FloatArray:

@@ -100,11 +100,8 @@ def estimate_cells(cells: CellTable, response: Response = "eta_star") -> CellEst
     middle = 0.5 * (lo + hi)
     value = medians(cell, middle, m)
     used = np.isfinite(value)
-    bound = np.full(count, np.nan)
-    if response != "lambda1":
-        censored = np.isposinf(value)
-        # the median is at least the median of the seeds' own lower ends
-        bound[censored] = medians(cell, lo, m)[censored]
+    # the median is at least the median of the seeds' own lower ends
+    bound = np.where(np.isposinf(value), medians(cell, lo, m), np.nan)
     ceiling, trains = np.full(count, np.inf), np.isfinite(lo)
     np.minimum.at(ceiling, cell[trains], np.where(np.isfinite(hi), middle, lo)[trains])
     squared_width = _mean_squared_width(seeds, count)

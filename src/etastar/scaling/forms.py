@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.checking import check_choice
+from etastar.errors import ConfigError
 from etastar.scaling.cells import FloatArray
 
 Labels: TypeAlias = Mapping[str, str | float]
@@ -18,14 +19,13 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True)
 class Form:
-    """A law `log y = offset(n, L) + a + Σ_k b_k · regressor_k(n, L)`.
+    """A law `log y = fixed(n, L) + a + Σ_k b_k · regressor_k(n, L)`.
 
     Attributes:
         title: As it is printed.
         exponents: Names of the b_k.
         regressors: From n, L (each `[M]`) and the group's labels, one column `[M]` per exponent.
-        offset: The part of log y with fixed coefficients, `[M]`, from n and L; None if there is
-            none.
+        fixed: The part of log y with fixed coefficients, `[M]`, from n and L.
         varies: What must vary for each exponent to be defined, in words.
     """
 
@@ -33,7 +33,7 @@ class Form:
     exponents: tuple[str, ...]
     regressors: Callable[[FloatArray, FloatArray, Labels], tuple[FloatArray, ...]]
     varies: tuple[str, ...]
-    offset: Callable[[FloatArray, FloatArray], FloatArray] | None = None
+    fixed: Callable[[FloatArray, FloatArray], FloatArray] = lambda width, depth: 0.0 * width
 
     def design(self, width: FloatArray, depth: FloatArray, labels: Labels) -> FloatArray:
         """Ones and the regressors, `[M, 1 + number of exponents]`.
@@ -42,10 +42,6 @@ class Form:
             ConfigError: The form needs a label that the group does not have.
         """
         return np.stack([np.ones(len(width)), *self.regressors(width, depth, labels)], 1)
-
-    def fixed(self, width: FloatArray, depth: FloatArray) -> FloatArray:
-        """The offset, `[M]`."""
-        return np.zeros(len(width)) if self.offset is None else self.offset(width, depth)
 
     def check(self, width: FloatArray, depth: FloatArray, labels: Labels) -> None:
         """Raise if the networks do not determine every exponent.
@@ -136,6 +132,5 @@ def get_form(name: str) -> Form:
     Raises:
         ConfigError: It is not in `FORMS`.
     """
-    if name not in FORMS:
-        raise unknown_name("form", name, FORMS)
+    check_choice("form", name, FORMS)
     return FORMS[name]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from etastar.checking import check_choice
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.cells import CellTable
 from etastar.scaling.forms import FORMS
@@ -94,13 +95,12 @@ def fit_laws(cells: CellTable, *, form: str = "separate", **options: Any) -> Law
     Raises:
         ConfigError: No group can be fitted.
     """
+    check_choice("form", form, (Process.form, *FORMS))
     fits: tuple[PowerLawFit | Process, ...]
     if form == Process.form:
         fits, skipped = fit_each(cells, fit_process, options)
-    elif form in FORMS:
-        fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
     else:
-        raise unknown_name("form", form, (Process.form, *FORMS))
+        fits, skipped = fit_each(cells, fit_power_law, {"form": form, **options})
     if not fits:
         raise ConfigError("no group can be fitted. " + " ".join(reason for _, reason in skipped))
     return Laws(fits, skipped)

@@ -12,33 +12,26 @@ from scipy.special import stdtrit
 
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling.bend import Bend, find_bend
-from etastar.scaling.cells import BoolArray, CellTable, FloatArray, IntArray, Response
+from etastar.scaling.cells import BoolArray, CellTable, FloatArray, Response
 from etastar.scaling.coefficients import Coefficient, coefficient
-from etastar.scaling.domain import Domain, below_cutoff
-from etastar.scaling.estimates import (
-    CellEstimates,
-    Usage,
-    estimate_cells,
-    median_inefficiency,
-    tally,
-)
+from etastar.scaling.domain import Domain
+from etastar.scaling.estimates import CellEstimates, Usage, median_inefficiency
+from etastar.scaling.fitted import Fitted, chosen_cells
 from etastar.scaling.forms import Form, get_form
 from etastar.scaling.least_squares import fit_random_effects, log_likelihood, stand_ins
-from etastar.scaling.prediction import Prediction, check_level, check_target
+from etastar.scaling.prediction import check_level
 from etastar.scaling.two_way import TwoWay, two_way
 
 _BENT = 0.05
 """Below this p-value a bend is reported with an extrapolation."""
 
 
-@dataclass(frozen=True, eq=False)
-class PowerLawFit:
-    """A fitted law. Arrays are over the cells used, `[M]`; logarithms are natural.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PowerLawFit(Fitted):
+    """A fitted law. Of its cells and its predictions see `Fitted`.
 
     Attributes:
         form: Name in `FORMS`.
-        response: What was fitted.
-        labels: The group it holds for: loss, κ, dataset, ....
         level: Nominal coverage of the coefficients' intervals.
         coefficients: `log_prefactor` first.
         covariance: That of the coefficients, `[p, p]`, with effects of width and depth.
@@ -50,23 +43,14 @@ class PowerLawFit:
         aic: Akaike's criterion, with p + 1 parameters.
         aicc: The same, corrected for few cells; inf if M ≤ p + 2.
         bic: Schwarz's criterion.
-        width: n.
-        depth: L.
-        log_value: log of the measured medians.
-        variance: Their sampling variances v.
         residual: log measured − log fitted.
-        seeds: Seeds of every cell that its median is over.
         seed_variance: Variance of one seed's logarithm, mean over cells.
         noise: Variances of the medians if every seed had that variance.
         effects: What widths and depths share beyond the law, and how many of them carry it.
-        domain: Where the law was seen.
-        usage: Counts of cells and seeds.
         bend: How far the cells bend away from the form.
     """
 
     form: str
-    response: Response
-    labels: Mapping[str, str | float]
     level: float
     coefficients: tuple[Coefficient, ...]
     covariance: FloatArray
@@ -78,17 +62,10 @@ class PowerLawFit:
     aic: float
     aicc: float
     bic: float
-    width: FloatArray
-    depth: FloatArray
-    log_value: FloatArray
-    variance: FloatArray
     residual: FloatArray
-    seeds: IntArray
     seed_variance: float
     noise: FloatArray
     effects: TwoWay
-    domain: Domain
-    usage: Usage
     bend: Bend
 
     def __getitem__(self, name: str) -> Coefficient:
@@ -132,55 +109,32 @@ class PowerLawFit:
         t = stdtrit(self.freedom, 0.5 + 0.5 * level)
         return np.asarray(t * np.sqrt(spread + missed + noise))
 
-    def predict(
-        self,
-        width: float,
-        depth: float,
-        *,
-        level: float = 0.9,
-        seeds: float | None = None,
-        strict: bool = False,
-    ) -> Prediction:
-        """The median over seeds of an unseen network, with a prediction interval.
-
-        Args:
-            width: n.
-            depth: L.
-            level: Nominal coverage of the interval.
-            seeds: Seeds that the median is taken over; by default as many as the fitted cells
-                have. `math.inf` leaves the seed noise out.
-            strict: Raise for a network outside the domain instead of warning.
-
-        Raises:
-            ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
-                the domain.
-        """
-        n, d = check_target(width, depth, level)
+    def interval_log(
+        self, width: FloatArray, depth: FloatArray, level: float, seeds: float | None
+    ) -> tuple[float, float]:
+        """See `Fitted`."""
         if seeds is None:
             seeds = float(np.median(self.seeds))
         noise = 0.0
         if math.isfinite(seeds):
             noise = float(median_inefficiency(int(seeds))) * self.seed_variance / int(seeds)
-        half = float(self.half_width_log(n, d, noise, level)[0])
-        outside = self.domain.checked(float(width), float(depth), strict=strict)
-        centre = float(self.predict_log(n, d)[0])
-        curved = centre + float(self.bend.shift(self.design(n, d), n, d)[0])
-        doubts = self._doubts(centre, curved, bool(outside))
-        second_degree = math.exp(curved) if self.bend.known else None
-        return Prediction.around((n, d), (centre, half), level, outside, doubts, second_degree)
+        half = self.half_width_log(width, depth, noise, level)
+        return float(self.predict_log(width, depth)[0]), float(half[0])
 
-    def _doubts(self, centre: float, curved: float, outside: bool) -> list[str]:
-        """Warnings about the form itself, for logarithms of its and the curved prediction."""
+    def doubts(
+        self, width: FloatArray, depth: FloatArray, centre: float, outside: bool
+    ) -> tuple[list[str], float | None]:
+        """See `Fitted`."""
         if not self.bend.known:
             text = "the cells are too few to show whether the law bends: the interval assumes not"
-            return [text] if outside else []
-        if self.bend.p_value < _BENT and outside:
-            return [
-                f"the cells bend away from the form {self.form} (p = {self.bend.p_value:.1g}); "
-                f"with the curvature that they show, the prediction is {math.exp(curved):.4g}, "
-                f"{math.exp(curved - centre):.3g} times this one"
-            ]
-        return []
+            return [text] if outside else [], None
+        curved = centre + float(self.bend.shift(self.design(width, depth), width, depth)[0])
+        told = [
+            f"the cells bend away from the form {self.form} (p = {self.bend.p_value:.1g}); "
+            f"with the curvature that they show, the prediction is {math.exp(curved):.4g}, "
+            f"{math.exp(curved - centre):.3g} times this one"
+        ]
+        return told if self.bend.p_value < _BENT and outside else [], math.exp(curved)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the fit, for JSON; without arrays over cells or replicates."""
@@ -236,13 +190,11 @@ def fit_power_law(
     """
     check_level(level)
     law = get_form(form)
-    labels = cells.the_labels()
-    estimates = estimate_cells(cells, response)
-    beyond = below_cutoff(cells.width, cells.depth, cutoff)
-    use = estimates.used & ~beyond
-    width, depth = cells.width[use], cells.depth[use]
-    _check_enough(law, width, depth, labels, tally(cells, estimates, beyond), cutoff)
-    y, v = estimates.value[use], estimates.variance[use]
+    estimates, beyond, chosen = chosen_cells(cells, response, cutoff)
+    labels, width, depth, y, v, seeds = (
+        chosen[name] for name in ("labels", "width", "depth", "log_value", "variance", "seeds")
+    )
+    _check_enough(law, width, depth, labels, chosen["usage"], cutoff)
     x, offset = law.design(width, depth, labels), law.fixed(width, depth)
     (beta,), _, (tau2,) = fit_random_effects(x, y - offset, v)
     where = estimates.bounded & ~beyond
@@ -260,17 +212,17 @@ def fit_power_law(
         np.append(depth, cells.depth[where]),
         1 / (all_v + tau2),
     )
-    single = bool(np.median(estimates.informative[use]) <= 1)
+    single = bool(np.median(seeds) <= 1)
     score = log_likelihood(x, y - offset, v)[0]
     parameters = x.shape[1] + 1
     aic = 2 * parameters - 2 * score
     room = len(y) - parameters - 1
     errors, own = (np.sqrt(np.diagonal(c)) for c in (effects.covariance, effects.noise))
+    use = estimates.used & ~beyond
     seed_variance = float(np.mean(estimates.seed_variance[use]))
     fit = PowerLawFit(
+        **chosen,
         form=form,
-        response=response,
-        labels=labels,
         level=level,
         coefficients=tuple(
             coefficient(
@@ -290,17 +242,11 @@ def fit_power_law(
         aic=aic,
         aicc=aic + 2 * parameters * (parameters + 1) / room if room > 0 else math.inf,
         bic=parameters * math.log(len(y)) - 2 * score,
-        width=width,
-        depth=depth,
-        log_value=y,
-        variance=v,
         residual=residual,
-        seeds=estimates.informative[use],
         seed_variance=seed_variance,
         noise=estimates.noise(seed_variance)[use],
         effects=effects,
         domain=Domain.of(width, depth, cutoff),
-        usage=tally(cells, estimates, beyond),
         bend=find_bend(x, residual, v, width, depth),
     )
     return replace(
@@ -356,8 +302,6 @@ def _contradicted(
 ) -> int:
     """Right-censored cells that the law puts below their bound: see `Usage.contradicted`."""
     censored = np.isfinite(estimates.bound) & ~estimates.used & ~beyond
-    if not censored.any():
-        return 0
     width, depth = cells.width[censored], cells.depth[censored]
     noise = estimates.noise(fit.seed_variance)[censored]
     half = fit.half_width_log(width, depth, noise, 0.95)

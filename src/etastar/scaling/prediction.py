@@ -6,14 +6,9 @@ misses, and the seed noise of the median that a measurement would give.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
 from etastar.errors import ConfigError
-from etastar.scaling.cells import FloatArray
 
 
 @dataclass(frozen=True)
@@ -43,32 +38,6 @@ class Prediction:
     warnings: tuple[str, ...]
     second_degree: float | None
 
-    @classmethod
-    def around(
-        cls,
-        network: tuple[FloatArray, FloatArray],
-        ends: tuple[float, float],
-        level: float,
-        outside: tuple[str, ...],
-        doubts: Iterable[str] = (),
-        second_degree: float | None = None,
-    ) -> Prediction:
-        """Return the prediction with this interval.
-
-        Args:
-            network: Width and depth, `[1]` each.
-            ends: Centre and half-width of the interval, as logarithms.
-            level: Its nominal coverage.
-            outside: Why the network is outside of the domain; empty inside.
-            doubts: Further warnings.
-            second_degree: See the attributes.
-        """
-        width, depth = (float(axis[0]) for axis in network)
-        centre, half = ends
-        value, low, high = map(math.exp, (centre, centre - half, centre + half))
-        told = (*outside, *doubts)
-        return cls(width, depth, value, low, high, level, not outside, told, second_degree)
-
     @property
     def eta(self) -> float:
         """The point prediction, under its name when the response is η*."""
@@ -80,19 +49,6 @@ class Prediction:
             f"for width {self.width:g}, depth {self.depth:g}"
         )
         return "\n".join([text, *(f"WARNING: {w}" for w in self.warnings)])
-
-
-def check_target(width: float, depth: float, level: float) -> tuple[FloatArray, FloatArray]:
-    """Return width and depth of a network, `[1]` each; raise if it or the level cannot be.
-
-    Raises:
-        ConfigError: Width or depth is below 1 or not finite, or as `check_level`.
-    """
-    for name, value in (("width", width), ("depth", depth)):
-        if not (math.isfinite(value) and value >= 1):
-            raise ConfigError(f"{name} must be a number of at least 1; got {value!r}.")
-    check_level(level)
-    return np.array([float(width)]), np.array([float(depth)])
 
 
 def check_level(level: float) -> None:

@@ -11,7 +11,6 @@ Machine Learning* (2006), eqs. 2.25-2.26.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +18,9 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtri
 
 from etastar.errors import ConfigError
-from etastar.scaling.cells import CellTable, FloatArray, IntArray, Response
-from etastar.scaling.domain import Domain, below_cutoff
-from etastar.scaling.estimates import Usage, estimate_cells, tally
-from etastar.scaling.prediction import Prediction, check_target
+from etastar.scaling.cells import CellTable, FloatArray, Response
+from etastar.scaling.domain import Domain
+from etastar.scaling.fitted import Fitted, chosen_cells
 
 LEAST_CELLS = 4
 """Fewer cells say next to nothing beyond the prior."""
@@ -62,33 +60,15 @@ class Kernel:
         return np.asarray(linear + self.sd**2 * np.exp(-0.5 * np.square(apart).sum(-1)))
 
 
-@dataclass(frozen=True, eq=False)
-class Process:
-    """A Gaussian process conditioned on the cells of one group. Arrays are over them, `[M]`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Process(Fitted):
+    """A Gaussian process conditioned on the cells of one group: see `Fitted`.
 
     Attributes:
         kernel: The hyperparameters.
-        response: What was fitted.
-        labels: The group it holds for: loss, κ, dataset, ....
-        width: n.
-        depth: L.
-        log_value: log of the measured medians.
-        variance: Their variances, from the cells' own intervals.
-        seeds: Seeds of every cell that its median is over.
-        domain: Where it was measured.
-        usage: Counts of cells and seeds.
     """
 
     kernel: Kernel
-    response: Response
-    labels: Mapping[str, str | float]
-    width: FloatArray
-    depth: FloatArray
-    log_value: FloatArray
-    variance: FloatArray
-    seeds: IntArray
-    domain: Domain
-    usage: Usage
 
     form = "process"
 
@@ -119,34 +99,13 @@ class Process:
         usual = float(np.median(self.variance))
         return usual if seeds is None else usual * float(np.median(self.seeds)) / seeds
 
-    def predict(
-        self,
-        width: float,
-        depth: float,
-        *,
-        level: float = 0.9,
-        seeds: float | None = None,
-        strict: bool = False,
-    ) -> Prediction:
-        """Predict η* of an unseen network, with an interval for its measurement.
-
-        Args:
-            width: n.
-            depth: L.
-            level: Nominal coverage of the interval.
-            seeds: Seeds that the median is taken over; by default the measurement is as noisy as
-                those fitted. `math.inf` leaves its noise out.
-            strict: Raise for a network outside the domain instead of warning.
-
-        Raises:
-            ConfigError: Width, depth or level cannot be; or `strict`, and the network is outside
-                the domain.
-        """
-        n, d = check_target(width, depth, level)
-        outside = self.domain.checked(float(width), float(depth), strict=strict)
-        (mean,), (sd,) = self.predict_log(n, d)
+    def interval_log(
+        self, width: FloatArray, depth: FloatArray, level: float, seeds: float | None
+    ) -> tuple[float, float]:
+        """See `Fitted`."""
+        (mean,), (sd,) = self.predict_log(width, depth)
         half = float(ndtri(0.5 + 0.5 * level)) * math.sqrt(sd**2 + self.noise(seeds))
-        return Prediction.around((n, d), (mean, half), level, outside)
+        return float(mean), half
 
 
 def fit_process(
@@ -167,29 +126,15 @@ def fit_process(
     Raises:
         ConfigError: The cells mix groups, or fewer than 4 can be used.
     """
-    labels = cells.the_labels()
-    estimates = estimate_cells(cells, response)
-    beyond = below_cutoff(cells.width, cells.depth, cutoff)
-    use = estimates.used & ~beyond
-    usage = tally(cells, estimates, beyond)
-    if use.sum() < LEAST_CELLS:
+    _, _, chosen = chosen_cells(cells, response, cutoff)
+    width, depth = chosen["width"], chosen["depth"]
+    if len(width) < LEAST_CELLS:
         raise ConfigError(
             f"a prediction needs at least {LEAST_CELLS} cells with a known value; got "
-            f"{int(use.sum())} of {len(cells)}. Measure more networks, or widen their range of "
+            f"{len(width)} of {len(cells)}. Measure more networks, or widen their range of "
             f"learning rates{'' if cutoff is None else ', or lower the cutoff'}."
         )
-    return Process(
-        kernel=kernel or Kernel(),
-        response=response,
-        labels=labels,
-        width=cells.width[use],
-        depth=cells.depth[use],
-        log_value=estimates.value[use],
-        variance=estimates.variance[use],
-        seeds=estimates.informative[use],
-        domain=Domain.of(cells.width[use], cells.depth[use], cutoff),
-        usage=usage,
-    )
+    return Process(**chosen, kernel=kernel or Kernel(), domain=Domain.of(width, depth, cutoff))
 
 
 def _points(width: FloatArray, depth: FloatArray, centre: tuple[float, float]) -> FloatArray:

@@ -158,19 +158,14 @@ def find_region(
 def _cutoffs(fit: PowerLawFit) -> list[float]:
     """Values of n/L that leave the law defined with at least two degrees of freedom; sorted."""
     aspect, x = fit.width / fit.depth, fit.design(fit.width, fit.depth)
-    distinct = np.unique(aspect)  # ratios of whole numbers: equal ones are equal to the bit
-    for first in range(len(distinct) - 1, -1, -1):  # looser cutoffs keep more cells
-        kept = aspect >= distinct[first]
-        many = kept.sum() >= x.shape[1] + 2
-        if many and is_defined(x[kept]):
-            break
-    else:
-        return [float(distinct[0])]
-    cutoffs = [float(c) for c in distinct[: first + 1]]
-    if len(cutoffs) > _MOST_CUTOFFS:
-        picks = np.linspace(0, len(cutoffs) - 1, _MOST_CUTOFFS).round().astype(int)
-        return [cutoffs[i] for i in picks]
-    return cutoffs
+    cutoffs = [aspect.min()]
+    for cutoff in np.unique(aspect)[1:]:  # ratios of whole numbers: equal ones are equal to the bit
+        kept = aspect >= cutoff
+        if kept.sum() < x.shape[1] + 2 or not is_defined(x[kept]):
+            break  # stricter cutoffs keep fewer cells
+        cutoffs.append(cutoff)
+    picks = np.linspace(0, len(cutoffs) - 1, min(len(cutoffs), _MOST_CUTOFFS)).round().astype(int)
+    return [float(cutoffs[i]) for i in picks]
 
 
 def _movement(fit: PowerLawFit, rng: np.random.Generator) -> tuple[float, float]:

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from etastar.search.base import SeedResult, Status, Strategy, bracket
-from etastar.search.bisection import Bisection
-from etastar.search.lattice import Lattice
-from etastar.search.section import Section
+from etastar.search.base import SeedResult as SeedResult
+from etastar.search.base import Status as Status
+from etastar.search.base import Strategy as Strategy
+from etastar.search.base import bracket as bracket
+from etastar.search.bisection import Bisection as Bisection
+from etastar.search.lattice import Lattice as Lattice
+from etastar.search.section import Section as Section
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "section": Section,
     "bisection": Bisection,
 }
-
-__all__ = [
-    "STRATEGIES",
-    "Bisection",
-    "Lattice",
-    "Section",
-    "SeedResult",
-    "Status",
-    "Strategy",
-    "bracket",
-]

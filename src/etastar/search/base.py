@@ -102,12 +102,11 @@ class Strategy(ABC):
             rate: Of the lattice.
         """
         index = self._index[rate]
-        if self._descent is None or index not in self._descent.points or index in self._told:
+        points = () if self._descent is None else self._descent.points
+        if index not in points or index in self._told:
             return False
-        trained = [i for i in self._descent.points if i in self._told and self._trained(i)]
-        return not trained or self._descent.points.index(index) < self._descent.points.index(
-            trained[0]
-        )
+        before = points[: points.index(index)]
+        return not any(self._trained(i) for i in before if i in self._told)
 
     def tell(self, rate: float, outcome: Outcome) -> None:
         """Report the outcome of a rate; in any order, repeating is harmless.
@@ -145,12 +144,11 @@ class Strategy(ABC):
     def _advance(self) -> None:
         """Consume outcomes in the order of the descent, and move on where it is settled."""
         while self._descent is not None:
-            found, settled = None, True
+            found = None
             failures: list[Outcome] = []
             for index in self._descent.points:
                 if index not in self._told:
-                    settled = False
-                    break
+                    return
                 self.tried[index] = self._told[index]
                 if self._trained(index):
                     found = index
@@ -158,8 +156,6 @@ class Strategy(ABC):
                 failures.append(self._told[index])
                 if self._descent.give_up(failures):
                     break
-            if not settled:
-                return
             try:
                 self._descent = self._plan.send(found)
             except StopIteration:

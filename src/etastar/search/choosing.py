@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.special import betaincinv
 
-from etastar.search.curve_counts import Array, Counts
+from etastar.search.curve_counts import Counts
+from etastar.search.curve_model import Array
 
 EQUAL = 1.1
 """Rates whose cost is within this factor of the cheapest are equal: steps to the threshold are flat
@@ -18,17 +19,9 @@ ERRORS = (0.04, 0.005, 0.005)
 """One-sided error of each attempt: together 0.05, so that looking again is paid for."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """Where a rate may be chosen, in lattice points.
-
-    Attributes:
-        low: Lower end: the slow edge's upper bound, or the lowest rate seen to train.
-        high: Lower bound of η_95.
-    """
-
-    low: float
-    high: float
+Window: TypeAlias = tuple[float, float]
+"""Where a rate may be chosen, in lattice points, from the slow edge's upper bound, or the lowest
+rate seen to train, to the lower bound of η_95."""
 
 
 def lowest_seen(counts: Counts, high: float) -> int | None:
@@ -86,12 +79,13 @@ def cheapest(points: Array, cost: Array, window: Window, interval: float) -> int
         window: The edges.
         interval: Steps between evaluations: costs that differ by less are equal.
     """
-    inside = (points >= window.low - 1e-9) & (points <= window.high + 1e-9) & np.isfinite(cost)
+    low, high = window
+    inside = (points >= low - 1e-9) & (points <= high + 1e-9) & np.isfinite(cost)
     if not inside.any():
         return None
     points, cost = points[inside], cost[inside]
     equal = cost <= max(EQUAL * cost.min(), cost.min() + interval)
-    room = np.minimum(points - window.low, window.high - points)[equal]
+    room = np.minimum(points - low, high - points)[equal]
     # rounded: equal distances must not be told apart by the last bit
     return int(points[equal][int(np.argmax(np.round(room, 6)))])
 

@@ -120,14 +120,6 @@ class Curve(CurveState):
         self._told.setdefault(trial, outcome)
         self._advance()
 
-    def forget(self, trial: Trial) -> None:
-        """Give a trial back that was asked and will not be told, so that it is asked again.
-
-        Args:
-            trial: One that was asked.
-        """
-        self._handed.discard(trial)
-
     def _advance(self) -> None:
         while self._round is not None and all(trial in self._told for trial in self._round):
             self._round = next(self._plan, None)

@@ -8,9 +8,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtr
 
-from etastar.search.curve_counts import Array
 from etastar.search.curve_fit import Fit
-from etastar.search.curve_model import Posterior
+from etastar.search.curve_model import Array, Posterior
 
 ROUNDS = 60
 """Of the expectation–maximisation that fits the steps."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from etastar.problem.trial import Outcome
-
-Array: TypeAlias = NDArray[Any]
+from etastar.search.curve_model import Array, logistic
 
 CAUSES = ("diverged", "dead", "collapsed", "slow")
 """Why a whole run fails, in the order of the columns of `Counts.failures`."""
@@ -126,7 +123,7 @@ class SlowEdge:
         Args:
             points: Lattice points, [N].
         """
-        return _fine(points, self.edge, self.width)
+        return logistic((points - self.edge) / self.width)
 
     def spread(self, points: Array, parts: Array) -> Array:
         """Quantiles of the posterior of `fine`, [Q, N]; 1 where no slow edge was seen.
@@ -139,15 +136,10 @@ class SlowEdge:
             return np.ones((len(parts), len(points)))
         edge, width, mass = self.grid
         columns = []
-        for values in _fine(points[:, None], edge, width):
+        for values in logistic((points[:, None] - edge) / width):
             order = np.argsort(values)
             columns.append(np.interp(parts, np.cumsum(mass[order]), values[order]))
         return np.array(columns).T
-
-
-def _fine(points: Array, edge: float | Array, width: float | Array) -> Array:
-    """Probability that a run is not too slow, by an edge and its width in lattice points."""
-    return np.asarray(0.5 * (1 + np.tanh((points - edge) / width / 2)))
 
 
 def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
@@ -172,7 +164,7 @@ def slow_edge(counts: Counts, step: float, top: float) -> SlowEdge:
     edge, width, background = (
         axis.ravel() for axis in np.meshgrid(edges, SLOW_WIDTHS, BACKGROUNDS, indexing="ij")
     )
-    rise = 0.5 * (1 + np.tanh((edge[:, None] - at) * step / width[:, None] / 2))
+    rise = logistic((edge[:, None] - at) * step / width[:, None])
     q = np.clip(background[:, None] + (1 - background[:, None]) * rise, 1e-4, 1 - 1e-4)
     log_likelihood = (k * np.log(q) + n * np.log1p(-q)).sum(axis=1)
     plain = np.array(PLAIN)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from etastar.search.choosing import exact_interval, lower_bound
-from etastar.search.curve_counts import Array, Counts, SlowEdge, slow_edge
-from etastar.search.curve_model import Posterior, shapes
+from etastar.search.curve_counts import Counts, SlowEdge, slow_edge
+from etastar.search.curve_model import Array, Posterior, shapes
 
 FEWEST, FEWEST_EACH = 24, 6
 """Whole runs before the interval is believed, and of each outcome near the edge (design §3)."""
@@ -269,11 +269,10 @@ def peak_of(counts: Counts, step: float, reach: float = PEAK_RADIUS) -> tuple[in
     Returns:
         A lattice point, and the trained and tried runs about it; None without a run.
     """
-    best: tuple[float, int, int, int, int] | None = None
+    found: list[tuple[float, int, int, int, int]] = []
     radius = round(reach / step)
     for i in map(int, np.flatnonzero(counts.tried)):
         trained, tried = about(counts, i, radius)
         most = 0 if trained else tried  # where none trained, where that is known best
-        found = (lower_bound(trained, tried, 0.025), most, i, trained, tried)
-        best = max(best, found) if best else found
-    return None if best is None else best[2:]
+        found.append((lower_bound(trained, tried, 0.025), most, i, trained, tried))
+    return max(found)[2:] if found else None

@@ -45,6 +45,8 @@ BEYOND = 1.0
 """How far beyond the range, in log η, η_50 may lie."""
 SPAN = 4.0
 """Distance in log η beyond which the table is constant."""
+EVERY = slice(None)
+"""All shapes."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class Shapes:
             offset: [..., 1] or broadcastable against [S].
         """
         main, low = self.edge - offset, self.edge - self.gap - offset
-        above = _logistic(np.where(main > 0, main / self.skew, main) / self.width)
-        both = (1 - self.tail) * above + self.tail * _logistic(low / self.width)
+        above = logistic(np.where(main > 0, main / self.skew, main) / self.width)
+        both = (1 - self.tail) * above + self.tail * logistic(low / self.width)
         return np.asarray((1 - self.lapse) * both)
 
     def drop(self, level: float) -> Array:
@@ -136,7 +138,8 @@ def _bisected(
     return low, high
 
 
-def _logistic(z: Array) -> Array:
+def logistic(z: Array) -> Array:
+    """The logistic function, without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(z / 2)))
 
 
@@ -164,7 +167,7 @@ class Posterior:
         low, high = self._region(*ends)
         room = int(round(ROOM / self.half))
         low, high = max(low - room, ends[0]), min(high + room, ends[1])
-        log_weight = self._log_weight(np.arange(low, high + 1), None)
+        log_weight = self._log_weight(np.arange(low, high + 1))
         while True:
             weight = _normalised(log_weight)
             mass = weight.sum(axis=1)
@@ -173,7 +176,7 @@ class Posterior:
             if (left, right) == (low, high):
                 break
             more = [np.arange(left, low), np.arange(high + 1, right + 1)]
-            below, above = (self._log_weight(points, None) for points in more)
+            below, above = map(self._log_weight, more)
             log_weight = np.concatenate([below, log_weight, above])
             low, high = left, right
         self.points: NDArray[np.int64] = np.arange(low, high + 1)
@@ -189,26 +192,26 @@ class Posterior:
         held = points[mass > OUTSIDE]
         return int(held[0]), int(held[-1])
 
-    def _log_weight(self, points: NDArray[np.int64], columns: NDArray[np.int64] | None) -> Array:
+    def _log_weight(
+        self, points: NDArray[np.int64], columns: NDArray[np.int64] | slice = EVERY
+    ) -> Array:
         """Log posterior, not normalised, [M, S'], of some points and shapes.
 
         The log likelihood of point m is Σ_i n_i · table[2i − m], a product of two matrices.
         """
         yes, no, centre = _tables(self.half)
+        prior = shapes().log_prior[columns].astype(np.float32)
         tried = np.flatnonzero(self.trained + self.failed)
         if not len(tried) or not len(points):
-            prior = shapes().log_prior if columns is None else shapes().log_prior[columns]
-            return np.tile(prior.astype(np.float32), (len(points), 1))
+            return np.tile(prior, (len(points), 1))
         rows = np.clip(2 * tried[None, :] - points[:, None] + centre, 0, len(yes) - 1)
         first, last = int(rows.min()), int(rows.max()) + 1
         number = np.zeros((2, len(points), last - first), dtype=np.float32)
         where = np.repeat(np.arange(len(points)), len(tried)), rows.ravel() - first
         for k, runs in enumerate((self.trained[tried], self.failed[tried])):
             np.add.at(number[k], where, np.tile(runs, len(points)).astype(np.float32))
-        prior, yes, no = shapes().log_prior, yes[first:last], no[first:last]
-        if columns is not None:
-            yes, no, prior = yes[:, columns], no[:, columns], prior[columns]
-        return np.asarray(number[0] @ yes + number[1] @ no + prior.astype(np.float32))
+        yes, no = (table[first:last][:, columns] for table in (yes, no))
+        return np.asarray(number[0] @ yes + number[1] @ no + prior)
 
     def _trim(self, weight: Array) -> None:
         """Keep what holds more than next to no mass, which makes the rest much faster."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import pdtrc
 
 from etastar.search.choosing import enough
 from etastar.search.curve_blocks import Remark
@@ -151,9 +152,8 @@ def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
 def _budgets(curve: CurveState, trials: int, *, confirmed: bool) -> float:
     """Budgets of a search of so many whole trials, which cost what those so far did each."""
     whole = {trial for _, trial, _ in curve.whole}
-    searched = sum(curve.taken(*run) for run in curve.runs() if run[0] in whole)
-    located = sum(curve.taken(*run) for run in curve.located)
-    steps = curve.options.before + located + searched * trials / len(whole)
+    searched = curve.steps_of(run for run in curve.runs() if run[0] in whole)
+    steps = curve.options.before + curve.steps_of(curve.located) + searched * trials / len(whole)
     return steps / curve.options.max_steps + curve.options.confirm * confirmed
 
 
@@ -297,7 +297,6 @@ def island(fit: Fit) -> int | None:
     far = points[p < FAR]
     trained, expected = fit.counts.trained[far], (fit.counts.tried[far] * p[p < FAR]).sum()
     number = int(trained.sum())
-    below = sum(math.exp(-expected) * expected**k / math.factorial(k) for k in range(number))
-    if number < 2 or 1 - below > SURPRISE:
+    if number < 2 or pdtrc(number - 1, expected) > SURPRISE:
         return None
     return int(round(float((far * trained).sum() / trained.sum())))

@@ -20,8 +20,9 @@ from etastar.search.curve_blocks import (
     WindowBlock,
 )
 from etastar.search.curve_budget import set_by
-from etastar.search.curve_counts import CAUSES, Array, Counts, SlowEdge
+from etastar.search.curve_counts import CAUSES, Counts
 from etastar.search.curve_fit import SAFE, Fit
+from etastar.search.curve_model import Array
 from etastar.search.curve_remarks import remarks
 from etastar.search.curve_state import CurveState
 from etastar.search.estimate import EtaStar
@@ -160,15 +161,12 @@ def _both_edges(fit: Fit, points: Array) -> Array:
 
 
 def _window(curve: CurveState, fit: Fit, high: float | None) -> WindowBlock:
-    if not curve.options.slow_edge:
-        return WindowBlock(None, high, "not looked for")
-    slow: SlowEdge = fit.slow
-    low = None if slow.low is None else _rate(curve, slow.low)
+    looked, slow = curve.options.slow_edge, fit.slow.low
+    low = _rate(curve, slow) if looked and slow is not None else None
     if low is not None:
         return WindowBlock(low, high, "found")
-    return WindowBlock(
-        None, high, "below the range" if fit.trains_at_bottom() else "not looked for"
-    )
+    below = looked and fit.trains_at_bottom()
+    return WindowBlock(None, high, "below the range" if below else "not looked for")
 
 
 def _recommended(curve: CurveState) -> Recommended | None:
@@ -188,9 +186,8 @@ def _recommended(curve: CurveState) -> Recommended | None:
             median_steps=float(np.median(steps)),
             attempts=attempts,
         )
-    if attempts:
-        return Recommended(None, 0, None, None, None, None, None, attempts)
-    point = curve.untried()
-    if point is None:
+    point = None if attempts else curve.untried()
+    if point is None and not attempts:
         return None
-    return Recommended(curve.lattice.rate(point), 0, None, None, None, None, None, ())
+    lr = None if point is None else curve.lattice.rate(point)
+    return Recommended(lr, 0, None, None, None, None, None, attempts)

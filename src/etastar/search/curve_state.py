@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.choosing import BLIND, Window, cheapest, enough, lowest_seen, mean_steps
-from etastar.search.curve_counts import Array, Counts, cause_of
+from etastar.search.curve_counts import Counts, cause_of
 from etastar.search.curve_fit import Fit
+from etastar.search.curve_model import Array
 from etastar.search.curve_options import CurveOptions
 from etastar.search.lattice import Lattice
 
@@ -100,7 +102,7 @@ class CurveState:
         if low is None or low > high:
             seen = lowest_seen(fit.counts, high)
             low = None if seen is None else float(seen)
-        return None if low is None or low > high else Window(low, high)
+        return None if low is None or low > high else (low, high)
 
     def choice(self) -> int | None:
         """The recommended rate as a lattice point; None where there is none."""
@@ -110,14 +112,13 @@ class CurveState:
         window = self.window(fit)
         if not self.options.counts_steps:
             first, last = fit.tried_range()
-            high = min(fit.safe(), float(last)) if window is None else window.high
+            high = min(fit.safe(), float(last)) if window is None else window[1]
             point = math.floor(high + math.log(BLIND) / self.step) if high >= first else -1
             return point if point >= 0 else None
         if window is None:
             return None
-        points: Array = np.arange(math.ceil(window.low - 1e-9), math.floor(window.high + 1e-9) + 1)
-        if not len(points):
-            return None
+        low, high = window
+        points: Array = np.arange(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)
         p = fit.posterior.mean(points) * fit.slow.fine(points)
         cost = mean_steps(fit.counts, points, float(fit.eta_50()[1])) / p
         return cheapest(points, cost, window, self.options.eval_every)
@@ -132,19 +133,6 @@ class CurveState:
         ends = [self.options.start_lr * math.exp(self.step * float(x)) for x in (low, high)]
         return (ends[0], ends[1]) if all(map(math.isfinite, (low, high))) else None
 
-    def taken(self, trial: Trial, outcome: Outcome) -> int:
-        """Optimizer steps that a run really took.
-
-        Args:
-            trial: The trial.
-            outcome: Its outcome.
-        """
-        if outcome.given_up is not None:
-            return outcome.given_up
-        if trial.to_end and outcome.kind == "trained":
-            return self.options.max_steps
-        return outcome.step
-
     def runs(self) -> list[tuple[Trial, Outcome]]:
         """Every run of whole rounds, partial and confirming ones included, in the order asked."""
         passed = [run for attempt in self.attempts if attempt.passed for run in attempt.runs]
@@ -152,4 +140,12 @@ class CurveState:
 
     def spent(self) -> int:
         """Optimizer steps taken so far, partial and confirming runs included."""
-        return sum(self.taken(trial, outcome) for trial, outcome in self.runs())
+        return self.steps_of(self.runs())
+
+    def steps_of(self, runs: Iterable[tuple[Trial, Outcome]]) -> int:
+        """Optimizer steps that some runs took.
+
+        Args:
+            runs: Trials with outcomes.
+        """
+        return sum(outcome.steps_taken(self.options.max_steps) for _, outcome in runs)

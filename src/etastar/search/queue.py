@@ -27,20 +27,17 @@ class SearchQueue(Queue):
     def take(self, free: int, useful: int = 1) -> list[Trial]:
         """See `Queue`: one per unfinished search, then further ones up to `useful`."""
         taken: list[Trial] = []
-        most = 1
-        while True:
-            running = sum(map(len, self._running.values()))
+        running = sum(map(len, self._running.values()))
+        for most in range(1, max(useful, 1) + 1):
             for start, strategy in self.strategies.items():
                 if len(taken) == free or (most > 1 and running >= useful):
-                    break
+                    return taken
                 fresh = [r for r in strategy.ask(most) if r not in self._running[start]]
                 if fresh:
                     taken.append(Trial(start, fresh[0]))
                     self._running[start].add(fresh[0])
                     running += 1
-            most += 1
-            if len(taken) == free or running >= useful or most > useful:
-                return taken
+        return taken
 
     def put(self, trial: Trial, outcome: Outcome) -> None:
         """See `Queue`: tell the start's strategy."""

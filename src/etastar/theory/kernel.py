@@ -87,8 +87,8 @@ def hidden_kernels(first: Array, depth: int) -> Iterator[tuple[Array, Array]]:
         yield q, np.where(alive, slope, 0.0)
 
 
-def layer_kernels(network: Network, x: Any) -> LayerKernels:
-    """The kernel's ingredients: see `kernel` for the arguments and errors.
+def layer_kernels(net: MLP, x: Array) -> LayerKernels:
+    """The kernel's ingredients, of a network and inputs that `kernel` would take.
 
     The recursion of Cho & Saul (2009) and Jacot et al. (2018), with
     `a0(ρ) = (π − arccos ρ)/π` and `a1(ρ) = (√(1−ρ²) + ρ(π − arccos ρ))/π`:
@@ -96,7 +96,6 @@ def layer_kernels(network: Network, x: Any) -> LayerKernels:
     `b_l = b_{l+1} a0(ρ_{l-1})`. An input of zero leaves every unit at its kink, where autograd
     takes the derivative 0: its b is 0.
     """
-    net, x = checked_mlp(network), checked_inputs(x)
     first = x @ x.T / x.shape[1]
     hidden, slopes = zip(*hidden_kernels(first, net.depth), strict=True)
     forward, backward, terms = (first, *hidden), np.ones_like(first), []

@@ -6,7 +6,7 @@ the identity that the outputs see at infinite width. Cross-entropy: `softmax_law
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.special import softmax
@@ -27,27 +27,23 @@ NORMS = 17
 """Squared norms of inputs at which they are drawn; between them the traces are interpolated."""
 
 
-@dataclass(frozen=True)
-class Law:
-    """λ1(G) over initialisations, in units of λ1(K/m)."""
-
-    limit: float
-    """Median at infinite width."""
-    median: float
-    """Median at this width."""
-    above: float
-    """Mean Schatten norm at this width, which is above the mean of λ1."""
+Law: TypeAlias = tuple[float, float, float]
+"""λ1(G) over initialisations, in units of λ1(K/m): its median at infinite width; its median at this
+width; and a mean norm at this width, which is above the mean of λ1."""
 
 
 def mse_law(fluctuations: Fluctuations, seed: int) -> Law:
-    """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift."""
+    """MSE: λ1 of the C × C matrix on the kernel's first eigenvector, with its shift.
+
+    The norm of the `Law` is Schatten's of power `SCHATTEN`.
+    """
     drawn = chains(fluctuations, fewer(DRAWS, len(fluctuations.layers), 128), seed)
     values, shift = split(fluctuations, drawn)
     top = fluctuations.top
     others = fluctuations.values[:-1].clip(0) / top if top > 0 else np.zeros(1)
     powers = np.sum(values**SCHATTEN, axis=1) + fluctuations.classes * np.sum(others**SCHATTEN)
     norms = powers ** (1 / SCHATTEN) + shift
-    return Law(1.0, float(np.median(values[:, -1] + shift)), float(norms.mean()))
+    return 1.0, float(np.median(values[:, -1] + shift)), float(norms.mean())
 
 
 def split(fluctuations: Fluctuations, drawn: Chains) -> tuple[Array, Array]:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etastar.checking import check_choice
 from etastar.curvature.graphs import KINDS
-from etastar.errors import unknown_name
 from etastar.machine import use_threads
 from etastar.problem.networks import Network
 from etastar.theory.fluctuations import fewer, fluctuations_of
@@ -93,20 +93,19 @@ def sharpness_bounds(
     """
     net, x = checked_mlp(network), checked_inputs(x)
     check_classes(classes, loss)
-    if kind not in KINDS:
-        raise unknown_name("kind of curvature", str(kind), KINDS)
+    check_choice("kind of curvature", kind, KINDS)
     entries = theorem_entries(net, x, classes, loss)
     fluctuations = fluctuations_of(net, x[_evenly(len(x), net.depth)], classes, seed)
     named = {(e.name, e.side): e.value for e in entries}
     if loss == "mse":
         top, lower = named["kernel", "upper"], named["constant vector", "lower"]
-        law = mse_law(fluctuations, seed)
+        limit, median, above = mse_law(fluctuations, seed)
     else:
         top, lower = 2 * named["kernel", "upper"], named["contrast", "lower"]
-        law = softmax_law(net, x, fluctuations, top, seed)
+        limit, median, above = softmax_law(net, x, fluctuations, top, seed)
     below = max(e.value for e in entries if (e.side, e.label) == ("lower", "proved"))
     block = min(e.value for e in entries if (e.side, e.label) == ("upper", "proved"))
-    exact, estimate = kind == "gauss-newton", top * law.above
+    exact, estimate = kind == "gauss-newton", top * above
     return SharpnessBounds(
         lower=lower,
         lower_label="proved" if exact and loss == "mse" and net.depth == 1 else "asymptotic",
@@ -115,8 +114,8 @@ def sharpness_bounds(
         upper_label="proved" if exact and block <= estimate else "asymptotic",
         upper_proved=block if exact else None,
         upper_trace=named["trace", "upper"] if exact else None,
-        kernel_prediction=top * law.median,
-        kernel_infinite_width=top * law.limit,
+        kernel_prediction=top * median,
+        kernel_infinite_width=top * limit,
         theorem=tuple(entries),
     )
 

@@ -55,11 +55,11 @@ def softmax_law(net: MLP, x: Array, fluctuations: Fluctuations, top: float, seed
         seed: Of the draws.
 
     Returns:
-        In units of `top`. `above` is the mean of `(λ1·‖A‖_F²)^⅓`, which is above the Schatten
+        In units of `top`. The norm is the mean of `(λ1·‖A‖_F²)^⅓`, which is above the Schatten
         3-norm, which is above λ1, with ‖A‖_F/λ1 taken at infinite width.
     """
     if top <= 0:
-        return Law(0.0, 0.0, 0.0)
+        return 0.0, 0.0, 0.0
     draws, classes = fewer(LOGIT_DRAWS, net.depth, 64), fluctuations.classes
     drawn = chains(fluctuations, draws, seed)
     psi, signal = (torch.as_tensor(a).float() for a in (drawn.psi, drawn.signal[:, -1]))
@@ -80,7 +80,7 @@ def softmax_law(net: MLP, x: Array, fluctuations: Fluctuations, top: float, seed
             _, shift = split(fluctuations, drawn.bent(rows, bend.mean()))
             medians[rows] = values + torch.as_tensor(shift).float()
             above[rows] = medians[rows] * spectrum ** (1 / 3) * (block.top / top)
-    return Law(float(limits.quantile(0.5)), float(medians.quantile(0.5)), float(above.mean()))
+    return float(limits.quantile(0.5)), float(medians.quantile(0.5)), float(above.mean())
 
 
 class _Block:

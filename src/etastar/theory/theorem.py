@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from etastar.errors import ConfigError, unknown_name
+from etastar.checking import check_choice
+from etastar.errors import ConfigError
 from etastar.problem.losses import LOSSES
 from etastar.problem.networks import MLP, Network
 from etastar.theory.dense import Array, largest
@@ -86,8 +87,7 @@ def check_classes(classes: int, loss: str) -> None:
     Raises:
         ConfigError: It is not so.
     """
-    if loss not in LOSSES:
-        raise unknown_name("loss", str(loss), LOSSES)
+    check_choice("loss", loss, LOSSES)
     least = 1 if loss == "mse" else 2
     if classes < least:
         raise ConfigError(
