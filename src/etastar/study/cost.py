@@ -11,7 +11,7 @@ import numpy as np
 
 from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
-from etastar.study.cell import SharpnessSettings
+from etastar.study.cell import SharpnessSettings, Task
 from etastar.study.factory import FactorySettings
 from etastar.study.measuring import load_data
 
@@ -76,6 +76,11 @@ class Cost:
         """Time of a step of one replica: per weight and sample three multiply-adds."""
         batch = self.samples if self.recipe.batch_size == "full" else self.recipe.batch_size
         return LAYER_SECONDS * (self.settings.depth + 1) + 6 * self.weights * batch * PER_FLOP
+
+    def of_task(self, task: Task) -> float:
+        """Time of a task of the cell."""
+        count = len(task.seeds)
+        return self.sharpness(task.sharpness, count) if task.sharpness else self.lr(count)
 
     def lr(self, seeds: int) -> float:
         """Time of the searches of so many seeds, or of the curve."""

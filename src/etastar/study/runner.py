@@ -15,11 +15,11 @@ from pathlib import Path
 from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.machine import device_named
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.cell import Cell
+from etastar.study.cell import Cell, Task
 from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.factory import FactorySettings
-from etastar.study.measuring import Task, run_task
+from etastar.study.measuring import run_task
 from etastar.study.plan import State, costs, plan
 from etastar.study.results import Results
 from etastar.study.specification import Study
@@ -126,8 +126,8 @@ class _Run:
         self.cells_of: dict[str, list[Cell]] = {}
         cells = self.study.cells
         for cell in cells:
-            for asked in cell.asked:
-                self.cells_of.setdefault(asked.id, []).append(cell)
+            for task in cell.tasks:
+                self.cells_of.setdefault(task.id, []).append(cell)
         self.done = {cell.id for cell in cells if self.state.is_done(cell)}
         self.failed = {c.id for c in cells if self.state.error(c)} - self.done
         self.progress = Progress(self.store.path, len(cells), len(self.done), len(self.failed))
@@ -157,7 +157,7 @@ class _Run:
                 future.cancel()
         self.store.verify()
         failures = {
-            cell.title: self.state.error(cell) or ""
+            cell.settings.title: self.state.error(cell) or ""
             for cell in self.study.cells
             if cell.id in self.failed
         }

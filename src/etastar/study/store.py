@@ -92,7 +92,7 @@ class Store:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'curve'"))
 
     def finished(self) -> dict[str, set[Any]]:
-        """What has a result, of every specification, by its hash: see `study.cell.Asked`."""
+        """What has a result, of every specification, by its hash: see `study.cell.Task`."""
         done: dict[str, set[Any]] = {}
         tables = {"seed": "seed", "sharpness": "seed"}
         if self.has_curves:
