@@ -100,7 +100,9 @@ def run_study(
     known = costs(study)
     executor = executor or InProcess()
     if isinstance(executor, InProcess):
-        _check_devices(study)
+        # a device that this machine lacks is told before anything is computed
+        for name in sorted({cell.settings.device for cell in study.cells}):
+            device_named(name, instead="cpu")
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
         _check_code(study, writer)
         run = _Run(study, writer, executor, on_progress)
@@ -285,9 +287,3 @@ def _check_code(study: Study, store: Store) -> None:
                 "(or that of its data, or of what either imports): they are not of this network. "
                 "They were left as they are. Name another store, or undo the change."
             )
-
-
-def _check_devices(study: Study) -> None:
-    """Raise if this machine lacks a device, before anything is computed."""
-    for name in sorted({cell.settings.device for cell in study.cells}):
-        device_named(name, instead="cpu")
