@@ -209,10 +209,8 @@ def test_a_worker_elsewhere_gives_all_trials_back(done: Study) -> None:
 
 
 def _task(only: Cell) -> Any:
-    from etastar.study.measuring import Task
-
-    (asked,) = only.asked
-    return Task(*asked[:3], only.settings, asked.wanted)
+    (task,) = only.tasks
+    return task
 
 
 def test_a_store_of_brackets_takes_curves(tmp_path: Path) -> None:

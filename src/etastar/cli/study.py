@@ -137,7 +137,7 @@ def _dry_run(study: Study, store: Path) -> int:
     for cell in study.cells:
         left = [task for task, _ in tasks if task.id in (cell.id, cell.sharpness_id)]
         what = "curve" if cell.curve else f"seeds {cell.seeds.start}–{cell.seeds.stop - 1}"
-        print(f"{cell.title}, {what}: {'to do' if left else 'done'}")
+        print(f"{cell.settings.title}, {what}: {'to do' if left else 'done'}")
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
         return 0
@@ -169,7 +169,7 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
     check_output(json_file)
     state = State.of_file(path)
     done = {cell.id for cell in what.cells if state.is_done(cell)}
-    failed = {c.title: e for c in what.cells if c.id not in done and (e := state.error(c))}
+    failed = {c.settings.title: e for c in what.cells if c.id not in done and (e := state.error(c))}
     missing, _ = state.count(what)
     log_missing, other = False, ""
     with suppress(EmptyStoreError), Store(path) as opened:

@@ -45,10 +45,8 @@ def choose(
     if wanted not in ENGINE_NAMES:
         raise unknown_name("engine", str(wanted), ENGINE_NAMES)
     reasons: list[str] = []
-    for name, kind in ENGINES.items():
-        if wanted not in ("auto", name):
-            continue
-        engine = kind(threads)
+    for name in ENGINES if wanted == "auto" else (wanted,):
+        engine = ENGINES[name](threads)
         refusal = engine.refusal(problem)
         if refusal is None:
             told = "; ".join(reasons) or engine.why

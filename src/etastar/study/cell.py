@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field
 
+from etastar.problem.trial import Outcome, Trial
 from etastar.search.search import OF_THE_CURVE, SEEDS
 from etastar.settings import Settings
 from etastar.validation import Options
@@ -42,15 +44,32 @@ class SharpnessSettings(Options):
     """Hessian-vector products before it is given up."""
 
 
-class Asked(NamedTuple):
-    """A specification that a cell asks for."""
+@dataclass(frozen=True)
+class Task:
+    """Work for one executor slot: seeds of one specification, as one stack.
+
+    Attributes:
+        kind: `maximal-lr` or `sharpness`.
+        id: Hash of the specification.
+        specification: As canonical JSON.
+        settings: Of the measurement; its seeds are not read.
+        seeds: What to measure; of a curve one text, which says how far it goes: see `Cell.wanted`.
+        sharpness: How, for λ1; the defaults if None.
+        known: Outcomes from an interrupted search, which then need no second run.
+    """
 
     kind: TaskKind
     id: str
-    """Hash of the text."""
     specification: str
-    wanted: tuple[Any, ...]
-    """The seeds; of a curve one text, which says how far it goes: see `Cell.wanted`."""
+    settings: Settings
+    seeds: tuple[Any, ...]
+    sharpness: SharpnessSettings | None = None
+    known: Mapping[Trial, Outcome] = field(default_factory=dict)
+
+    @property
+    def curve(self) -> bool:
+        """Whether a success curve is measured, rather than brackets or λ1."""
+        return self.kind == "maximal-lr" and self.settings.strategy == "curve"
 
 
 @dataclass(frozen=True)
@@ -140,23 +159,19 @@ class Cell:
         return self.sharpness_specification and digest(self.sharpness_specification)
 
     @property
-    def asked(self) -> list[Asked]:
-        """Every specification that the cell asks for: η*, and λ1 of its seeds."""
-        found = [Asked("maximal-lr", self.id, self.specification, self.wanted)]
+    def tasks(self) -> list[Task]:
+        """All that the cell asks for: η*, and λ1 of its seeds."""
+        settings, seeds = self.settings, tuple(self.seeds)
+        found = [Task("maximal-lr", self.id, self.specification, settings, self.wanted)]
         if self.sharpness_id and self.sharpness_specification:
             lambda1 = self.sharpness_id, self.sharpness_specification
-            found.append(Asked("sharpness", *lambda1, tuple(self.seeds)))
+            found.append(Task("sharpness", *lambda1, settings, seeds, self.sharpness))
         return found
 
     @property
     def _device_kind(self) -> str:
         """`cuda` for `cuda:1`: which of several is no part of a result, rounding by kind is."""
         return self.settings.device.split(":")[0]
-
-    @property
-    def title(self) -> str:
-        """A short name that tells the cell from others in a log line."""
-        return self.settings.title
 
 
 def _unsigned_zeros(values: dict[str, Any]) -> dict[str, Any]:

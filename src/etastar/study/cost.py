@@ -11,7 +11,7 @@ import numpy as np
 
 from etastar.problem.trial import Recipe, Trial
 from etastar.settings import Settings
-from etastar.study.cell import SharpnessSettings
+from etastar.study.cell import SharpnessSettings, Task
 from etastar.study.factory import FactorySettings
 from etastar.study.measuring import load_data
 
@@ -77,6 +77,11 @@ class Cost:
         batch = self.samples if self.recipe.batch_size == "full" else self.recipe.batch_size
         return LAYER_SECONDS * (self.settings.depth + 1) + 6 * self.weights * batch * PER_FLOP
 
+    def of_task(self, task: Task) -> float:
+        """Time of a task of the cell."""
+        count = len(task.seeds)
+        return self.sharpness(task.sharpness, count) if task.sharpness else self.lr(count)
+
     def lr(self, seeds: int) -> float:
         """Time of the searches of so many seeds, or of the curve."""
         budgets = BUDGETS_PER_CURVE if self.settings.strategy == "curve" else BUDGETS_PER_SEED
@@ -124,26 +129,27 @@ def _measured(settings: Settings, recipe: Recipe) -> float:
         problem = network_problem(settings.network(), load_data(settings), settings)
     most = recipe.criterion.max_steps
 
-    def run(steps: int) -> tuple[float, int, int]:
-        """Seconds, replicas and threads of a run."""
-        engine = choose(problem, "auto", settings.threads)[0]
-        threads = engine.plan(problem).threads if isinstance(engine, StackEngine) else 1
-        trials = [Trial.of(seed, settings.start_lr) for seed in range(max(2, threads))]
-        started = time.perf_counter()
-        never, often = replace(problem.objective, threshold=1.0), recipe.criterion.eval_every
+    engine = choose(problem, "auto", settings.threads)[0]
+    threads = engine.plan(problem).threads if isinstance(engine, StackEngine) else 1
+    trials = [Trial.of(seed, settings.start_lr) for seed in range(max(2, threads))]
+    never, often = replace(problem.objective, threshold=1.0), recipe.criterion.eval_every
+
+    def run(steps: int) -> float:
+        """Seconds of a run."""
         short = replace(problem, objective=never, max_steps=steps, eval_every=min(often, steps))
+        started = time.perf_counter()
         train_all(engine, short, trials)
-        return time.perf_counter() - started, len(trials), threads
+        return time.perf_counter() - started
 
     few = min(5, most)
     run(few)  # what only the first run pays
-    least, replicas, threads = run(few)
+    least = run(few)
     if most == few:
-        return least * threads / (few * replicas)
+        return least * threads / (few * len(trials))
     more = min(2 * few, most)
     while True:
-        taken = run(more)[0] - least
+        taken = run(more) - least
         if taken > CALIBRATION_SECONDS / 2 or more == most:
-            return max(taken, 1e-6) * threads / ((more - few) * replicas)
+            return max(taken, 1e-6) * threads / ((more - few) * len(trials))
         longer = (more - few) * CALIBRATION_SECONDS / max(taken, 1e-3)
         more = min(few + max(int(longer), 2 * (more - few)), most)

@@ -46,7 +46,7 @@ class FactorySettings(Settings):
     keywords: dict[str, Keyword] = Field(default_factory=dict)
     """What the factory is called with, beside the seed."""
     code: str
-    """Fingerprint of the code of the model, and of the data where they have any."""
+    """Fingerprint of the code of the model; after a `+` that of the data, where they have any."""
     folders: tuple[str, ...]
     """Where modules are looked for: beside the study file, then where the command runs."""
 
@@ -81,7 +81,7 @@ class FactorySettings(Settings):
         Raises:
             ConfigError: The code has changed, cannot be imported, or does not take the keywords.
         """
-        build = imported_code("model", self.model, self.folders, self._code("model"))
+        build = imported_code("model", self.model, self.folders, self.code.split("+")[0])
         if not callable(build):
             raise ConfigError(
                 f"model {self.model} is a {type(build).__name__}; expected a function (seed, "
@@ -105,10 +105,6 @@ class FactorySettings(Settings):
                 return ConfigError(f"model {self.model} takes no {name!r}{hint}")
         return ConfigError(f"model {self.model}: {error}; give it in [base] or in a grid.")
 
-    def _code(self, option: str) -> str:
-        codes = dict(zip(("model", "data"), self.code.split("+"), strict=False))
-        return codes[option]
-
     def given_data(self) -> tuple[Any, Any]:
         """Return training and validation data, as `maximal_lr` takes them.
 
@@ -119,7 +115,7 @@ class FactorySettings(Settings):
 
         if self.data_from is None:
             return self.data(), None
-        load = imported_code("data", self.data_from, self.folders, self._code("data"))
+        load = imported_code("data", self.data_from, self.folders, self.code.split("+")[-1])
         if callable(load):
             with told(lambda: f"data {self.data_from}"):
                 load = load()

@@ -151,12 +151,10 @@ def keeper(place: str | Path | None) -> Iterator[Keeper]:
         return
     if not isinstance(place, str | Path) or not str(place).strip():
         raise ConfigError(f"store must be the name of a file, got {place!r}.")
-    with StoreWriter(Path(place), on_wait=_waiting) as store:
+    with StoreWriter(
+        Path(place), on_wait=lambda holder: _tell(f"is being written by {holder}; waiting.")
+    ) as store:
         yield Keeper(store)
-
-
-def _waiting(holder: str) -> None:
-    _tell(f"is being written by {holder}; waiting.")
 
 
 def _tell(what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
@@ -15,39 +15,11 @@ from etastar.machine import environment, use_threads
 from etastar.problem.trial import Outcome, Recipe, Start, Trial
 from etastar.result import Result, json_ready
 from etastar.settings import Settings
-from etastar.study.cell import SharpnessSettings, TaskKind
+from etastar.study.cell import SharpnessSettings, Task
 from etastar.study.factory import FactorySettings
 from etastar.study.results import CurveFound, Results, SharpnessRow
 
 OnOutcome: TypeAlias = Callable[["Trial", "Outcome"], None]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Work for one executor slot: all missing seeds of one specification, as one stack.
-
-    Attributes:
-        kind: `maximal-lr` or `sharpness`.
-        id: Hash of the specification.
-        specification: As canonical JSON.
-        settings: Of the measurement; its seeds are not read.
-        seeds: What to measure: see `study.cell.Asked.wanted`.
-        sharpness: How, for λ1; the defaults if None.
-        known: Outcomes from an interrupted search, which then need no second run.
-    """
-
-    kind: TaskKind
-    id: str
-    specification: str
-    settings: Settings
-    seeds: tuple[Any, ...]
-    sharpness: SharpnessSettings | None = None
-    known: Mapping[Trial, Outcome] = field(default_factory=dict)
-
-    @property
-    def curve(self) -> bool:
-        """Whether a success curve is measured, rather than brackets or λ1."""
-        return self.kind == "maximal-lr" and self.settings.strategy == "curve"
 
 
 def run_task(task: Task, on_outcome: OnOutcome | None = None) -> Results:

@@ -12,10 +12,9 @@ from statistics import mean
 from typing import Any
 
 from etastar.errors import ConfigError, EmptyStoreError
-from etastar.study.cell import Asked, Cell, TaskKind
+from etastar.study.cell import Cell, Task
 from etastar.study.cost import Cost
 from etastar.study.export import seed_columns
-from etastar.study.measuring import Task
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -48,14 +47,14 @@ class State:
             return cls.of(store)
         return cls()
 
-    def missing(self, asked: Asked) -> tuple[Any, ...]:
-        """What is wanted of a specification and has no result."""
-        done = self.done.get(asked.id, set())
-        return tuple(one for one in asked.wanted if one not in done)
+    def missing(self, task: Task) -> tuple[Any, ...]:
+        """What a task is to measure and has no result."""
+        done = self.done.get(task.id, set())
+        return tuple(one for one in task.seeds if one not in done)
 
     def count(self, study: Study) -> tuple[int, int]:
         """Results of a study (η* and λ1, by seed) that are missing, and all; each counts once."""
-        wanted = {(a.id, one) for cell in study.cells for a in cell.asked for one in a.wanted}
+        wanted = {(t.id, one) for cell in study.cells for t in cell.tasks for one in t.seeds}
         return len(wanted) - sum(one in self.done.get(i, ()) for i, one in wanted), len(wanted)
 
     def gaps(self, study: Study) -> str:
@@ -71,11 +70,11 @@ class State:
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether everything that a cell asks for is there."""
-        return not any(map(self.missing, cell.asked))
+        return not any(map(self.missing, cell.tasks))
 
     def error(self, cell: Cell) -> str | None:
         """The error for which a cell was given up; None if it was not."""
-        return next((self.failures[a.id] for a in cell.asked if a.id in self.failures), None)
+        return next((self.failures[t.id] for t in cell.tasks if t.id in self.failures), None)
 
 
 def require_results(study: Study, store: Store) -> State:
@@ -126,12 +125,15 @@ def costs(study: Study) -> dict[str, Cost]:
         DataError: A data set cannot be read.
     """
     # in the order of the data sets: only two are kept in memory
+    data = {"dataset", "data_dir", "train_size", "val_size"}
     found = {}
-    for cell in sorted(study.cells, key=_data_key):
+    for cell in sorted(study.cells, key=lambda cell: repr(cell.settings.model_dump(include=data))):
         try:
             found[cell.id] = Cost.of(cell.settings)
         except ConfigError as error:
-            raise ConfigError(f"study file {study.path}: cell {cell.title}: {error}") from None
+            raise ConfigError(
+                f"study file {study.path}: cell {cell.settings.title}: {error}"
+            ) from None
     return found
 
 
@@ -152,7 +154,8 @@ def plan(
     tasks: dict[str, tuple[Task, float]] = {}
     rank: dict[str, float] = {}
     for cell in study.cells:
-        found = _tasks(cell, known[cell.id], state)
+        left = [replace(task, seeds=state.missing(task)) for task in cell.tasks]
+        found = [(task, known[cell.id].of_task(task)) for task in left if task.seeds]
         total = sum(seconds for _, seconds in found)
         for task, seconds in found:
             rank[task.id] = max(rank.get(task.id, 0.0), total)
@@ -189,16 +192,16 @@ def like_before(
         )
     trials: dict[str, list[int]] = {"sharpness": [0]}
     for strategy, count in zip(rows["strategy"], rows["trials"], strict=True):
-        trials.setdefault(_kind("maximal-lr", strategy), []).append(count)
+        kind = "curve" if strategy == "curve" else "maximal-lr"
+        trials.setdefault(kind, []).append(count)
     expected, seconds = defaultdict[str, float](float), defaultdict[str, float](float)
     for cell in study.cells:
-        for asked in cell.asked:
-            there = len(asked.wanted) - len(state.missing(asked))
-            if there and asked.id in taken:
-                kind = _kind(asked.kind, cell.settings.strategy)
-                expected[kind] += _seconds(cell, known[cell.id], asked.kind, there)
-                seconds[kind] += taken.pop(asked.id)
-    kinds = [_kind(task.kind, task.settings.strategy) for task, _ in tasks]
+        for task in cell.tasks:
+            there = tuple(one for one in task.seeds if one in state.done.get(task.id, ()))
+            if there and task.id in taken:
+                expected[_kind(task)] += known[cell.id].of_task(replace(task, seeds=there))
+                seconds[_kind(task)] += taken.pop(task.id)
+    kinds = [_kind(task) for task, _ in tasks]
     if not set(kinds) <= trials.keys() & expected.keys():
         return None
     return (
@@ -207,27 +210,6 @@ def like_before(
     )
 
 
-def _kind(kind: TaskKind, strategy: str | None) -> str:
+def _kind(task: Task) -> str:
     """What a task measures: λ1, a curve, or brackets."""
-    return "curve" if kind == "maximal-lr" and strategy == "curve" else kind
-
-
-def _seconds(cell: Cell, cost: Cost, kind: TaskKind, results: int) -> float:
-    """Return the expected time of so many results of a cell."""
-    wanted = cell.sharpness if kind == "sharpness" else None
-    return cost.sharpness(wanted, results) if wanted else cost.lr(results)
-
-
-def _tasks(cell: Cell, cost: Cost, state: State) -> list[tuple[Task, float]]:
-    """Return the tasks of one cell, at most two: η* and λ1."""
-    found = []
-    for asked in cell.asked:
-        if seeds := state.missing(asked):
-            wanted = cell.sharpness if asked.kind == "sharpness" else None
-            task = Task(*asked[:3], cell.settings, seeds, wanted)
-            found.append((task, _seconds(cell, cost, asked.kind, len(seeds))))
-    return found
-
-
-def _data_key(cell: Cell) -> str:
-    return repr(cell.settings.model_dump(include={"dataset", "data_dir", "train_size", "val_size"}))
+    return "curve" if task.curve else task.kind

@@ -15,11 +15,11 @@ from pathlib import Path
 from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.machine import device_named
 from etastar.problem.trial import Outcome, Trial
-from etastar.study.cell import Cell
+from etastar.study.cell import Cell, Task
 from etastar.study.cost import Cost
 from etastar.study.executors import Executor, InProcess
 from etastar.study.factory import FactorySettings
-from etastar.study.measuring import Task, run_task
+from etastar.study.measuring import run_task
 from etastar.study.plan import State, costs, plan
 from etastar.study.results import Results
 from etastar.study.specification import Study
@@ -100,7 +100,9 @@ def run_study(
     known = costs(study)
     executor = executor or InProcess()
     if isinstance(executor, InProcess):
-        _check_devices(study)
+        # a device that this machine lacks is told before anything is computed
+        for name in sorted({cell.settings.device for cell in study.cells}):
+            device_named(name, instead="cpu")
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
         _check_code(study, writer)
         run = _Run(study, writer, executor, on_progress)
@@ -126,8 +128,8 @@ class _Run:
         self.cells_of: dict[str, list[Cell]] = {}
         cells = self.study.cells
         for cell in cells:
-            for asked in cell.asked:
-                self.cells_of.setdefault(asked.id, []).append(cell)
+            for task in cell.tasks:
+                self.cells_of.setdefault(task.id, []).append(cell)
         self.done = {cell.id for cell in cells if self.state.is_done(cell)}
         self.failed = {c.id for c in cells if self.state.error(c)} - self.done
         self.progress = Progress(self.store.path, len(cells), len(self.done), len(self.failed))
@@ -157,7 +159,7 @@ class _Run:
                 future.cancel()
         self.store.verify()
         failures = {
-            cell.title: self.state.error(cell) or ""
+            cell.settings.title: self.state.error(cell) or ""
             for cell in self.study.cells
             if cell.id in self.failed
         }
@@ -285,9 +287,3 @@ def _check_code(study: Study, store: Store) -> None:
                 "(or that of its data, or of what either imports): they are not of this network. "
                 "They were left as they are. Name another store, or undo the change."
             )
-
-
-def _check_devices(study: Study) -> None:
-    """Raise if this machine lacks a device, before anything is computed."""
-    for name in sorted({cell.settings.device for cell in study.cells}):
-        device_named(name, instead="cpu")

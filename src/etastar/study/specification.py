@@ -375,20 +375,20 @@ def _settings(
 def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
     """Add a cell; one that is there already gets the seeds of both, if they are one range."""
     other = found.setdefault(cell.id, cell)
+    there = f"{place}: the cell {cell.settings.title} is there already with"
     if cell.curve and other.wanted != cell.wanted:
         raise ConfigError(
-            f"{place}: the cell {cell.title} is there already with another precision, first_seed "
-            "or cap. These do not tell cells apart: give one of each, or write two study files "
-            "and run them on one --store, which shares the trials."
+            f"{there} another precision, first_seed or cap. These do not tell cells apart: give "
+            "one of each, or write two study files and run them on one --store, which shares the "
+            "trials."
         )
     if other.seeds != cell.seeds:
         first = min(other.seeds.start, cell.seeds.start)
         last = max(other.seeds.stop, cell.seeds.stop)
         if last - first > len(other.seeds) + len(cell.seeds):
             raise ConfigError(
-                f"{place}: the cell {cell.title} is there already with seeds {other.seeds.start} "
-                f"to {other.seeds.stop - 1}; {cell.seeds.start} to {cell.seeds.stop - 1} leave a "
-                "gap."
+                f"{there} seeds {other.seeds.start} to {other.seeds.stop - 1}; "
+                f"{cell.seeds.start} to {cell.seeds.stop - 1} leave a gap."
             )
         update = {"first_seed": first, "seeds": last - first}
         found[cell.id] = replace(other, settings=other.settings.model_copy(update=update))

@@ -70,13 +70,12 @@ class Store:
         with translated(self.path):
             return self._connection.execute(query, values).fetchall()
 
-    def records(self, query: str, values: Sequence[Any] = ()) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a query as mappings from the names of its columns: see `rows`."""
+    def records(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """All rows of a query as mappings from the names of its columns: see `rows`."""
         with translated(self.path):
-            cursor = self._connection.execute(query, values)
-            names = [column[0] for column in cursor.description]
-            found = cursor.fetchall()
-        return (dict(zip(names, row, strict=True)) for row in found)
+            cursor = self._connection.cursor()
+            cursor.row_factory = sqlite3.Row
+            return [dict(row) for row in cursor.execute(query, values)]
 
     def decoded(self) -> AbstractContextManager[None]:
         """Give a context for code that makes something of rows: what fails there is damage.
@@ -92,7 +91,7 @@ class Store:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE name = 'curve'"))
 
     def finished(self) -> dict[str, set[Any]]:
-        """What has a result, of every specification, by its hash: see `study.cell.Asked`."""
+        """What has a result, of every specification, by its hash: see `study.cell.Task`."""
         done: dict[str, set[Any]] = {}
         tables = {"seed": "seed", "sharpness": "seed"}
         if self.has_curves:
