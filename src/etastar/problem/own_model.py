@@ -274,12 +274,14 @@ class OwnModel:
         notes += answers.notes_of(problem, first)
         starts = [Start(seed, seed) for seed in (seeds if problem.origin.varies else seeds[:1])]
         values = [checks.check_first_metric(problem, start) for start in starts]
+        share = answers.constant_share(problem, first)
         if self.threshold == AUTO:
             assert probe is not None
             ends = self.start_lr, self.end_lr
-            problem = answers.with_threshold(problem, first, values, ends, probe, self.progress)
+            problem = answers.with_threshold(
+                problem, first, values, share, ends, probe, self.progress
+            )
         notes += checks.percent_notes(problem, values)
-        share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
                 checks.check_not_met(problem, start, value, share)
