@@ -142,10 +142,10 @@ class _Seen:
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Look at one batch."""
-        out, wanted = list(outputs.shape), list(targets.shape)
+        out, wanted = tuple(outputs.shape), tuple(targets.shape)
         self.whole &= not targets.is_floating_point()
-        others = ((1, out[:1] + out[2:]), (-1, out[:-1]))[: max(0, len(out) - 1)]
-        fitting = {axis: out[axis] for axis, shape in others if out[axis] > 1 and shape == wanted}
+        axes = [axis for axis in (1, -1)[: max(0, len(out) - 1)] if out[axis] > 1]
+        fitting = {axis: out[axis] for axis in axes if _without(out, axis) == wanted}
         self.classes |= fitting
         self.axes &= fitting.keys() if self.whole else set()
         self.alike &= _squeezed(out) == _squeezed(wanted)
@@ -159,9 +159,14 @@ class _Seen:
         self.unit &= bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
-def _squeezed(shape: list[int]) -> list[int]:
+def _squeezed(shape: tuple[int, ...]) -> list[int]:
     """Return a shape without axes of length one, but for that of the samples."""
-    return shape[:1] + [length for length in shape[1:] if length != 1]
+    return [*shape[:1], *(length for length in shape[1:] if length != 1)]
+
+
+def _without(place: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return a shape of the outputs, or a place in them, as one of the targets."""
+    return place[:1] + place[2:] if axis == 1 else place[:-1]
 
 
 def decide(
@@ -239,11 +244,6 @@ def _layout(
         "metric='accuracy' does not fit the loss: it compares a target with an output at "
         f"another place. Pass a callable, e.g. {ANSWERS}."
     )
-
-
-def _without(place: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Return a place in the outputs as one in the targets."""
-    return place[:1] + place[2:] if axis == 1 else place[:-1]
 
 
 def _places(

@@ -222,10 +222,9 @@ def check_samples(problem: Problem, start: Start) -> None:
     """
     if problem.objective.whole_step:
         return  # what becomes of such a sample is known to that step only
-    data = {"train_data": problem.train, "val_data": problem.val}
-    if problem.val is problem.train:
-        del data["val_data"]
-    for what, batches in data.items():
+    data = {problem.train: "train_data"}
+    data.setdefault(problem.val, "val_data")
+    for batches, what in data.items():
         seen = 0
         kept = batches is problem.train and isinstance(batches, LoaderBatches)
         for batch in first_epoch(problem, start) if kept else batches.once():
@@ -245,25 +244,25 @@ def check_samples(problem: Problem, start: Start) -> None:
             seen += samples_in(batch)
 
 
-def sum_note(problem: Problem, start: Start) -> str | None:
+def sum_notes(problem: Problem, start: Start) -> list[str]:
     """Say so if the loss of twice a batch is twice the loss.
 
     Args:
         problem: What is trained.
         start: One of its starts.
     """
-    batch = first_batch(problem, start)
     if problem.objective.whole_step:
-        return None
+        return []
+    batch = first_batch(problem, start)
     with suppress(Exception):  # not every batch can be put together with itself
         once = abs(_loss(problem, start, copied(batch)))
         twice = abs(_loss(problem, start, rebuilt(lambda part: torch.cat([part, part]), batch)))
         if twice > SUMS * once:
-            return (
+            return [
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
                 f"`batch_size` grows, and is {samples_in(batch)} times higher for the mean."
-            )
-    return None
+            ]
+    return []
 
 
 def not_finite(value: float, seed: int, batch: Any = None) -> ModelError:

@@ -110,7 +110,7 @@ class GivenOrigin:
         self._drawn: dict[int, nn.Module] = {}
         self._anew: dict[int, tuple[nn.Module, str]] = {}  # as built first, and why no copies serve
         self._device = device
-        self.device = torch.device("cpu")  # until a model is drawn: see `settle_device`
+        self.device = torch.device("cpu")  # until a model is drawn: see `settle`
         if device is not None:
             name = f"cuda:{device}" if isinstance(device, int) else str(device)
             try:
@@ -139,15 +139,6 @@ class GivenOrigin:
     def copies_keep_hooks(self) -> bool:
         """Tell whether deep copies of the models drawn so far do all that the models do."""
         return not self._anew
-
-    def same_for_all(self, *seeds: int) -> bool:
-        """Tell whether a factory draws the same weights for these seeds.
-
-        Args:
-            seeds: Of the initialisation.
-        """
-        one, other = (_tensors(self.copy(seed)) for seed in seeds)
-        return same(one, other)
 
     def _draw(self, seed: int) -> None:
         """Keep a seed's initial model, which is never trained."""
@@ -244,10 +235,17 @@ class GivenOrigin:
         _check_trainable(model)
         return model
 
-    def settle_device(self, seed: int) -> None:
-        """Take the device of the model that trials start from, unless one was asked for."""
+    def settle(self, seed: int) -> None:
+        """Take the device of the model that trials start from; see whether seeds change weights.
+
+        Args:
+            seed: Of the initialisation.
+        """
+        model = self.copy(seed)
         if self._device is None:
-            self.device = next(self.copy(seed).parameters()).device
+            self.device = next(model.parameters()).device
+        if self.varies:
+            self.varies = not same(_tensors(model), _tensors(self.copy(seed + 1)))
 
 
 Origin: TypeAlias = NetworkOrigin | GivenOrigin

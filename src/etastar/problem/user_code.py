@@ -180,8 +180,7 @@ def _not_there(option: str, place: str, module: str, folders: Sequence[str]) -> 
     )
 
 
-def _named(module: Any, name: str, module_name: str) -> Any:
-    found = module
+def _named(found: Any, name: str, module_name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             public = [n for n in dir(found) if not n.startswith("_")]
