@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -67,9 +67,7 @@ class Accuracy:
     def answers(self, outputs: Any) -> Tensor:
         """Return the classes, or the yeses, that outputs stand for, shaped like the targets."""
         logits = logits_of(outputs)
-        if self.axis is None:
-            return (logits > self.cut).long()
-        return logits.argmax(self.axis)
+        return (logits > self.cut).long() if self.axis is None else logits.argmax(self.axis)
 
     def truths(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the right answers and which of them count, shaped like the targets."""
@@ -120,46 +118,55 @@ PLAIN = Accuracy()
 
 @dataclass
 class _Seen:
-    """What all batches of outputs and targets have in common."""
+    """What all batches of outputs and targets have in common.
+
+    Attributes:
+        axes: Of the outputs that may hold the classes of class indices.
+        alike: Whether outputs and targets have one shape.
+        whole: Whether targets are whole numbers.
+        shares: Whether targets are one-hot vectors or probabilities of classes.
+        unit: Whether outputs lie from 0 to 1.
+        values: The smallest values of the targets, up to three of a batch.
+        labels: All values of targets that are whole numbers.
+        classes: Length of the outputs by axis.
+    """
 
     axes: set[int] = field(default_factory=lambda: {1, -1})
     alike: bool = True
-    binary: bool = True
-    signs: bool = True
-    one_hot: bool = True
     whole: bool = True
     shares: bool = True
     unit: bool = True
+    values: set[float] = field(default_factory=set)
     labels: set[int] = field(default_factory=set)
     classes: dict[int, int] = field(default_factory=dict)
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Look at one batch."""
-        out, wanted = list(outputs.shape), list(targets.shape)
+        out, wanted = tuple(outputs.shape), tuple(targets.shape)
         self.whole &= not targets.is_floating_point()
-        fitting = {
-            axis
-            for axis, shape in ((1, out[:1] + out[2:]), (-1, out[:-1]))
-            if len(out) > 1 and out[axis] > 1 and shape == wanted and self.whole
-        }
-        self.axes &= fitting
-        self.classes |= {axis: out[axis] for axis in fitting}
+        axes = [axis for axis in (1, -1)[: max(0, len(out) - 1)] if out[axis] > 1]
+        fitting = {axis: out[axis] for axis in axes if _without(out, axis) == wanted}
+        self.classes |= fitting
+        self.axes &= fitting.keys() if self.whole else set()
         self.alike &= _squeezed(out) == _squeezed(wanted)
         values = torch.unique(targets)
         if self.whole:
             self.labels |= set(map(int, values.tolist()))
-        self.binary &= set(values[:3].tolist()) <= {0, 1}
-        self.signs &= set(values[:3].tolist()) <= {-1, 1}
-        dense = self.alike and len(wanted) in (2, 4) and wanted[1] > 1
-        self.one_hot &= dense and self.binary and bool((targets.sum(1) == 1).all())
-        self.shares &= dense and bool((targets >= 0).all())
-        self.shares &= dense and bool(((targets.sum(1) - 1).abs() < 1e-4).all())
+        self.values |= set(values[:3].tolist())
+        self.shares &= self.alike and len(wanted) in (2, 4) and wanted[1] > 1
+        self.shares = self.shares and bool((targets >= 0).all())
+        self.shares = self.shares and bool(((targets.sum(1) - 1).abs() < 1e-4).all())
         self.unit &= bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
-def _squeezed(shape: list[int]) -> list[int]:
+def _squeezed(shape: tuple[int, ...]) -> list[int]:
     """Return a shape without axes of length one, but for that of the samples."""
-    return shape[:1] + [length for length in shape[1:] if length != 1]
+    return [*shape[:1], *(length for length in shape[1:] if length != 1)]
+
+
+def _without(place: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return a shape of the outputs, or a place in them, as one of the targets."""
+    return place[:1] + place[2:] if axis == 1 else place[:-1]
 
 
 def decide(
@@ -196,12 +203,13 @@ def decide(
     if seen.axes:
         if first[2] is None and first[1].ndim > 1:
             raise ModelError(UNSEEN.format("which output belongs to which target"))
-        found = _of_classes(seen, ignored, layout or (None, False), *first[:2])
+        assert layout is not None
+        found = _of_classes(seen, ignored, layout, *first[:2])
         _check_scores(found, *first)
         return found
-    if seen.alike and (seen.one_hot or (seen.shares and not seen.binary)):
+    if seen.shares:
         return Accuracy(dense=True, of="targets one per class, the largest is right")
-    if seen.alike and (seen.binary or seen.signs):
+    if seen.alike and (seen.values <= {0, 1} or seen.values <= {-1, 1}):
         return _of_entries(seen, *first)
     raise _unknown(*last)
 
@@ -223,7 +231,7 @@ def _layout(
     Raises:
         ModelError: The loss compares a target with an output at another place.
     """
-    only = next(iter(seen.axes)) if len(seen.axes) == 1 or outputs.ndim == 2 else None
+    only = next(iter(seen.axes)) if len(seen.axes) == 1 else None
     places = _places(outputs, targets, gradient, seen) if targets.ndim > 1 else None
     if places is None:
         return only, False
@@ -236,11 +244,6 @@ def _layout(
         "metric='accuracy' does not fit the loss: it compares a target with an output at "
         f"another place. Pass a callable, e.g. {ANSWERS}."
     )
-
-
-def _without(place: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """Return a place in the outputs as one in the targets."""
-    return place[:1] + place[2:] if axis == 1 else place[:-1]
 
 
 def _places(
@@ -302,8 +305,8 @@ def _of_classes(
 ) -> Accuracy:
     """Return the accuracy of class indices."""
     axis, shifted = layout
-    if len(seen.axes) == 1 or outputs.ndim == 2:
-        axis = axis if axis in seen.axes else next(iter(seen.axes))
+    if len(seen.axes) == 1:
+        axis = next(iter(seen.axes))
     if axis is None:
         raise ModelError(
             f"metric='accuracy' cannot tell which axis of the outputs {shape_of(outputs)} holds "
@@ -320,7 +323,6 @@ def _of_classes(
     left_out = f"labels {', '.join(map(str, sorted(ignored)))} left out" if ignored else ""
     parts = [left_out, "each output against the next target" if shifted else ""]
     of = "; ".join(part for part in parts if part)
-    axis = 1 if outputs.ndim == 2 else axis
     return Accuracy(axis, 0.0, tuple(sorted(ignored)), shifted=shifted, of=of, classes=count)
 
 
@@ -333,8 +335,9 @@ def _check_scores(
         ModelError: It does not, so that outputs are no scores of classes.
     """
     assert found.axis is not None
-    for at in (torch.zeros_like(outputs), None) if gradient else ():
-        assert gradient is not None
+    if gradient is None:
+        return
+    for at in (torch.zeros_like(outputs), None):
         try:
             slope = gradient(at, targets)
         except Exception:  # a loss may refuse other outputs
@@ -361,16 +364,13 @@ def _of_entries(
     seen: _Seen, outputs: Tensor, targets: Tensor, gradient: Gradient | None
 ) -> Accuracy:
     """Return the accuracy of yes and no, entry by entry."""
-    cut = 0.5 if seen.unit and not seen.signs else 0.0
-    if seen.binary and gradient is not None:
+    cut, binary = 0.0, seen.values <= {0, 1}
+    if binary and gradient is not None:
         cut = 0.0 if _takes_logits(outputs, targets, gradient) else 0.5
-    elif seen.binary and seen.unit:
+    elif binary and seen.unit:
         raise ModelError(UNSEEN.format("whether an output above 0 or above 0.5 is a yes"))
-    several = outputs.ndim == 2 and outputs.shape[1] > 1
-    of = "0/1 per label" if several else "0/1 per sample"
-    if outputs[0].numel() > 1 and not several:
-        of = "0/1 per entry"
-    return replace(Accuracy(None, cut), of=f"{of}, yes above an output of {cut:g}")
+    per = "sample" if outputs[0].numel() == 1 else "label" if outputs.ndim == 2 else "entry"
+    return Accuracy(None, cut, of=f"0/1 per {per}, yes above an output of {cut:g}")
 
 
 def _takes_logits(outputs: Tensor, targets: Tensor, gradient: Gradient) -> bool:

@@ -179,6 +179,7 @@ def with_threshold(
     problem: Problem,
     start: Start,
     at_start: list[float],
+    share: float | None,
     ends: tuple[float, float],
     train: Train,
     show: bool,
@@ -193,6 +194,7 @@ def with_threshold(
         problem: Its threshold is never met.
         start: Of all runs.
         at_start: The metric at step 0 of every seed.
+        share: What one answer for all samples reaches, if that is known.
         ends: Of the range of rates.
         train: What trains.
         show: Whether to print what was found.
@@ -202,7 +204,6 @@ def with_threshold(
     """
     objective = problem.objective
     better = max if objective.higher_is_better else min
-    share = constant_share(problem, start)
     low = better([*at_start, *([] if share is None else [share])])
     steps = math.ceil(problem.max_steps / PART)
     count = math.floor(math.log(ends[1] / ends[0], FACTOR)) + 1

@@ -34,8 +34,6 @@ SHARE = 0.25
 """Of the free memory that batches read from a loader may fill."""
 MOST_BATCHES, MOST_SECONDS = 10_000, 10.0
 """What has no length and goes on beyond so many batches, or so long, is taken to be endless."""
-STEPS, FINITE = "pass max_steps", "take a part of them, e.g. list(itertools.islice(batches, 100))"
-"""What is to be done about endless training data, and about others."""
 
 
 class TensorBatches:
@@ -172,14 +170,9 @@ class LoaderBatches:
             yield from self._epoch(0, 0, None)
 
     def varies(self, one: int, other: int) -> bool:
-        """See `TensorBatches`; judged by the first two batches."""
-        return one != other and not all(map(equal, self._peek(one), self._peek(other)))
-
-    def _peek(self, seed: int) -> list[Any]:
-        """Return the first two batches of a seed; no more are read."""
-        if (seed, 0) in self._kept:
-            return self._kept[seed, 0][0][:2]
-        return [copied(batch) for batch in islice(self._read((seed, 0)), 2)]
+        """See `TensorBatches`; judged by the first two batches, and no more are read."""
+        begun = (list(self._epoch(seed, 0, 2)) for seed in (one, other))
+        return one != other and not all(map(equal, *begun))
 
     def _epoch(self, seed: int, epoch: int, most: int | None) -> Iterator[Any]:
         """Yield the batches of one epoch, at most so many: kept ones, else read."""
@@ -211,7 +204,7 @@ class LoaderBatches:
                 self._check_repeats(key, batch)
             length += 1
             if self.limit is None and length_of(self.loader) is None:
-                check_ends(self.what, length, began, FINITE if "val" in self.what else STEPS)
+                check_ends(self.what, length, began)
             yield batch
         if length == 0:
             raise self._empty(key)
@@ -305,20 +298,22 @@ def length_of(loader: Any) -> int | None:
         return None
 
 
-def check_ends(what: str, read: int, began: float, instead: str) -> None:
+def check_ends(what: str, read: int, began: float) -> None:
     """Raise if what has no length has given so many batches, or taken so long, that it may not end.
 
     Args:
         what: The argument's name.
         read: Batches so far.
         began: When reading began, by `time.monotonic`.
-        instead: The remedy.
 
     Raises:
         ModelError: It has.
     """
     seconds = time.monotonic() - began
     if read > MOST_BATCHES or seconds > MOST_SECONDS:
+        instead = "pass max_steps"
+        if "val" in what:
+            instead = "take a part of them, e.g. list(itertools.islice(batches, 100))"
         raise ModelError(
             f"{what} has no length and did not end within {read} batches and {seconds:.0f} s: it "
             f"may be endless. Expected data that end, or that have a length: {instead}."

@@ -197,11 +197,10 @@ def _check_smallest_batch(problem: Problem, start: Start, usual: int) -> None:
     Raises:
         ModelError: It does not; it names the batch.
     """
-    smallest, place = usual, None
-    for number, batch in enumerate(first_epoch(problem, start)):
-        if samples_in(batch) < smallest:
-            smallest, place, odd = samples_in(batch), number, batch
-    if place is None:
+    epoch = enumerate(first_epoch(problem, start))
+    place, odd = min(epoch, key=lambda batch: samples_in(batch[1]), default=(0, None))
+    smallest = usual if odd is None else samples_in(odd)
+    if smallest >= usual:
         return
     try:
         _loss(problem, start, odd)
@@ -221,10 +220,11 @@ def check_samples(problem: Problem, start: Start) -> None:
     Raises:
         ModelError: Its is; names the first.
     """
-    data = {"train_data": problem.train, "val_data": problem.val}
-    if problem.val is problem.train:
-        del data["val_data"]
-    for what, batches in data.items():
+    if problem.objective.whole_step:
+        return  # what becomes of such a sample is known to that step only
+    data = {problem.train: "train_data"}
+    data.setdefault(problem.val, "val_data")
+    for batches, what in data.items():
         seen = 0
         kept = batches is problem.train and isinstance(batches, LoaderBatches)
         for batch in first_epoch(problem, start) if kept else batches.once():
@@ -232,43 +232,37 @@ def check_samples(problem: Problem, start: Start) -> None:
             strided = [t for t in parts if t.layout == torch.strided and t.numel()]
             bad = [~t.isfinite().reshape(len(t), -1).all(1) for t in strided]
             rows = [int(row.nonzero()[0]) for row in bad if bool(row.any())]
-            if rows and not _survives(problem, start, batch):
-                first = seen + min(rows)
+            loss = 0.0
+            if rows:
+                with suppress(Exception):  # of a batch without a loss nothing can be told
+                    loss = _loss(problem, start, batch)
+            if not math.isfinite(loss):
                 raise ModelError(
-                    f"{what}: sample {first} holds NaN or infinity, and the loss of its batch is "
-                    "nan at initialisation. Leave it out, or fill the gap."
+                    f"{what}: sample {seen + min(rows)} holds NaN or infinity, and the loss of its "
+                    "batch is nan at initialisation. Leave it out, or fill the gap."
                 )
             seen += samples_in(batch)
 
 
-def _survives(problem: Problem, start: Start, batch: Any) -> bool:
-    """Tell whether the loss of a batch is finite, or is not to be had."""
-    if problem.objective.whole_step:
-        return True  # what becomes of such a sample is known to that step only
-    with suppress(Exception):
-        return math.isfinite(_loss(problem, start, batch))
-    return True
-
-
-def sum_note(problem: Problem, start: Start) -> str | None:
+def sum_notes(problem: Problem, start: Start) -> list[str]:
     """Say so if the loss of twice a batch is twice the loss.
 
     Args:
         problem: What is trained.
         start: One of its starts.
     """
-    batch = first_batch(problem, start)
     if problem.objective.whole_step:
-        return None
+        return []
+    batch = first_batch(problem, start)
     with suppress(Exception):  # not every batch can be put together with itself
         once = abs(_loss(problem, start, copied(batch)))
         twice = abs(_loss(problem, start, rebuilt(lambda part: torch.cat([part, part]), batch)))
         if twice > SUMS * once:
-            return (
+            return [
                 "the loss is a sum over the samples, not a mean: with plain SGD, η* falls as "
                 f"`batch_size` grows, and is {samples_in(batch)} times higher for the mean."
-            )
-    return None
+            ]
+    return []
 
 
 def not_finite(value: float, seed: int, batch: Any = None) -> ModelError:

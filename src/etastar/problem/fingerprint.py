@@ -283,7 +283,11 @@ class _Walk:
         if not is_users(value):
             self._installed(found, value)
             return
-        self._note(value, _digest_of_code(code))
+        if LAMBDA in value.__qualname__:
+            self.anonymous.add(_digest_of_code(code))
+        else:  # two functions may have one name, as a factory makes them
+            name = f"{_place(value)}.{value.__qualname__}"
+            self.code.setdefault(name, set()).add(_digest_of_code(code))
         self._items(found, [value.__defaults__, value.__kwdefaults__, vars(value)])
         for name in names:
             if name in value.__globals__:
@@ -336,13 +340,6 @@ class _Walk:
         version = getattr(sys.modules.get(package), "__version__", None)
         if version is not None:
             self.packages[package] = str(version)
-
-    def _note(self, value: FunctionType, digest: str) -> None:
-        if LAMBDA in value.__qualname__:
-            self.anonymous.add(digest)
-            return
-        # two functions may have one name, as a factory makes them
-        self.code.setdefault(f"{_place(value)}.{value.__qualname__}", set()).add(digest)
 
 
 def _code_of(loader: Any) -> Iterator[Any]:

@@ -17,9 +17,7 @@ from etastar.errors import ConfigError, ModelError
 from etastar.machine import free_bytes
 from etastar.problem.batches import (
     END,
-    FINITE,
     SHARE,
-    STEPS,
     Batches,
     LoaderBatches,
     TensorBatches,
@@ -78,7 +76,6 @@ def as_batches(
         data = DataLoader(data, batch_size)
     elif isinstance(data, Dataset):
         data = _loader(data, batch_size, what)
-    batched = data is given
     if isinstance(data, Iterator):
         data = _all(data, what, limit)
     if not isinstance(data, Iterable) or isinstance(data, str | bytes | Mapping):
@@ -87,7 +84,7 @@ def as_batches(
             f"{shape_of(data):.200}."
         )
     batches = LoaderBatches(data, what, limit)
-    batches.batched = batched
+    batches.batched = not isinstance(given, Dataset)
     if drops and isinstance(given, Dataset) and not isinstance(given, IterableDataset):
         batches.drop_last(batch_size)
     return batches
@@ -115,8 +112,7 @@ def _loader(data: Dataset[Any], batch_size: int, what: str) -> DataLoader[Any]:
         ) from error
     if size == 0:
         raise ModelError(f"{what} is empty: the data set has no samples.")
-    generator = torch.Generator()
-    return DataLoader(data, batch_size, shuffle=True, generator=generator)
+    return DataLoader(data, batch_size, shuffle=True, generator=torch.Generator())
 
 
 def _check_one_purpose(data: Any, what: str) -> None:
@@ -175,7 +171,7 @@ def _all(batches: Iterator[Any], what: str, limit: int | None) -> list[Any]:
         read.append(copied(batch))  # it may be one buffer, refilled
         size += nbytes(batch)
         if limit is None:
-            check_ends(what, number, began, FINITE if "val" in what else STEPS)
+            check_ends(what, number, began)
         if size > most:
             raise ModelError(
                 f"{what} can be read only once, and its first {number + 1} batches hold "

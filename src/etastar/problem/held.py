@@ -61,10 +61,10 @@ class Held:
     def __init__(self, functions: Iterable[Any], *, everything: bool = False) -> None:
         self.functions, self.everything = tuple(functions), everything
         seen: set[int] = set()
-        written = [f for f in self.functions if _is_code(f) or _is_own(f) or _is_class(f)]
         self._slots = [
             slot
-            for f in written
+            for f in self.functions
+            if _is_written(f)
             for slot in _slots(f, seen, DEEPEST, everything or not isinstance(f, PLAIN))
         ]
 
@@ -159,8 +159,7 @@ def _slots(holder: Any, seen: set[int], depth: int, everything: bool) -> Iterato
             value = slot[0]()
         except ValueError:  # a name that is not bound yet
             continue
-        inside = _is_code(value) or _is_own(value) or _is_class(value)
-        inside = inside or isinstance(value, dict | list | tuple)
+        inside = isinstance(value, dict | list | tuple) or _is_written(value)
         if has_state(value):
             yield slot
         elif inside and not (everything and isinstance(value, dict | list)):
@@ -275,13 +274,13 @@ def has_state(value: Any) -> bool:
     )
 
 
-def _is_code(value: Any) -> bool:
-    """Tell whether a value is a function that the user has written."""
+def _is_written(value: Any) -> bool:
+    """Tell whether the user has written a function or a class, or the class of an object."""
     if isinstance(value, MethodType):  # of an installed class it may keep a state of the user's
         return not value.__func__.__module__.startswith("etastar.")
-    return (
-        is_users(value) if isinstance(value, FunctionType) else isinstance(value, functools.partial)
-    )
+    if isinstance(value, FunctionType):
+        return is_users(value)
+    return isinstance(value, functools.partial) or _is_class(value) or _is_own(value)
 
 
 def _is_class(value: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -114,19 +115,19 @@ def nbytes(batch: Any) -> int:
 
 def equal(one: Any, other: Any) -> bool:
     """Tell whether two batches hold the same tensors, bit for bit; nothing else is compared."""
-    mine, others = tensors(one), tensors(other)
-    return len(mine) == len(others) and all(
-        torch.equal(a, b) or (a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all()))
-        for a, b in zip(mine, others, strict=True)
-    )
+    return same(tensors(one), tensors(other))
 
 
 def same(one: Any, other: Any) -> bool:
-    """Tell whether two values, or lists of them, are the same, tensors bit for bit."""
+    """Tell whether two values, or lists of them, are the same, tensors bit for bit and NaN too."""
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
+        if torch.equal(one, other):
+            return True
+        return one.shape == other.shape and bool(
+            ((one == other) | ((one != one) & (other != other))).all()
+        )
     return one is other or bool(one == other)
 
 
@@ -158,23 +159,15 @@ def copied(batch: Any) -> Any:
         except Exception:  # whatever a class of the user's own raises
             return leaf
 
-    return rebuilt(own, batch, lambda part: type(part) in (list, tuple))
+    return rebuilt(own, batch)
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return the batch with its tensors on `device`; containers are rebuilt, tensors there kept."""
-
-    def moved(leaf: Any) -> Any:
-        return leaf.to(device) if hasattr(leaf, "to") else leaf
-
-    return rebuilt(moved, batch, lambda part: isinstance(part, list | tuple))
+    return rebuilt(lambda leaf: leaf.to(device) if hasattr(leaf, "to") else leaf, batch)
 
 
-def rebuilt(
-    change: Callable[[Any], Any],
-    batch: Any,
-    is_sequence: Callable[[Any], bool] = lambda part: isinstance(part, list | tuple),
-) -> Any:
+def rebuilt(change: Callable[[Any], Any], batch: Any) -> Any:
     """Return the batch with its leaves changed.
 
     Plain dictionaries, named tuples and dataclasses are no leaves; packed sequences are, since the
@@ -184,17 +177,13 @@ def rebuilt(
     Args:
         change: Leaf → leaf.
         batch: Of any form.
-        is_sequence: Tells of a list or tuple whether it is a container.
     """
-
-    def again(part: Any) -> Any:
-        return rebuilt(change, part, is_sequence)
-
+    again = functools.partial(rebuilt, change)
     if isinstance(batch, Tensor | PackedSequence):
         return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         return type(batch)(*map(again, batch))
-    if is_sequence(batch):
+    if isinstance(batch, list | tuple):
         return type(batch)(map(again, batch))
     if type(batch) is dict:
         return {key: again(part) for key, part in batch.items()}

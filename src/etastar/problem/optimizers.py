@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -38,8 +39,7 @@ CALLED = (
 
 def probes(start_lr: float, end_lr: float) -> tuple[float, ...]:
     """Return `PROBES`, and geometrically spaced rates from one end of the range to the other."""
-    ratio = end_lr / start_lr
-    return (*PROBES, *(start_lr * ratio ** (i / (WITHIN - 1)) for i in range(WITHIN)))
+    return (*PROBES, *np.geomspace(start_lr, end_lr, WITHIN).tolist())
 
 
 Groups: TypeAlias = tuple[tuple[tuple[str, ...], ...], tuple[float, ...]]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from etastar.errors import ConfigError, ModelError
+from etastar.machine import device_named
 from etastar.problem import own_loss
 from etastar.problem.hooks import lost_by_copying
 from etastar.problem.nested import same, tensors
@@ -83,7 +84,7 @@ class GivenOrigin:
             fixed by the seed, so it need not use the seed itself.
         device: Where copies are put; None for where the given model is.
         checkpoint: A state dict to start from instead, see `etastar.maximal_lr`.
-        loss_fn: Of which every model carries a copy, if it may keep something.
+        loss_fn: One that may keep something, of which every model carries a copy; None for none.
 
     Raises:
         ModelError: What is given is no model, or cannot be copied.
@@ -104,12 +105,18 @@ class GivenOrigin:
             )
         self.given = given
         self._checkpoint = checkpoint
-        self._loss_fn = loss_fn if loss_fn and own_loss.has_state(loss_fn) else None
+        self._loss_fn = loss_fn
         self.varies = self.is_factory and checkpoint is None
         self._drawn: dict[int, nn.Module] = {}
         self._anew: dict[int, tuple[nn.Module, str]] = {}  # as built first, and why no copies serve
         self._device = device
-        self.device = self._find_device()
+        self.device = torch.device("cpu")  # until a model is drawn: see `settle`
+        if device is not None:
+            name = f"cuda:{device}" if isinstance(device, int) else str(device)
+            try:
+                self.device = device_named(name, instead="device='cpu'")
+            except ConfigError as error:
+                raise ModelError(str(error)) from None
 
     def copy(self, seed: int) -> nn.Module:
         """Return a fresh copy of a seed's initial model, in train mode, without gradients.
@@ -133,15 +140,6 @@ class GivenOrigin:
         """Tell whether deep copies of the models drawn so far do all that the models do."""
         return not self._anew
 
-    def same_for_all(self, *seeds: int) -> bool:
-        """Tell whether a factory draws the same weights for these seeds.
-
-        Args:
-            seeds: Of the initialisation.
-        """
-        one, other = (_tensors(self.copy(seed)) for seed in seeds)
-        return same(one, other)
-
     def _draw(self, seed: int) -> None:
         """Keep a seed's initial model, which is never trained."""
         model = self._built(seed) if self.is_factory else self.given
@@ -155,7 +153,7 @@ class GivenOrigin:
             if not self.is_factory:
                 raise
             lost, copied = "what cannot be copied", self._built(seed)
-            _carry(copied, self._loss_fn, {})
+            own_loss.attach(copied, self._loss_fn)
         if lost and not self.is_factory:
             raise ModelError(
                 f"the model has {lost}: copies lose it, and every rate trains a fresh copy. "
@@ -196,7 +194,7 @@ class GivenOrigin:
         """
         model = self._built(seed)
         self._check_new(seed, model)
-        _carry(model, self._loss_fn, {})
+        own_loss.attach(model, self._loss_fn)
         model = self._ready(model)
         model.zero_grad(set_to_none=True)
         if not same(_tensors(self._drawn[seed]), _tensors(model)):
@@ -237,49 +235,23 @@ class GivenOrigin:
         _check_trainable(model)
         return model
 
-    def _find_device(self) -> torch.device:
-        from etastar.machine import device_named
+    def settle(self, seed: int) -> None:
+        """Take the device of the model that trials start from; see whether seeds change weights.
 
-        if self._device is not None:
-            try:
-                given = self._device  # or an index, as PyTorch allows
-                name = f"cuda:{given}" if isinstance(given, int) else str(given)
-                return device_named(name, instead="device='cpu'")
-            except ConfigError as error:
-                raise ModelError(str(error)) from None
-        if isinstance(self.given, torch.nn.Module):
-            parameter = next(self.given.parameters(), None)
-            return torch.device("cpu") if parameter is None else parameter.device
-        return torch.device("cpu")  # until the factory has drawn one: see `settle_device`
-
-    def settle_device(self, seed: int) -> None:
-        """Take the device of the model that the factory draws, unless one was asked for."""
+        Args:
+            seed: Of the initialisation.
+        """
+        model = self.copy(seed)
         if self._device is None:
-            self.device = next(self.copy(seed).parameters()).device
+            self.device = next(model.parameters()).device
+        if self.varies:
+            self.varies = not same(_tensors(model), _tensors(self.copy(seed + 1)))
 
 
 Origin: TypeAlias = NetworkOrigin | GivenOrigin
 """Where trials start: one initial model per initialisation seed, of which each trains a copy. It
 has the `device` where copies are put, and tells in `varies` whether seeds change the initial
 weights, in `is_factory` whether models are drawn from seeds, rather than given."""
-
-
-def _carry(model: nn.Module, loss_fn: Callable[..., Any] | None, memo: dict[int, Any]) -> None:
-    """Let a model of our own carry a copy of the loss.
-
-    Raises:
-        ModelError: It cannot be copied.
-    """
-    if loss_fn is None:
-        return
-    try:
-        own_loss.attach(model, copy.deepcopy(loss_fn, memo))
-    except Exception as error:
-        raise ModelError(
-            f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
-            "a copy of what it may keep. Pass a plain function, or a module without tensors "
-            "that were computed."
-        ) from error
 
 
 def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) -> nn.Module:
@@ -308,7 +280,7 @@ def copied_model(model: nn.Module, loss_fn: Callable[..., Any] | None = None) ->
             "starts from a fresh copy. Pass a factory seed -> Module instead, which builds it."
         ) from error
     copied.zero_grad(set_to_none=True)
-    _carry(copied, loss_fn, memo)
+    own_loss.attach(copied, loss_fn, memo)
     return copied
 
 

@@ -7,6 +7,7 @@ are, and a deep copy of the model copies the loss too.
 
 from __future__ import annotations
 
+import copy
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from etastar.errors import ModelError
 
 NAME = "_etastar_loss"
 
@@ -24,14 +27,29 @@ def has_state(loss_fn: Callable[..., Any]) -> bool:
     return not isinstance(loss_fn, plain)
 
 
-def attach(model: nn.Module, loss_fn: Callable[..., Any]) -> None:
-    """Let a model carry its own copy of the loss.
+def attach(
+    model: nn.Module, loss_fn: Callable[..., Any] | None, memo: dict[int, Any] | None = None
+) -> None:
+    """Let a model carry its own copy of the loss, if there is one.
 
     Args:
         model: A copy of ours.
-        loss_fn: A copy of ours.
+        loss_fn: The user's.
+        memo: Of `copy.deepcopy`, which made the model: they may share parts.
+
+    Raises:
+        ModelError: The loss cannot be copied.
     """
-    vars(model)[NAME] = loss_fn
+    if loss_fn is None:
+        return
+    try:
+        vars(model)[NAME] = copy.deepcopy(loss_fn, memo)
+    except Exception as error:
+        raise ModelError(
+            f"loss_fn cannot be copied ({type(error).__name__}: {error}), and every rate needs "
+            "a copy of what it may keep. Pass a plain function, or a module without tensors "
+            "that were computed."
+        ) from error
 
 
 def of(model: nn.Module, loss_fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,7 +24,7 @@ from etastar.problem.objective import Objective
 from etastar.problem.optimizers import Groups, OptimizerFactory, probes
 from etastar.problem.origin import GivenOrigin
 from etastar.problem.problem import Problem
-from etastar.problem.rehearsal import rehearsed, schedule_note
+from etastar.problem.rehearsal import rehearsed, schedule_notes
 from etastar.problem.streams import Stream, check_ambient
 from etastar.problem.trial import Start
 
@@ -206,12 +206,10 @@ class OwnModel:
         weights, state = self._checkpoint()
         carried = self.step_fn is None and own_loss.has_state(self.loss_fn)
         origin = GivenOrigin(self.model, self.device, weights, self.loss_fn if carried else None)
-        seeds, notes = self.seed_list, []
-        origin.settle_device(seeds[0])
+        seeds, drawn = self.seed_list, origin.varies
+        origin.settle(seeds[0])
+        notes = [SAME_WEIGHTS] if drawn and not origin.varies else []
         model = origin.copy(seeds[0])
-        if origin.varies and origin.same_for_all(seeds[0], seeds[0] + 1):
-            origin.varies = False
-            notes.append(SAME_WEIGHTS)
         factory = OptimizerFactory(self.optimizer, state, probes(self.start_lr, self.end_lr))
         groups = factory.groups(model)
         train, val = self._batches(origin, notes)
@@ -266,20 +264,21 @@ class OwnModel:
         problem = checks.with_loss(problem, first)
         checks.check_samples(problem, first)
         checks.check_first_step(problem, first)
-        told = (schedule_note(problem, first), checks.sum_note(problem, first))
-        notes += [note for note in told if note]
+        notes += [*schedule_notes(problem, first), *checks.sum_notes(problem, first)]
         problem = checks.with_metric(rehearsed(problem, first), first)
         if problem.objective.in_training:
             notes.append(IN_TRAINING)
         notes += answers.notes_of(problem, first)
         starts = [Start(seed, seed) for seed in (seeds if problem.origin.varies else seeds[:1])]
         values = [checks.check_first_metric(problem, start) for start in starts]
+        share = answers.constant_share(problem, first)
         if self.threshold == AUTO:
             assert probe is not None
             ends = self.start_lr, self.end_lr
-            problem = answers.with_threshold(problem, first, values, ends, probe, self.progress)
+            problem = answers.with_threshold(
+                problem, first, values, share, ends, probe, self.progress
+            )
         notes += checks.percent_notes(problem, values)
-        share = answers.constant_share(problem, first)
         for start, value in zip(starts, values, strict=True):
             if self.from_checkpoint is None:
                 checks.check_not_met(problem, start, value, share)

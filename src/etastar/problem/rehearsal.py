@@ -48,17 +48,16 @@ def rehearsed(problem: Problem, start: Start) -> Problem:
     """
     alone = replace(problem, held=Held(problem.held.functions, everything=True))
     ways = ways_to_step(problem.optimizer.build(problem.origin.copy(start.initialisation), 1.0))
-    failed: ModelError | None = None
+    failed: list[ModelError] = []
     for way in ways:
         alone = replace(alone, optimizer=replace(problem.optimizer, closure=way))
         try:
             session, first = _steps(alone, start)
             break
         except ModelError as error:
-            failed = failed or error
+            failed.append(error)
     else:
-        assert failed is not None
-        raise failed
+        raise failed[0]
     if _same(first, _steps(alone, start, session)[1]):
         return replace(alone, held=problem.held)
     if _same(first, _steps(alone, start)[1]):
@@ -109,16 +108,16 @@ def _steps(
             "optimizer.step(). A step_fn of (model, batch) returns the loss and leaves them to us."
         )
     named = own_loss.named_parameters(session.model)
-    ends = [torch.tensor(losses), *(p.detach() for _, p in named)]
-    return session, [end.nan_to_num() for end in ends]  # NaN is the same as NaN
+    return session, [torch.tensor(losses), *(p.detach() for _, p in named)]
 
 
 def _same(one: list[Tensor], other: list[Tensor]) -> bool:
     """Tell whether tensors are the same: bit for bit on a CPU, where sums have one order."""
     if not one[-1].is_cuda:
         return same(one, other)
-    pairs = list(zip(one, other, strict=False))
-    return len(one) == len(other) and all(torch.allclose(a, b, rtol=1e-3) for a, b in pairs)
+    pairs = zip(one, other, strict=False)
+    close = (torch.allclose(a, b, rtol=1e-3, equal_nan=True) for a, b in pairs)
+    return len(one) == len(other) and all(close)
 
 
 def draws_or_remembers(problem: Problem, start: Start) -> bool:
@@ -164,8 +163,8 @@ def _frozen(value: Any) -> Any:
     return value if isinstance(value, int | float | str | bytes) else None
 
 
-def schedule_note(problem: Problem, start: Start) -> str | None:
-    """Return what a scheduler makes of the rate, in words; None without one.
+def schedule_notes(problem: Problem, start: Start) -> list[str]:
+    """Say what a scheduler makes of the rate, if there is one.
 
     Args:
         problem: What is trained.
@@ -176,7 +175,7 @@ def schedule_note(problem: Problem, start: Start) -> str | None:
     """
     make = problem.scheduler
     if make is None:
-        return None
+        return []
     model, rate = problem.origin.copy(start.initialisation), problem.optimizer.middle
     tried = (rate, 2 * rate)
     first, second = (_multiples(problem, make, model, lr) for lr in tried)
@@ -192,10 +191,10 @@ def schedule_note(problem: Problem, start: Start) -> str | None:
     at = first.index(top)
     highest = math.isclose(top, 1.0, rel_tol=SAME)
     peak = "the peak of the schedule, reached at" if highest else f"the peak is {top:.4g}·η, at"
-    return (
+    return [
         "`scheduler` changes the rate during a run, and every η told is the one that the optimizer "
         f"begins with: {peak} step {at}."
-    )
+    ]
 
 
 def _multiples(

@@ -180,8 +180,7 @@ def _not_there(option: str, place: str, module: str, folders: Sequence[str]) -> 
     )
 
 
-def _named(module: Any, name: str, module_name: str) -> Any:
-    found = module
+def _named(found: Any, name: str, module_name: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             public = [n for n in dir(found) if not n.startswith("_")]
@@ -191,13 +190,11 @@ def _named(module: Any, name: str, module_name: str) -> Any:
 
 
 def _module(name: str) -> Any:
+    folder = os.getcwd()
     if name.endswith(".py"):
-        path = Path(name)
-        if str(path.parent.resolve()) not in sys.path:
-            sys.path.insert(0, str(path.parent.resolve()))
-        name = path.stem
-    elif os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        folder, name = str(Path(name).parent.resolve()), Path(name).stem
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     return importlib.import_module(name)
 
 
