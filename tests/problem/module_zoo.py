@@ -125,7 +125,7 @@ QUICK: dict[str, Any] = {
     "eval_every": 6,
     "start_lr": 1e-2,
     "end_lr": 100.0,
-    "resolution": 0.3,
+    "resolution": 1.0,
     "seeds": 1,
     "progress": False,
 }
