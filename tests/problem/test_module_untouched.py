@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etastar
 
-EASY = QUICK | {"threshold": 0.45, "seeds": 1}
+EASY = QUICK | {"threshold": 0.45, "resolution": 0.3}
 
 
 class Snapshot:
