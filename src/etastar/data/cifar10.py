@@ -11,7 +11,7 @@ import numpy as np
 
 from etastar.data.cifar_batch import parse_batch
 from etastar.data.download import PUBLISHED, fetch
-from etastar.data.files import Names, idx_names, locate, read_file
+from etastar.data.files import Names, idx_names, locate, read_file, sha256_of
 from etastar.data.idx import read_split
 from etastar.data.raw import RawData
 from etastar.errors import DataError
@@ -54,20 +54,22 @@ def load_cifar10(folder: Path | None, progress: bool) -> RawData:
         }
         form, paths = locate(folder, published.name, forms)
     if form == "idx":
-        arrays = read_split(paths, [(32, 32, 3), (3, 32, 32)], classes=10)
+        arrays, files = read_split(paths, [(32, 32, 3), (3, 32, 32)], classes=10)
         # [N, 32, 32, 3] as [N, 3, 32, 32], without a copy
         arrays = [x.transpose(0, 3, 1, 2) if x.shape[-1] == 3 else x for x in arrays]
     else:
         if form == "archive":
-            batches = read_archive(paths[0])
+            batches, files = read_archive(paths[0]), {paths[0].name: sha256_of(paths[0])}
         else:
-            batches = [(str(path), read_file(path)) for path in paths]
+            contents = [read_file(path) for path in paths]
+            batches = [(str(p), content) for p, (content, _) in zip(paths, contents, strict=True)]
+            files = {path.name: sha for path, (_, sha) in zip(paths, contents, strict=True)}
         parsed = [parse_batch(content, name) for name, content in batches]
         images = [batch[0].reshape(-1, 3, 32, 32) for batch in parsed]
         labels = [batch[1] for batch in parsed]
         arrays = [np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1]]
     split = "official: training batches; validation is the test batch"
-    return published.raw_data(arrays, paths, split)
+    return published.raw_data(arrays, files, paths[0].parent, split)
 
 
 def read_archive(path: Path) -> list[tuple[str, bytes]]:

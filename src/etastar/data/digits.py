@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
-from etastar.data.files import sha256_of
-from etastar.data.idx import read_idx
+from etastar.data.files import gunzip
+from etastar.data.idx import parse_idx
 from etastar.data.raw import RawData
 
 _FILES = {"digits-images-idx3-ubyte.gz": 3, "digits-labels-idx1-ubyte.gz": 1}
@@ -30,14 +30,19 @@ def load_digits(folder: Path | None, progress: bool) -> RawData:
     Returns:
         Images `[N, 1, 8, 8]` and labels.
     """
-    folder = Path(__file__).parent / "carried"
-    images, labels = (read_idx(folder / name, number) for name, number in _FILES.items())
-    held_out = np.arange(len(labels)) % _EVERY == _EVERY - 1
+    arrays, sums = [], {}
+    for name, dimensions in _FILES.items():
+        stored = (resources.files("etastar.data") / "carried" / name).read_bytes()
+        arrays.append(parse_idx(gunzip(stored, name), name, dimensions))
+        sums[name] = hashlib.sha256(stored).hexdigest()
+    images, labels = arrays[0][:, None], arrays[1]
+    held_out = slice(_EVERY - 1, None, _EVERY)
+    training = [row for row in range(len(labels)) if row % _EVERY != _EVERY - 1]
     return RawData(
         name="digits",
-        x_train=images[~held_out, None],
-        y_train=labels[~held_out],
-        x_val=images[held_out, None],
+        x_train=images[training],
+        y_train=labels[training],
+        x_val=images[held_out],
         y_val=labels[held_out],
         classes=10,
         source=(
@@ -48,5 +53,5 @@ def load_digits(folder: Path | None, progress: bool) -> RawData:
         read_from="package",
         licence="CC BY 4.0",
         split=f"ours: every {_EVERY}th sample (rows 4, 9, 14, ...) is validation",
-        files={name: sha256_of(folder / name) for name in _FILES},
+        files=sums,
     )

@@ -49,17 +49,17 @@ class Published:
     """SHA-256 by file name."""
 
     def raw_data(
-        self, arrays: Sequence[NDArray[Any]], paths: Sequence[Path], split: str
+        self, arrays: Sequence[NDArray[Any]], files: dict[str, str], folder: Path, split: str
     ) -> RawData:
         """Return ten classes of images, with what is known of the published files.
 
         Args:
             arrays: Training images, training labels, validation images, validation labels.
-            paths: The files that were read, of one folder.
+            files: SHA-256 of the files that were read, by name.
+            folder: Where those lie.
             split: The rule that separates training from validation.
         """
-        files, folder = {path.name: sha256_of(path) for path in paths}, str(paths[0].parent)
-        about = (10, self.source, folder, self.licence, split, files, files == self.files)
+        about = (10, self.source, str(folder), self.licence, split, files, files == self.files)
         parts: Any = (*arrays, *about)
         return RawData(self.name, *parts)
 

@@ -124,8 +124,8 @@ def idx_names(stem: str) -> Names:
     return (f"{stem}.gz", stem, f"{dotted}.gz", dotted)
 
 
-def read_file(path: Path) -> bytes:
-    """A file's content, decompressed if it is gzip.
+def read_file(path: Path) -> tuple[bytes, str]:
+    """A file's content, decompressed if it is gzip, and the SHA-256 of the file as stored.
 
     Raises:
         DataError: The file cannot be read, or its compression is damaged or cut short.
@@ -134,7 +134,7 @@ def read_file(path: Path) -> bytes:
         stored = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}.") from error
-    return gunzip(stored, str(path))
+    return gunzip(stored, str(path)), hashlib.sha256(stored).hexdigest()
 
 
 def gunzip(stored: bytes, name: str) -> bytes:

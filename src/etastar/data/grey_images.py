@@ -30,7 +30,7 @@ def load_grey_images(name: str, folder: Path | None, progress: bool) -> RawData:
     else:
         names = [idx_names(file.removesuffix(".gz")) for file in published.files]
         _, paths = locate(folder, name, {"idx": names})
-    arrays = read_split(paths, [(28, 28)], classes=10)
+    arrays, files = read_split(paths, [(28, 28)], classes=10)
     arrays = [x[:, None] if x.ndim == 3 else x for x in arrays]
     split = "official: training files; validation is the test files (t10k)"
-    return published.raw_data(arrays, paths, split)
+    return published.raw_data(arrays, files, paths[0].parent, split)

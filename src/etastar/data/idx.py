@@ -65,18 +65,19 @@ def parse_idx(content: bytes, name: str, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array in an IDX file, gzip-compressed or not.
+def read_idx(path: Path, dimensions: int) -> tuple[NDArray[np.uint8], str]:
+    """The array in an IDX file, gzip-compressed or not, and the file's SHA-256.
 
     Raises:
         DataError: See `parse_idx` and `etastar.data.files.read_file`.
     """
-    return parse_idx(read_file(path), str(path), dimensions)
+    content, sha256 = read_file(path)
+    return parse_idx(content, str(path), dimensions), sha256
 
 
 def read_split(
     paths: Sequence[Path], shapes: Sequence[tuple[int, ...]], classes: int
-) -> list[NDArray[np.uint8]]:
+) -> tuple[list[NDArray[np.uint8]], dict[str, str]]:
     """Training images, training labels, validation images, validation labels, checked together.
 
     Args:
@@ -85,13 +86,14 @@ def read_split(
         classes: Labels must lie in `0 .. classes - 1`.
 
     Returns:
-        The four arrays, images `[N, *shape]` as stored.
+        The four arrays, images `[N, *shape]` as stored; and the SHA-256 of every file, by name.
 
     Raises:
         DataError: A file is damaged, images have another shape, a label is out of range, or images
             and labels differ in number.
     """
-    arrays = [read_idx(path, 1 if i % 2 else 1 + len(shapes[0])) for i, path in enumerate(paths)]
+    read = [read_idx(path, 1 if i % 2 else 1 + len(shapes[0])) for i, path in enumerate(paths)]
+    arrays = [array for array, _ in read]
     for i in (0, 2):
         images, labels = arrays[i : i + 2]
         if images.shape[1:] not in shapes:
@@ -110,7 +112,7 @@ def read_split(
             f"{paths[0]} holds images of {arrays[0].shape[1:]} but {paths[2]} of "
             f"{arrays[2].shape[1:]}; expected the same shape."
         )
-    return arrays
+    return arrays, {path.name: sha256 for path, (_, sha256) in zip(paths, read, strict=True)}
 
 
 def _kind(dimensions: int) -> str:
