@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binom
+from scipy.special import bdtr
 
 from etastar.curvature.batched import StackSharpness, stack_sharpness
 from etastar.curvature.graphs import Kind
@@ -152,8 +152,9 @@ def interval_of_median(count: int) -> tuple[int, float]:
     Args:
         count: m, at least 2.
     """
-    rank = max(1, int(binom.ppf((1 - LEVEL) / 2, count, 0.5)))
-    return rank, 1 - 2 * float(binom.cdf(rank - 1, count, 0.5))
+    below = bdtr(np.arange(count), count, 0.5)  # of scipy.special: scipy.stats is slow to import
+    rank = max(1, int(np.searchsorted(below, (1 - LEVEL) / 2)))
+    return rank, 1 - 2 * float(below[rank - 1])
 
 
 def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
