@@ -6,7 +6,8 @@ It shares no code with the package (see `retrain.py`), and runs on a CPU what a 
 right η_50 half of fresh seeds train on average over networks, whatever the error of each estimate;
 of a right `safe` rate at least 95 %. A network disagrees where the exact 99 % binomial interval of
 its fresh seeds lies beyond what its own 95 % interval of η_50 allows: all of it above the share
-that trains at the lower end, or below that at the upper end.
+that trains at the lower end, or below that at the upper end. What the file has of other networks,
+from runs with other options, stays in it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from scipy.stats import binomtest
 
 FIRST = 1_000_000
 """The first fresh seed: curves take theirs from 0."""
+NETWORK = ("width", "depth", "input_lr_ratio", "loss", "eta", "safe")
 CURVES = ("curves-gaussians", "curves-mnist", "curves-fashion", "curves-digits")
 
 
-def sample(study: str, count: int, largest: int) -> list[dict[str, str]]:
-    """So many networks of a study with an η_50 and a `safe` rate, and n·L up to `largest`."""
+def sample(study: str, count: int, smallest: int, largest: int) -> list[dict[str, str]]:
+    """So many networks of a study with an η_50 and a `safe` rate, and n·L between the two."""
     with (STUDIES / f"{study}.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["eta"] and row["safe"]]
-    rows = [row for row in rows if int(row["width"]) * int(row["depth"]) <= largest]
+    rows = [row for row in rows if smallest <= int(row["width"]) * int(row["depth"]) <= largest]
     random.Random(study).shuffle(rows)
     return rows[:count]
 
@@ -69,35 +71,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("studies", nargs="*", default=CURVES, help="names in studies/results")
     parser.add_argument("--networks", type=int, default=8, help="per study")
+    parser.add_argument("--smallest", type=int, default=0, help="n·L")
     parser.add_argument("--largest", type=int, default=512, help="n·L")
     parser.add_argument("--fresh", type=int, default=40)
     parser.add_argument("--data-dir", default=os.environ.get("ETASTAR_DATA_DIR", ""))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
     for study in args.studies:
-        for row in sample(study, args.networks, args.largest):
+        for row in sample(study, args.networks, args.smallest, args.largest):
             found = again(row, args.data_dir, args.fresh)
-            names = ("width", "depth", "input_lr_ratio", "loss", "eta", "safe")
-            rows.append(
-                {"study": study, **{f"{name}": row[name] for name in names}, "trained": found}
-            )
-            rows[-1]["agrees"] = agrees(found, args.fresh)
-            print(rows[-1], flush=True)
+            made = {"study": study, **{name: row[name] for name in NETWORK}, "fresh": args.fresh}
+            made |= {"trained": found, "agrees": agrees(found, args.fresh)}
+            print(made, flush=True)
             if args.json:
-                write(args, rows)
+                write(args.json, made)
 
 
-def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+def write(path: Path, made: dict[str, Any]) -> None:
+    """Put a network into the file, in the place of an earlier result of it."""
+    known = json.loads(path.read_text())["rows"] if path.exists() else []
+    key = ("study", *NETWORK)
+    rows = [row for row in known if any(row[name] != made[name] for name in key)] + [made]
+    rows.sort(key=lambda row: (row["study"], int(row["width"]) * int(row["depth"])))
+
     def pooled(name: str, of: list[dict[str, Any]]) -> dict[str, Any]:
         trained = sum(row["trained"][name] for row in of)
-        total = args.fresh * len(of)
-        return rate([i < trained for i in range(total)])
+        return rate([i < trained for i in range(sum(row["fresh"] for row in of))])
 
     record = {
-        "command": f"python tests/independent/retrain_curves.py --networks {args.networks} "
-        f"--largest {args.largest} --fresh {args.fresh}",
         "torch": torch.__version__,
         "networks": len(rows),
         "agree": sum(row["agrees"] for row in rows),
@@ -112,7 +114,7 @@ def write(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         },
         "rows": rows,
     }
-    args.json.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
