@@ -2,21 +2,20 @@
 
     make oldest
 
-All but PyTorch are installed at the first release that the bounds allow, found in the package
-index, and the wheel is tried with them. PyTorch stays at the pin of constraints.txt: its old builds
-for Linux come with gigabytes of CUDA. In its stead mypy reads the package against the Python
-sources of the oldest PyTorch allowed, from its wheel for macOS, which has no CUDA: every name of
-torch that the package uses must be there. That is no test of what these names did then.
+All but PyTorch are installed at the first release that the bounds allow, as `uv pip compile
+--resolution lowest-direct` finds it, and the wheel is tried with them. PyTorch stays at the pin of
+constraints.txt: its old builds for Linux come with gigabytes of CUDA. In its stead mypy reads the
+package against the Python sources of the oldest PyTorch allowed, from its wheel for macOS, which
+has no CUDA: every name of torch that the package uses must be there. That is no test of what these
+names did then.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from environments import (
@@ -31,16 +30,14 @@ from environments import (
     require,
     requirements,
 )
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import VERSION_PATTERN, Version
 
 TESTS = [
     "tests/cli/test_cli_help.py",
     "tests/cli/test_cli_measure.py",
     "tests/cli/test_cli_study.py",
     "tests/data",
-    "tests/networks",
+    "tests/problem/test_networks.py",
     "tests/report",
     "tests/scaling",
     "tests/search",
@@ -50,15 +47,20 @@ TESTS = [
     "tests/study/test_study_file.py",
     "tests/test_measure.py",
 ]
-TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "pandas", "psutil", "scikit-learn")
+TEST_TOOLS = (
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "pandas",
+    "psutil",
+    "scikit-learn",
+)
 """What these tests import besides the package and its extras, as recent as those allow."""
 
 LEFT_OUT = "tests/study/test_export.py::test_pandas_reads_the_seeds_in_one_call"
 """Compares floats to the last bit, which pandas 3.1.1 reads but 2.2.0 and 3.0.0 sometimes round;
 3.1.1 needs numpy 2.0.2. The file is exact, and pandas is no dependency."""
-
-_IS_VERSION = re.compile(VERSION_PATTERN, re.VERBOSE | re.IGNORECASE)
-"""The index has files with older forms, which pip would never install."""
 
 MYPY_SETTINGS = """
 [mypy]
@@ -72,38 +74,25 @@ ignore_missing_imports = True
 """
 
 
-def bounds() -> dict[str, SpecifierSet]:
-    """What pyproject.toml allows of each distribution, core and all extras."""
-    found: dict[str, SpecifierSet] = {}
-    for need in requirements(list(PROJECT["optional-dependencies"])):
-        name = canonicalize_name(need.name)
-        found[name] = found.get(name, SpecifierSet()) & need.specifier
-    return found
-
-
-def oldest_release(name: str, allowed: SpecifierSet) -> Version:
-    """The first release with a wheel for this interpreter and platform that the bounds allow."""
-    pip = [*PIP, "index", "versions", name, "--only-binary", ":all:"]
-    said = subprocess.run(pip, capture_output=True, text=True, check=True).stdout
-    lines = [line for line in said.splitlines() if line.startswith("Available versions: ")]
-    require(lines, f"the package index has no versions of {name}.")
-    listed = lines[0].partition(": ")[2].split(", ")
-    releases = [Version(text) for text in listed if _IS_VERSION.fullmatch(text)]
-    return min(version for version in releases if version in allowed)
-
-
-def write_pins() -> tuple[dict[str, Version], Path]:
-    """The oldest releases, and a file of constraints that holds them and the pinned torch."""
-    wanted = bounds()
-    with ThreadPoolExecutor(4) as pool:
-        pins = dict(zip(wanted, pool.map(oldest_release, wanted, wanted.values()), strict=True))
+def write_pins() -> tuple[dict[str, str], Path]:
+    """The oldest releases, as uv finds them, and a file of constraints with the pinned torch."""
+    uv = [sys.executable, "-m", "uv", "pip", "compile", str(ROOT / "pyproject.toml"), "--quiet"]
+    uv += ["--all-extras", "--resolution", "lowest-direct", "--only-binary", ":all:"]
+    uv += ["--no-header", "--no-annotate"]
+    said = subprocess.run(uv, capture_output=True, text=True, check=False)
+    require(said.returncode == 0, f"uv said: {said.stderr}")
+    found = dict(line.split("==") for line in said.stdout.splitlines() if "==" in line)
+    wanted = {
+        canonicalize_name(r.name) for r in requirements(list(PROJECT["optional-dependencies"]))
+    }
+    pins = {name: found[name] for name in sorted(wanted)}
     path = OUT / "oldest.txt"
     lines = [f"{name}=={version}" for name, version in pins.items() if name != "torch"]
     path.write_text("\n".join([pinned_torch(), *lines]) + "\n", encoding="utf-8")
     return pins, path
 
 
-def check_torch_names(oldest: Version) -> None:
+def check_torch_names(oldest: str) -> None:
     """Every name of torch that the package uses is in the oldest release allowed."""
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     folder = OUT / f"torch-{oldest}"
@@ -141,7 +130,7 @@ def main() -> None:
     old.install(*TEST_TOOLS, constraints=constraints)
     for name, version in pins.items():
         require(
-            name == "torch" or there[name].version == str(version),
+            name == "torch" or there[name].version == version,
             f"{name} {there[name].version} is installed; expected {version}.",
         )
     shown = ", ".join(f"{name} {there[name].version}" for name in sorted(pins))
