@@ -252,8 +252,7 @@ def test_an_interval_never_begins_above_nor_ends_below_the_rates_tried() -> None
             for kind in ["trained"] * trained + ["diverged"] * diverged:
                 seed = len(found.whole)
                 trial = Trial(Start(seed, seed), found.lattice.rate(point))
-                outcome = Outcome("trained" if kind == "trained" else "diverged", 20)
-                found.whole.append((point, trial, outcome))
+                found.whole.append((point, trial, Outcome(kind, 20)))
         found.ended_by = "trials"
         return found
 
@@ -284,8 +283,8 @@ def test_a_rate_that_was_not_tried_is_not_recommended_where_edges_may_cross(
 
     without = 0
     for seed in range(6):
-        given = {"confirm": 0, "counts_steps": counts_steps}
-        found = measured(both, slow_below=0.4, seed=seed, **given).result()
+        curve = measured(both, 0.4, seed, confirm=0, counts_steps=counts_steps)
+        found = curve.result()
         if "no-width" in {remark.code for remark in found.remarks}:
             without += 1
             assert found.recommended is None

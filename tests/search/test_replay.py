@@ -111,10 +111,7 @@ def test_the_script_scores_a_folder(replay: ModuleType, folder: Path, tmp_path: 
 
 
 def test_the_committed_replays_are_of_this_code(replay: ModuleType) -> None:
-    """The first measurement of the cheapest tasks comes out as it is in the file.
-
-    To 1e-6: releases of numpy and scipy differ in the ninth digit.
-    """
+    """The first measurement of the cheapest tasks comes out as it is in the file."""
     kept = json.loads((ROOT / "benchmarks/results/replay.json").read_text())
     rows = [row for row in kept["tasks"] if "first" in row]
     for row in sorted(rows, key=lambda row: row["first"]["trials"])[:4]:
@@ -126,7 +123,7 @@ def test_the_committed_replays_are_of_this_code(replay: ModuleType) -> None:
             k for k in wanted if wanted[k] is None
         }
         for name in (k for k, v in wanted.items() if isinstance(v, (int, float))):
-            assert found[name] == pytest.approx(wanted[name], rel=1e-6), name
+            assert found[name] == pytest.approx(wanted[name], rel=1e-9), name
         assert found["set_by"] == wanted["set_by"]
 
 

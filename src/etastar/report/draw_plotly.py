@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ from etastar.report.style import DIVERGING, MARKS, MUTED, for_html
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_TEMPLATE = Path(__file__).with_name("chart.json")
 _PIXELS = 1.5
 """Pixels of a mark per point of its size on paper."""
 _PLOT = 330
@@ -43,6 +43,12 @@ def require_plotly() -> None:
                 f"the page of a study needs {name}, which is not installed: pip install "
                 "'etastar[report]'."
             ) from None
+
+
+@cache
+def _template() -> Any:
+    """The look that all charts share, as plotly has it: `chart.json`."""
+    return json.loads(Path(__file__).with_name("chart.json").read_text(encoding="utf-8"))
 
 
 def interactive(chart: Chart) -> Figure:
@@ -131,8 +137,7 @@ def _layout(chart: Chart) -> dict[str, Any]:
         for text, colour in chart.key
     ]
     return {
-        # the look that all charts share
-        "template": json.loads(_TEMPLATE.read_text(encoding="utf-8")),
+        "template": _template(),
         "height": _PLOT + below + top,
         "margin": {"l": 62, "r": 12, "t": top, "b": below},
         # an upright legend would take its width from the plot; lying, with entries as wide as the

@@ -120,20 +120,23 @@ def _chart(
     found: Mapping[str, Curve],
     chosen: Sequence[tuple[str, str, float]],
 ) -> Chart:
+    layers = [
+        _points(family, group, cell, found[cell], f"{network}, η* = {number(eta)}")
+        for cell, network, eta in chosen
+    ]
+
     def view(x_label: str, name: str, scales: Sequence[float]) -> Chart:
-        layers, ends = [], []
-        for (cell, network, eta), scale in zip(chosen, scales, strict=True):
-            curve = found[cell]
-            rates, trained = curve["lr"] / scale, np.flatnonzero(curve["p"])
-            layer = _points(family, group, cell, curve, f"{network}, η* = {number(eta)}")
-            layers.append(replace(layer, x=rates))
+        moved, ends = [], []
+        for layer, scale in zip(layers, scales, strict=True):
+            rates, trained = layer.x / scale, np.flatnonzero(layer.y)
+            moved.append(replace(layer, x=rates))
             # beyond the rate above the last that trains, p is 0 by definition
             ends.append((rates[0], rates[min(trained[-1] + 1, len(rates) - 1)]))
         low, high = np.transpose(ends)
         return Chart(
             x_label,
             "fraction of seeds that train",
-            layers,
+            moved,
             title=group.name,
             log_y=False,
             x_range=(float(low.min() / 1.15), float(high.max() * 1.5)),
