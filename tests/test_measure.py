@@ -228,6 +228,7 @@ def test_bad_options_are_named_in_one_line(options: dict[str, object], message: 
     with pytest.raises(ConfigError, match=message) as caught:
         etastar.measure(**{"dataset": "digits", **options})
     assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)  # Python has no options of a command line
 
 
 def test_a_network_object_excludes_network_options() -> None:

@@ -41,12 +41,11 @@ def use_threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def device_named(name: str, instead: str = "--device cpu") -> torch.device:
+def device_named(name: str) -> torch.device:
     """The device of that name, if this machine has it and numbers can be computed on it.
 
     Args:
         name: As PyTorch names devices: `cpu`, `cuda`, `cuda:1`, ...
-        instead: How to ask for the CPU, for the message.
 
     Raises:
         ConfigError: It has not, or they cannot.
@@ -62,7 +61,9 @@ def device_named(name: str, instead: str = "--device cpu") -> torch.device:
             reason = "it holds shapes, not numbers"
         elif isinstance(error, (NotImplementedError, ImportError)):
             reason = "this build of PyTorch does not support it"
-        raise ConfigError(f"device {name!r} cannot be used: {reason}. Try {instead}.") from None
+        raise ConfigError(
+            f"device {name!r} cannot be used: {reason}. Try `device='cpu'`."
+        ) from None
     return device
 
 

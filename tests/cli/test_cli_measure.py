@@ -67,7 +67,7 @@ def test_the_same_command_twice_writes_the_same_svg(tmp_path: Path) -> None:
         (["measure", "--json", "x/"], "x/ is a folder; give the name of a file."),
         (["measure", "--json", ""], "the name of the file to write is empty (''); give one."),
         (["measure", "--plot", ""], "the name of the file to write is empty (''); give one."),
-        (["measure", "--device", "meta"], "'meta' cannot be used: it holds shapes, not numbers."),
+        (["measure", "--device", "meta"], "shapes, not numbers. Try --device cpu.\n"),
         (["measure", "--device", "nonsense"], "device 'nonsense' cannot be used: Expected one of"),
         (["measure", "--device", "xla"], "this build of PyTorch does not support it. Try"),
         (["measure", "stray"], "unknown option stray"),

@@ -44,6 +44,18 @@ def test_a_second_run_has_nothing_to_do(study: Path, capsys: pytest.CaptureFixtu
     assert study.with_suffix(".sqlite").stat().st_size == len(before)
 
 
+def test_a_dry_run_needs_no_device(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = tmp_path / "far.toml"
+    far.write_text(STUDY.replace("[base]", '[base]\ndevice = "cuda:99"'))
+    assert main(["study", "run", str(far), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "tasks to do. How long they take cannot be measured here: device 'cuda:99'" in told
+    assert main(["study", "run", str(far)]) == 2
+    assert "Try device='cpu'." in capsys.readouterr().err
+
+
 def test_no_resume_refuses_a_used_store(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", "run", str(study), "--no-resume"]) == 2
     assert "never overwritten" in capsys.readouterr().err

@@ -182,8 +182,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),
     "no seeds": ({"seeds": 0}, "seeds must be at least 1, got 0"),
     "same seeds": ({"seeds": [1, 1]}, "distinct whole numbers"),
-    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try device='cpu'"),
-    "no device": ({"device": "cuda:99"}, "cannot be used: .*Try device='cpu'"),
+    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try `device='cpu'`"),
+    "no device": ({"device": "cuda:99"}, "cannot be used: .*Try `device='cpu'`"),
     "checkpoint of another": ({"from_checkpoint": {"w": X}}, "from_checkpoint does not fit"),
     "checkpoint is a path": ({"from_checkpoint": "model.pt"}, "Load a file with torch.load"),
 }

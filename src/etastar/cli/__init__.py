@@ -46,11 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"etastar: standard output cannot be written: {error.strerror}.", file=sys.stderr)
         return BAD_INPUT
     except EtaStarError as error:
-        from etastar.cli.options import in_shell
+        from etastar.cli.options import in_shell, in_study_file
 
-        # a study file has keys, not options
-        told = str(error).replace("`", "") if arguments[0] == "study" else in_shell(str(error))
-        print(f"etastar: {told}", file=sys.stderr)
+        words = in_study_file if arguments[0] == "study" else in_shell
+        print(f"etastar: {words(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)

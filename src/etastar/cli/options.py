@@ -57,6 +57,11 @@ def in_shell(text: str) -> str:
     return re.sub(pattern, lambda m: f"--{m[0].replace('_', '-')}", _OPTION.sub(_flag, text))
 
 
+def in_study_file(text: str) -> str:
+    """Write the options that a message names as a study file has them: its keys."""
+    return text.replace("`", "")
+
+
 def _flag(found: re.Match[str]) -> str:
     value = (found[2] or "").strip("'\"")
     return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_type_hints
 from pydantic import BaseModel, Field, create_model
 
 from etastar.cli import INTERRUPTED
-from etastar.cli.options import parse
+from etastar.cli.options import in_study_file, parse
 from etastar.cli.output import check_output, write_json, write_results
 from etastar.errors import ConfigError, EmptyStoreError, unknown_name
 from etastar.progress import ProgressLine
@@ -27,7 +27,7 @@ from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
 from etastar.study.filesystem import is_stream
 from etastar.study.plan import State, costs, elsewhere, like_before, plan, require_results
-from etastar.study.runner import Progress, run_study
+from etastar.study.runner import Progress, check_devices, run_study
 from etastar.study.specification import Study
 from etastar.study.store import Store
 from etastar.validation import OneOf, Options
@@ -141,18 +141,23 @@ def _dry_run(study: Study, store: Path) -> int:
     if not tasks:
         print(f"{len(study.cells)} cells, all done.")
         return 0
-    begins = f"{len(study.cells)} cells, {len(tasks)} tasks to do: about"
+    to_do = f"{len(study.cells)} cells, {len(tasks)} tasks to do"
     if past := like_before(study, known, tasks, store):
         trials, seconds = past
-        print(f"{begins} {trials:,.0f} trials and {duration(seconds)}, as what is done took.")
+        print(f"{to_do}: about {trials:,.0f} trials and {duration(seconds)}, as what is done took.")
+        return 0
+    try:
+        check_devices(study)
+    except ConfigError as error:
+        print(f"{to_do}. How long they take cannot be measured here: {in_study_file(str(error))}")
         return 0
     factor = calibrate(known.values())
     steps = {i: known[c.id].step for c in study.cells for i in (c.id, c.sharpness_id)}
     seconds = sum(expected * factor(steps[task.id]) for task, expected in tasks)
     threads = torch.get_num_threads()
     print(
-        f"{begins} {duration(seconds / threads)} on this machine ({threads} threads), within a "
-        "factor of 3."
+        f"{to_do}: about {duration(seconds / threads)} on this machine ({threads} threads), within "
+        "a factor of 3."
     )
     return 0
 

@@ -114,7 +114,7 @@ class GivenOrigin:
         if device is not None:
             name = f"cuda:{device}" if isinstance(device, int) else str(device)
             try:
-                self.device = device_named(name, instead="device='cpu'")
+                self.device = device_named(name)
             except ConfigError as error:
                 raise ModelError(str(error)) from None
 

@@ -19,7 +19,7 @@ from etastar.scaling.forms import BASELINES, get_form, is_defined
 from etastar.scaling.least_squares import fit_random_effects
 from etastar.scaling.power_law import PowerLawFit, fit_power_law
 from etastar.scaling.prediction import check_level
-from etastar.scaling.process import Process, fit_process
+from etastar.scaling.process import Kernel, Process, fit_process
 
 _MOST_FOLDS, _FOLDS = 100, 20
 """Up to so many cells each is left out alone; beyond, so many folds bound the time."""
@@ -236,15 +236,19 @@ def extrapolate(
     fraction: float = 0.25,
     cutoff: float | None = None,
     level: float = 0.9,
+    kernel: Kernel | None = None,
 ) -> HeldOut:
     """Fit the cells with n·L up to `fraction` of the largest, and predict the others.
 
     The intervals are those of `PowerLawFit.predict`, the allowance for a bend included, or those
-    of `Process.predict` for the form `process`.
+    of `Process.predict` for the form `process`, the only one that takes a `kernel`.
 
     Raises:
-        ConfigError: The small cells do not determine the law, or no cell is left to predict.
+        ConfigError: The small cells do not determine the law, no cell is left to predict, or a
+            power law was given a kernel.
     """
+    if kernel is not None and form != Process.form:
+        raise ConfigError(f"a kernel belongs to the form {Process.form!r}; got {form!r}.")
     estimates = estimate_cells(cells, response)
     use = estimates.used & ~below_cutoff(cells.width, cells.depth, cutoff)
     if not use.any():
@@ -262,7 +266,7 @@ def extrapolate(
     # the trained subset is made from usable cells alone, so its estimates see no held-out seed
     known, width, depth = cells.subset(use & small), cells.width[test], cells.depth[test]
     if form == Process.form:
-        process = fit_process(known, response=response, cutoff=cutoff)
+        process = fit_process(known, response=response, cutoff=cutoff, kernel=kernel)
         predicted, sd = process.predict_log(width, depth)
         half = ndtri(0.5 + 0.5 * level) * np.sqrt(sd**2 + process.noise())
     else:

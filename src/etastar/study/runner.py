@@ -100,13 +100,21 @@ def run_study(
     known = costs(study)
     executor = executor or InProcess()
     if isinstance(executor, InProcess):
-        # a device that this machine lacks is told before anything is computed
-        for name in sorted({cell.settings.device for cell in study.cells}):
-            device_named(name, instead="cpu")
+        check_devices(study)  # told before anything is computed
     with StoreWriter(path, wait=wait_for_store, on_wait=on_wait) as writer:
         _check_code(study, writer)
         run = _Run(study, writer, executor, on_progress)
         return run.all(known, None if hours is None else hours * 3600, retry_failed)
+
+
+def check_devices(study: Study) -> None:
+    """Check that this machine has every device that a study names.
+
+    Raises:
+        ConfigError: It lacks one.
+    """
+    for name in sorted({cell.settings.device for cell in study.cells}):
+        device_named(name)
 
 
 @dataclass
