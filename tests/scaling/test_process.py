@@ -7,7 +7,7 @@ import pytest
 from planted_laws import planted_rows, table
 
 from etastar.errors import ConfigError
-from etastar.scaling import CellTable, Kernel, estimate_cells, fit_laws, fit_process
+from etastar.scaling import CellTable, Kernel, estimate_cells, extrapolate, fit_laws, fit_process
 
 
 def test_it_is_scikit_learns_process() -> None:
@@ -94,3 +94,10 @@ def test_a_studys_laws_may_be_processes() -> None:
     cells = table(0)
     told = fit_laws(cells, form="process").predict(100, 5, loss="mse")
     assert told == fit_process(cells).predict(100, 5)
+
+
+def test_a_kernel_is_the_processes_alone() -> None:
+    with pytest.raises(ConfigError, match="a kernel belongs to the form 'process'; got 'product'"):
+        extrapolate(table(), "product", kernel=Kernel())
+    wide = extrapolate(table(), "process", kernel=Kernel(sd=1.0))
+    assert np.all(wide.half > extrapolate(table(), "process").half)
