@@ -33,7 +33,8 @@ CAUSES = {"short": "budget", "diverged": "diverged", "dead": "died", "collapsed"
 
 def named(group: Mapping[str, Any]) -> str:
     """Data set, loss and κ."""
-    return f"{group['dataset']}, {group['loss']}, κ = {float(group['input_lr_ratio']):g}"
+    data = group["dataset"].removeprefix("unseen:")
+    return f"{data}, {group['loss']}, κ = {float(group['input_lr_ratio']):g}"
 
 
 def or_dash(ends: list[float] | None) -> str:

@@ -67,8 +67,8 @@ def deep(row: dict[str, str]) -> bool:
 
 
 def unstable(row: dict[str, str]) -> bool:
-    """Whether instability or collapse ends η*, and not the budget."""
-    return row["hi_outcome"] != "short"
+    """Whether instability or collapse is known to end η*, and not the budget."""
+    return row["hi_outcome"] not in ("short", "")
 
 
 def table_of(path: Path, keep: Keep = everything) -> CellTable | None:
@@ -83,7 +83,7 @@ def table_of(path: Path, keep: Keep = everything) -> CellTable | None:
         if name in NUMBERS:
             columns[name] = [float(value) if value else None for value in values]
         elif name in (*LABELS, "status"):
-            columns[name] = values
+            columns[name] = [value.removeprefix("unseen:") for value in values]
     return CellTable.from_columns(columns, group_by=LABELS)
 
 
