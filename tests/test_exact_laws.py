@@ -55,7 +55,7 @@ def divergence(
         momentum=momentum,
         threshold=1.0,
         criterion="hold",
-        max_steps=1500,
+        max_steps=400,
         seeds=seeds,
         start_lr=centre / 3,
         end_lr=centre * 3,
@@ -81,7 +81,7 @@ def test_a_quadratic_diverges_above_two_over_lambda(momentum: float, kappa: floa
         assert result.status == "bracketed"
         assert result.lo is not None
         assert result.hi is not None
-        # a rate of the grid may lie so little above the edge that 1500 steps do not show it
+        # a rate of the grid may lie so little above the edge that 400 steps do not show it
         assert result.lo <= expected * (1 + RESOLUTION)
         assert expected <= result.hi <= expected * (1 + RESOLUTION) ** 2
 

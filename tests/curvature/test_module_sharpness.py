@@ -1,5 +1,6 @@
 """λ1 of modules against the dense Hessian and Gauss-Newton matrix, in float64."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -126,7 +127,7 @@ def data(dtype=torch.float64, samples=SAMPLES):
     return x, torch.randint(3, (samples,), generator=generator)
 
 
-def dense(model, loss_fn, batches, kind, lr_ratios=None):
+def dense(model, loss_fn, batches, kind):
     """The whole matrix by nested functional Jacobians, independent of the products tested."""
     named = dict(model.named_parameters())
     names, shapes = list(named), [p.shape for p in named.values()]
@@ -153,13 +154,23 @@ def dense(model, loss_fn, batches, kind, lr_ratios=None):
                 jacobian = jacobian.view(z.numel(), -1)
                 part = jacobian.T @ bend @ jacobian
             matrix = matrix + part * len(y) / total
+    return matrix.double()
+
+
+@functools.cache
+def drawn_matrix(name, loss, kind):
+    """That of a drawn model on all of the data, with and without ratios the same."""
+    return dense(drawn(name), LOSSES[loss], [data()], kind)
+
+
+def with_ratios(matrix, model, lr_ratios):
     roots = torch.cat(
         [
-            torch.full((p.numel(),), (lr_ratios or {}).get(n, 1.0) ** 0.5, dtype=p.dtype)
-            for n, p in named.items()
+            torch.full((p.numel(),), lr_ratios.get(n, 1.0) ** 0.5, dtype=matrix.dtype)
+            for n, p in model.named_parameters()
         ]
     )
-    return (roots[:, None] * matrix * roots).double()
+    return roots[:, None] * matrix * roots
 
 
 def ratios_for(model):
@@ -175,8 +186,8 @@ def test_equals_the_dense_matrix(name, loss, kind, preconditioned, monkeypatch):
     model, (x, y) = drawn(name), data()
     batches = [(x, y)]
     ratios = ratios_for(model) if preconditioned else None
-    matrix = dense(model, LOSSES[loss], batches, kind, ratios)
-    true = torch.linalg.eigvalsh(matrix)
+    matrix = drawn_matrix(name, loss, kind)
+    true = torch.linalg.eigvalsh(with_ratios(matrix, model, ratios) if ratios else matrix)
     found = sharpness(model, LOSSES[loss], batches, kind=kind, lr_ratios=ratios, tol=1e-6)
     assert found.converged
     assert found.value == pytest.approx(float(true[-1]), rel=1e-6)
@@ -202,7 +213,7 @@ def test_products_equal_the_dense_matrix(name, kind):
 @pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
 @pytest.mark.parametrize("name", MODELS)
 def test_single_precision(name, kind):
-    true = float(torch.linalg.eigvalsh(dense(drawn(name), mse, [data()], kind))[-1])
+    true = float(torch.linalg.eigvalsh(drawn_matrix(name, "mse", kind))[-1])
     found = sharpness(drawn(name, torch.float32), mse, [data(torch.float32)], kind=kind)
     assert found.value == pytest.approx(true, rel=1e-3)
 

@@ -55,15 +55,19 @@ def measured(net, x, classes, loss, draws):
 
 def sample_blocks(net, x, classes, draws):
     """K(x, x) of one input, `[draws, C, C]`, by autograd."""
-    params = net.init(range(draws), x.shape[1], classes, dtype=torch.float64)
-    params = [p.requires_grad_() for p in params]
-    rows = []
-    for value in net.apply(params, torch.as_tensor(x)).sum((0, 1)):
-        grads = torch.autograd.grad(value, params, retain_graph=True)
-        scaled = zip(grads, net.lr_ratios(), strict=True)
-        rows.append(torch.cat([math.sqrt(ratio) * g.flatten(1) for g, ratio in scaled], 1))
-    jacobian = torch.stack(rows, 1)
-    return (jacobian @ jacobian.transpose(1, 2)).numpy()
+    blocks = []
+    for first in range(0, draws, 250):  # the gradients of so many fit into the cache
+        seeds = range(first, min(first + 250, draws))
+        params = net.init(seeds, x.shape[1], classes, dtype=torch.float64)
+        params = [p.requires_grad_() for p in params]
+        outputs = net.apply(params, torch.as_tensor(x)).sum((0, 1))
+        grads = [torch.autograd.grad(value, params, retain_graph=True) for value in outputs]
+        block = 0.0
+        for ratio, *of_one in zip(net.lr_ratios(), *grads, strict=True):
+            jacobian = torch.stack([g.flatten(1) for g in of_one], 1)
+            block = block + ratio * jacobian @ jacobian.transpose(1, 2)
+        blocks.append(block)
+    return torch.cat(blocks).numpy()
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -79,14 +79,14 @@ def test_prediction_tends_to_the_kernel(digits):
 
 
 def test_prediction_depends_on_the_seed_within_its_own_error(digits):
-    net = MLP(width=64, depth=4, input_lr_ratio=0.1)
+    net = MLP(width=32, depth=2, input_lr_ratio=0.1)
 
     def predict(seed):
         bounds = sharpness_bounds(net, digits[0], 10, loss="mse", kind="hessian", seed=seed)
         return bounds.kernel_prediction
 
-    assert predict(0) == predict(0)
     predictions = [predict(seed) for seed in range(8)]
+    assert predict(0) == predictions[0]
     assert np.std(predictions) < 0.03 * np.mean(predictions)
 
 
