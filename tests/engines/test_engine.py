@@ -90,7 +90,7 @@ def test_outcomes_equal_the_plain_trainers(
         loss=loss,
         momentum=momentum,
         batch_size=50,
-        criterion=Criterion(kind=criterion, threshold=0.9, max_steps=60, eval_every=6),
+        criterion=Criterion(kind=criterion, threshold=0.8, max_steps=30, eval_every=6),
     )
     rates = [1e-5, 0.02, 0.1, 0.2] + ([1e3, 1e6] if kind is MLP else [])
     trials = [Trial.of(seed, lr) for seed in (0, 1) for lr in rates]
@@ -251,11 +251,11 @@ def test_trials_from_a_checkpoint_equal_the_plain_trainers(
         batch_size=batch,  # type: ignore[arg-type]
         from_step=steps,
         from_lr=0.02,
-        criterion=Criterion(threshold=0.95, max_steps=30, eval_every=1),
+        criterion=Criterion(threshold=0.7, max_steps=20, eval_every=1),
     )
     network = MLP(width=8, depth=2, input_lr_ratio=0.3)
     problem = of_network(network, DATA, recipe, dtype=torch.float64)
-    trials = [Trial.of(seed, lr) for seed in range(3) for lr in (1e-3, 0.05, 0.3, 1e3)]
+    trials = [Trial.of(seed, lr) for seed in (0, 1) for lr in (1e-3, 0.05, 0.3, 1e3)]
     found = train_all(StackEngine(1), problem, trials)
     looped = train_all(LoopEngine(), problem, trials)
     assert len({outcome.kind for outcome in found.values()}) > 1
@@ -274,10 +274,10 @@ def test_partial_runs_and_runs_to_the_end(loss: str, criterion: str) -> None:
     recipe = Recipe(
         loss=loss,
         batch_size=32,
-        criterion=Criterion(kind=criterion, threshold=0.85, max_steps=60, eval_every=6),
+        criterion=Criterion(kind=criterion, threshold=0.75, max_steps=30, eval_every=6),
     )
     problem = of_network(network, DATA, recipe, dtype=torch.float64)
-    plain = [Trial.of(seed, lr) for seed in (0, 1, 2) for lr in (1e-3, 0.1, 0.4, 1.0, 3.0, 1e3)]
+    plain = [Trial.of(seed, lr) for seed in (0, 1) for lr in (1e-3, 0.1, 0.4, 1.0, 3.0, 1e3)]
     partial = [replace(trial, steps=9) for trial in plain]
     whole = [replace(trial, to_end=True) for trial in plain]
     trials = [*plain, *partial, *whole]
@@ -297,7 +297,7 @@ def test_partial_runs_and_runs_to_the_end(loss: str, criterion: str) -> None:
         assert (outcome.held, long.held is None) == (None, False)
         assert not long.held or long.kind == "trained"
         if long.held:
-            assert long.steps_taken(60) == 60
+            assert long.steps_taken(30) == 30
         assert (outcome.cause is None) == (outcome.kind != "short")
     kinds = {(o.kind, o.held) for t, o in found.items() if t.to_end}
     assert ("trained", True) in kinds

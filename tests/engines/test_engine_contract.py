@@ -38,7 +38,7 @@ def for_the_stack() -> Problem:
         return nn.Sequential(*hidden, nn.Linear(16, 3)).double()
 
     return problem_of(
-        model=relu_network, train_data=made_data(), threshold=0.8, epochs=10, batch_size=16
+        model=relu_network, train_data=made_data(), threshold=0.8, epochs=5, batch_size=16
     )
 
 
