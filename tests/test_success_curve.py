@@ -204,7 +204,8 @@ def build(seed: int) -> nn.Module:
 
 
 OWN: dict[str, Any] = {
-    **{"epochs": 4, "batch_size": 16, "threshold": 0.8, "end_lr": 1e4, "progress": False},
+    **{"epochs": 3, "batch_size": 16, "threshold": 0.8, "end_lr": 1e3, "progress": False},
+    "eval_batch_size": 192,
 }
 
 
