@@ -22,7 +22,7 @@ RATES = [0.3, 0.9, 1.5, 3.0, 6.0, 20.0]
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_given_up_or_not_the_outcome_is_the_same(name: str, optimizer: str) -> None:
     problem = problem_of(
-        drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=40, eval_every=60
+        drawn(MODELS[name][0]), optimizer=OPTIMIZERS[optimizer], epochs=20, eval_every=30
     )
     constant = constant_accuracy(problem)
     assert ceiling_of(problem, Start(0, 0)) == (constant, True)
@@ -146,6 +146,7 @@ def test_calm_collapse_is_not_taken_for_a_rate_too_slow() -> None:
         threshold=0.9,
         epochs=5,
         batch_size=32,
+        eval_batch_size=400,
         seeds=1,
         resolution=0.3,
         start_lr=0.01,

@@ -20,7 +20,10 @@ from etastar.problem.problem import Problem
 
 def measured(model: Any, optimizer: Any, engine: str, **options: Any) -> etastar.Result:
     return etastar.maximal_lr(
-        model, data(), data(192, 1), optimizer=optimizer, engine=engine, **(QUICK | options)
+        *(model, data(), data(192, 1)),
+        optimizer=optimizer,
+        engine=engine,
+        **(QUICK | {"eval_batch_size": 192} | options),
     )
 
 

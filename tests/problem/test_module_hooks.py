@@ -23,7 +23,8 @@ Factory = Callable[[nn.Module, float], torch.optim.Optimizer]
 
 
 def measured(model: Any, engine: Any = "auto", **options: Any) -> etastar.Result:
-    return etastar.maximal_lr(model, data(), data(192, 1), engine=engine, **(QUICK | options))
+    options = QUICK | {"eval_batch_size": 192} | options
+    return etastar.maximal_lr(model, data(), data(192, 1), engine=engine, **options)
 
 
 def clip(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:

@@ -36,8 +36,8 @@ def matrix(seed: int = 0) -> torch.Tensor:
     return q @ torch.diag(torch.tensor(CURVATURES, dtype=torch.float64)) @ q.T
 
 
-def eta_max(optimizer: Any, engine: str, **options: Any) -> etastar.Result:
-    """Rates at which a hundredth of the loss is left after 400 steps of full-batch descent."""
+def eta_max(optimizer: Any, engine: str, steps: int = 100, **options: Any) -> etastar.Result:
+    """Rates at which a hundredth of the loss is left after so many steps of full-batch descent."""
     model = Quadratic(matrix())
     ones = torch.ones(4, dtype=torch.float64)
     start = float(model(ones).detach())
@@ -48,8 +48,8 @@ def eta_max(optimizer: Any, engine: str, **options: Any) -> etastar.Result:
         optimizer=optimizer,
         metric="loss",
         threshold=start / 100,
-        epochs=400,
-        eval_every=400,
+        epochs=steps,
+        eval_every=steps,
         seeds=1,
         start_lr=0.05,
         end_lr=5.0,
@@ -61,7 +61,7 @@ def eta_max(optimizer: Any, engine: str, **options: Any) -> etastar.Result:
 
 
 def check(found: etastar.Result, expected: float) -> None:
-    """The bracket holds the closed form, up to what 400 steps cannot tell apart."""
+    """The bracket holds the closed form, up to what 100 steps cannot tell apart."""
     lo, hi = found.bracket
     assert lo is not None
     assert hi is not None
@@ -102,8 +102,8 @@ def test_the_checkpoint_may_hold_the_optimizer() -> None:
         optimizer.state[p]["momentum_buffer"].fill_(-1e3)
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     momentum = functools.partial(torch.optim.SGD, momentum=0.5)
-    pushed = eta_max(momentum, "loop", from_checkpoint=state).history
-    rested = eta_max(momentum, "loop", from_checkpoint=model.state_dict())
+    pushed = eta_max(momentum, "loop", 200, from_checkpoint=state).history
+    rested = eta_max(momentum, "loop", 200, from_checkpoint=model.state_dict())
     check(rested, 2 * 1.5 / CURVATURES[0])
     last = {t.lr: t.step for t in rested.history if t.outcome == "diverged"}
     later = [last[t.lr] - t.step for t in pushed if t.lr in last]

@@ -295,6 +295,7 @@ def test_data_stand_whatever_the_model_does_to_its_inputs(way: str, source: str)
     kept = (x.clone(), y.clone())
     given = SOURCES[source](x, y)
     options: dict[str, Any] = EASY | {"metric": "loss", "threshold": 1.05, "resolution": 1.0}
+    options["epochs"] = 4
     if source == "full batch":
         options["batch_size"] = 96
     if source.startswith("l"):  # in batches already
