@@ -23,7 +23,7 @@ def measured(model: Any, optimizer: Any, engine: str, **options: Any) -> etastar
         *(model, data(), data(192, 1)),
         optimizer=optimizer,
         engine=engine,
-        **(QUICK | {"eval_batch_size": 192} | options),
+        **(QUICK | {"eval_batch_size": 192, "epochs": 4} | options),
     )
 
 
@@ -85,7 +85,7 @@ def slow_input(model: nn.Module, lr: float, momentum: float = 0.0) -> torch.opti
 @pytest.mark.parametrize("make", [mlp, normed_mlp])
 def test_a_slower_input_layer_reaches_the_stack(make: Any, momentum: float) -> None:
     factory = functools.partial(slow_input, momentum=momentum)
-    wide: dict[str, Any] = {"end_lr": 1e5} if make is normed_mlp else {}
+    wide: dict[str, Any] = {"epochs": 6} | ({"end_lr": 1e5} if make is normed_mlp else {})
     found = measured(drawn(make), lambda model, lr: factory(model, lr), "auto", **wide)
     assert found.engine == "stack", found.engine_reason
     assert found.lr is not None

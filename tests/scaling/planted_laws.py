@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from etastar.scaling import CellTable
@@ -58,6 +60,7 @@ def planted_rows(
     return rows
 
 
+@functools.cache
 def table(seed=0, **settings):
     """The cells of `planted_rows` under that seed."""
     return CellTable.from_rows(planted_rows(np.random.default_rng(seed), **settings))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_curves import PlantedCurve, answer, measured
+from planted_curves import PlantedCurve, answer, measured, result
 
 from etastar.errors import ConfigError
 from etastar.problem.trial import Cause, Outcome, Start, Trial
@@ -51,7 +51,7 @@ def test_any_order_and_any_number_of_workers_give_the_same_result(
             curve.tell(trial, planted.run(trial))
     expected = measured(planted, slow_edge=slow_edge, **QUICK)
     assert curve.runs() == expected.runs()
-    assert curve.result() == expected.result()
+    assert result(curve) == expected.result()
 
 
 def test_the_answer_is_computed_again_from_stored_outcomes() -> None:
@@ -62,7 +62,7 @@ def test_the_answer_is_computed_again_from_stored_outcomes() -> None:
         again.tell(trial, stored[trial])
     assert again.done
     assert again.ask(5) == []
-    assert again.result() == curve.result()
+    assert again.result() == result(curve)
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was() -> None:
@@ -77,7 +77,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was() -> None:
             asked.append(trial)
             again.tell(trial, PLANTED.run(trial))
     assert not set(asked) & set(stored)
-    assert again.result() == curve.result()
+    assert again.result() == result(curve)
 
 
 def test_trials_are_handed_out_once_and_the_first_outcome_counts() -> None:
@@ -153,7 +153,7 @@ def test_a_guess_wrong_by_three_costs_at_most_eight_more_partial_runs(
 @pytest.mark.parametrize("eta", [2e-3, 0.02, 5.0])
 def test_the_edge_is_found_from_the_middle_of_the_range(eta: float) -> None:
     curve = measured(PlantedCurve("logistic", 0.1, eta=eta), confirm=0, precision=0.2)
-    assert curve.result().eta_star.median == pytest.approx(eta, rel=0.25)
+    assert result(curve).eta_star.median == pytest.approx(eta, rel=0.25)
     assert len(curve.located) <= 14
 
 
@@ -205,7 +205,7 @@ def test_the_blocks_of_the_json_are_those_of_the_specification() -> None:
 
 def test_points_and_cost_count_every_whole_run_and_every_step() -> None:
     curve = measured(PLANTED, **QUICK)
-    found = curve.result()
+    found = result(curve)
     lrs = [point.lr for point in found.curve.points]
     assert lrs == sorted(lrs)
     assert sum(point.tried for point in found.curve.points) == found.cost.trials
@@ -265,7 +265,7 @@ def test_without_confirmation_the_rate_is_named_and_not_tried() -> None:
 
 def test_without_steps_it_is_a_part_of_the_safe_rate_and_that_is_said() -> None:
     curve = measured(PLANTED, confirm=0, counts_steps=False)
-    found = curve.result()
+    found = result(curve)
     assert found.recommended is not None
     ratio = (found.recommended.lr or 0) / (found.eta_star.safe or 1)
     assert 0.8 / 1.04 <= ratio <= 0.8 + 1e-9
@@ -295,7 +295,7 @@ def test_a_failed_attempt_enters_the_fit_and_a_lower_rate_is_tried() -> None:
     assert second.point < first.point
     assert set(first.runs) <= {(trial, outcome) for _, trial, outcome in curve.whole}
     assert not set(second.runs) & {(trial, outcome) for _, trial, outcome in curve.whole}
-    advice = curve.result().recommended
+    advice = result(curve).recommended
     assert advice is not None
     assert advice.p_low is not None
     assert advice.p_low < 0.005 ** (1 / 20) + 1e-9
@@ -305,7 +305,7 @@ def test_a_failed_attempt_enters_the_fit_and_a_lower_rate_is_tried() -> None:
 def test_after_failed_attempts_nothing_is_recommended() -> None:
     curve = answer(Curve(options(confirm=20)), failing_confirmations(9))
     assert 1 <= len(curve.attempts) <= 3
-    found = curve.result()
+    found = result(curve)
     assert found.recommended is not None
     assert found.recommended.lr is None
     assert len(found.recommended.attempts) == len(curve.attempts)
@@ -316,12 +316,12 @@ def test_after_failed_attempts_nothing_is_recommended() -> None:
 
 
 def codes(curve: Curve) -> set[str]:
-    return {remark.code for remark in curve.result().remarks}
+    return {remark.code for remark in result(curve).remarks}
 
 
 def test_a_cap_that_is_too_small_leaves_the_interval_as_it_is() -> None:
     curve = measured(PlantedCurve("logistic", 0.3), trials=40, confirm=0)
-    found = curve.result()
+    found = result(curve)
     assert found.cost.trials == 40
     assert found.ended_by == "trials"
     assert found.eta_star.median is not None
@@ -333,7 +333,7 @@ def test_a_cap_that_is_too_small_leaves_the_interval_as_it_is() -> None:
 @pytest.mark.parametrize("budgets", [0.3, 1.0, 17.0, 30.0, 55.0])
 def test_budgets_are_never_exceeded(budgets: float) -> None:
     curve = measured(PlantedCurve("logistic", 0.2), budgets=budgets)
-    found = curve.result()
+    found = result(curve)
     assert found.cost.budgets <= budgets
     assert "cap" in codes(curve) or found.ended_by == "precision"
     if budgets < 10:
@@ -344,7 +344,7 @@ def test_budgets_are_never_exceeded(budgets: float) -> None:
 def test_a_threshold_that_few_runs_reach_anywhere() -> None:
     for round_size in (4, 16):
         curve = measured(PlantedCurve("hopeless", 0.1), round_size=round_size)
-        found = curve.result()
+        found = result(curve)
         assert found.eta_star.median is None
         assert found.recommended is None
         assert found.curve.p_max is not None
@@ -355,7 +355,7 @@ def test_a_threshold_that_few_runs_reach_anywhere() -> None:
 
 def test_a_threshold_that_no_run_reaches() -> None:
     curve = answer(Curve(options()), lambda trial: Outcome("short", 400, 0.1, cause="slow"))
-    found = curve.result()
+    found = result(curve)
     assert found.eta_star.median is None
     assert found.curve.p_max is not None
     assert found.curve.p_max.p == 0
@@ -386,7 +386,7 @@ def test_a_window_above_everything_that_partial_runs_saw_begin_is_found(
 
 def test_a_plateau_below_the_promise_has_no_safe_rate() -> None:
     curve = measured(PlantedCurve("plateau", 0.1, salt=3), precision=0.15)
-    found = curve.result()
+    found = result(curve)
     assert found.eta_star.median == pytest.approx(0.49, rel=0.15)
     assert found.eta_star.safe is None
     assert found.curve.p_max is not None
@@ -396,17 +396,17 @@ def test_a_plateau_below_the_promise_has_no_safe_rate() -> None:
 
 def test_a_range_that_ends_too_low_or_begins_too_high() -> None:
     low = measured(PLANTED, end_lr=0.1)
-    assert low.result().eta_star.median is None
+    assert result(low).eta_star.median is None
     assert "above-range" in codes(low)
     high = measured(PLANTED, start_lr=1.5)
-    assert high.result().eta_star.median is None
+    assert result(high).eta_star.median is None
     assert codes(high) & {"below-range", "nowhere-half"}
 
 
 def test_a_window_of_no_width_is_said_to_have_none() -> None:
     curve = measured(PlantedCurve("logistic", 0.1, floor=0.55, salt=4), slow_edge=True)
     assert codes(curve) & {"no-width", "no-safe-rate"}
-    assert curve.result().eta_star.median == pytest.approx(0.5, rel=0.2)
+    assert result(curve).eta_star.median == pytest.approx(0.5, rel=0.2)
 
 
 def test_two_windows_are_reported() -> None:
@@ -429,7 +429,7 @@ def test_an_island_above_is_reported(part: float, expected: str) -> None:
     curve = answer(Curve(options(confirm=0)), run)
     assert expected in codes(curve)
     if expected == "island":
-        assert curve.result().eta_star.median == pytest.approx(0.5, rel=0.2)
+        assert result(curve).eta_star.median == pytest.approx(0.5, rel=0.2)
 
 
 def test_a_module_promises_over_orders_only() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted_curves import answer
+from planted_curves import answer, result
 
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.search.curve import Curve
@@ -51,7 +51,7 @@ def measured(p: P, slow_below: float = 0.0, seed: int = 0, **options: Any) -> Cu
 
 
 def told(curve: Curve) -> dict[str, str]:
-    return {remark.code: remark.text for remark in curve.result().remarks}
+    return {remark.code: remark.text for remark in result(curve).remarks}
 
 
 @pytest.mark.parametrize("round_size", [1, 2, 3])
@@ -64,7 +64,7 @@ def test_rounds_of_any_size_place_runs_inside_the_window(round_size: int) -> Non
 
 def test_a_cap_that_cuts_only_the_runs_inside_the_window_did_not_end_the_search() -> None:
     curve = measured(falling(0.5), round_size=500)
-    found = curve.result()
+    found = result(curve)
     assert (found.ended_by, len(curve.whole)) == ("precision", 400)
     assert found.eta_star.safe
     assert "cap" not in told(curve)
@@ -82,7 +82,7 @@ def test_a_window_of_no_width_has_no_upper_end() -> None:
         return rising(0.3, 0.15)(lr) * falling(0.5, 0.15)(lr)
 
     curve = measured(both, slow_below=0.4)
-    found = curve.result()
+    found = result(curve)
     assert found.eta_star.median == pytest.approx(0.5, rel=0.2)
     assert (found.eta_star.safe, found.curve.eta_95, found.window.high) == (None, None, None)
     assert "no-width" in told(curve)
@@ -106,7 +106,7 @@ def test_the_band_holds_what_is_not_known_of_the_slow_edge() -> None:
 
 def test_the_highest_p_is_told_where_the_window_has_no_width() -> None:
     curve = measured(lambda lr: rising(0.3, 0.15)(lr) * falling(0.5, 0.15)(lr), slow_below=0.4)
-    peak = curve.result().curve.p_max
+    peak = result(curve).curve.p_max
     assert peak is not None
     text = told(curve)["no-width"]
     trained, tried, lr = re.findall(r"the most were (\d+) of (\d+) about ([\d.]+)\.", text)[0]
@@ -138,7 +138,7 @@ def test_a_cap_says_about_how_much_is_needed() -> None:
             needed, budgets = map(int, re.findall(r"about (\d+) .* trials, (\d+) budgets", text)[0])
             assert trials / 3 <= needed <= 3 * trials
             assert steps / 600 <= budgets - confirm <= 3 * steps / 200
-            opened = capped.result().eta_star.ci_high is None
+            opened = result(capped).eta_star.ci_high is None
             assert ("the interval of η* is open" in text) == opened
 
 
@@ -154,8 +154,8 @@ def test_a_cap_says_what_it_left_open() -> None:
 
 def test_an_interval_that_ends_beyond_the_range_is_said_to() -> None:
     high = measured(falling(9.6))
-    assert high.result().eta_star.median is not None
-    assert high.result().eta_star.ci_high is None
+    assert result(high).eta_star.median is not None
+    assert result(high).eta_star.ci_high is None
     assert "open above" in told(high)["above-range"]
     assert "above-range" not in told(measured(falling(0.5)))
 
@@ -167,16 +167,16 @@ def test_a_slow_edge_that_was_not_found_is_said_to_be_unknown() -> None:
         slow_edge=True,
         trials=40,
     )
-    assert curve.result().window.low_status == "not looked for"
+    assert result(curve).window.low_status == "not looked for"
     assert "The slow edge was not found" in told(curve)["floor-seen"]
     everywhere = measured(falling(0.5), slow_edge=True)
-    assert everywhere.result().window.low_status == "below the range"
+    assert result(everywhere).window.low_status == "below the range"
     assert "floor-seen" not in told(everywhere)
 
 
 def test_no_rate_is_recommended_without_a_reason() -> None:
     curve = measured(falling(0.5), confirm=0, trials=4)
-    assert curve.result().recommended is None
+    assert result(curve).recommended is None
     assert "not-recommended" in told(curve)
 
 
@@ -186,7 +186,7 @@ def test_failed_confirmations_may_lead_beyond_the_cap_by_what_they_take() -> Non
     )
     assert not any(attempt.passed for attempt in curve.attempts)
     assert 32 < len(curve.whole) <= 32 + 3 * 20
-    found = curve.result()
+    found = result(curve)
     assert found.recommended is not None
     assert found.recommended.lr is None
     assert found.recommended.attempts
@@ -226,7 +226,7 @@ def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool, confir
             )
         )
         answer(curve, partial(two_edges, seed=seed))
-        known += curve.result().eta_star.safe is not None
+        known += result(curve).eta_star.safe is not None
     assert known >= 11
 
 
@@ -234,7 +234,8 @@ def test_runs_at_the_slow_edge_do_not_cost_the_safe_rate(slow_edge: bool, confir
 def test_few_trials_are_not_extrapolated(trials: int) -> None:
     for seed in range(4):
         curve = measured(falling(0.5), seed=seed, confirm=0, round_size=4, trials=trials)
-        found, rates = curve.result(), [point.lr for point in curve.result().curve.points]
+        found = result(curve)
+        rates = [point.lr for point in found.curve.points]
         star, inside = found.eta_star, (min(rates) * 0.98, max(rates) * 1.02)
         for rate in (star.median, star.safe, found.window.high):
             assert rate is None or inside[0] <= rate <= inside[1]
@@ -284,7 +285,7 @@ def test_a_rate_that_was_not_tried_is_not_recommended_where_edges_may_cross(
     without = 0
     for seed in range(6):
         curve = measured(both, 0.4, seed, confirm=0, counts_steps=counts_steps)
-        found = curve.result()
+        found = result(curve)
         if "no-width" in {remark.code for remark in found.remarks}:
             without += 1
             assert found.recommended is None
@@ -341,7 +342,7 @@ def test_the_remedy_follows_from_where_the_best_runs_lie(share: P, cause: str, s
 def test_of_a_few_runs_no_cause_is_told() -> None:
     for trials in (4, 8, 16):
         curve = measured(falling(0.5), confirm=0, round_size=4, trials=trials)
-        star = curve.result().eta_star
+        star = result(curve).eta_star
         assert star.set_by is None
         if star.ci_high is None:
             assert "is open" in told(curve)["cap"]
@@ -350,7 +351,7 @@ def test_of_a_few_runs_no_cause_is_told() -> None:
 def test_a_cap_that_fits_no_further_round_says_so() -> None:
     curve = measured(falling(0.5), confirm=0, budgets=18.0)
     left = 18.0 - curve.spent() / 200
-    assert curve.result().ended_by == "budgets"
+    assert result(curve).ended_by == "budgets"
     assert 1 <= left < 16
     assert f"would use the {left:.1f} that are left" in told(curve)["cap"]
     single = measured(falling(0.5), confirm=0, budgets=1.0, round_size=1)
