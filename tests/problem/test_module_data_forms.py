@@ -98,7 +98,8 @@ def test_streams_are_functions_of_the_seed(form: str) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_measured(form: str) -> None:
     """Forms with the same order give the same brackets."""
-    found = etastar.maximal_lr(drawn(mlp), FORMS[form](), data(192, 1), **(QUICK | {"seeds": 2}))
+    options = QUICK | {"seeds": 2, "eval_batch_size": 192}
+    found = etastar.maximal_lr(drawn(mlp), FORMS[form](), data(192, 1), **options)
     assert found.lr is not None
     assert found.engine == ("stack" if batches_of(FORMS[form]()).__class__ is TENSORS else "loop")
     same_order = any("same order" in note for note in found.notes)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import etastar
 
-EASY = QUICK | {"threshold": 0.45, "resolution": 0.3}
+EASY = QUICK | {"threshold": 0.45, "resolution": 0.5, "epochs": 4}
 
 
 class Snapshot:
@@ -295,7 +295,6 @@ def test_data_stand_whatever_the_model_does_to_its_inputs(way: str, source: str)
     kept = (x.clone(), y.clone())
     given = SOURCES[source](x, y)
     options: dict[str, Any] = EASY | {"metric": "loss", "threshold": 1.05, "resolution": 1.0}
-    options["epochs"] = 4
     if source == "full batch":
         options["batch_size"] = 96
     if source.startswith("l"):  # in batches already
