@@ -10,10 +10,10 @@ from etastar.scaling import CellTable, find_region, find_regions, fit_power_law
 
 
 def test_a_law_that_holds_everywhere_has_the_loosest_cutoff():
-    loosest = [find_region(table(k, misfit_sd=0.05)).cutoff for k in range(26)]
+    loosest = [find_region(table(k, misfit_sd=0.05)).cutoff for k in range(40)]
     # Each of twelve nested tests rejects a true law in 5 % of studies; in 300 other studies 11 %
-    # were rejected somewhere. 12 or more of 26 at 11 %: false-alarm rate 1e-5.
-    assert np.sum(np.array(loosest) > 16 / 12 + 1e-9) < 12
+    # were rejected somewhere. 15 or more of 40 at 11 %: false-alarm rate 1e-5.
+    assert np.sum(np.array(loosest) > 16 / 12 + 1e-9) < 15
 
 
 @pytest.mark.parametrize("bend", [2.0, 4.0])
