@@ -6,17 +6,25 @@ test_study_page.py.
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import pytest
+import torch
+from matplotlib import pyplot
+
+from etastar.cli import main
+
+matplotlib.use("Agg")
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,26 +37,36 @@ def told(printed: str) -> str:
     return " ".join(re.sub(r"[\d.,]+\s+s\b", "# s", printed).split())
 
 
+@contextmanager
+def reader(folder: Path) -> Iterator[io.StringIO]:
+    """What is printed here in a folder by one thread, as on a terminal of 80 columns."""
+    out = io.StringIO()
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "80")
+        torch.set_num_threads(1)
+        try:
+            with redirect_stdout(out), redirect_stderr(out):
+                yield out
+        finally:
+            torch.set_num_threads(threads)
+            pyplot.close("all")
+
+
 def run(command: list[str], folder: Path) -> str:
-    """What is printed by one thread, as on a terminal of 80 columns; warnings are errors."""
-    env = {"OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *command],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        env=os.environ | env | {"PYTHONPATH": str(ROOT / "src")},
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    """What a command prints; it need not start Python and PyTorch anew."""
+    with reader(folder) as out:
+        assert main(command) == 0, out.getvalue()
+    return out.getvalue()
 
 
 @pytest.mark.slow
 def test_the_five_lines_print_what_the_readme_says(tmp_path: Path) -> None:
     shown = README.split("digits it prints:\n\n```\n")[1].split("```")[0]
-    assert told(run([str(ROOT / "examples" / "five_lines.py")], tmp_path)) == told(shown)
+    with reader(tmp_path) as out:
+        runpy.run_path(str(ROOT / "examples" / "five_lines.py"), run_name="__main__")
+    assert told(out.getvalue()) == told(shown)
     assert "Only the order of the data varied" in shown
     middle, advised = (
         float(re.search(words + r" ([\d.]*\d)", shown)[1])  # type: ignore[index]
@@ -84,7 +102,7 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
         program, *arguments = shlex.split(command)
         assert program == "etastar", f"the page runs {program}, which this test does not know"
         page.shown[command] = shown
-        page.printed[command] = run(["-m", "etastar", *arguments], folder)
+        page.printed[command] = run(arguments, folder)
     return page
 
 
@@ -113,17 +131,17 @@ def test_the_numbers_that_the_quickstart_speaks_of_were_printed(quickstart: Quic
 @pytest.mark.slow
 def test_the_quick_study_gives_a_law_and_a_page(quickstart: Quickstart) -> None:
     folder, study = quickstart.folder, "studies/quick.toml"
-    assert "22 of 22 cells done, 0 failed" in quickstart.printed[f"etastar study run {study}"]
-    fitted = run(["-m", "etastar", "study", "fit", study, "--json", "-"], folder)
+    assert "16 of 16 cells done, 0 failed" in quickstart.printed[f"etastar study run {study}"]
+    fitted = run(["study", "fit", study, "--json", "-"], folder)
     groups = json.loads(fitted)["groups"]
     assert len(groups) == 2
     for group in groups:  # η* falls with n·L under both κ
         # so few widths and depths leave the interval open
         assert group["forms"]["product"]["exponents"]["product"][0] < 0
     wanted = ["predict", "--from", study, "--width", "96", "--depth", "4", "--input-lr-ratio", "1"]
-    found = run(["-m", "etastar", *wanted, "--json", "-"], folder)
+    found = run([*wanted, "--json", "-"], folder)
     predicted = json.loads(found)
     assert predicted["low"] < predicted["value"] < predicted["high"]
-    run(["-m", "etastar", "study", "report", study], folder)
+    run(["study", "report", study], folder)
     assert (folder / "studies" / "quick.html").stat().st_size > 1_000_000
     assert len(list((folder / "studies" / "quick-figures").glob("*.pdf"))) >= 7
