@@ -57,7 +57,7 @@ def new_trainer() -> Trainer:
 def main() -> None:
     """Measure η*, and fit at the recommended rate and far above."""
     digits = etastar.load("digits")
-    train = DataLoader(TensorDataset(digits.x_train, digits.y_train), 32, shuffle=True)
+    train = DataLoader(TensorDataset(digits.x_train, digits.y_train), 64, shuffle=True)
     val = DataLoader(TensorDataset(digits.x_val, digits.y_val), 360)
     torch.manual_seed(0)
     module, trainer = Digits(), new_trainer()

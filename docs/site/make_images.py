@@ -184,7 +184,7 @@ def story() -> None:
     rates = {
         "η = 0.001: too slow": (1e-3, COLOURS["short"]),
         f"η = {recommended:.3g}, recommended": (recommended, COLOURS["trained"]),
-        "η = 0.1: collapses": (1e-1, COLOURS["diverged"]),
+        "η = 0.1: fails": (1e-1, COLOURS["diverged"]),
     }
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(figsize=(5.6, 3.0), layout="constrained")

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -33,20 +30,6 @@ def run_here(
     return capsys.readouterr().out
 
 
-def run(name: str, folder: Path) -> str:
-    """The same in a process of its own, without network for the Hub."""
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def number_after(words: str, text: str) -> float:
     found = re.search(re.escape(words) + r" *([0-9.e+-]+)", text)
     assert found, f"{words!r} is not in {text!r}"
@@ -67,11 +50,13 @@ FRAMEWORKS = {"lightning_trainer.py": 0.9, "hugging_face_trainer.py": 0.6}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:::lightning", "ignore:.*pin_memory")
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_trainer_trains_at_the_recommended_rate_and_not_far_above(
-    name: str, tmp_path: Path
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = run(name, tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = run_here(name, tmp_path, monkeypatch, capsys)
     threshold = FRAMEWORKS[name]
     assert number_after("Trainer at the recommended rate: validation accuracy", text) >= threshold
     assert number_after("Trainer at 8 × η*: validation accuracy", text) < threshold
