@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import torch
 from torch import nn
 
 import etastar
+from etastar.cli import main
 from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.problem.trial import Outcome, Trial
 from etastar.result import Result
@@ -136,8 +139,11 @@ def script(folder: Path, store: Path | None, loss: str = "", pause: float = 0.00
     return [sys.executable, "-W", "ignore", str(file)]
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+def ran_here(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a script prints; its code is new each time, as in a process, and PyTorch is there."""
+    with warnings.catch_warnings(action="ignore"):
+        runpy.run_path(command[-1], run_name="__main__")
+    return capsys.readouterr().out
 
 
 def environment() -> dict[str, str]:
@@ -163,21 +169,24 @@ def test_changed_code_of_a_cell_is_refused_and_named(file: str, tmp_path: Path) 
             measured(built(3, 5), **few)
 
 
-def test_changed_code_under_the_same_name_is_refused_and_named(tmp_path: Path) -> None:
+def test_changed_code_under_the_same_name_is_refused_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = tmp_path / "trials.sqlite"
-    assert run(script(tmp_path, store, pause=0)).returncode == 0
+    ran_here(script(tmp_path, store, pause=0), capsys)
     before = kept(store)
-    changed = run(script(tmp_path, store, loss="2 * ", pause=0))
-    assert changed.returncode != 0
-    last = changed.stderr.strip().splitlines()[-1]
-    assert "StoreError" in last
-    assert "train.step" in last
-    assert "store of its own" in last
+    with pytest.raises(StoreError) as changed:
+        ran_here(script(tmp_path, store, loss="2 * ", pause=0), capsys)
+    assert "train.step" in str(changed.value)
+    assert "store of its own" in str(changed.value)
+    assert "\n" not in str(changed.value)
     assert kept(store) == before
 
 
-def test_killed_at_random_moments_it_gives_the_same_result(tmp_path: Path) -> None:
-    expected = run(script(tmp_path, None)).stdout
+def test_killed_at_random_moments_it_gives_the_same_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = ran_here(script(tmp_path, None), capsys)
     assert expected
     store, moments = tmp_path / "trials.sqlite", random.Random(3)
     command, ended = script(tmp_path, store), 0
@@ -197,7 +206,7 @@ def test_killed_at_random_moments_it_gives_the_same_result(tmp_path: Path) -> No
         now = sum(kept(store).values())
         assert now >= ended  # no trial that had ended is lost
         ended = now
-    assert run(command).stdout == expected
+    assert ran_here(command, capsys) == expected
     assert sum(kept(store).values()) > ended > 0
 
 
@@ -426,7 +435,7 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
 
         def kill() -> None:
             for _ in range(2):
-                if over.wait(moments.uniform(1, 3)):
+                if over.wait(moments.uniform(0.6, 1.8)):
                     return
                 # asking the workers themselves would wait for ever for one that is just dying, and
                 # a nanny does not replace one that dies while it is still starting
@@ -447,25 +456,27 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
 
 
 def sleepy(model: nn.Module, batch: Any) -> torch.Tensor:
-    time.sleep(0.005)
+    time.sleep(0.003)
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
+def test_the_command_keeps_trials_and_takes_dask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the workers
     (tmp_path / "net.py").write_text(
         "from torch import nn\n\n\ndef build(seed):\n    return nn.Linear(64, 10)\n",
         encoding="utf-8",
     )
-    base = [sys.executable, "-m", "etastar", "model", "net.py:build", "--dataset", "digits"]
+    base = ["model", "net.py:build", "--dataset", "digits"]
     base += ["--trials", "8", "--confirm", "0", "--epochs", "3", "--threshold", "0.8"]
     base += ["--store", "trials.sqlite", "--json", "-"]
 
     def called(*more: str) -> dict[str, Any]:
-        done = subprocess.run(
-            [*base, *more], capture_output=True, text=True, cwd=tmp_path, env=environment()
-        )
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+        code, told = main([*base, *more]), capsys.readouterr()
+        assert code == 0, told.err
+        return dict(json.loads(told.out))
 
     there = called("--executor", "dask", "--workers", "1")
     count = kept(tmp_path / "trials.sqlite")
@@ -487,22 +498,14 @@ def test_the_command_keeps_trials_and_takes_dask(tmp_path: Path) -> None:
     assert early["interrupted"] is True
 
 
-def test_the_page_runs(tmp_path: Path) -> None:
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parent.parent / "docs" / "cluster.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```py\n(.*?)```", page, re.S)
     head = "import etastar\nfrom tests.test_places import build, TRAIN as train, VAL as val\n"
-    quick = (
-        "import functools\netastar.maximal_lr = functools.partial(etastar.maximal_lr, trials=4)\n"
-    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(etastar, "maximal_lr", partial(etastar.maximal_lr, trials=4))
     for number, block in enumerate(blocks):
         file = tmp_path / f"page{number}.py"
-        file.write_text(head + quick + block, encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", file.name],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment(),
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        file.write_text(head + block, encoding="utf-8")
+        with warnings.catch_warnings(action="ignore"):
+            runpy.run_path(file.name, run_name="__main__")

@@ -1,7 +1,6 @@
 """`benchmarks/finders.py`: its tables are those of the committed rows, and a rerun goes on."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ def test_the_tables_are_those_of_the_rows(finders):
             assert finders_report.marked(text, name, block) == text
 
 
-def test_a_rerun_goes_on_behind_a_line_that_was_cut_off(tmp_path, finders):
+def test_a_rerun_goes_on_behind_a_line_that_was_cut_off(tmp_path, finders, monkeypatch, capsys):
     problem = next(p for p in finders.SUITE if p.model == "autoencoder")
     first = json.dumps(finders.Job("AdamW 1e-3", problem, None).key) + "\n"
     results = tmp_path / "rows.jsonl"
@@ -42,9 +41,9 @@ def test_a_rerun_goes_on_behind_a_line_that_was_cut_off(tmp_path, finders):
         "--results",
         str(results),
     ]
-    command = [sys.executable, "benchmarks/finders.py", *options]
-    told = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
-    assert "2 of 2 jobs" in told
+    monkeypatch.setattr(sys, "argv", ["finders.py", *options])
+    finders.main()
+    assert "2 of 2 jobs" in capsys.readouterr().out
     assert results.read_text().startswith(first)
     [_, row] = map(json.loads, results.read_text().splitlines())
     assert row["way"] == "SGD 0.1"

@@ -17,7 +17,7 @@ from etastar.study.plan import State
 from etastar.study.runner import run_study
 from etastar.study.store import Store
 
-TEXT = TINY.replace("width = [16, 24]", "width = [8, 12, 16]").replace(
+TEXT = TINY.replace("width = [16, 24]", "width = [8, 12]").replace(
     "input_lr_ratio = 0.1", "input_lr_ratio = [1.0, 0.1]"
 )
 KILLS = 20
@@ -113,4 +113,4 @@ def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     connection = sqlite3.connect(study.default_store)
     finished = connection.execute("SELECT cell, seeds FROM work").fetchall()
     connection.close()
-    assert len(finished) == len(set(finished)) == 2 * len(study.cells) == 24
+    assert len(finished) == len(set(finished)) == 2 * len(study.cells) == 16
