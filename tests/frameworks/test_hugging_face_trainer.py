@@ -25,7 +25,7 @@ from etastar.problem.batches import Grouped
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 QUICK: dict[str, Any] = {"confirm": 4, "trials": 40, "precision": 0.5, "progress": False}
-QUICK |= {"threshold": 0.9, "end_lr": 1.0}
+QUICK |= {"threshold": 0.9, "start_lr": 1e-3, "end_lr": 1.0}
 PLAIN = {"lr_scheduler_type": "constant", "learning_rate": 0.02}
 
 
@@ -262,7 +262,7 @@ def test_ctrl_c_in_the_curve_or_the_warm_up_returns_what_is_known(
         given = trainer(tmp_path, Interrupting, compute_metrics=right, num_train_epochs=1)
         monkeypatch.setenv("STEP", "0")
         monkeypatch.setenv("LAST", str(last))
-        few = QUICK | {"trials": 2, "confirm": 0, "start_lr": 1e-3}
+        few = QUICK | {"trials": 2, "confirm": 0}
         return trainer_maximal_lr(given, warmup=warmup, **few)
 
     whole = found(0, warmup=None)
@@ -320,7 +320,7 @@ class Tempered(Trainer):
 
 
 def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_path: Path) -> None:
-    few = {"threshold": 0.9, "trials": 4, "confirm": 0, "progress": False}
+    few = QUICK | {"trials": 2, "confirm": 0}
     found = {}
     for name, kind, options in (
         ("plain", Trainer, {}),
@@ -328,7 +328,7 @@ def test_a_store_keeps_other_arguments_and_functions_of_the_trainer_apart(tmp_pa
         ("weighted", Weighted, {}),
     ):
         torch.manual_seed(0)
-        given = trainer(tmp_path, kind, optim="sgd", **options)
+        given = trainer(tmp_path, kind, optim="sgd", num_train_epochs=1, **options)
         found[name] = trainer_maximal_lr(given, store=tmp_path / "trials.sqlite", **few).trials
         assert found[name] == trainer_maximal_lr(given, **few).trials
     assert found["plain"] != found["clipped"] != found["weighted"]

@@ -36,23 +36,28 @@ def reproduction(script: ModuleType) -> ModuleType:
 
 
 @pytest.mark.slow
-def test_tables_follow_from_the_rows() -> None:
-    command = [sys.executable, "benchmarks/reproduction.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_tables_follow_from_the_rows(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["reproduction.py", "--check"])
+    assert script.main() == 0, capsys.readouterr().err
 
 
-def test_what_is_said_of_curves_follows_from_the_rows(tmp_path: Path) -> None:
+def test_what_is_said_of_curves_follows_from_the_rows(
+    tmp_path: Path,
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Both scripts make the committed numbers again, and the pages have these."""
     for name in ("phase", "prediction"):
         made = tmp_path / f"{name}.json"
-        command = [sys.executable, f"benchmarks/{name}.py", "--output", str(made)]
-        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", str(made)])
+        importlib.import_module(name).main()
         kept = (ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
         assert numbers_of(made.read_text(encoding="utf-8")) == pytest.approx(numbers_of(kept))
-    command = [sys.executable, "benchmarks/curve_tables.py", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    monkeypatch.setattr(sys, "argv", ["curve_tables.py", "--check"])
+    assert not importlib.import_module("curve_tables").main(), capsys.readouterr().out
 
 
 def numbers_of(text: str) -> list[float]:
@@ -60,9 +65,12 @@ def numbers_of(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)]
 
 
-def test_what_is_said_of_twice_the_budget_follows_from_the_rows() -> None:
-    command = [sys.executable, "benchmarks/twice.py"]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_what_is_said_of_twice_the_budget_follows_from_the_rows(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["twice.py"])
+    importlib.import_module("twice").main()
+    printed = capsys.readouterr().out
     said = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8").replace("−", "-")
     numbers = re.findall(r"-\d\.\d\d \[.*?\]", printed)
     assert len(numbers) == 2
