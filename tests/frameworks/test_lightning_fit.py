@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is deprecated"),
 ]
 QUICK = {"threshold": 0.9, "confirm": 4, "trials": 60, "precision": 0.5, "progress": False}
+QUICK |= {"start_lr": 1e-3}
 
 
 class Hooked(Blobs):
