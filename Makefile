@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 demo: .venv/.core
 	mkdir -p out
-	$(BIN)/etastar measure --epochs 10 --precision 0.2 --plot out/demo.png --json out/demo.json
+	$(BIN)/etastar measure --plot out/demo.png --json out/demo.json
 
 # One thread for each of two workers: PyTorch's threads of two processes would wait for each other.
 # A worker takes whole files, so that what several tests share is made once; slow tests come first.

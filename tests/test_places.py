@@ -435,7 +435,7 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
 
         def kill() -> None:
             for _ in range(2):
-                if over.wait(moments.uniform(0.6, 1.8)):
+                if over.wait(moments.uniform(1, 3)):
                     return
                 # asking the workers themselves would wait for ever for one that is just dying, and
                 # a nanny does not replace one that dies while it is still starting
@@ -456,7 +456,7 @@ def test_dask_repeats_what_a_killed_worker_trained(tmp_path: Path) -> None:
 
 
 def sleepy(model: nn.Module, batch: Any) -> torch.Tensor:
-    time.sleep(0.003)
+    time.sleep(0.005)
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
