@@ -28,8 +28,8 @@ test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: .venv/.dev
-	$(BIN)/ruff check src tests benchmarks docs/site examples .ci
-	$(BIN)/ruff format --check src tests benchmarks docs/site examples .ci
+	$(BIN)/ruff check src tests benchmarks docs/site examples studies .ci
+	$(BIN)/ruff format --check src tests benchmarks docs/site examples studies .ci
 
 types: .venv/.dev
 	$(BIN)/mypy
