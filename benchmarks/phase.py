@@ -7,7 +7,8 @@ fits, per data set, loss and κ, the networks of each region of `REGIONS`, and w
 `docs/images/slopes.png`, η_50 against λ1 at κ = 0.1 with errors in both. The regions were fixed
 before looking at these rows: n/L from 0, 8 and 16 on; four layers and more, which the ledger of
 0.1.0 found on its own rows; the networks whose η* instability or collapse ends, as the budget is
-no property of a network; and both. All are shown.
+no property of a network; and both. All are shown. Later, networks of which it is not known what
+ends η* left the region of the unstable: three had been in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from curve_tables import phase_table
-from prediction import LEAST_TRAIN, ROOT, Keep, deep, everything, groups, unstable
+from prediction import LEAST_TRAIN, ROOT, Keep, deep, everything, groups, is_curves, unstable
 from reproduction_tables import interval
 
 from etastar.errors import ConfigError
@@ -150,7 +151,7 @@ def draw_slopes(path: Path) -> None:
         return {
             f"{labels['dataset']}, {labels['loss']}": cells
             for file, labels, cells in groups(keep)
-            if file.startswith("curves-")
+            if is_curves(file)
             and file != "curves-beyond"
             and float(labels["input_lr_ratio"]) == 0.1
         }
@@ -204,7 +205,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for region, (cutoff, keep) in REGIONS.items():
         for file, labels, cells in groups(keep):
-            if file.startswith("curves-") and file != "curves-beyond":
+            if is_curves(file) and file != "curves-beyond":
                 record = found.setdefault(f"{file} {labels}", {"file": file, **labels, "rows": []})
                 record["rows"].append(row_of(cells, region.replace("\n", " "), cutoff))
     records = [r for r in found.values() if any("error" not in row for row in r["rows"])]

@@ -7,9 +7,9 @@ and with separate powers, and writes `benchmarks/results/prediction.json` and ta
 
 The rows of a data set, brackets and curves, are predicted with the hyperparameters that all other
 data sets choose: of 27 round sets those of the highest density of what was measured, averaged
-over networks, then over data sets. The package's own are what all choose. The form of the process,
-with networks of two layers apart, was chosen with these rows in sight; what `NEVER_USED` names was
-measured after all of it.
+over networks, then over the brackets and the curves of every data set. The package's own are what
+all choose. The form of the process, with networks of two layers apart, and the 27 sets were chosen
+with these rows in sight; what `NEVER_USED` names was measured after all of it.
 
 The parts *deep and unstable* hold the networks of at least four layers whose η* instability ends:
 the region that the ledger of 0.1.0 named on its own rows, before there were any curves.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 from scipy.stats import norm
 
 from etastar.errors import ConfigError
-from etastar.scaling import CellTable, Kernel, estimate_cells, extrapolate, fit_process
+from etastar.scaling import CellTable, HeldOut, Kernel, estimate_cells, extrapolate, fit_process
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "benchmarks" / "results" / "prediction.json"
@@ -58,6 +58,11 @@ def is_curves(file: str) -> bool:
     return file.startswith("curves-")
 
 
+def data_of(row: Mapping[str, Any]) -> str:
+    """The data set of a row, as pages name it."""
+    return str(row["dataset"]).removeprefix("unseen:")
+
+
 def everything(row: dict[str, str]) -> bool:
     return True
 
@@ -83,7 +88,7 @@ def table_of(path: Path, keep: Keep = everything) -> CellTable | None:
         if name in NUMBERS:
             columns[name] = [float(value) if value else None for value in values]
         elif name in (*LABELS, "status"):
-            columns[name] = [value.removeprefix("unseen:") for value in values]
+            columns[name] = [data_of(row) for row in rows] if name == "dataset" else values
     return CellTable.from_columns(columns, group_by=LABELS)
 
 
@@ -95,38 +100,41 @@ def groups(keep: Keep = everything) -> Iterator[tuple[str, dict[str, Any], CellT
             yield path.stem, labels, cells
 
 
+def held_out(cells: CellTable, kind: str, kernel: Kernel | None = None) -> HeldOut | None:
+    """The networks beyond a quarter of the largest n·L; None if too few are known."""
+    try:
+        held = extrapolate(cells, kind, fraction=FRACTION, level=LEVEL, kernel=kernel)
+    except ConfigError:
+        return None
+    return held if held.train >= LEAST_TRAIN and held.test >= LEAST_TEST else None
+
+
 def judged(cells: CellTable, kernel: Kernel) -> dict[str, Any] | None:
     """Errors of the process and of separate powers; None if there are too few networks."""
-    found: dict[str, Any] = {}
-    for kind in ("process", "separate"):
-        try:
-            given = kernel if kind == "process" else None
-            held = extrapolate(cells, kind, fraction=FRACTION, level=LEVEL, kernel=given)
-        except ConfigError:
-            found[kind] = None
-            continue
-        if held.train < LEAST_TRAIN or held.test < LEAST_TEST:
-            return None
-        found |= {"train": held.train, "test": held.test}
-        found[kind] = _record(held.log_predicted - held.log_measured, held.half)
-    return found if found["process"] else None
+    process, separate = held_out(cells, "process", kernel), held_out(cells, "separate")
+    if process is None:
+        return None
+    return {"train": process.train, "test": process.test} | {
+        kind: held and _record(held.log_predicted - held.log_measured, held.half)
+        for kind, held in (("process", process), ("separate", separate))
+    }
 
 
 def densities(cells: CellTable) -> np.ndarray | None:
     """Log density of what was measured under every kernel, `[K, T]`; None if cells are too few."""
-    if judged(cells, KERNELS[0]) is None:
+    held = [each for kernel in KERNELS if (each := held_out(cells, "process", kernel))]
+    if not held:
         return None
-    held = [
-        extrapolate(cells, "process", fraction=FRACTION, level=LEVEL, kernel=kernel)
-        for kernel in KERNELS
-    ]
     scale = norm.ppf(0.5 + 0.5 * LEVEL)
     each = [norm.logpdf(h.log_measured, h.log_predicted, h.half / scale) for h in held]
     return np.stack(each)
 
 
 def chosen(found: dict[tuple[str, bool], list[np.ndarray]], without: str | None = None) -> Kernel:
-    """The kernel of the highest density on all data sets but one, each set of rows weighing 1."""
+    """The kernel of the highest density on all data sets but one.
+
+    Brackets and curves of a data set weigh 1 each.
+    """
     scores = [np.hstack(each).mean(1) for (data, _), each in found.items() if data != without]
     return KERNELS[int(np.mean(scores, 0).argmax())]
 
@@ -191,6 +199,8 @@ def main() -> None:
     ]
     curves = [record for record in records if is_curves(record["file"])]
     parts = {"brackets": [r for r in records if r not in curves], "curves": curves}
+    parts["curves, never used in a choice"] = [r for r in curves if r["file"] in NEVER_USED]
+    parts["curves, used in choices"] = [r for r in curves if r["file"] not in NEVER_USED]
     for data in sorted({record["dataset"] for record in curves}):
         parts[f"curves, {data}"] = [r for r in curves if r["dataset"] == data]
     region = [
@@ -205,14 +215,16 @@ def main() -> None:
     }
     beyond = largest(measured, kernels)
     choices = {"all": chosen(scored)} | kernels
-    found = {
+    told = {
         "kernels": {name: asdict(kernel) for name, kernel in choices.items()},
-        **{"totals": totals, "groups": records, "1024x8": beyond},
+        "totals": totals,
+        "groups": records,
+        "1024x8": beyond,
     }
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+    text = json.dumps(told, indent=1, ensure_ascii=False)
     output.write_text(text + "\n", encoding="utf-8")
     for name, kernel in choices.items():
-        print(f"without {name}: {kernel}" if name in kernels else f"all: {kernel}")
+        print(f"for {name}: {kernel}" if name in kernels else f"all choose {kernel}")
     for row in beyond:
         print(json.dumps(row))
     print("| rows | law | networks | median error | 90 % intervals cover | factor |")

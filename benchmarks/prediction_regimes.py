@@ -25,7 +25,6 @@ from prediction import (
     Keep,
     groups,
     is_curves,
-    summary,
 )
 from scipy.special import log_ndtr
 
@@ -34,7 +33,7 @@ from etastar.scaling.process import _points
 
 STABILITY = Kernel(slopes=(-0.6, -0.9), intercept_sd=1.5, sd=0.25)
 BUDGET = Kernel(slopes=(0.0, -0.5), two_layers=(0.01, 0.01), intercept_sd=1.5, sd=0.25)
-CHAINS, STEPS, WARM = 128, 250, 100
+CHAINS, STEPS, WARM, SETTLED = 128, 250, 100, 150
 SHARPNESS, BLUR, UNSURE = 8.0, 0.15, 0.02
 """Of the minimum; of the comparison of the two rates; that a cause was told wrongly."""
 
@@ -46,7 +45,9 @@ def soft_minimum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class Posterior:
     """Both processes at the networks known and to be predicted, given the known ones."""
 
-    def __init__(self, x: np.ndarray, level: float, y: np.ndarray, sd: np.ndarray, slow: Any):
+    def __init__(
+        self, x: np.ndarray, level: float, y: np.ndarray, sd: np.ndarray, slow: np.ndarray
+    ):
         jitter = 1e-6 * np.eye(len(x))
         self.mean, self.root = [], []
         for kernel in (STABILITY, BUDGET):
@@ -89,7 +90,7 @@ class Posterior:
                 open_ &= ~taken
                 low, high = np.where(angle < 0, angle, low), np.where(angle < 0, high, angle)
                 other[~open_], angle = 0.0, np.where(open_, rng.uniform(low, high), 0.0)
-            if step >= WARM + 50:
+            if step >= SETTLED:
                 found.append(soft_minimum(*self.rates(z)))
         return np.concatenate(found)
 
@@ -105,8 +106,8 @@ def seeds(keep: Keep) -> Counter[tuple[Any, ...]]:
     )
 
 
-def judged(cells: CellTable, slow: Callable[[float, float], float]) -> dict[str, Any] | None:
-    """Errors and half-widths as those of `prediction.judged`; None if there are too few networks.
+def judged(cells: CellTable, slow: Callable[[float, float], float]) -> np.ndarray | None:
+    """Error, whether the interval holds it, and its width, `[3, T]`; None for too few networks.
 
     `slow` gives the share of the seeds of a network, by width and depth, whose η* the budget ends.
     """
@@ -134,33 +135,32 @@ def judged(cells: CellTable, slow: Callable[[float, float], float]) -> dict[str,
     draws = posterior.draws(rng)[:, known.sum() :]
     draws += rng.standard_normal(draws.shape) * math.sqrt(np.median(variance))
     low, middle, high = np.quantile(draws, (0.05, 0.5, 0.95), axis=0)
-    return {
-        "log_error": (middle - estimates.value[test]).tolist(),
-        "log_half_width": ((high - low) / 2).tolist(),
-    }
+    measured = estimates.value[test]
+    return np.stack([middle - measured, (low <= measured) & (measured <= high), high - low])
 
 
 def main() -> None:
     """Predict every group, print every part."""
     short = seeds(lambda row: row["hi_outcome"] == "short")
     known = seeds(lambda row: row["hi_outcome"] != "")
-    parts: dict[str, list[dict[str, Any]]] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for file, labels, cells in groups():
         key = file, str(labels)
-        found = judged(cells, lambda n, d, key=key: short[*key, n, d] / max(known[*key, n, d], 1))
-        if found and file not in NEVER_USED:
+
+        def slow(n: float, d: float, key: tuple[str, str] = key) -> float:
+            return short[*key, n, d] / known[*key, n, d] if known[*key, n, d] else 0.5
+
+        found = judged(cells, slow) if file not in NEVER_USED else None
+        if found is not None:
             part = "curves" if is_curves(file) else "brackets"
-            names = (part, f"curves, {labels['dataset']}") if is_curves(file) else (part,)
-            for name in names:
-                parts.setdefault(name, []).append({"regimes": found})
+            for name in (part, f"{part}, {labels['dataset']}"):
+                parts.setdefault(name, []).append(found)
     print("| rows | networks | median error | 90 % intervals cover | factor |")
     print("|---|---|---|---|---|")
-    for name, part in sorted(parts.items()):
-        row = summary(part, "regimes")
-        print(
-            f"| {name} | {row['networks']} | {row['median_error']:.1%} "
-            f"| {row['coverage']:.0%} | {row['factor']} |"
-        )
+    for name, each in sorted(parts.items()):
+        error, inside, width = np.hstack(each)
+        off, factor = np.median(np.abs(np.expm1(error))), math.exp(np.median(width))
+        print(f"| {name} | {len(error)} | {off:.1%} | {inside.mean():.0%} | {factor:.2f} |")
 
 
 if __name__ == "__main__":

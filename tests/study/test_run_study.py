@@ -156,7 +156,7 @@ def test_missing_data_and_devices_are_refused_before_anything_runs(tmp_path: Pat
     with pytest.raises(DataError, match="mnist"):
         run_study(study)
     study = tiny(tmp_path / "d.toml", "[grid]\ndevice = ['cpu', 'quantum']\nmax_steps = 3\n")
-    with pytest.raises(ConfigError, match=r"device 'quantum' cannot be used: .*Try cpu"):
+    with pytest.raises(ConfigError, match=r"device 'quantum' cannot be used: .*Try .device='cpu'"):
         run_study(study)
     study = tiny(tmp_path / "s.toml", "[grid]\ndevice = 'meta'\nmax_steps = 3\n")
     with pytest.raises(ConfigError, match="device 'meta' cannot be used: it holds shapes"):
