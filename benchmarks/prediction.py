@@ -63,12 +63,17 @@ def data_of(row: Mapping[str, Any]) -> str:
     return str(row["dataset"]).removeprefix("unseen:")
 
 
+def depth_of(row: Mapping[str, Any]) -> int:
+    """L, the number of hidden layers; the `depth` of `studies/unseen.py` counts matrices."""
+    return int(row["depth"]) - str(row["dataset"]).startswith("unseen:")
+
+
 def everything(row: dict[str, str]) -> bool:
     return True
 
 
 def deep(row: dict[str, str]) -> bool:
-    return int(row["depth"]) >= 4
+    return depth_of(row) >= 4
 
 
 def unstable(row: dict[str, str]) -> bool:
@@ -85,7 +90,9 @@ def table_of(path: Path, keep: Keep = everything) -> CellTable | None:
     columns: dict[str, list[Any]] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
-        if name in NUMBERS:
+        if name == "depth":
+            columns[name] = [depth_of(row) for row in rows]
+        elif name in NUMBERS:
             columns[name] = [float(value) if value else None for value in values]
         elif name in (*LABELS, "status"):
             columns[name] = [data_of(row) for row in rows] if name == "dataset" else values
