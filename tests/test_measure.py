@@ -231,6 +231,14 @@ def test_bad_options_are_named_in_one_line(options: dict[str, object], message: 
     assert "--" not in str(caught.value)  # Python has no options of a command line
 
 
+def test_a_network_object_has_the_range_that_its_options_have() -> None:
+    how = {"seeds": 1, "resolution": 1.0, "epochs": 2, "threshold": 0.5}
+    named = etastar.measure(width=16, depth=1, parametrization="ntk", **how)
+    given = etastar.measure(etastar.MLP(width=16, depth=1, parametrization="ntk"), **how)
+    assert given.lr is not None
+    assert given.bracket == named.bracket
+
+
 def test_a_network_object_excludes_network_options() -> None:
     with pytest.raises(ConfigError, match="width: the network was given as an object"):
         etastar.measure(etastar.MLP(), "digits", width=3)

@@ -18,7 +18,7 @@ from etastar.problem.problem import Problem, of_network
 from etastar.problem.streams import check_ambient
 from etastar.result import Result
 from etastar.run import Progress, run
-from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, Settings
+from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, NTK_END_LR, Settings
 
 
 def measure(
@@ -150,7 +150,9 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
             f"{network!r:.60}. For a torch module see etastar.maximal_lr and etastar.sharpness."
         )
     name = dataset if isinstance(dataset, str) else dataset.name
-    settings = Settings.checked(dataset=name, **options)
+    ntk = getattr(network, "parametrization", None) == "ntk"
+    given = {"end_lr": NTK_END_LR} | options if ntk else options  # as Settings has it for names
+    settings = Settings.checked(dataset=name, **given)
     for what, given, names in (
         ("network", network is not None, NETWORK_OPTIONS),
         ("data set", isinstance(dataset, Dataset), DATA_OPTIONS),

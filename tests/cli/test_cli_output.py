@@ -53,6 +53,37 @@ IMPOSSIBLE = {
 }
 
 
+def test_no_file_that_is_there_is_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = iter(["abcdef", "abcdef", "012345", "abcdef", "6789ab"])
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(tokens))
+    theirs = tmp_path / "a.abcdef.json"
+    theirs.write_text("precious")
+    check_output(str(tmp_path / "a.json"))
+    with as_a_whole(tmp_path / "a.json") as partial:
+        partial.write_text("found")
+    assert inventory(tmp_path) == [(str(theirs), 8), (str(tmp_path / "a.json"), 5)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["measure", "--json", "{0}/x.png", "--plot", "{0}/x.png"],
+        ["measure", "--json", "{0}/x.png", "--plot", "{0}/link.png"],
+        ["model", "my:build", "--dataset", "digits", "--json", "{0}/x", "--store", "{0}/x"],
+    ],
+)
+def test_two_outputs_are_two_files(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link.png").symlink_to(tmp_path / "x.png")
+    assert main([word.format(tmp_path) for word in arguments]) == 2
+    told = capsys.readouterr().err
+    assert "name one file" in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_what_cannot_be_written_is_found_and_nothing_is_left(name: str, tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")

@@ -322,7 +322,11 @@ BUDGET: dict[str, int] = {"max_steps": 200, "eval_every": 20}
         (lambda lr: 0.0, "slow", "No run was unstable: raise end_lr"),
         (lambda lr: 0.4 * lr**2, "slow", "The best lie at the top of the range: raise end_lr"),
         (lambda lr: 0.4 * 0.01 / lr, "diverged", "at the bottom of the range: lower start_lr"),
-        (lambda lr: 0.3 * (0.07 < lr < 0.14), "diverged", "Lower the threshold, or raise the bud"),
+        (
+            lambda lr: 0.3 * (0.07 < lr < 0.14),
+            "diverged",
+            "Make the threshold easier, or raise the bud",
+        ),
     ],
     ids=["collapse", "slowness", "top", "bottom", "middle"],
 )

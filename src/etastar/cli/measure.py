@@ -6,7 +6,7 @@ import sys
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import JsonFile, Picture, parse
-from etastar.cli.output import check_figure, check_output
+from etastar.cli.output import check_results
 from etastar.cli.printing import show
 from etastar.progress import ProgressLine
 from etastar.settings import Settings
@@ -43,8 +43,7 @@ def run(arguments: list[str]) -> int:
         "of your own: etastar model MODULE:NAME --data MODULE:NAME.",
         groups=GROUPS,
     )
-    check_figure(options.plot)
-    check_output(options.json_file)
+    check_results(options.plot, options.json_file)
     from etastar.api import measure
 
     settings = options.model_dump(exclude={"plot", "json_file"})

@@ -17,7 +17,7 @@ from pydantic import Field, FiniteFloat
 
 from etastar.cli import INTERRUPTED
 from etastar.cli.options import JsonFile, Picture, parse
-from etastar.cli.output import check_figure, check_output
+from etastar.cli.output import check_results
 from etastar.cli.printing import show
 from etastar.data import DATASETS, load
 from etastar.errors import ConfigError, NotBracketedWarning
@@ -152,8 +152,7 @@ def run(arguments: list[str]) -> int:
         groups=GROUPS,
         positional=("model",),
     )
-    check_figure(options.plot)
-    check_output(options.json_file)
+    check_results(options.plot, options.json_file, options.store)
     if (options.data is None) == (options.dataset is None):
         what = "both" if options.data else "neither"
         raise ConfigError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from etastar.errors import ConfigError, EtaStarError
-from etastar.study.filesystem import as_a_whole, try_writing
+from etastar.study.filesystem import as_a_whole, is_stream, try_writing
 
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 
@@ -26,6 +26,23 @@ def check_figure(file: str | None) -> None:
     if file and file.strip() and Path(file).suffix.lower() not in FIGURE_FORMATS:
         raise ConfigError(f"--plot {file}: the name must end in {', '.join(FIGURE_FORMATS)}.")
     check_output(file)
+
+
+def check_results(plot: str | None, json_file: str | None, store: str | None = None) -> None:
+    """Raise if a picture or a JSON file cannot be written, or two outputs are one file.
+
+    Raises:
+        ConfigError: See `check_figure` and `check_output`.
+    """
+    check_figure(plot)
+    check_output(json_file)
+    named: dict[str, str] = {}
+    for option, file in (("--json", json_file), ("--plot", plot), ("--store", store)):
+        if file is None or file == "-" or is_stream(Path(file)):
+            continue
+        first = named.setdefault(os.path.realpath(file), option)
+        if first != option:
+            raise ConfigError(f"{first} and {option} name one file, {file}. Name another one.")
 
 
 def check_output(file: str | None) -> None:

@@ -1,9 +1,8 @@
 """What hangs on a model or an optimizer besides its tensors, where copies or stacks would lose it.
 
 A deep copy of a parameter comes without its hooks, and that of a module shares the functions among
-its hooks, so that a closure goes on reading the module that was copied. Under vmap no gradient hook
-of a parameter, a module or an activation is called, while forward hooks are. A stacked update rule
-knows an optimizer's options, not what was hung on it.
+its hooks, so that a closure goes on reading the module that was copied. A stacked update
+rule knows an optimizer's options, not what was hung on it.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ In logarithms, `y = a + b·x + s·(c + d·ln n) + f(x) + e` over `x = (ln n, ln 
 normal priors, f is a Gaussian process with a squared exponential kernel, e is the noise of the
 cell's own interval and a nugget. s is 1 for networks of two layers, which follow no law of deeper
 ones and have an intercept and an exponent of n of their own. All hyperparameters are fixed: the
-cells that a process is conditioned on do not set them. The equations are those of Rasmussen & Williams,
-*Gaussian Processes for Machine Learning* (2006), eqs. 2.25-2.26.
+cells that a process is conditioned on do not set them. The equations are those of Rasmussen &
+Williams, *Gaussian Processes for Machine Learning* (2006), eqs. 2.25-2.26.
 """
 
 from __future__ import annotations

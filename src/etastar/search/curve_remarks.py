@@ -78,7 +78,9 @@ def _range(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     elif middle <= 0 and first == 0:
         remedy = "η* lies below the range, if anywhere. Lower start_lr."
         if "slow" in ends:
-            remedy = "the lowest rates are too slow. Raise the budget, or lower the threshold."
+            remedy = (
+                "the lowest rates are too slow. Raise the budget, or make the threshold easier."
+            )
         yield Remark(
             "below-range",
             f"Less than half of the runs train even at the lowest rate, {lowest:.4g}: {remedy}",
@@ -111,8 +113,8 @@ def _remedy(curve: CurveState, fit: Fit, lowest: float, ends: set[str]) -> str:
     if fit.seen and best <= PEAK_RADIUS / curve.step:
         return "The most train at the bottom of the range: lower start_lr."
     if not fit.counts.failures[:2].any():
-        return "No run was unstable: raise end_lr, raise the budget, or lower the threshold."
-    return "Lower the threshold, or raise the budget."
+        return "No run was unstable: raise end_lr, raise the budget, or make the threshold easier."
+    return "Make the threshold easier, or raise the budget."
 
 
 def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:

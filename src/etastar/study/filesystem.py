@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -63,7 +64,7 @@ def try_writing(path: Path) -> None:
     if not is_stream(path):
         partial = _partial(path)
         try:
-            with partial.open("wb") as file:
+            with partial.open("xb") as file:
                 file.write(bytes(PROBE))
                 file.flush()
                 os.fsync(file.fileno())
@@ -114,7 +115,10 @@ def _partial(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_symlink():  # realpath stops at a link that leads to itself
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    return target.with_name(f"{target.stem}.partial{target.suffix}")
+    while True:  # a name that nothing has: what is there is the user's
+        partial = target.with_name(f"{target.stem}.{secrets.token_hex(3)}{target.suffix}")
+        if not os.path.lexists(partial):
+            return partial
 
 
 def is_network(folder: Path) -> bool:
