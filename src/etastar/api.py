@@ -151,8 +151,8 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
         )
     name = dataset if isinstance(dataset, str) else dataset.name
     ntk = getattr(network, "parametrization", None) == "ntk"
-    given = {"end_lr": NTK_END_LR} | options if ntk else options  # as Settings has it for names
-    settings = Settings.checked(dataset=name, **given)
+    ranged = {"end_lr": NTK_END_LR} | options if ntk else options  # as Settings has it for names
+    settings = Settings.checked(dataset=name, **ranged)
     for what, given, names in (
         ("network", network is not None, NETWORK_OPTIONS),
         ("data set", isinstance(dataset, Dataset), DATA_OPTIONS),
