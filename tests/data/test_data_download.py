@@ -80,7 +80,7 @@ def test_no_network(dead, tmp_path):
     assert dead + "file.gz: ConnectionError: Connection refused)" in message
     assert "no network" in message
     assert "fetch the files by hand (file.gz) into FOLDER/made-up/" in message
-    assert "--data-dir FOLDER" in message
+    assert "`data_dir='FOLDER'`" in message
     assert cached(tmp_path) == []
 
 

@@ -162,5 +162,5 @@ def test_what_the_stack_cannot_do_goes_to_the_loop_and_says_why(options: Any, re
     engine, why = choose(problem)
     assert engine.name == "loop"
     assert re.search(reason, why)
-    with pytest.raises(etastar.ModelError, match=f"engine='stack' cannot train this: .*{reason}"):
+    with pytest.raises(etastar.ModelError, match=f"engine='stack'` cannot train this: .*{reason}"):
         choose(problem, "stack")

@@ -107,7 +107,7 @@ def test_optimizers_that_only_the_loop_repeats(case: str) -> None:
     assert re.search(reason, found.engine_reason)
     looped = measured(drawn(mlp), "loop", optimizer=factory)
     assert found.history == looped.history
-    with pytest.raises(etastar.ModelError, match=f"engine='stack' cannot train.*{reason}"):
+    with pytest.raises(etastar.ModelError, match=f"engine='stack'` cannot train.*{reason}"):
         measured(drawn(mlp), "stack", optimizer=factory)
 
 

@@ -36,8 +36,11 @@ PLACES = {"--data-dir": "FOLDER", "--from": "FILE"} | dict.fromkeys(
 """What options that name a place take; others by their type."""
 
 
-MORE = ("max_iter", "with_eta_star")
-"""Options of `sharpness` beside the settings."""
+MORE = {
+    *("max_iter", "with_eta_star", "kind", "samples", "tol", "level", "strict", "output"),
+    *("engine", "eval_batch_size", "executor", "minutes", "resources", "store", "workers"),
+}
+"""Options of commands beside the settings."""
 _OPTION = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 

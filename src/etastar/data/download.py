@@ -138,8 +138,7 @@ def _fetch_file(published: Published, filename: str, folder: Path, progress: boo
     raise DataError(
         f"could not download {filename} of {published.name} ({'; '.join(failures)}). If this "
         f"machine has no network, fetch the files by hand ({wanted}) into "
-        f"FOLDER/{published.name}/ and pass --data-dir FOLDER (data_dir = in Python and in a "
-        f"study file, or the environment variable {DATA_DIR_VARIABLE})."
+        f"FOLDER/{published.name}/ and give `data_dir='FOLDER'` (or set {DATA_DIR_VARIABLE})."
     )
 
 

@@ -59,7 +59,7 @@ def locate(
         state = "is not a folder" if folder.exists() else "does not exist"
         raise DataError(
             f"the data folder {folder} {state}; expected a folder with the files of {dataset}. "
-            f"Name another one with --data-dir (data_dir=, {DATA_DIR_VARIABLE})."
+            f"Name another one with `data_dir` (or in {DATA_DIR_VARIABLE})."
         )
     places = [folder / dataset, folder]
     for place in places:
@@ -76,14 +76,13 @@ def locate(
         if partial:
             raise DataError(
                 f"{dataset} in {place} is incomplete; missing: {'; or '.join(partial)}. Put the "
-                f"files there, or name another folder with --data-dir (data_dir=, "
-                f"{DATA_DIR_VARIABLE})."
+                f"files there, or name another folder with `data_dir` (or in {DATA_DIR_VARIABLE})."
             )
     expected = "; or ".join(", ".join(names[0] for names in files) for files in forms.values())
     raise DataError(
         f"no files of {dataset} in {places[0]} or {places[1]}; expected {expected} (IDX files may "
-        f"be gzip-compressed or not). Put them there, or name another folder with --data-dir "
-        f"(data_dir=, {DATA_DIR_VARIABLE}); a folder that is named is never filled by a download."
+        f"be gzip-compressed or not). Put them there, or name another folder with `data_dir` (or "
+        f"in {DATA_DIR_VARIABLE}); a folder that is named is never filled by a download."
     )
 
 

@@ -52,7 +52,9 @@ def choose(
             told = "; ".join(reasons) or engine.why
             return engine, told if wanted == "auto" else "asked for"
         if wanted == name:
-            raise ModelError(f"engine={name!r} cannot train this: {refusal}. Use engine='auto'.")
+            raise ModelError(
+                f"`engine={name!r}` cannot train this: {refusal}. Use `engine='auto'`."
+            )
         reasons.append(refusal)
     raise ModelError(f"no engine can train this: {'; '.join(reasons)}.")
 

@@ -81,7 +81,7 @@ def write_report(
     except OSError as error:
         place = error.filename or output
         raise ConfigError(
-            f"{place} cannot be written: {error.strerror or error}. Choose another --output."
+            f"{place} cannot be written: {error.strerror or error}. Choose another `output`."
         ) from None
     return [output, *(path for chapter in chapters for path in chapter["files"])]
 

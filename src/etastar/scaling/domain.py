@@ -57,7 +57,7 @@ class Domain:
         if strict and outside:
             raise ConfigError(
                 f"no prediction for width {width:g}, depth {depth:g}: {'; '.join(outside)}. "
-                f"Measure networks nearer to it, or allow the extrapolation with strict=False."
+                "Measure networks nearer to it, or leave out `strict`."
             )
         return outside
 
