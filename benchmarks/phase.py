@@ -151,9 +151,7 @@ def draw_slopes(path: Path) -> None:
         return {
             f"{labels['dataset']}, {labels['loss']}": cells
             for file, labels, cells in groups(keep)
-            if is_curves(file)
-            and file != "curves-beyond"
-            and float(labels["input_lr_ratio"]) == 0.1
+            if is_curves(file) and float(labels["input_lr_ratio"]) == 0.1
         }
 
     every = kept(everything)
@@ -205,7 +203,7 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for region, (cutoff, keep) in REGIONS.items():
         for file, labels, cells in groups(keep):
-            if is_curves(file) and file != "curves-beyond":
+            if is_curves(file):
                 record = found.setdefault(f"{file} {labels}", {"file": file, **labels, "rows": []})
                 record["rows"].append(row_of(cells, region.replace("\n", " "), cutoff))
     records = [r for r in found.values() if any("error" not in row for row in r["rows"])]

@@ -53,9 +53,13 @@ NEVER_USED = ("curves-vehicles", "curves-teacher")
 Keep = Callable[[dict[str, str]], bool]
 
 
+BEYOND = "curves-beyond"
+"""The rows of the 1,024×8 networks, which no law is fitted to."""
+
+
 def is_curves(file: str) -> bool:
-    """Whether the rows of a file are success curves."""
-    return file.startswith("curves-")
+    """Whether a file has the success curves of a study; the 1,024×8 networks are apart."""
+    return file.startswith("curves-") and file != BEYOND
 
 
 def data_of(row: Mapping[str, Any]) -> str:
@@ -169,10 +173,10 @@ def largest(
 ) -> list[dict[str, Any]]:
     """What the curves predict of the 1,024×8 networks, and what those turned out to be."""
     found = []
-    targets = {str(labels): cells for file, labels, cells in measured if file == "curves-beyond"}
+    targets = {str(labels): cells for file, labels, cells in measured if file == BEYOND}
     for file, labels, cells in measured:
         target = targets.get(str(labels))
-        if not is_curves(file) or file == "curves-beyond" or target is None:
+        if not is_curves(file) or target is None:
             continue
         turned_out = estimate_cells(target)
         if turned_out.used.all() and estimate_cells(cells).used.sum() >= LEAST_TRAIN:
