@@ -32,6 +32,7 @@ from etastar.errors import ConfigError, ExecutorError, StoreError
 from etastar.problem.trial import Outcome, Trial
 from etastar.result import Result
 from etastar.search.curve import Curve
+from etastar.study.store import StoreWriter
 
 DIGITS = etastar.load("digits")
 TRAIN = DIGITS.x_train[:640], DIGITS.y_train[:640]
@@ -216,11 +217,40 @@ def test_a_warmup_is_kept_too(tmp_path: Path) -> None:
     how |= {"target_lr": 2.5, "ladder": (0, 10), "seeds": 1, "resolution": 0.5}
     with _quiet():
         expected = etastar.warmup(build, TRAIN, VAL, **how)
-        assert etastar.warmup(build, TRAIN, VAL, store=store, **how) == expected
+        found = etastar.warmup(build, TRAIN, VAL, store=store, **how)
         trials = kept(store)
-        assert etastar.warmup(build, TRAIN, VAL, store=store, **how) == expected
+        again = etastar.warmup(build, TRAIN, VAL, store=store, **how)
+    assert found == again == expected
     assert kept(store) == trials
     assert len(trials) > 1
+    assert {one.cost.trials for one in (expected, found, again)} == {sum(trials.values())}
+    assert found.at_start is not None
+    budget, along = found.at_start.settings["max_steps"], found.ladder[-1].step
+    assert along == 10
+    with StoreWriter(store) as there:
+        outcomes = [outcome for key in trials for outcome in there.runs(key).values()]
+    steps = sum(outcome.steps_taken(budget) for outcome in outcomes) + along
+    assert {one.cost.steps for one in (expected, found, again)} == {steps}
+
+
+def test_a_warmup_goes_the_road_of_every_entry() -> None:
+    how: dict[str, Any] = {"threshold": 0.8, "max_steps": 30, "batch_size": 10**6, "seeds": 2}
+    how |= {"resolution": 0.5, "progress": False}
+    with _quiet():
+        found = etastar.warmup(build, TRAIN, VAL, target_lr=9.0, ladder=(0, 10), **how)
+        bracketed = etastar.maximal_lr(build, TRAIN, VAL, **how)
+    assert found.at_start is not None
+    assert found.at_start.seeds == bracketed.seeds == found.ladder[0].seeds
+    assert found.at_start.settings == bracketed.settings
+    assert found.at_start.environment == bracketed.environment
+    assert any("every step takes all of them" in note for note in found.notes)
+    assert found.warnings == found.notes
+    assert "budget (`max_steps`)" in found.notes[0]
+    read = json.loads(found.to_json())
+    assert read == found.to_dict()
+    assert read["schema_version"] == found.at_start.to_dict()["schema_version"]
+    assert read["cost"]["steps"] == found.cost["steps"] > found.at_start.cost.steps
+    assert read["at_start"]["settings"]["max_steps"] == 30
 
 
 # ended early

@@ -138,7 +138,7 @@ def measured(
         schedule = warmup(found) if warmup and not found.interrupted else None
     except KeyboardInterrupt:
         values["interrupted"] = True
-    told = schedule.notes if schedule else ()
+    told = tuple(n for n in schedule.notes if n not in found.notes) if schedule else ()
     if warmup and values["interrupted"]:
         told = (f"it was not found, {CTRL_C}: with `store` it can go on.",)
     values["notes"] = (*found.notes, *notes, *(f"warm-up: {note}" for note in told))

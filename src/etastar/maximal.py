@@ -17,6 +17,7 @@ from etastar.engines import LoopEngine
 from etastar.engines.workers import WorkersEngine
 from etastar.errors import ConfigError, NotBracketedWarning
 from etastar.problem.answers import WHOLE
+from etastar.problem.optimizers import Groups
 from etastar.problem.own_model import OwnModel
 from etastar.problem.problem import Problem
 from etastar.problem.streams import untouched
@@ -31,7 +32,7 @@ from etastar.search.search import (
     Search,
     chosen_strategy,
 )
-from etastar.study.kept import keeper
+from etastar.study.kept import Shelf, keeper
 
 SCAN_RATIO = 1.6
 """Largest factor between neighbouring rates of the scan for a user's model. Wider than for our
@@ -182,20 +183,16 @@ def maximal_lr(
         raise ConfigError("`resources` has no effect without `executor`: leave it out.")
     workers = None if executor is None else WorkersEngine(executor, resources)
     early = Early(None if minutes is None else check_number("minutes", plain(minutes), above=0))
-    spent = 0
     with untouched(train_data, val_data), keeper(store) as kept:
 
         def train(problem: Problem, trials: list[Trial]) -> dict[Trial, Outcome]:
-            nonlocal spent
-            check_room(asked.budgets, spent / problem.max_steps, problem, trials)
+            check_room(asked.budgets, kept.steps / problem.max_steps, problem, trials)
             loop = LoopEngine()
             there = workers.over(loop) if workers else loop
-            found = kept.trained(problem, trials, there, early)
-            spent += sum(o.steps_taken(t.steps or problem.max_steps) for t, o in found.items())
-            return found
+            return kept.trained(problem, trials, there, early)
 
         try:
-            problem, (groups, ratios), notes = asked.problem(train)
+            problem, groups, notes = asked.problem(train)
         except TimeoutError:
             if not early.late:
                 raise
@@ -206,24 +203,14 @@ def maximal_lr(
         search = _own_search(asked)
         shelf = kept.shelf(problem, apart=search.seeds[0] if search.apart else None)
         with ProgressLine(wanted=progress) as line:
-            found = run(
+            found = measured(
+                asked,
                 problem,
                 search,
-                heading=own_heading(problem, asked.seed_list[0]),
-                data={"name": train_data.name if isinstance(train_data, Dataset) else None},
-                engine=engine,
+                shelf,
                 groups=groups,
-                ratios=ratios,
-                settings={
-                    **{key: getattr(asked, key) for key in SETTINGS_TOLD[:4]},
-                    "seeds": asked.seed_list,
-                    "from_checkpoint": from_checkpoint is not None,
-                },
-                budget="epochs" if asked.max_steps is None else "max_steps",
                 notes=notes,
-                known=dict(shelf.known),
-                spent=spent,
-                on_outcome=shelf.add,
+                spent=kept.steps,
                 on_progress=line.update if line else None,
                 early=early,
                 workers=workers,
@@ -231,6 +218,40 @@ def maximal_lr(
     if found.reason:
         warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
     return found
+
+
+def measured(
+    asked: OwnModel, problem: Problem, search: Search, shelf: Shelf, *, groups: Groups, **how: Any
+) -> Result:
+    """Measure η* of a user's model on `etastar.run.run`, with what was asked for in the record.
+
+    Args:
+        asked: The arguments.
+        problem: What they make, or the same in the middle of its training.
+        search: How η* is looked for.
+        shelf: Where its trials are kept.
+        groups: Parameter groups and their rates over η.
+        **how: Further arguments of `run`.
+    """
+    data = asked.train_data
+    return run(
+        problem,
+        search,
+        heading=own_heading(problem, asked.seed_list[0]),
+        data={"name": data.name if isinstance(data, Dataset) else None},
+        engine=asked.engine,
+        groups=groups[0],
+        ratios=groups[1],
+        settings={
+            **{key: getattr(asked, key) for key in SETTINGS_TOLD[:4]},
+            "seeds": asked.seed_list,
+            "from_checkpoint": asked.from_checkpoint is not None,
+        },
+        budget=asked.budget_option,
+        known=dict(shelf.known),
+        on_outcome=shelf.add,
+        **how,
+    )
 
 
 def check_room(budgets: float | None, spent: float, problem: Problem, trials: list[Trial]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.result import json_ready, number
+from etastar.result import SCHEMA_VERSION, Cost, Result, json_ready, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,8 @@ class Warmup:
         without: Outcome at the target rate from the first step on, by seed.
         notes: What to know before trusting it.
         ratios: Rate of each group of the optimizer over that of the schedule.
-        heading: What was trained, in two lines, as in `etastar.Result`.
+        at_start: The result at step 0, of all seeds: with settings, data and environment.
+        cost: All that it took: brackets along the ladder, the run along it, and the check.
     """
 
     target_lr: float
@@ -76,7 +78,13 @@ class Warmup:
     without: Mapping[int, Outcome] = field(repr=False)
     notes: tuple[str, ...]
     ratios: tuple[float, ...] = (1.0,)
-    heading: str = ""
+    at_start: Result | None = field(default=None, repr=False, compare=False)
+    cost: Cost = field(default=Cost(0, 0, None, 0.0), compare=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The same as `notes`."""
+        return self.notes
 
     @property
     def total(self) -> int | None:
@@ -153,10 +161,13 @@ class Warmup:
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON types."""
-        own = {k: v for k, v in vars(self).items() if k not in ("ladder", "with_warmup", "without")}
+        apart = ("ladder", "with_warmup", "without", "at_start", "cost")
         ready: dict[str, Any] = json_ready(
             {
-                **own,
+                "schema_version": SCHEMA_VERSION,
+                **{name: value for name, value in vars(self).items() if name not in apart},
+                "at_start": self.at_start and self.at_start.to_dict(),
+                "cost": asdict(self.cost),
                 "total": self.total,
                 "verified": self.verified,
                 "ladder": [
@@ -172,6 +183,10 @@ class Warmup:
             }
         )
         return ready
+
+    def to_json(self) -> str:
+        """The same as strict JSON."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw η* along the run, by seed, and the schedule below it.
@@ -198,7 +213,7 @@ class Warmup:
             if runs
         ]
         lines = [
-            *self.heading.splitlines(),
+            *([self.at_start.heading] if self.at_start else []),
             f"{head} ({self.status})",
             f"η* along the run: {rungs}",
             "; ".join(ends),

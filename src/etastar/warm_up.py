@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
@@ -14,10 +15,9 @@ import torch
 from torch import nn
 
 from etastar.checking import check_choice, is_number, is_whole
-from etastar.engines import choose
 from etastar.engines.loop import LoopEngine
 from etastar.errors import ConfigError, NotBracketedWarning
-from etastar.maximal import PLACES, SCAN_RATIO, own_heading
+from etastar.maximal import PLACES, SCAN_RATIO, measured
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
 from etastar.problem.own_model import OwnModel
@@ -26,7 +26,8 @@ from etastar.problem.session import Session
 from etastar.problem.streams import untouched
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.problem.user_code import told
-from etastar.run import searched
+from etastar.progress import ProgressLine
+from etastar.result import Cost, Result
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 from etastar.study.kept import Keeper, Shelf, keeper
@@ -83,10 +84,12 @@ def warmup(
     Warns:
         NotBracketedWarning: There is no such warm-up; `length` is then None.
     """
+    began = time.perf_counter()
     asked = _own_model(model, train_data, val_data, options)
     target_lr, steps, pace = _checked_schedule(asked, target_lr, ladder, shape, pace)
     with untouched(train_data, val_data), keeper(store) as kept:
         found = _found(asked, target_lr, steps, shape, pace, kept)
+    found = replace(found, cost=replace(found.cost, seconds=round(time.perf_counter() - began, 3)))
     if found.length is None:
         warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
     return found
@@ -101,23 +104,41 @@ def _found(
     kept: Keeper,
 ) -> Warmup:
     """Problem → η* along the ladder → schedule → check."""
-    problem, (_, ratios), _ = asked.problem(
+    problem, groups, notes = asked.problem(
         lambda one, trials: kept.trained(one, trials, LoopEngine())
     )
     starts = [Start(seed, seed) for seed in asked.seed_list]
-    steps = [_measure(dict.fromkeys(starts, problem), 0, asked, kept.shelf(problem))]
-    lowest = steps[0].lowest
-    pace_lr = None if lowest is None else pace * lowest
-    if lowest is not None and pace_lr is not None and lowest < target:
-        sessions = [Session(problem, start, pace_lr) for start in starts]
-        for step in sorted(step for step in set(ladder) if 0 < step < problem.max_steps):
-            for session in sessions:
-                with session.active():
-                    while session.steps < step:
-                        session.step()
-            tasks = {session.start: _from(session, problem) for session in sessions}
-            shelf = kept.shelf(problem, after=step, at=pace_lr)
-            steps.append(_measure(tasks, step, asked, shelf))
+    located = kept.steps, kept.trials
+    with ProgressLine(wanted=asked.progress) as line:
+
+        def bracketed(own: Problem, seeds: Sequence[int], shelf: Shelf, **how: Any) -> Result:
+            ends, resolution = (asked.start_lr, asked.end_lr), asked.resolution or RESOLUTION
+            search = Search(*ends, "section", tuple(seeds), resolution, scan_ratio=SCAN_RATIO)
+            told = line.update if line else None
+            return measured(asked, own, search, shelf, groups=groups, on_progress=told, **how)
+
+        first = bracketed(
+            problem, asked.seed_list, kept.shelf(problem), notes=notes, spent=kept.steps
+        )
+        lowest = LadderStep(0, first.seeds).lowest
+        pace_lr = None if lowest is None else pace * lowest
+        results: dict[int, list[Result]] = {0: [first]}
+        if lowest is not None and pace_lr is not None and lowest < target:
+            sessions = [Session(problem, start, pace_lr) for start in starts]
+            for step in sorted(step for step in set(ladder) if 0 < step < problem.max_steps):
+                for session in sessions:
+                    with session.active():
+                        while session.steps < step:
+                            session.step()
+                shelf = kept.shelf(problem, after=step, at=pace_lr)
+                results[step] = [
+                    bracketed(_from(session, problem), [session.start.order], shelf)
+                    for session in sessions
+                ]
+    steps = [
+        LadderStep(step, {seed: found for one in there for seed, found in one.seeds.items()})
+        for step, there in results.items()
+    ]
     status, length = plan(steps, target, shape, problem.max_steps)
     draft = Warmup(
         target_lr=target,
@@ -130,10 +151,20 @@ def _found(
         with_warmup={},
         without={},
         notes=(),
-        ratios=ratios,
-        heading=own_heading(problem, asked.seed_list[0]),
+        ratios=groups[1],
+        at_start=first,
     )
-    return _checked(draft, problem, starts, kept)
+    checked = _checked(draft, problem, starts, kept)
+    told = [note.replace("`epochs`", f"`{asked.budget_option}`") for note in checked.notes]
+    costs = [result.cost for there in results.values() for result in there]
+    taken = sum(cost.steps for cost in costs) + len(starts) * steps[-1].step
+    taken += kept.steps - located[0]
+    trials = sum(cost.trials for cost in costs) + kept.trials - located[1]
+    return replace(
+        checked,
+        notes=(*told, *notes),
+        cost=Cost(trials, taken, None, taken / problem.max_steps),
+    )
 
 
 def plan(
@@ -157,20 +188,6 @@ def plan(
     # every rate of a longer warm-up is at most that of a shorter one: what is allowed stays so
     length = bisect.bisect_left(range(max_steps), True, lo=1, key=allowed)
     return ("found", length) if length < max_steps else ("unreachable", None)
-
-
-def _measure(tasks: dict[Start, Problem], step: int, asked: OwnModel, shelf: Shelf) -> LadderStep:
-    """η* of every seed from its state at one step of the ladder."""
-    results = {}
-    ends, resolution = (asked.start_lr, asked.end_lr), asked.resolution or RESOLUTION
-    for start, own in tasks.items():
-        search = Search(*ends, "section", (start.order,), resolution, scan_ratio=SCAN_RATIO)
-        engine = choose(own, asked.engine)[0]
-        queue = searched(
-            own, [start], search, engine, known=dict(shelf.known), on_outcome=shelf.add
-        )
-        results[start.order] = queue.strategies[start].result()
-    return LadderStep(step, results)
 
 
 def _reached(session: Session) -> GivenOrigin:
@@ -243,7 +260,7 @@ def _checked(draft: Warmup, problem: Problem, starts: list[Start], kept: Keeper)
         notes.append(
             f"no warm-up of up to {2 * (draft.length * schedule.stretch)} steps reached the "
             f"threshold at {draft.target_lr:g} on every seed. Lower target_lr or lengthen the "
-            "budget (epochs)."
+            "budget (`epochs`)."
         )
     return replace(schedule, notes=(*notes, *_surprises(draft)))
 
@@ -269,13 +286,13 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
     if draft.status == "none-trained":
         return (
             "no rate trains from the start on every seed, so there is no run to measure along. "
-            "Lengthen the budget (epochs), make the threshold easier, or widen the range."
+            "Lengthen the budget (`epochs`), make the threshold easier, or widen the range."
         )
     best = max((step.lowest or 0.0) for step in draft.ladder)
     return (
         f"η* stays below the target {draft.target_lr:g} at every step of the ladder up to "
         f"{draft.ladder[-1].step} of {problem.max_steps} steps; the highest is {best:.4g}. Lower "
-        "target_lr, lengthen the ladder or the budget (epochs)."
+        "target_lr, lengthen the ladder or the budget (`epochs`)."
     )
 
 

@@ -189,6 +189,11 @@ class OwnModel:
         return [int(seed) for seed in chosen]
 
     @property
+    def budget_option(self) -> str:
+        """Name the option that sets the budget."""
+        return "epochs" if self.max_steps is None else "max_steps"
+
+    @property
     def higher(self) -> bool:
         """Tell whether a higher metric is better."""
         return self.metric != "loss" if self.higher_is_better is None else self.higher_is_better

@@ -48,10 +48,13 @@ class Keeper:
 
     Args:
         store: None for nowhere.
+
+    Attributes:
+        trials, steps: Of what `trained` returned, summed.
     """
 
     def __init__(self, store: StoreWriter | None) -> None:
-        self.store = store
+        self.store, self.trials, self.steps = store, 0, 0
         self._fingerprints: dict[int, tuple[Problem, dict[str, Any]]] = {}
 
     def shelf(self, problem: Problem, apart: int | None = None, **where: Any) -> Shelf:
@@ -104,7 +107,11 @@ class Keeper:
         queue = TrialList([trial for trial in trials if trial not in shelf.known], shelf.add)
         if queue.waiting:
             engine.run(problem, early.over(queue) if early else queue)
-        return {trial: (shelf.known | queue.outcomes)[trial] for trial in trials}
+        found = {trial: (shelf.known | queue.outcomes)[trial] for trial in trials}
+        whole = problem.max_steps
+        self.trials += len(found)
+        self.steps += sum(o.steps_taken(t.steps or whole) for t, o in found.items())
+        return found
 
     def _record(self, problem: Problem, store: StoreWriter) -> dict[str, Any]:
         """Return the fingerprint of a problem, once it is known that no code has changed."""
