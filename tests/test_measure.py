@@ -322,7 +322,7 @@ def test_settings_are_those_that_were_used() -> None:
 def test_options_without_effect_are_refused_for_a_model_too() -> None:
     digits = etastar.load("digits", train_size=320)
     batches = list(zip(digits.x_train.split(20), digits.y_train.split(20), strict=True))
-    with pytest.raises(ConfigError, match="batch_size=7 has no effect"):
+    with pytest.raises(ConfigError, match="`batch_size=7` has no effect"):
         etastar.maximal_lr(torch.nn.Linear(64, 10), batches, batch_size=7)
     with pytest.raises(ConfigError, match="loss_fn has no effect beside step_fn"):
         etastar.maximal_lr(

@@ -18,7 +18,7 @@ from etastar.problem.problem import Problem, of_network
 from etastar.problem.streams import check_ambient
 from etastar.result import Result
 from etastar.run import Progress, run
-from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, NTK_END_LR, Settings
+from etastar.settings import DATA_OPTIONS, NETWORK_OPTIONS, NO_FROM_STEP, NTK_END_LR, Settings
 
 
 def measure(
@@ -54,9 +54,7 @@ def measure(
     """
     settings = checked_settings(network, dataset, options)
     if settings.from_lr is not None and not settings.from_step:
-        raise ConfigError(
-            "`from_lr` has no effect without `from_step`: leave it out, or give both."
-        )
+        raise ConfigError(NO_FROM_STEP)
     network = network or settings.network()
     if isinstance(dataset, str):
         dataset = settings.data(progress=on_progress is not None)

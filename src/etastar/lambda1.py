@@ -217,6 +217,8 @@ def measure_sharpness(
     scheme = network.parametrization_record(dataset.inputs, dataset.classes)
     notes = (*scheme_notes(scheme), *_warnings(of_kind, max_iter))
     notes += () if note else _beyond(network)
+    if options.get("val_size") and not with_eta_star:
+        notes += ("`val_size` has no effect: λ1 is of the loss on training samples.",)
     star: dict[str, Any] = {}
     if with_eta_star:
 

@@ -66,6 +66,8 @@ NETWORK_OPTIONS = {*NETWORK_FIELDS, "norm"}
 DATA_OPTIONS = {"data_dir", "train_size", "val_size"}
 """Options that describe the data set, and so cannot go with one that is given as an object."""
 
+NO_FROM_STEP = "`from_lr` has no effect without `from_step`: leave it out, or give both."
+
 
 class Settings(Options):
     """What to measure: data, network, training, criterion, search, machine.

@@ -364,8 +364,17 @@ def test_a_batch_size_that_loaders_have_too_is_no_mistake() -> None:
     loader = DataLoader(TensorDataset(X, Y), 16)
     problem, _ = problem_of(nn.Linear(8, 2), loader, loader, batch_size=16)
     assert problem.batch_size == 16
-    with pytest.raises(etastar.ConfigError, match="batch_size=32 has no effect"):
+    with pytest.raises(etastar.ConfigError, match="`batch_size=32` has no effect"):
         problem_of(nn.Linear(8, 2), loader, loader, batch_size=32)
+    problem, notes = problem_of(nn.Linear(8, 2), loader, (X, Y), batch_size=32)
+    assert (problem.batch_size, problem.val.batch) == (16, 32)
+    assert (
+        "`batch_size` = 32 is that of the evaluation: train_data comes in batches already." in notes
+    )
+    with pytest.raises(etastar.ConfigError, match="`eval_batch_size=8` has no effect: val_data"):
+        problem_of(nn.Linear(8, 2), (X, Y), loader, eval_batch_size=8)
+    problem, _ = problem_of(nn.Linear(8, 2), (X, Y), loader, batch_size=32)
+    assert problem.batch_size == 32
 
 
 class Bags(nn.Module):

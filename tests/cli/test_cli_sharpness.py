@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -272,6 +273,12 @@ def test_an_option_of_the_search_alone_is_refused_without_it(
     assert f"etastar: {shown}: only the search for η* uses this; give --with-eta-star" in (
         capsys.readouterr().err
     )
+
+
+def test_validation_samples_are_not_used_and_that_is_said() -> None:
+    options: dict[str, Any] = {"width": 4, "depth": 1, "train_size": 30, "val_size": 10, "seeds": 1}
+    found = etastar.lambda1.measure_sharpness(max_iter=5, **options)
+    assert "`val_size` has no effect: λ1 is of the loss on training samples." in found.warnings
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,13 @@ def test_seeds_that_leave_a_gap_are_refused() -> None:
         Study.from_text(text)
 
 
+def test_a_rate_up_to_no_step_is_refused_where_no_cell_uses_it() -> None:
+    with pytest.raises(ConfigError, match="`from_lr` has no effect without `from_step`"):
+        Study.from_text("[base]\nfrom_lr = 0.1\n[grid]\nwidth = [8, 16]")
+    swept = Study.from_text("[base]\nfrom_lr = 0.1\n[grid]\nfrom_step = [0, 5]")
+    assert [cell.fields["from_step"] for cell in swept.cells] == [0, 5]
+
+
 def test_filters_read_the_signs_of_the_papers() -> None:
     study = Study.from_text(
         'filter = ["width ≥ 8·depth", "depth ≠ 3"]\n'

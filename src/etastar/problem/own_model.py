@@ -331,7 +331,14 @@ class OwnModel:
             )
         if type(train_data) is list and len(train_data) == 2 and isinstance(train, LoaderBatches):
             notes.append(TWO_BATCHES)
-        return train, self._validation(train, val_data, device)
+        val = self._validation(train, val_data, device)
+        batched = isinstance(train, LoaderBatches) and train.batched
+        if self.batch_size and batched and self.batch_size != train.batch:
+            notes.append(
+                f"`batch_size` = {size} is that of the evaluation: train_data comes in batches "
+                "already."
+            )
+        return train, val
 
     def _validation(self, train: Batches, given: Any, device: torch.device) -> Batches:
         """Return what the metric is evaluated on, at the batch size of training if none is asked.
@@ -352,12 +359,13 @@ class OwnModel:
             )
         batched = [isinstance(b, LoaderBatches) and b.batched for b in (train, val)]
         fixed = batched[1] or (val is train and isinstance(val, LoaderBatches))
-        useless = (("batch_size", all(batched), train), ("eval_batch_size", fixed, val))
-        for name, in_vain, batches in useless:
-            asked = getattr(self, name)
-            if asked and in_vain and asked != batches.batch:
+        in_vain = batched[0] and (batched[1] or self.eval_batch_size is not None)
+        useless = (("batch_size", in_vain, train), ("eval_batch_size", fixed, val))
+        for name, unused, batches in useless:
+            asked, which = getattr(self, name), "train_data" if batches is train else "val_data"
+            if asked and unused and asked != batches.batch:
                 raise ConfigError(
-                    f"{name}={asked} has no effect: the data come in batches already. Leave it "
+                    f"`{name}={asked}` has no effect: {which} comes in batches already. Leave it "
                     "out, or pass tensors, (inputs, targets), or a Dataset."
                 )
         return val

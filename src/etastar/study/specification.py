@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from etastar.data import DATASETS
 from etastar.errors import ConfigError, nearest, unknown_name
-from etastar.settings import NETWORK_OPTIONS, Settings
+from etastar.settings import NETWORK_OPTIONS, NO_FROM_STEP, Settings
 from etastar.study.cell import NOT_IDENTITY, Cell, SharpnessSettings
 from etastar.study.conditions import Holds, parse_condition
 from etastar.study.factory import SIZES, FactorySettings, arranged
@@ -264,6 +264,11 @@ def _cells(file: StudyFile, folders: tuple[str, ...]) -> list[Cell]:
         add(place, [_assignment(place, values, keys)], filters)
     if not found:
         raise ConfigError("filter leaves none of the [[cells]].")
+    fields = [cell.fields for cell in found.values()]  # a swept `from_step` may be 0 in some
+    if any(one.get("from_lr") for one in fields) and not any(
+        one.get("from_step") for one in fields
+    ):
+        raise ConfigError(NO_FROM_STEP)
     return list(found.values())
 
 
