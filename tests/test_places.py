@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import random
 import re
 import runpy
@@ -246,11 +248,17 @@ def test_a_warmup_goes_the_road_of_every_entry() -> None:
     assert any("every step takes all of them" in note for note in found.notes)
     assert found.warnings == found.notes
     assert "budget (`max_steps`)" in found.notes[0]
-    read = json.loads(found.to_json())
-    assert read == found.to_dict()
-    assert read["schema_version"] == found.at_start.to_dict()["schema_version"]
-    assert read["cost"]["steps"] == found.cost["steps"] > found.at_start.cost.steps
-    assert read["at_start"]["settings"]["max_steps"] == 30
+    own, record = json.loads(found.to_json()), found.at_start.to_dict()
+    assert own == found.to_dict()
+    assert own.keys() > record.keys()
+    differ = {name for name in record if own[name] != record[name]}
+    assert differ == {"status", "cost", "notes", "warnings"}
+    assert own["cost"]["steps"] == found.cost["steps"] > found.at_start.cost.steps
+    for name in ("lr", "bracket", "interval", "seeds", "success", "trials", "history", "settings"):
+        assert getattr(found, name) == getattr(found.at_start, name)
+    assert pickle.loads(pickle.dumps(found)) == copy.copy(found) == found
+    with pytest.raises(AttributeError, match="has no attribute 'lrs'"):
+        _ = found.lrs
 
 
 # ended early

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.result import SCHEMA_VERSION, Cost, Result, json_ready, number
+from etastar.result import Cost, Result, json_ready, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ class LadderStep:
 
 @dataclass(frozen=True)
 class Warmup:
-    """The shortest warm-up to a target rate.
+    """The shortest warm-up to a target rate, and what `etastar.Result` says of step 0.
 
     Attributes:
         target_lr: The rate to warm up to.
@@ -63,7 +63,8 @@ class Warmup:
         without: Outcome at the target rate from the first step on, by seed.
         notes: What to know before trusting it.
         ratios: Rate of each group of the optimizer over that of the schedule.
-        at_start: The result at step 0, of all seeds: with settings, data and environment.
+        at_start: The result at step 0, of all seeds. Its attributes (`lr`, `seeds`, `settings`,
+            `environment`, ...) are the warm-up's too, where it has none of that name.
         cost: All that it took: brackets along the ladder, the run along it, and the check.
     """
 
@@ -80,6 +81,12 @@ class Warmup:
     ratios: tuple[float, ...] = (1.0,)
     at_start: Result | None = field(default=None, repr=False, compare=False)
     cost: Cost = field(default=Cost(0, 0, None, 0.0), compare=False)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the result at step 0 has under that name."""
+        if name.startswith("_") or name == "at_start" or self.at_start is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.at_start, name)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -160,13 +167,13 @@ class Warmup:
         return LambdaLR(optimizer, lambda step: self.lr_at(step) / self.target_lr)
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as JSON types."""
+        """The record of step 0 as JSON types, with the warm-up's own keys in it and instead."""
         apart = ("ladder", "with_warmup", "without", "at_start", "cost")
         ready: dict[str, Any] = json_ready(
             {
-                "schema_version": SCHEMA_VERSION,
+                **(self.at_start.to_dict() if self.at_start else {}),
                 **{name: value for name, value in vars(self).items() if name not in apart},
-                "at_start": self.at_start and self.at_start.to_dict(),
+                "warnings": self.warnings,
                 "cost": asdict(self.cost),
                 "total": self.total,
                 "verified": self.verified,
