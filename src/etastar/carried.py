@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
-from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.errors import ConfigError, NotBracketedWarning, warn
 from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
 from etastar.problem.user_code import is_users
@@ -132,7 +132,7 @@ def measured(
         warnings.simplefilter("ignore", NotBracketedWarning)
         found = maximal_lr(**(training | dict(options)))
     if found.reason:
-        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
+        warn(found.reason, NotBracketedWarning)
     values, schedule = dict(vars(found)), None
     try:
         schedule = warmup(found) if warmup and not found.interrupted else None
