@@ -131,7 +131,9 @@ def test_an_error_anywhere_else(way: str) -> None:
         r"scheduler at step 4 of 12": {
             "scheduler": lambda o: LambdaLR(o, lambda s: how() if s > 3 else 1.0)
         },
-        r"model is called as a factory, <lambda>\(0\), and": {"model": lambda seed: how()},
+        "the factory that was given as the model, called with the seed 0,": {
+            "model": lambda seed: how()
+        },
         r"train_data: reading batch 0 from generator": {"train_data": (how() for _ in "a")},
         r"the first training batch .* and it": {"loss_fn": lambda outputs, targets: how()},
         r"the metric '<lambda>' cannot be evaluated .* it": {
