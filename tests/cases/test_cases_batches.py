@@ -106,7 +106,7 @@ IN_ONE: dict[str, Any] = {
 @pytest.mark.parametrize("form", IN_ONE)
 def test_training_and_validation_in_one_are_refused(form: str) -> None:
     with pytest.raises(
-        etastar.ModelError, match=r"validation data in one.*pass train_data=.*val_d"
+        etastar.ModelError, match=r"validation data in one.*pass `train_data=.*val_d"
     ):
         problem_of(nn.Linear(8, 2), IN_ONE[form])
 
@@ -364,7 +364,7 @@ def test_a_batch_size_that_loaders_have_too_is_no_mistake() -> None:
     loader = DataLoader(TensorDataset(X, Y), 16)
     problem, _ = problem_of(nn.Linear(8, 2), loader, loader, batch_size=16)
     assert problem.batch_size == 16
-    with pytest.raises(etastar.ConfigError, match="batch_size=32 has no effect"):
+    with pytest.raises(etastar.ConfigError, match="`batch_size=32` has no effect"):
         problem_of(nn.Linear(8, 2), loader, loader, batch_size=32)
 
 
