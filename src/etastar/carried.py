@@ -51,7 +51,9 @@ class AppliedResult(Result):
         schedule = self.warmup if self.warmup and self.warmup.verified else None
         rate = schedule.target_lr if schedule else self.recommended_lr
         if rate is None:
-            more = "measure with more `trials`, as the notes say" if self.found else "use `curve`"
+            more = "measure with more `trials`, as the notes say"
+            if not self.found:
+                more = "use `strategy='curve'`"
             half = f", e.g. half of η*, {number(self.lr / 2)}" if self.lr else ""
             raise ConfigError(
                 f"apply: the result recommends no rate. {self.reason or ''}".rstrip()

@@ -290,7 +290,7 @@ def test_groups_and_labels_word_by_word():
         CellTable.from_rows([{**r, "lambda1": None} for r in exact_rows()]).values("lambda1")
     assert str(refused.value) == (
         "lambda1 needs the field 'lambda1_preconditioned', and no row has it: a study "
-        "whose file says sharpness = true measures it."
+        "measures it whose file sets sharpness to true."
     )
 
 

@@ -252,7 +252,7 @@ class CellTable:
             if np.all(np.isnan(self.log_lambda1)):
                 raise ConfigError(
                     f"{response} needs the field {SHARPNESS_NAMES[0]!r}, and no row has it: a "
-                    "study whose file says sharpness = true measures it."
+                    "study measures it whose file sets sharpness to true."
                 )
             with_eta = float(response == "eta_lambda1")
             # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*
