@@ -386,7 +386,7 @@ def test_what_cannot_be_pickled_is_refused_by_name() -> None:
 
     with (
         ProcessPoolExecutor(1) as pool,
-        pytest.raises(ConfigError, match="executor: step_fn cannot be pickled"),
+        pytest.raises(ConfigError, match="`executor`: step_fn cannot be pickled"),
     ):
         measured(step_fn=step, executor=pool)
 

@@ -274,7 +274,7 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
     return (
         f"η* stays below the target {draft.target_lr:g} at every step of the ladder up to "
         f"{draft.ladder[-1].step} of {problem.max_steps} steps; the highest is {best:.4g}. Lower "
-        "target_lr, lengthen the `ladder` or the budget (`epochs`)."
+        "`target_lr`, lengthen the `ladder` or the budget (`epochs`)."
     )
 
 

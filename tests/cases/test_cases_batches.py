@@ -242,7 +242,7 @@ def test_endless_streams_are_read_up_to_the_budget() -> None:
     problem, _ = problem_of(nn.Linear(8, 2), counted, val_data=VAL, **options)
     run_trial(problem, Trial.of(0, 0.01))
     assert next(count) == 20
-    with pytest.raises(etastar.ConfigError, match="pass val_data"):
+    with pytest.raises(etastar.ConfigError, match="pass `val_data`"):
         problem_of(nn.Linear(8, 2), DataLoader(Endless(), 16), **options)
     with pytest.raises(etastar.ConfigError, match="in `epochs` or in `max_steps`, not in both"):
         problem_of(nn.Linear(8, 2), (X, Y), max_steps=3)

@@ -118,7 +118,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "wrong width": ({"train_data": (X[:, :9], Y)}, r"float64\[16, 9\].*expected \(inputs, targ"),
     "wrong type": ({"train_data": (X.float(), Y)}, "does not go through model and loss"),
     "wrong validation": ({"val_data": (X[:, :9], Y)}, "cannot be evaluated on the validation"),
-    "triples": ({"train_data": [(X, X, Y)]}, "must be a pair .* pass step_fn"),
+    "triples": ({"train_data": [(X, X, Y)]}, "must be a pair .* pass `step_fn=lambda"),
     "no pairs": ({"train_data": X}, r"must be a pair .*got float64\[16, 16\]"),
     "no data at all": ({"train_data": 7}, "must be tensors, a Dataset, a DataLoader or an"),
     "regression": ({"train_data": (X, X[:, :3]), "val_data": (X, X[:, 0])}, "Pass `metric='loss'`"),
@@ -182,7 +182,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),
     "no seeds": ({"seeds": 0}, "seeds must be at least 1, got 0"),
     "same seeds": ({"seeds": [1, 1]}, "distinct whole numbers"),
-    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try `device='cpu'`"),
+    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. This machine has cpu"),
     "no device": (
         {"device": "cuda:99"},
         "cannot be used: .* This machine has cpu.*: use `device='cpu'`",
