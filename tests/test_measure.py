@@ -186,7 +186,7 @@ def test_data_of_ones_own() -> None:
     y = torch.arange(600) % 3
     x = torch.randn(600, 5, generator=g) + 2 * torch.nn.functional.one_hot(y, 5)
     data = etastar.Dataset.from_tensors(x[:500], y[:500], x[500:], y[500:], name="three clouds")
-    with pytest.raises(ConfigError, match="threshold has no default for data set 'three clouds'"):
+    with pytest.raises(ConfigError, match="`threshold` has no default for data set 'three clouds'"):
         etastar.measure(etastar.MLP(width=16, depth=2), data)
     found = etastar.measure(etastar.MLP(width=16, depth=2), data, threshold=0.8, epochs=4, seeds=2)
     assert found.eta_star.median is not None
@@ -219,8 +219,8 @@ def test_nothing_of_the_callers_torch_is_changed() -> None:
         ({"dataset": "mnits"}, "did you mean 'mnist'"),
         ({"dataset": 3}, "dataset must be the name of a data set or an etastar.Dataset; got 3"),
         ({"network": 3}, r"network must be an architecture, e.g. etastar.MLP\(.*; got 3"),
-        ({"device": "meta"}, "device 'meta' cannot be used: it holds shapes, not numbers"),
-        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
+        ({"device": "meta"}, "`device='meta'` cannot be used: it holds shapes, not numbers"),
+        ({"device": "cuda:99"}, "`device='cuda:99'` cannot be used"),
     ],
     ids=str,
 )
@@ -240,7 +240,7 @@ def test_a_network_object_has_the_range_that_its_options_have() -> None:
 
 
 def test_a_network_object_excludes_network_options() -> None:
-    with pytest.raises(ConfigError, match="width: the network was given as an object"):
+    with pytest.raises(ConfigError, match="`width`: the network was given as an object"):
         etastar.measure(etastar.MLP(), "digits", width=3)
 
 
@@ -257,7 +257,7 @@ def test_a_measurement_prints_in_a_few_lines() -> None:
 @pytest.mark.parametrize("option", ["data_dir", "train_size", "val_size"])
 def test_a_data_set_object_excludes_data_options(option: str) -> None:
     value = "." if option == "data_dir" else 200
-    with pytest.raises(ConfigError, match=f"{option}: the data set was given as an object"):
+    with pytest.raises(ConfigError, match=f"`{option}`: the data set was given as an object"):
         etastar.measure(etastar.MLP(), etastar.load("digits"), **{option: value})
 
 
@@ -324,7 +324,7 @@ def test_options_without_effect_are_refused_for_a_model_too() -> None:
     batches = list(zip(digits.x_train.split(20), digits.y_train.split(20), strict=True))
     with pytest.raises(ConfigError, match="`batch_size=7` has no effect"):
         etastar.maximal_lr(torch.nn.Linear(64, 10), batches, batch_size=7)
-    with pytest.raises(ConfigError, match="loss_fn has no effect beside step_fn"):
+    with pytest.raises(ConfigError, match="`loss_fn` has no effect beside `step_fn`"):
         etastar.maximal_lr(
             torch.nn.Linear(64, 10), batches, loss_fn=torch.nn.MSELoss(), step_fn=lambda m, b: m
         )

@@ -336,7 +336,7 @@ def test_an_executor_takes_the_runs_that_find_a_threshold_and_all_are_paid() -> 
 
 
 def test_minutes_end_the_search_of_a_threshold() -> None:
-    with pytest.raises(ConfigError, match=r"`minutes=0.001` have passed before threshold='auto'"):
+    with pytest.raises(ConfigError, match=r"`minutes=0.001` have passed before `threshold='auto'`"):
         measured(minutes=0.001, threshold="auto", epochs=50)
 
 
@@ -424,7 +424,7 @@ def test_what_cannot_be_pickled_is_refused_by_name() -> None:
 
     with (
         ProcessPoolExecutor(1) as pool,
-        pytest.raises(ConfigError, match="executor: step_fn cannot be pickled"),
+        pytest.raises(ConfigError, match="`executor`: step_fn cannot be pickled"),
     ):
         measured(step_fn=step, executor=pool)
 

@@ -239,7 +239,7 @@ def test_nothing_varies() -> None:
     assert found.curve is None
     assert len(found.seeds) == 1
     note = next(note for note in found.notes if "nothing varies" in note)
-    assert "`trials`, `budgets` and the other options of `curve` have no effect" in note
+    assert "`trials`, `budgets` and the other options of the curve have no effect" in note
     assert not any("use `strategy='curve'`" in note for note in found.notes)
 
 
@@ -290,7 +290,7 @@ def test_a_batch_of_more_than_all_samples_is_noted() -> None:
 
 def test_the_runs_that_find_a_threshold_count_towards_the_budgets() -> None:
     options: dict[str, Any] = OWN | {"threshold": "auto"}
-    with pytest.raises(ConfigError, match="`budgets=1` leave no room to find threshold='auto'"):
+    with pytest.raises(ConfigError, match="`budgets=1` leave no room to find `threshold='auto'`"):
         etastar.maximal_lr(build, data(), **options, budgets=1)
     found = etastar.maximal_lr(build, data(), **options, budgets=30, confirm=0)
     assert 20 < found.cost.budgets <= 30

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from etastar.data import Dataset
-from etastar.errors import ConfigError
+from etastar.errors import ConfigError, quoted
 from etastar.machine import device_named
 from etastar.problem.answers import label_notes
 from etastar.problem.networks import Network
@@ -157,7 +157,7 @@ def checked_settings(network: Any, dataset: Any, options: dict[str, Any]) -> Set
     ):
         if given and (meaningless := sorted(names & set(options))):
             raise ConfigError(
-                f"{', '.join(meaningless)}: the {what} was given as an object; set this on it."
+                f"{quoted(meaningless)}: the {what} was given as an object; set this on it."
             )
     return settings
 
@@ -177,7 +177,7 @@ def _with_half_of_eta_star(
     found = measured(network, data, initial, on_progress=on_progress)
     if found.lr is None:
         raise ConfigError(
-            "from_lr: η* at initialisation was not found, so half of it cannot be the rate up to "
+            "`from_lr`: η* at initialisation was not found, so half of it cannot be the rate up to "
             f"step {settings.from_step}. {found.reason} Or give `from_lr`."
         )
     return settings.model_copy(update={"from_lr": found.lr / 2})

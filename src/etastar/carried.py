@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
-from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.errors import ConfigError, NotBracketedWarning, warn
 from etastar.maximal import maximal_lr
 from etastar.problem.batches import Grouped, LoaderBatches
 from etastar.problem.user_code import is_users
@@ -51,7 +51,9 @@ class AppliedResult(Result):
         schedule = self.warmup if self.warmup and self.warmup.verified else None
         rate = schedule.target_lr if schedule else self.recommended_lr
         if rate is None:
-            more = "measure with more `trials`, as the notes say" if self.found else "use `curve`"
+            more = "measure with more `trials`, as the notes say"
+            if not self.found:
+                more = "use `strategy='curve'`"
             half = f", e.g. half of η*, {number(self.lr / 2)}" if self.lr else ""
             raise ConfigError(
                 f"apply: the result recommends no rate. {self.reason or ''}".rstrip()
@@ -132,7 +134,7 @@ def measured(
         warnings.simplefilter("ignore", NotBracketedWarning)
         found = maximal_lr(**(training | dict(options)))
     if found.reason:
-        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
+        warn(found.reason, NotBracketedWarning)
     values, schedule = dict(vars(found)), None
     try:
         schedule = warmup(found) if warmup and not found.interrupted else None

@@ -6,6 +6,9 @@ Divergence and spent budgets are not errors; they are outcomes (`etastar.problem
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 
 LONGEST = 2000
@@ -61,11 +64,25 @@ class NotBracketedWarning(UserWarning):
     """No largest rate was found in the range searched; the result says which end is to blame."""
 
 
+def warn(text: str, kind: type[Warning]) -> None:
+    """Warn at the line that called this package, however deep inside of it this is called."""
+    package = os.path.join(os.path.dirname(__file__), "")
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, kind, stacklevel=level)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most like this one; None if none is like it at all."""
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=LIKENESS)
     return by_lower[near[0]] if near else None
+
+
+def quoted(options: Iterable[str]) -> str:
+    """Return options as messages name them: each in backticks, in the order of the alphabet."""
+    return ", ".join(f"`{name}`" for name in sorted(options))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:

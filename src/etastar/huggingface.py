@@ -337,7 +337,7 @@ def _metric(training: Training, asked: Any) -> Any:
     if _shifts_labels(trainer):
         raise ConfigError(
             f"{ENTRY}: the model predicts the next token, of which no accuracy is read. Pass "
-            "metric='loss' with a threshold, or a Trainer with compute_metrics."
+            "`metric='loss'` with a `threshold`, or a Trainer with compute_metrics."
         )
     return "accuracy"
 

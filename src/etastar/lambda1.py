@@ -17,7 +17,7 @@ from etastar.checking import check_solver, plain
 from etastar.curvature.graphs import Kind
 from etastar.curvature.initialisations import SeedSharpness, initial_sharpness, over_seeds
 from etastar.data import Dataset
-from etastar.errors import ConfigError, EtaStarError
+from etastar.errors import ConfigError, EtaStarError, quoted
 from etastar.machine import device_named, environment, use_threads
 from etastar.problem.networks import Network
 from etastar.problem.networks.parametrization import scheme_notes
@@ -264,11 +264,11 @@ def _check_in_use(options: Mapping[str, Any], with_eta_star: bool) -> None:
     """
     given = {name for name, value in options.items() if value is not None}
     if options.get("from_step") or "from_lr" in given:
-        names = ", ".join(sorted(given & {"from_step", "from_lr"}))
+        names = quoted(given & {"from_step", "from_lr"})
         raise ConfigError(f"{names}: λ1 is measured at initialisation; leave it out.")
     if unused := set() if with_eta_star else given & SEARCH_OPTIONS:
         raise ConfigError(
-            f"{', '.join(sorted(unused))}: only the search for η* uses this; give `with_eta_star`, "
+            f"{quoted(unused)}: only the search for η* uses this; give `with_eta_star`, "
             "or leave it out."
         )
 

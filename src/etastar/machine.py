@@ -42,7 +42,7 @@ def use_threads(count: int | None) -> Iterator[int]:
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name, if this machine has it and numbers can be computed on it.
+    """Return the device of that name, if this machine has it and numbers can be computed on it.
 
     Args:
         name: As PyTorch names devices: `cpu`, `cuda`, `cuda:1`, ...
@@ -52,19 +52,31 @@ def device_named(name: str) -> torch.device:
     """
     import torch
 
+    device = None
     try:
         device = torch.device(name)
         float(torch.zeros(1, device=device))
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        if name.partition(":")[0] == "meta":
+        if device is None:
+            reason = "PyTorch knows no device of that name"
+        elif device.type == "meta":
             reason = "it holds shapes, not numbers"
         elif isinstance(error, (NotImplementedError, ImportError)):
             reason = "this build of PyTorch does not support it"
         raise ConfigError(
-            f"device {name!r} cannot be used: {reason}. Try `device='cpu'`."
+            f"`device={name!r}` cannot be used: {reason}. This machine has {' and '.join(_there())}"
+            ": use `device='cpu'`."
         ) from None
     return device
+
+
+def _there() -> list[str]:
+    """Return the kinds of device that this machine has, as PyTorch names them."""
+    import torch
+
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return ["cpu", *(name for name, there in has.items() if there)]
 
 
 def environment(device: torch.device, dtype: torch.dtype, threads: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from etastar.checking import check_choice, check_number, known_names, plain
 from etastar.data import Dataset
 from etastar.engines import LoopEngine
 from etastar.engines.workers import WorkersEngine
-from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.errors import ConfigError, NotBracketedWarning, warn
 from etastar.problem.answers import WHOLE
 from etastar.problem.optimizers import Groups
 from etastar.problem.own_model import OwnModel
@@ -197,8 +196,8 @@ def maximal_lr(
             if not early.late:
                 raise
             raise ConfigError(
-                f"`minutes={early.minutes:g}` have passed before threshold='auto' was found: give "
-                "more, or a threshold; with `store` it goes on where it was."
+                f"`minutes={early.minutes:g}` have passed before `threshold='auto'` was found: "
+                "give more, or a threshold; with `store` it goes on where it was."
             ) from None
         search = _own_search(asked)
         shelf = kept.shelf(problem, apart=search.seeds[0] if search.apart else None)
@@ -216,7 +215,7 @@ def maximal_lr(
                 workers=workers,
             )
     if found.reason:
-        warnings.warn(found.reason, NotBracketedWarning, stacklevel=3)
+        warn(found.reason, NotBracketedWarning)
     return found
 
 
@@ -270,7 +269,7 @@ def check_room(budgets: float | None, spent: float, problem: Problem, trials: li
     most += WHOLE if any(t.steps for t in trials) else 0
     if budgets is not None and most > budgets:
         raise ConfigError(
-            f"`budgets={budgets:g}` leave no room to find threshold='auto', which may take "
+            f"`budgets={budgets:g}` leave no room to find `threshold='auto'`, which may take "
             f"{most:.3g} of them: give more, or a threshold."
         )
 

@@ -236,7 +236,7 @@ def run(
         search = replace(search, strategy="section", resolution=RESOLUTION)
     record = search.record()
     if spent:
-        notes.append(f"{spent:,} of the steps went to threshold='auto'.")
+        notes.append(f"{spent:,} of the steps went to `threshold='auto'`.")
     trainer, reason = choose(problem, engine, threads)
     if workers:
         trainer = workers.over(trainer)
@@ -286,7 +286,7 @@ def _seeds_differ(problem: Problem) -> bool:
 NOTHING_VARIES = (
     "nothing varies between trials (the model is given, the data come in one order, and training "
     "draws no random numbers): there is no p(η), and η* was bracketed once (`strategy='section'`), "
-    "without a cap: `trials`, `budgets` and the other options of `curve` have no effect on it. "
+    "without a cap: `trials`, `budgets` and the other options of the curve have no effect on it. "
     "Pass a factory seed -> Module to vary the initialisation."
 )
 

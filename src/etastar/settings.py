@@ -188,8 +188,7 @@ class Settings(Options):
             self.__dict__["end_lr"] = NTK_END_LR  # frozen for others
         if self.start_lr >= self.end_lr:
             raise ValueError(
-                "start_lr must be below end_lr, "
-                f"got start_lr={self.start_lr:g} and end_lr={self.end_lr:g}"
+                f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}"
             )
         try:
             self.chosen_strategy  # noqa: B018 - raises if options exclude each other
@@ -302,7 +301,7 @@ class Settings(Options):
         threshold = full.threshold
         if threshold is None:
             raise ConfigError(
-                f"threshold has no default for data set {data.name!r}: give the validation "
+                f"`threshold` has no default for data set {data.name!r}: give the validation "
                 "accuracy that counts as trained."
             )
         guess = 1 / data.classes
@@ -312,7 +311,7 @@ class Settings(Options):
             raise ConfigError(
                 f"one class for all samples meets the threshold: the commonest is {share:.4g} of "
                 f"the validation data of {data.name}, the threshold {threshold:g}, so a network "
-                "that learns nothing would count as trained. Raise threshold above that share."
+                "that learns nothing would count as trained. Raise `threshold` above that share."
             )
         samples = len(data.y_train)
         batch = full.batch_size or BATCH_SIZE
@@ -323,7 +322,7 @@ class Settings(Options):
         steps = min(filter(None, (whole, self.max_steps)))
         often = max(1, per_epoch // EVALUATIONS_PER_EPOCH, steps // MOST_EVALUATIONS)
         if self.from_step and self.from_lr is None:
-            raise ConfigError(f"from_step = {self.from_step} needs from_lr, the rate up to there")
+            raise ConfigError(f"`from_step={self.from_step}` needs `from_lr`, the rate up to there")
         return Recipe(
             loss=self.loss,
             optimizer=self.optimizer,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import nn
 
 from etastar.checking import check_choice, is_number, is_whole
 from etastar.engines.loop import LoopEngine
-from etastar.errors import ConfigError, NotBracketedWarning
+from etastar.errors import ConfigError, NotBracketedWarning, warn
 from etastar.maximal import PLACES, SCAN_RATIO, measured
 from etastar.problem import checks, own_loss
 from etastar.problem.origin import GivenOrigin, copied_model
@@ -91,7 +90,7 @@ def warmup(
         found = _found(asked, target_lr, steps, shape, pace, kept)
     found = replace(found, cost=replace(found.cost, seconds=round(time.perf_counter() - began, 3)))
     if found.length is None:
-        warnings.warn(found.notes[0], NotBracketedWarning, stacklevel=2)
+        warn(found.notes[0], NotBracketedWarning)
     return found
 
 
@@ -259,7 +258,7 @@ def _checked(draft: Warmup, problem: Problem, starts: list[Start], kept: Keeper)
         schedule = replace(schedule, status="unreachable", length=None)
         notes.append(
             f"no warm-up of up to {2 * (draft.length * schedule.stretch)} steps reached the "
-            f"threshold at {draft.target_lr:g} on every seed. Lower target_lr or lengthen the "
+            f"threshold at {draft.target_lr:g} on every seed. Lower `target_lr` or lengthen the "
             "budget (`epochs`)."
         )
     return replace(schedule, notes=(*notes, *_surprises(draft)))
@@ -286,13 +285,13 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
     if draft.status == "none-trained":
         return (
             "no rate trains from the start on every seed, so there is no run to measure along. "
-            "Lengthen the budget (`epochs`), make the threshold easier, or widen the range."
+            "Lengthen the budget (`epochs`), make the `threshold` easier, or widen the range."
         )
     best = max((step.lowest or 0.0) for step in draft.ladder)
     return (
         f"η* stays below the target {draft.target_lr:g} at every step of the ladder up to "
         f"{draft.ladder[-1].step} of {problem.max_steps} steps; the highest is {best:.4g}. Lower "
-        "target_lr, lengthen the ladder or the budget (`epochs`)."
+        "`target_lr`, lengthen the `ladder` or the budget (`epochs`)."
     )
 
 
@@ -330,12 +329,12 @@ def _checked_schedule(
     check_choice("shape", shape, SHAPES)
     if not is_number(target) or not math.isfinite(target) or not target > asked.start_lr:
         raise ConfigError(
-            f"target_lr must be a number above start_lr = {asked.start_lr:g}, got {target!r}."
+            f"target_lr must be a number above `start_lr={asked.start_lr:g}`, got {target!r}."
         )
     if target >= asked.end_lr:
         raise ConfigError(
             f"target_lr must be below end_lr, got {target:g} and {asked.end_lr:g}: η* is "
-            "searched up to end_lr only. Raise end_lr."
+            "searched up to end_lr only. Raise `end_lr`."
         )
     steps = list(ladder) if isinstance(ladder, Iterable) else []
     if len(steps) < 2 or not all(is_whole(step) and step >= 0 for step in steps):

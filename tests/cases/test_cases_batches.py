@@ -106,7 +106,7 @@ IN_ONE: dict[str, Any] = {
 @pytest.mark.parametrize("form", IN_ONE)
 def test_training_and_validation_in_one_are_refused(form: str) -> None:
     with pytest.raises(
-        etastar.ModelError, match=r"validation data in one.*pass train_data=.*val_d"
+        etastar.ModelError, match=r"validation data in one.*pass `train_data=.*val_d"
     ):
         problem_of(nn.Linear(8, 2), IN_ONE[form])
 
@@ -242,7 +242,7 @@ def test_endless_streams_are_read_up_to_the_budget() -> None:
     problem, _ = problem_of(nn.Linear(8, 2), counted, val_data=VAL, **options)
     run_trial(problem, Trial.of(0, 0.01))
     assert next(count) == 20
-    with pytest.raises(etastar.ConfigError, match="pass val_data"):
+    with pytest.raises(etastar.ConfigError, match="pass `val_data`"):
         problem_of(nn.Linear(8, 2), DataLoader(Endless(), 16), **options)
     with pytest.raises(etastar.ConfigError, match="in `epochs` or in `max_steps`, not in both"):
         problem_of(nn.Linear(8, 2), (X, Y), max_steps=3)

@@ -75,7 +75,7 @@ WAYS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: nn.BatchNorm1d(8)(X[:1]),
         r"raised ValueError: Expected more than 1 value per channel .*drop_last=True",
     ),
-    "memory": (raising(torch.OutOfMemoryError("CUDA out of memory")), r"Lower batch_size"),
+    "memory": (raising(torch.OutOfMemoryError("CUDA out of memory")), "Lower `batch_size`"),
 }
 
 
@@ -131,7 +131,9 @@ def test_an_error_anywhere_else(way: str) -> None:
         r"scheduler at step 4 of 12": {
             "scheduler": lambda o: LambdaLR(o, lambda s: how() if s > 3 else 1.0)
         },
-        r"model is called as a factory, <lambda>\(0\), and": {"model": lambda seed: how()},
+        "the factory that was given as the model, called with the seed 0,": {
+            "model": lambda seed: how()
+        },
         r"train_data: reading batch 0 from generator": {"train_data": (how() for _ in "a")},
         r"the first training batch .* and it": {"loss_fn": lambda outputs, targets: how()},
         r"the metric '<lambda>' cannot be evaluated .* it": {

@@ -129,7 +129,7 @@ def test_derivatives_in_the_inputs() -> None:
         "threshold": 0.1,
         "optimizer": torch.optim.Adam,
     }
-    with pytest.raises(etastar.ModelError, match="pass eval_grad=True"):
+    with pytest.raises(etastar.ModelError, match="pass `eval_grad=True`"):
         problem_of(model, x, **options)
     problem, _ = problem_of(model, x, eval_grad=True, **(options | {"epochs": 20}))
     assert problem.described(0)["eval_grad"] is True
@@ -151,7 +151,7 @@ class Forces(nn.Module):
 
 def test_a_model_that_takes_derivatives() -> None:
     options = {"loss_fn": mse_loss, "metric": lambda z, y: -l1_loss(z, y), "threshold": -0.6}
-    with pytest.raises(etastar.ModelError, match="pass eval_grad=True"):
+    with pytest.raises(etastar.ModelError, match="pass `eval_grad=True`"):
         problem_of(Forces(), (X, X), **options)
     problem, _ = problem_of(Forces(), (X, X), eval_grad=True, **options)
     assert run_trial(problem, Trial.of(0, 0.01)).kind in ("trained", "short")

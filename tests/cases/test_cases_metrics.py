@@ -164,7 +164,7 @@ def lower(z: Tensor, y: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, tuple[Tensor, Tensor, Any, str]] = {
-    "regression": (MANY, MANY + 1, nn.MSELoss(), "Pass metric='loss' .* or a callable"),
+    "regression": (MANY, MANY + 1, nn.MSELoss(), "Pass `metric='loss'` .* or a callable"),
     "counts": (MANY, torch.arange(200).view(40, 5), lambda z, y: mse_loss(z, y.float()), "Pass m"),
     "another place": (TEXT, WORDS, lower, "compares a target with an output at another place"),
 }
@@ -388,5 +388,5 @@ def distances(z: Tensor, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("loss_fn", [distances, lambda z, y: cross_entropy(-z, y)])
 def test_outputs_that_are_no_scores_are_refused(loss_fn: Any) -> None:
-    with pytest.raises(etastar.ModelError, match=r"no scores of these classes.*metric='loss'"):
+    with pytest.raises(etastar.ModelError, match=r"no scores of these classes.*`metric='loss'`"):
         problem_of(nn.Linear(8, 4), (X, LABELS), loss_fn=loss_fn)

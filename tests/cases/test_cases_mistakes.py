@@ -58,15 +58,15 @@ STOPPED: dict[str, tuple[dict[str, Any], str]] = {
     "uint8 inputs": ({"train_data": (X.abs().byte(), Y)}, r"x\.float\(\) for float64 or integer"),
     "four tensors": (
         {"train_data": (X, Y, X, Y)},
-        r"\(x, y, xv, yv\) is train_data=\(x, y\) and val_data=\(xv, yv\)\.",
+        r"\(x, y, xv, yv\) is `train_data=\(x, y\)` and `val_data=\(xv, yv\)`\.",
     ),
     "four of two lengths": (
         {"train_data": (X, Y, X[:40].numpy(), Y[:40])},
-        r"in one: four tensors.*pass train_data=\.\.\. and val_data=",
+        r"in one: four tensors.*pass `train_data=\.\.\.` and `val_data=",
     ),
     "a list of four": (
         {"train_data": [X, Y, X[:40], Y[:40]]},
-        r"in one: four tensors.*pass train_data=\.\.\. and val_data=",
+        r"in one: four tensors.*pass `train_data=\.\.\.` and `val_data=",
     ),
     "labels from 1": ({"train_data": (X, Y + 1)}, "indices count from 0"),
     "channels last": (

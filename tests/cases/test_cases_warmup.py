@@ -80,7 +80,7 @@ def test_a_warmup_that_was_not_found_has_no_schedule(status: Any, shape: Any) ->
 def test_what_warmup_returns_where_there_is_none_raises_too() -> None:
     with pytest.warns(etastar.NotBracketedWarning):
         found = etastar.warmup(Quartic(), (SLOPE, SLOPE), target_lr=15.0, **OPTIONS)
-    with pytest.raises(ConfigError, match=r"unreachable.*Lower target_lr"):
+    with pytest.raises(ConfigError, match=r"unreachable.*Lower `target_lr`"):
         found.scheduler(torch.optim.SGD(Quartic().parameters(), lr=15.0))
 
 

@@ -53,5 +53,5 @@ def test_what_a_law_cannot_be_of_is_named_with_its_remedy() -> None:
         ConfigError, match=r"unknown form 'foo'\. Known: process, product, separate"
     ):
         fit_laws(cells, form="foo")
-    with pytest.raises(ConfigError, match="`sharpness = true` measures it"):
+    with pytest.raises(ConfigError, match="measures it whose file sets sharpness to true"):
         fit_laws(cells, response="lambda1")

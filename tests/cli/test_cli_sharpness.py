@@ -265,12 +265,11 @@ OF_THE_SEARCH = {
 def test_an_option_of_the_search_alone_is_refused_without_it(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}: only the search .* give `with_eta_star`"):
+    with pytest.raises(ConfigError, match=f"^`{name}`: only the search .* give `with_eta_star`"):
         etastar.lambda1.measure_sharpness(**{name: OF_THE_SEARCH[name]})
     option = "--" + name.replace("_", "-")
     assert main(["sharpness", option, str(OF_THE_SEARCH[name])]) == 2
-    shown = option if "_" in name else name
-    assert f"etastar: {shown}: only the search for η* uses this; give --with-eta-star" in (
+    assert f"etastar: {option}: only the search for η* uses this; give --with-eta-star" in (
         capsys.readouterr().err
     )
 
@@ -284,12 +283,12 @@ def test_validation_samples_are_not_used_and_that_is_said() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_size": 10}, "train_size: the data set was given as an object; set this on it"),
-        ({"val_size": 10}, "val_size: the data set was given as an object"),
-        ({"data_dir": "x"}, "data_dir: the data set was given as an object"),
-        ({"width": 3}, "width: the network was given as an object; set this on it"),
-        ({"norm": "layer"}, "norm: the network was given as an object"),
-        ({"from_lr": 0.1}, "from_lr: λ1 is measured at initialisation; leave it out"),
+        ({"train_size": 10}, "`train_size`: the data set was given as an object; set this on it"),
+        ({"val_size": 10}, "`val_size`: the data set was given as an object"),
+        ({"data_dir": "x"}, "`data_dir`: the data set was given as an object"),
+        ({"width": 3}, "`width`: the network was given as an object; set this on it"),
+        ({"norm": "layer"}, "`norm`: the network was given as an object"),
+        ({"from_lr": 0.1}, "`from_lr`: λ1 is measured at initialisation; leave it out"),
     ],
     ids=str,
 )
@@ -329,10 +328,13 @@ def test_what_is_no_network_or_data_set_is_refused() -> None:
         (["--width", "0"], "width must be"),
         (["--with-eta"], "did you mean --with-eta-star"),
         (["--samples", "99999"], "samples must be from 1 to the 1438"),
-        (["--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+        (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
         (["--json", "x/"], "x/ is a folder; give the name of a file."),
         (["--json", ""], "the name of the file to write is empty (''); give one."),
-        (["--device", "meta"], "'meta' cannot be used: it holds shapes, not numbers. Try --device"),
+        (
+            ["--device", "meta"],
+            "--device meta cannot be used: it holds shapes, not numbers. This machine has cpu",
+        ),
         (["--from-step", "10", "--from-lr", "0.1"], "λ1 is measured at initialisation"),
         (["--with-eta-star", "--threshold", "0.05"], "threshold must be above 1/classes"),
     ],

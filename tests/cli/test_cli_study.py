@@ -51,9 +51,10 @@ def test_a_dry_run_needs_no_device(
     far.write_text(STUDY.replace("[base]", '[base]\ndevice = "cuda:99"'))
     assert main(["study", "run", str(far), "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "tasks to do. How long they take cannot be measured here: device 'cuda:99'" in told
+    assert "tasks to do. How long they take cannot be measured here: study file" in told
+    assert 'far.toml: device = "cuda:99" cannot be used' in told
     assert main(["study", "run", str(far)]) == 2
-    assert "Try device='cpu'." in capsys.readouterr().err
+    assert 'use device = "cpu".' in capsys.readouterr().err
 
 
 def test_no_resume_refuses_a_used_store(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

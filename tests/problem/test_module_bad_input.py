@@ -118,10 +118,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "wrong width": ({"train_data": (X[:, :9], Y)}, r"float64\[16, 9\].*expected \(inputs, targ"),
     "wrong type": ({"train_data": (X.float(), Y)}, "does not go through model and loss"),
     "wrong validation": ({"val_data": (X[:, :9], Y)}, "cannot be evaluated on the validation"),
-    "triples": ({"train_data": [(X, X, Y)]}, "must be a pair .* pass step_fn"),
+    "triples": ({"train_data": [(X, X, Y)]}, "must be a pair .* pass `step_fn=lambda"),
     "no pairs": ({"train_data": X}, r"must be a pair .*got float64\[16, 16\]"),
     "no data at all": ({"train_data": 7}, "must be tensors, a Dataset, a DataLoader or an"),
-    "regression": ({"train_data": (X, X[:, :3]), "val_data": (X, X[:, 0])}, "Pass metric='loss'"),
+    "regression": ({"train_data": (X, X[:, :3]), "val_data": (X, X[:, 0])}, "Pass `metric='loss'`"),
     "model ignores": ({"model": Ignoring().double()}, "does not depend on the model's trainable"),
     "model detaches": ({"model": Detached().double()}, r"none of them has a gradient. Look for d"),
     "frozen": ({"model": frozen()}, r"no trainable parameter \(6 parameters, all frozen\)"),
@@ -131,8 +131,8 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "factory of nothing": ({"model": lambda seed: None}, "factory must return a torch.nn.Module"),
     "factory of two arguments": (
         {"model": lambda seed, width: drawn(mlp)},
-        r"model is called as a factory, <lambda>\(0\), and raised TypeError: .*missing 1 req"
-        r".* Expected a torch.nn.Module, or a factory seed -> torch.nn.Module",
+        "the factory that was given as the model, called with the seed 0, raised TypeError: "
+        r".*missing 1 req.* Expected a torch.nn.Module, or a factory seed -> torch.nn.Module",
     ),
     "factory fails": ({"model": failing}, r"failing\(0\), and raised LookupError: no pretrained"),
     "class of a layer": (
@@ -182,8 +182,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),
     "no seeds": ({"seeds": 0}, "seeds must be at least 1, got 0"),
     "same seeds": ({"seeds": [1, 1]}, "distinct whole numbers"),
-    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. Try `device='cpu'`"),
-    "no device": ({"device": "cuda:99"}, "cannot be used: .*Try `device='cpu'`"),
+    "no numbers there": ({"device": "meta"}, "it holds shapes, not numbers. This machine has cpu"),
+    "no device": (
+        {"device": "cuda:99"},
+        "cannot be used: .* This machine has cpu.*: use `device='cpu'`",
+    ),
     "checkpoint of another": ({"from_checkpoint": {"w": X}}, "from_checkpoint does not fit"),
     "checkpoint is a path": ({"from_checkpoint": "model.pt"}, "Load a file with torch.load"),
 }

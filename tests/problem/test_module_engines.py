@@ -101,7 +101,7 @@ def test_our_mse_reaches_the_stack() -> None:
 
 
 def test_vmap_warns_and_loops() -> None:
-    with pytest.warns(FutureWarning, match="engine='vmap' is gone"):
+    with pytest.warns(FutureWarning, match="`engine='vmap'` is gone"):
         found = measured(drawn(mlp), torch.optim.SGD, "vmap")
     assert found.engine == "loop"
 

@@ -178,8 +178,8 @@ def test_a_network_and_its_random_numbers_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"target_lr": 0.01}, "target_lr must be a number above start_lr"),
-        ({"target_lr": 50.0}, "Raise end_lr"),
+        ({"target_lr": 0.01}, "target_lr must be a number above `start_lr=0.05`"),
+        ({"target_lr": 50.0}, "Raise `end_lr`"),
         ({"ladder": (0,)}, "at least two whole numbers"),
         ({"shape": "liner"}, "did you mean 'linear'"),
         ({"pace": 2.0}, "pace must be above 0"),

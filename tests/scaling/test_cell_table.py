@@ -289,8 +289,8 @@ def test_groups_and_labels_word_by_word():
     with pytest.raises(ConfigError) as refused:
         CellTable.from_rows([{**r, "lambda1": None} for r in exact_rows()]).values("lambda1")
     assert str(refused.value) == (
-        "lambda1 needs the field 'lambda1_preconditioned', and no row has it: a study with "
-        "`sharpness = true` measures it."
+        "lambda1 needs the field 'lambda1_preconditioned', and no row has it: a study "
+        "measures it whose file sets sharpness to true."
     )
 
 

@@ -228,8 +228,10 @@ def test_the_gradient_norm_is_the_documented_sum():
     with pytest.raises(ConfigError) as refused:
         fit_power_law(table(), form="gradient-norm")
     assert str(refused.value) == (
-        "the form gradient-norm needs 'inputs' as a label of the cells; got input_lr_ratio, loss, "
-        "dataset. Put it in the rows, and in group_by if that is given."
+        "the form gradient-norm is computed from the labels 'input_lr_ratio' and 'inputs' of ReLU "
+        "networks, and these cells have no 'inputs'; got input_lr_ratio, loss, dataset. If they "
+        "are of ReLU networks, add it to the rows (and to `group_by`, where that is given); else "
+        "go by the other forms."
     )
 
 

@@ -139,7 +139,9 @@ def test_a_cluster_that_cannot_start_is_told_in_one_line(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("distributed.LocalCluster", failing)
     with (
-        pytest.raises(ConfigError, match=r"--executor dask: no cluster .*Too many open") as caught,
+        pytest.raises(
+            ConfigError, match=r"`executor='dask'`: no cluster .*Too many open"
+        ) as caught,
         make_executor("dask", workers=1),
     ):
         pass
@@ -158,7 +160,7 @@ def test_what_cannot_be_had_is_told(
         enter(scheduler="tcp://127.0.0.1:1")
     with pytest.raises(ConfigError, match="--scheduler nonsense://x: no scheduler"):
         enter(scheduler="nonsense://x")
-    with pytest.raises(ConfigError, match="--workers is for a cluster of our own"):
+    with pytest.raises(ConfigError, match="`workers` is for a cluster of our own"):
         enter(scheduler="tcp://127.0.0.1:1", workers=2)
     with start_scheduler(tmp_path, workers=0) as scheduler:
         assert scheduler.stdout is not None

@@ -156,10 +156,13 @@ def test_missing_data_and_devices_are_refused_before_anything_runs(tmp_path: Pat
     with pytest.raises(DataError, match="mnist"):
         run_study(study)
     study = tiny(tmp_path / "d.toml", "[grid]\ndevice = ['cpu', 'quantum']\nmax_steps = 3\n")
-    with pytest.raises(ConfigError, match=r"device 'quantum' cannot be used: .*Try .device='cpu'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"study file .*: `device='quantum'` cannot be used: .*: use `device='cpu'`",
+    ):
         run_study(study)
     study = tiny(tmp_path / "s.toml", "[grid]\ndevice = 'meta'\nmax_steps = 3\n")
-    with pytest.raises(ConfigError, match="device 'meta' cannot be used: it holds shapes"):
+    with pytest.raises(ConfigError, match="`device='meta'` cannot be used: it holds shapes"):
         run_study(study)
     assert not list(tmp_path.glob("*.sqlite*"))
 
@@ -313,7 +316,7 @@ def test_executors_by_name() -> None:
     with pytest.raises(ConfigError, match="unknown executor 'dsak'; did you mean 'dask'"):
         make_executor("dsak")
     with (
-        pytest.raises(ConfigError, match="--workers needs --executor dask"),
+        pytest.raises(ConfigError, match="`workers` needs `executor='dask'`"),
         make_executor("in-process", workers=2),
     ):
         pass

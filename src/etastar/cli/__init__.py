@@ -48,8 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     except EtaStarError as error:
         from etastar.cli.options import in_shell, in_study_file
 
-        words = in_study_file if arguments[0] == "study" else in_shell
-        print(f"etastar: {words(str(error))}", file=sys.stderr)
+        text = str(error)
+        of_a_study = arguments[0] == "study" or text.startswith("study file ")
+        words = in_study_file if of_a_study else in_shell
+        print(f"etastar: {words(text)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:  # before or after what the commands themselves guard
         print("etastar: interrupted. Nothing was written.", file=sys.stderr)

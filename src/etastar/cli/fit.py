@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from etastar.cli.options import in_study_file
 from etastar.errors import ConfigError
 from etastar.result import json_ready, number
 from etastar.scaling import CellTable, Comparison, Response, compare_forms, find_region
@@ -61,7 +62,7 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
     for record in groups:
         print("  ".join(f"{k}={v}" for k, v in record["labels"].items()))
         if record["error"]:
-            print(f"  no law: {record['error']}\n")
+            print(f"  no law: {in_study_file(record['error'])}\n")
             continue
         usage = record["usage"]
         bounds = f" ({usage['bounds']} as bounds)" if usage["bounds"] else ""
@@ -82,7 +83,7 @@ def print_laws(groups: list[dict[str, Any]]) -> None:
         best = {k: min((r[k] for r in rows if r[k] is not None), default=0) for k in ("aic", "bic")}
         print(_columns([header, *(_cells_of(row, best) for row in rows)]))
         for form, reason in record["skipped"].items():
-            print(f"  {form}: not fitted: {reason}")
+            print(f"  {form}: not fitted: {in_study_file(reason)}")
         if record["equal_exponents_p"] is not None:
             print(
                 f"  equal exponents of n and L: p = {record['equal_exponents_p']:.2g}, carried by "
@@ -111,7 +112,8 @@ def _cells_of(row: dict[str, Any], best: dict[str, float]) -> tuple[str, ...]:
 def _print_region(record: dict[str, Any]) -> None:
     region = record.get("region")
     if region is None:
-        print(f"  region of validity: {record.get('region_error', 'unknown')}")
+        reason = in_study_file(record.get("region_error", "unknown"))
+        print(f"  region of validity: {reason}")
         return
     sure = "" if region["tested"] else " (the strictest that the cells allow: not confirmed)"
     print(f"  region of validity: n/L ≥ {number(region['cutoff'])}{sure}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from etastar.errors import ConfigError, nearest
 from etastar.settings import Settings
-from etastar.validation import OneOf, validated
+from etastar.validation import OneOf, Options, validated
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,14 +37,6 @@ PLACES = {"--data-dir": "FOLDER", "--from": "FILE"} | dict.fromkeys(
 """What options that name a place take; others by their type."""
 
 
-MORE = {
-    *("max_iter", "with_eta_star", "kind", "samples", "tol", "level", "strict", "output"),
-    *("engine", "eval_batch_size", "executor", "minutes", "resources", "store", "workers"),
-}
-"""Options of commands beside the settings."""
-_OPTION = re.compile(r"`(\w+)(?:=([^`]*))?`")
-
-
 def in_shell(text: str) -> str:
     """Write the options that a message names as a command line has them.
 
@@ -52,22 +45,54 @@ def in_shell(text: str) -> str:
             the first word of a message.
 
     Returns:
-        E.g. "Raise --end-lr."
+        E.g. "Raise --end-lr." What no command has, or takes as a function only, stays as it is in
+        Python, without backticks.
     """
-    names = (*Settings.model_fields, *MORE)
+    names = _of_commands("") | Settings.model_fields.keys()
     known = "|".join(name for name in names if "_" in name)
-    pattern = rf"(?<![\w.-])({known})\b|^({'|'.join(names)})(?= must | is missing)"
-    return re.sub(pattern, lambda m: f"--{m[0].replace('_', '-')}", _OPTION.sub(_flag, text))
+    text = re.sub(rf"(?<![\w.`'-])({known})\b", lambda m: _flag(m[1]), text)
+    return _written(text, names)
 
 
 def in_study_file(text: str) -> str:
-    """Write the options that a message names as a study file has them: its keys."""
-    return text.replace("`", "")
+    """Write the options that a message names as a study has them.
+
+    Args:
+        text: E.g. "`device='gpu'` cannot be used." or "`workers` needs `executor='dask'`."
+
+    Returns:
+        Keys as the file has them, `device = "gpu"`; options of the command as the shell has them.
+    """
+    return _written(text, _of_commands("study"), Settings.model_fields)
 
 
-def _flag(found: re.Match[str]) -> str:
-    value = (found[2] or "").strip("'\"")
-    return f"--{found[1].replace('_', '-')}{' ' * bool(value)}{value}"
+def _of_commands(name: str) -> set[str]:
+    """Return the options of the commands that are loaded, or of that name alone."""
+    kinds: list[type[BaseModel]] = [Options]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    place = f"{__package__}.{name}"
+    own = [kind.model_fields for kind in kinds if kind.__module__.startswith(place)]
+    return {field.alias or name for fields in own for name, field in fields.items()}
+
+
+def _written(text: str, options: Collection[str], keys: Collection[str] = ()) -> str:
+    """Write what stands in backticks as an option, as a key of TOML, or as it is."""
+
+    def word(found: re.Match[str]) -> str:
+        name, value = found[1], found[2] or ""
+        if name in options and not value.startswith("lambda"):
+            return _flag(name, value.strip("'\""))
+        if name in keys and value:
+            return f"{name} = {value}".replace("'", '"')
+        return found[0].strip("`")
+
+    text = re.sub(r"`(\w+)(?:=([^`]*))?`", word, text)
+    return re.sub(rf"^({'|'.join(options)})(?= must | is missing)", lambda m: _flag(m[1]), text)
+
+
+def _flag(name: str, value: str = "") -> str:
+    return f"--{name.replace('_', '-')}{' ' * bool(value)}{value}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from etastar.cli.options import parse
+from etastar.cli.options import in_shell, parse
 from etastar.cli.output import check_output, write_json
 from etastar.errors import ConfigError, unknown_name
 from etastar.scaling import find_region, fit_laws
@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> int:
     )
     print("  ".join(f"{k}={v}" for k, v in law.labels.items()))
     for warning in found.warnings:
-        print(f"WARNING: {warning}", file=sys.stderr)
+        print(f"WARNING: {in_shell(warning)}", file=sys.stderr)
     return 0
 
 

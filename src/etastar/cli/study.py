@@ -121,7 +121,7 @@ def _print_summary(p: Progress) -> int:
         f"{p.trials:,} trials in {p.seconds:.1f} s. Results: {p.store}"
     )
     for title, error in p.failures.items():
-        print(f"failed: {title}: {error}")
+        print(f"failed: {title}: {in_study_file(error)}")
     if p.out_of_budget:
         print("The budget is spent; the same command goes on from here.")
     return 1 if p.failures else 0
@@ -200,7 +200,7 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
             "computed last, is not beside it: was the store copied alone? Copy both files."
         )
     for title, error in failed.items():
-        print(f"failed: {title}: {error}")
+        print(f"failed: {title}: {in_study_file(error)}")
     return 0
 
 
@@ -304,7 +304,8 @@ def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable
         if name != "return"
     }
     fields["study"] = (str, Field(description=texts.get("study")))
-    return create_model(action.__name__, __base__=Options, **fields), purpose, action
+    kind = create_model(action.__name__, __base__=Options, __module__=__name__, **fields)
+    return kind, purpose, action
 
 
 ACTIONS = {a.__name__[1:]: _command(a) for a in (_run, _status, _fit, _report, _export)}
@@ -340,7 +341,7 @@ def _showing(bar: ProgressLine) -> Callable[[Progress], None]:
         wrong = now.latest.startswith(("attempt", "given up"))
         if now.latest and (wrong or (not bar and time.monotonic() - printed > QUIET)):
             printed = time.monotonic()
-            bar.line(f"[{now.done}/{now.cells}] {now.latest}; {tail}")
+            bar.line(f"[{now.done}/{now.cells}] {in_study_file(now.latest)}; {tail}")
 
     return update
 

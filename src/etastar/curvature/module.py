@@ -171,7 +171,7 @@ def sharpness(
     if hooked:
         notes.append(
             f"{hooked}: left out, as it does not change the loss. Rates of parameters go into "
-            "lr_ratios."
+            "`lr_ratios`."
         )
     if pairs.limit:
         notes.append(_why_not(pairs, operator, tol, max_iter))
@@ -196,7 +196,7 @@ def _why_not(pairs: Eigenpairs, operator: LossCurvature, tol: float, max_iter: i
     if pairs.limit == "steps":
         return (
             f"not converged to {tol:g} within {max_iter} steps: the residuals above still hold; "
-            "raise max_iter or tol."
+            "raise `max_iter` or `tol`."
         )
     name = {torch.finfo(t).eps: str(t).removeprefix("torch.") for t in HALF}.get(operator.epsilon)
     if operator.autocast["enabled"]:

@@ -150,11 +150,11 @@ def _first_dimension(inputs: Any, targets: Any) -> int:
         if isinstance(part, PackedSequence) or (isinstance(part, torch.Tensor) and part.ndim)
     }
     if not found:
-        raise ConfigError("the number of samples is not to be seen; pass batch_size.")
+        raise ConfigError("the number of samples is not to be seen; pass `batch_size`.")
     if len(set(found.values())) > 1:
         raise ConfigError(
             "inputs and targets differ in their first dimension, where the samples are expected; "
             f"got {', '.join(found)} (targets first). If they lie elsewhere, pass "
-            "batch_size=lambda inputs, targets: ..."
+            "`batch_size=lambda inputs, targets: ...`"
         )
     return next(iter(found.values()))

@@ -49,7 +49,7 @@ def fit_shares(operator: LossCurvature) -> list[str]:
                 raise ConfigError(
                     f"samples of batch {index} do not count alike in the loss (a sum, class "
                     "weights or ignored labels), and the outputs of batches do not fit together "
-                    "to see how much each counts. Pass batch_size=lambda inputs, targets: ..., "
+                    "to see how much each counts. Pass `batch_size=lambda inputs, targets: ...`, "
                     "what a batch counts, e.g. (targets != -100).sum()."
                 )
         found.append(share)
@@ -59,7 +59,7 @@ def fit_shares(operator: LossCurvature) -> list[str]:
     if len(seen) < len(found):
         return [
             "how much each batch counts cannot be seen from the loss: they count by their samples. "
-            "Pass batch_size if the loss is no mean over samples."
+            "Pass `batch_size` if the loss is no mean over samples."
         ]
     if any(map(math.isnan, seen)):
         return [
@@ -118,14 +118,14 @@ def _by_places(operator: LossCurvature, part: Batch) -> list[str]:
         operator.shares = [count / sum(counts) for count in counts]
         return [
             "the loss is a mean over the places of its sequences, whose lengths differ from batch "
-            "to batch: batches count by their places, targets.numel(). Pass batch_size if "
+            "to batch: batches count by their places, targets.numel(). Pass `batch_size` if "
             "sequences count alike, however long."
         ]
     if share is not None and abs(share - 1) <= allowed:
         return []
     raise ConfigError(
         "the samples of batches differ in length, and how much their places count in the loss is "
-        "not to be seen. Pass batch_size=lambda inputs, targets: ..., what a batch counts, e.g. "
+        "not to be seen. Pass `batch_size=lambda inputs, targets: ...`, what a batch counts, e.g. "
         "targets.numel() for a mean over places, len(targets) for one over samples."
     )
 

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 from etastar.engines.base import Engine, Queue, TrialList, train_all
 from etastar.engines.loop import LoopEngine
 from etastar.engines.stack import StackEngine
-from etastar.errors import ModelError, unknown_name
+from etastar.errors import ModelError, unknown_name, warn
 from etastar.problem.problem import Problem
 
 ENGINES: dict[str, type[Engine]] = {
@@ -40,7 +38,7 @@ def choose(
         ConfigError: There is no engine of that name.
     """
     if wanted == "vmap":
-        warnings.warn("engine='vmap' is gone; the loop trains instead.", FutureWarning, 2)
+        warn("`engine='vmap'` is gone: the loop trains instead. Leave it out.", FutureWarning)
         wanted = "loop"
     if wanted not in ENGINE_NAMES:
         raise unknown_name("engine", str(wanted), ENGINE_NAMES)

@@ -39,7 +39,7 @@ ATTEMPTS = 5
 MANY = 64
 """Trials to have submitted at once where an executor does not tell its workers."""
 THREADS = (
-    "executor: {} runs trials in threads of one process, which share the global random streams "
+    "`executor`: {} runs trials in threads of one process, which share the global random streams "
     "that trials use. Expected processes: concurrent.futures.ProcessPoolExecutor, or Dask workers "
     "with one thread each (processes=True, threads_per_worker=1)."
 )
@@ -106,8 +106,8 @@ class WorkersEngine(Engine):
         able = [w for w in workers.values() if self._room(w)]
         if workers and not able:
             raise ConfigError(
-                f"resources={self._resources}: none of the {len(workers)} workers has them. Start "
-                "workers with them, e.g. dask worker ADDRESS --nthreads 1 --resources GPU=1."
+                f"`resources={self._resources}`: none of the {len(workers)} workers has them. "
+                "Start workers with them, e.g. dask worker ADDRESS --nthreads 1 --resources GPU=1."
             )
 
     def _dask_workers(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class WorkersEngine(Engine):
             raise gone(error) from error
         if not all(hasattr(future, name) for name in ("done", "result", "cancel")):
             raise ConfigError(
-                "executor: its submit must return a future with done(), result() and cancel(), "
+                "`executor`: its submit must return a future with done(), result() and cancel(), "
                 f"got {type(future).__name__}."
             )
         return future
@@ -257,9 +257,9 @@ def pickled(problem: Problem) -> bytes:
                 name, error = part, own
                 break
         raise ModelError(
-            f"executor: {name} cannot be pickled ({type(error).__name__}: {error}), and trials are "
-            "sent to other processes. Define functions and classes at the top of a module, without "
-            "open files, locks or generators, or leave `executor` out."
+            f"`executor`: {name} cannot be pickled ({type(error).__name__}: {error}), and trials "
+            "are sent to other processes. Define functions and classes at the top of a module, "
+            "without open files, locks or generators, or leave `executor` out."
         ) from error
     return payload
 

@@ -244,7 +244,7 @@ def _evaluated(
     named_so = isinstance(metric, str) and metric not in ("accuracy", "loss")
     if named_so and not (given and is_own(module, "validation_step")):
         raise ConfigError(
-            f"{ENTRY}: metric={metric!r} is what validation_step logs, and there is no "
+            f"{ENTRY}: `metric={metric!r}` is what validation_step logs, and there is no "
             f"{'validation_step' if given else 'loader of validation data'}. Expected that, "
             "'accuracy', 'loss' or a function of (model, batch)."
         )

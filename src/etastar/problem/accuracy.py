@@ -28,8 +28,8 @@ IGNORED = -100
 MOST_PLACES = 10_000_000
 """Entries of the targets up to which the best constant answer is looked for place by place."""
 UNSEEN = (
-    "metric='accuracy' cannot see {}: the loss inside step_fn does not depend on the outputs of "
-    "model(inputs) alone. Pass metric=lambda model, batch: ..., or the loss as loss_fn."
+    "`metric='accuracy'` cannot see {}: the loss inside step_fn does not depend on the outputs of "
+    "model(inputs) alone. Pass `metric=lambda model, batch: ...`, or the loss as `loss_fn`."
 )
 MOST_WRONG = 0.5
 """Share of targets whose output a loss must raise most, if outputs are scores of classes."""
@@ -216,10 +216,10 @@ def decide(
 
 def _unknown(outputs: Any, targets: Any) -> ModelError:
     return ModelError(
-        "metric='accuracy' needs outputs [B, classes, ...] and integer targets [B, ...], or "
+        "`metric='accuracy'` needs outputs [B, classes, ...] and integer targets [B, ...], or "
         f"outputs and 0/1 targets of one shape, got {shape_of(outputs)} and {shape_of(targets)}. "
-        "Pass metric='loss' with a threshold for the loss, or a callable, e.g. metric=lambda "
-        "outputs, targets: (outputs - targets).abs().mean() with higher_is_better=False."
+        "Pass `metric='loss'` with a threshold for the loss, or a callable, e.g. `metric=lambda "
+        "outputs, targets: (outputs - targets).abs().mean()` with `higher_is_better=False`."
     )
 
 
@@ -241,7 +241,7 @@ def _layout(
     if targets.ndim == 2 and -1 in seen.axes and felt[:-1] == (changed[0], changed[1] - 1):
         return -1, True
     raise ModelError(
-        "metric='accuracy' does not fit the loss: it compares a target with an output at "
+        "`metric='accuracy'` does not fit the loss: it compares a target with an output at "
         f"another place. Pass a callable, e.g. {ANSWERS}."
     )
 
@@ -309,9 +309,9 @@ def _of_classes(
         axis = next(iter(seen.axes))
     if axis is None:
         raise ModelError(
-            f"metric='accuracy' cannot tell which axis of the outputs {shape_of(outputs)} holds "
+            f"`metric='accuracy'` cannot tell which axis of the outputs {shape_of(outputs)} holds "
             f"the classes: both fit the targets {shape_of(targets)}. Pass a callable, e.g. "
-            "metric=lambda outputs, targets: (outputs.argmax(-1) == targets).float().mean()."
+            "`metric=lambda outputs, targets: (outputs.argmax(-1) == targets).float().mean()`."
         )
     usable, count = sorted(seen.labels - ignored), seen.classes[axis]
     if usable and not 0 <= usable[0] <= usable[-1] < count:
@@ -352,10 +352,10 @@ def _check_scores(
             continue
         if float(right[kept].double().mean()) < MOST_WRONG:
             raise ModelError(
-                f"metric='accuracy' takes the largest of the outputs {shape_of(outputs)} for the "
+                f"`metric='accuracy'` takes the largest of the outputs {shape_of(outputs)} for the "
                 "answer, and the loss does not raise the output of a sample's target above the "
-                "others: they are no scores of these classes (embeddings?). Pass metric='loss', or "
-                "a callable of your own."
+                "others: they are no scores of these classes (embeddings?). Pass `metric='loss'`, "
+                "or a callable of your own."
             )
         return
 

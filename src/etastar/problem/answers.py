@@ -94,7 +94,7 @@ def check_not_constant(problem: Problem, share: float | None) -> None:
         raise ModelError(
             f"one answer for all samples meets the threshold: its {objective.name} on the "
             f"validation data is {share:.4g}, the threshold {objective.threshold:g}, so a model "
-            "that learns nothing would count as trained. Set threshold beyond that share, or "
+            "that learns nothing would count as trained. Set `threshold` beyond that share, or "
             "measure what one class cannot reach, e.g. a metric of your own averaged over classes."
         )
 
@@ -218,9 +218,9 @@ def with_threshold(
             "no run lowered its loss" if lr is None else f"the best run reached {reached[lr]:.4g}"
         )
         raise ModelError(
-            f"threshold='auto' found nothing to reach: {objective.name} is {low:.4g} without "
-            f"training, and {best} within {problem.max_steps} steps. Lengthen the budget (epochs, "
-            "max_steps), or widen the range (start_lr, end_lr)."
+            f"`threshold='auto'` found nothing to reach: {objective.name} is {low:.4g} without "
+            f"training, and {best} within {problem.max_steps} steps. Lengthen the budget "
+            "(`epochs`, `max_steps`), or widen the range (`start_lr`, `end_lr`)."
         )
     threshold = float(f"{(low + reached[lr]) / 2:.4g}")
     found = replace(objective, threshold=threshold, located=(low, reached[lr], lr))

@@ -136,7 +136,7 @@ def _check_one_purpose(data: Any, what: str) -> None:
     if found:
         raise ModelError(
             f"{what} looks like training and validation data in one: {found}. Expected one of "
-            "them: pass train_data=... and val_data=...; batches go into a list, [(inputs, "
+            "them: pass `train_data=...` and `val_data=...`; batches go into a list, [(inputs, "
             "targets), ...], and several inputs into a tuple, ((a, b), targets)."
         )
 

@@ -21,7 +21,7 @@ from etastar.errors import ModelError
 
 TARGETS = ("labels", "label", "label_ids", "targets", "target", "y")
 """What the targets are called in a batch that holds its parts by name."""
-ANSWERS = "metric=lambda outputs, targets: ((outputs > 0) == targets).float().mean()"
+ANSWERS = "`metric=lambda outputs, targets: ((outputs > 0) == targets).float().mean()`"
 
 
 class Accumulated(list[Any]):
@@ -261,13 +261,13 @@ def pair(batch: Any) -> tuple[Any, Any]:
     held = named_parts(batch) or {}
     if len(names := target_names(held)) == 1 and len(held) > 1:
         return {key: part for key, part in held.items() if key != names[0]}, held[names[0]]
-    four = "(x, y, xv, yv) is train_data=(x, y) and val_data=(xv, yv). "
+    four = "(x, y, xv, yv) is `train_data=(x, y)` and `val_data=(xv, yv)`. "
     four = four if isinstance(batch, list | tuple) and len(batch) == 4 else ""
     raise ModelError(
         "a batch must be a pair (inputs, targets), or hold its targets by one of the names "
         f"{', '.join(TARGETS)}, got {shape_of(batch)}. {four}Several inputs go into one tuple: "
-        "((a, b), targets). For batches of another form pass step_fn=lambda model, batch: loss, "
-        "and metric='loss' or a callable of (model, batch)."
+        "((a, b), targets). For batches of another form pass "
+        "`step_fn=lambda model, batch: loss`, and `metric='loss'` or a callable of (model, batch)."
     )
 
 
@@ -325,9 +325,9 @@ def logits_of(outputs: Any) -> Tensor:
     if isinstance(found, Tensor):
         return found
     raise ModelError(
-        "metric='accuracy' needs outputs that are a tensor, or an object with `logits`, got "
-        f"{shape_of(outputs)}. Pass a callable, e.g. metric=lambda outputs, targets: "
-        "(outputs[0].argmax(1) == targets).float().mean()."
+        "`metric='accuracy'` needs outputs that are a tensor, or an object with .logits, got "
+        f"{shape_of(outputs)}. Pass a callable, e.g. `metric=lambda outputs, targets: "
+        "(outputs[0].argmax(1) == targets).float().mean()`."
     )
 
 

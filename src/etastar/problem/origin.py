@@ -168,7 +168,10 @@ class GivenOrigin:
         """Return what the factory returns, if that is a model."""
         name = getattr(self.given, "__name__", type(self.given).__name__)
         numbers = (seed,) if takes_a_seed(self.given) else ()
-        called = f"{name}({', '.join(map(str, numbers))})"
+        called = f"model is called as a factory, {name}({', '.join(map(str, numbers))}), and"
+        if name in ("<lambda>", "partial"):  # no name of its own
+            given = f"the seed {seed}" if numbers else "no argument"
+            called = f"the factory that was given as the model, called with {given},"
         expected = (
             "Expected a torch.nn.Module, or a factory seed -> torch.nn.Module that takes one whole "
             "number, or nothing."
@@ -176,7 +179,7 @@ class GivenOrigin:
         if inspect.isclass(self.given):
             expected += f" {name} is a class: pass an instance of it."
         with (
-            told(lambda: f"model is called as a factory, {called}, and", expected),
+            told(lambda: called, expected),
             Stream("model", seed).active(),
         ):
             model = self.given(*numbers)

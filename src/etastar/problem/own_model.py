@@ -47,7 +47,7 @@ IN_TRAINING = (
 )
 TWO_BATCHES = (
     "train_data is a list of two, taken as two batches. If it is (training, validation) data, pass "
-    "train_data=... and val_data=...."
+    "`train_data=...` and `val_data=...`."
 )
 SAME_WEIGHTS = (
     "the model factory draws the same weights for every seed, so that seeds vary the order of the "
@@ -129,7 +129,8 @@ class OwnModel:
         by_steps = Objective(self.loss_fn, self.step_fn, self.metric, 0, self.higher).whole_step
         if self.step_fn is not None and not default and not (by_steps and self.metric == "loss"):
             raise ConfigError(
-                "loss_fn has no effect beside step_fn, which returns the loss itself: leave it out."
+                "`loss_fn` has no effect beside `step_fn`, which returns the loss itself: leave "
+                "it out."
             )
         _ = self.seed_list
 
@@ -354,8 +355,8 @@ class OwnModel:
             val = as_batches(given, self.eval_batch_size or size, device, "val_data", drops=False)
         elif not getattr(train, "ends", True):
             raise ConfigError(
-                f"train_data did not end within max_steps={self.max_steps} batches, and without "
-                "val_data all of it would be evaluated: pass val_data."
+                f"train_data did not end within `max_steps={self.max_steps}` batches, and without "
+                "val_data all of it would be evaluated: pass `val_data`."
             )
         batched = [isinstance(b, LoaderBatches) and b.batched for b in (train, val)]
         fixed = batched[1] or (val is train and isinstance(val, LoaderBatches))

@@ -218,8 +218,8 @@ def _multiples(
             if not hasattr(scheduler, "step"):
                 raise ModelError(
                     f"scheduler must map an optimizer to an LRScheduler, got a "
-                    f"{type(scheduler).__name__}: scheduler=lambda optimizer: "
-                    "CosineAnnealingLR(optimizer, T_max=...)."
+                    f"{type(scheduler).__name__}: `scheduler=lambda optimizer: "
+                    "CosineAnnealingLR(optimizer, T_max=...)`."
                 )
         for _ in range(min(problem.max_steps, MOST_SCHEDULED)):
             now = [float(group["lr"]) / lr for group in optimizer.param_groups]

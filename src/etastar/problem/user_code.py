@@ -29,7 +29,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 REMEDIES = {
     r"more than 1 value per channel": "A batch of one sample has no statistics for batch "
-    "normalisation: set drop_last=True in the loader, or another batch_size.",
+    "normalisation: set drop_last=True in the loader, or another `batch_size`.",
     r"backward through the graph a second time": "Something keeps a tensor of an earlier step, or "
     "step_fn(model, batch) calls backward() itself: detach() what is kept; to do the whole step, "
     "take (model, batch, optimizer).",
@@ -38,16 +38,16 @@ REMEDIES = {
     r"create_graph|does not have grad_fn": "Do the whole step in "
     "step_fn(model, batch, optimizer), with loss.backward(create_graph=True).",
     r"does not require grad": "Look for detach(), no_grad() or .item() between parameters and "
-    "loss; evaluation records no gradients: pass eval_grad=True if it needs derivatives.",
-    r"out of memory|can't allocate memory": "Lower batch_size, or train elsewhere (device).",
+    "loss; evaluation records no gradients: pass `eval_grad=True` if it needs derivatives.",
+    r"out of memory|can't allocate memory": "Lower `batch_size`, or train elsewhere (`device`).",
     r"[Ii]nference tensor": "A tensor was made in torch.inference_mode: clone() it outside.",
-    r"same device|on device .* but": "Say where to train (device), and make new tensors in the "
+    r"same device|on device .* but": "Say where to train (`device`), and make new tensors in the "
     "model on the device of its inputs.",
     r"channels|[34]D .*input to conv": "PyTorch's images are [N, channels, height, width]: "
     "permute(0, 3, 1, 2) those whose channels come last, unsqueeze(1) grey ones.",
     r"scalar type (Long|Int)|'target' in call|floating point type for target|not implemented for "
     r"'(Int|Short|Char|Byte)'|Long but found|to be Long|for tensor argument #. 'indices'": "Class "
-    "indices are int64: y.long(). Targets of a regression are floats, and need another loss_fn.",
+    "indices are int64: y.long(). Targets of a regression are floats, and need another `loss_fn`.",
     r"same dtype|scalar type|type .* should be the same|[Bb]yte[Tt]ensor|Double and Float": ""
     "Inputs and model need one type: x.float() for float64 or integer inputs, or model.double().",
     r"[Tt]arget .* out of bounds|label|class_index|index out of range": "Class "

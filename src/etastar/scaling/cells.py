@@ -252,7 +252,7 @@ class CellTable:
             if np.all(np.isnan(self.log_lambda1)):
                 raise ConfigError(
                     f"{response} needs the field {SHARPNESS_NAMES[0]!r}, and no row has it: a "
-                    "study with `sharpness = true` measures it."
+                    "study measures it whose file sets sharpness to true."
                 )
             with_eta = float(response == "eta_lambda1")
             # 0 · inf is NaN, so λ1 alone is not written as a product with the censored η*
@@ -273,7 +273,7 @@ def _told(columns: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
     told = [i for i, status in enumerate(columns["status"]) if status != INTERRUPTED]
     if not told:
         raise ConfigError(
-            "nothing is known of any η*: caps ended every search. Raise trials or budgets."
+            "nothing is known of any η*: caps ended every search. Raise `trials` or `budgets`."
         )
     return {name: [values[i] for i in told] for name, values in columns.items()}
 

@@ -90,9 +90,10 @@ def _gradient_norm(width: FloatArray, depth: FloatArray, labels: Labels) -> tupl
     for name in ("input_lr_ratio", "inputs"):
         if name not in numbers:
             raise ConfigError(
-                f"the form gradient-norm needs {name!r} as a label of the cells; got "
-                f"{', '.join(labels) or 'none'}. Put it in the rows, and in group_by if that is "
-                f"given."
+                "the form gradient-norm is computed from the labels 'input_lr_ratio' and 'inputs' "
+                f"of ReLU networks, and these cells have no {name!r}; got "
+                f"{', '.join(labels) or 'none'}. If they are of ReLU networks, add it to the rows "
+                "(and to `group_by`, where that is given); else go by the other forms."
             )
     kappa, inputs, v = (
         float(numbers[name]) for name in ("input_lr_ratio", "inputs", "output_variance")

@@ -62,7 +62,9 @@ class CurveOptions:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         if not self.start_lr < self.end_lr < math.inf:
-            raise ConfigError(f"end_lr must be above start_lr={self.start_lr}, got {self.end_lr}.")
+            raise ConfigError(
+                f"start_lr must be below end_lr, got {self.start_lr} and {self.end_lr}."
+            )
         if self.confirm < 0:
             raise ConfigError(f"confirm must not be negative, got {self.confirm}.")
         for name in ("budgets", "guess"):

@@ -84,7 +84,7 @@ def _of_factory(
         if search.strategy == "curve" and not varies(problem, Start(0, 0), Start(1, 1)):
             raise ConfigError(
                 "nothing varies between trials, so there is no success curve: vary the "
-                'initialisation or the order of the data, or set strategy = "section".'
+                "initialisation or the order of the data, or set `strategy='section'`."
             )
         data = {"name": settings.told()["dataset"]}
         found = run(

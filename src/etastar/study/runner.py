@@ -114,7 +114,10 @@ def check_devices(study: Study) -> None:
         ConfigError: It lacks one.
     """
     for name in sorted({cell.settings.device for cell in study.cells}):
-        device_named(name)
+        try:
+            device_named(name)
+        except ConfigError as error:
+            raise ConfigError(f"study file {study.path}: {error}") from None
 
 
 @dataclass

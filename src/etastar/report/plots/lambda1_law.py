@@ -28,7 +28,7 @@ from etastar.study.export import Columns
 from etastar.study.measuring import load_data
 from etastar.theory.sharpness_bounds import SharpnessBounds, sharpness_bounds
 
-NOTHING = "The study has not measured λ1 (sharpness = true in the study file measures it)."
+NOTHING = "The study has not measured λ1 (with sharpness set to true in its file it does)."
 MOST = 12
 """Networks of a family that bounds are computed for: they take up to a few seconds each."""
 

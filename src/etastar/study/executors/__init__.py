@@ -16,8 +16,8 @@ from etastar.study.executors.dask_cluster import make_dask
 from etastar.study.executors.in_process import Executor, InProcess, make_in_process
 
 Maker: TypeAlias = Callable[[int | None, str | None], AbstractContextManager[Executor]]
-"""From `--workers` (processes to start; all cores if None) and `--scheduler` (address of one that
-runs already) to an executor, as a context that closes it."""
+"""From `workers` (processes to start; all cores if None) and `scheduler` (address of one that runs
+already) to an executor, as a context that closes it."""
 
 EXECUTORS: dict[str, Maker] = {
     "in-process": make_in_process,

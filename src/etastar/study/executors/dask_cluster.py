@@ -39,10 +39,13 @@ def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
         distributed: Any = import_module("distributed")
     except ImportError as error:
         raise ConfigError(
-            f"--executor dask needs Dask ({error}): pip install 'etastar[cluster]'."
+            f"`executor='dask'` needs Dask ({error}): pip install 'etastar[cluster]'."
         ) from None
     if scheduler and workers:
-        raise ConfigError("--workers is for a cluster of our own; --scheduler names one that runs.")
+        raise ConfigError(
+            "`workers` is for a cluster of our own, and `scheduler` names one that runs: leave "
+            "one out."
+        )
     with ExitStack() as stack:
         stack.enter_context(
             dask.config.set(
@@ -70,9 +73,9 @@ def make_dask(workers: int | None, scheduler: str | None) -> Iterator[Executor]:
             client = stack.enter_context(distributed.Client(where, timeout=CONNECT_SECONDS))
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-            what = f"--scheduler {scheduler}: no scheduler with a worker answered within"
+            what = f"`scheduler={scheduler!r}`: no scheduler with a worker answered within"
             if not scheduler:
-                what = "--executor dask: no cluster could be started on this machine within"
+                what = "`executor='dask'`: no cluster could be started on this machine within"
             reason = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{what} {CONNECT_SECONDS} s ({reason}).") from None
         _check_versions(client)

@@ -53,5 +53,5 @@ def make_in_process(workers: int | None, scheduler: str | None) -> Iterator[InPr
     """
     for name, value in (("workers", workers), ("scheduler", scheduler)):
         if value is not None:
-            raise ConfigError(f"--{name} needs --executor dask.")
+            raise ConfigError(f"`{name}` needs `executor='dask'`.")
     yield InProcess()
