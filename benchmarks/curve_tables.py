@@ -5,8 +5,8 @@
     python benchmarks/curve_tables.py            # --check: exit code 1 if a page differs
 
 The last writes `docs/curve-tables.md`, every region and every group, and the tables that stand
-between marks such as `<!-- phase -->` in `docs/reproduction.md`, from what the first two wrote and
-from the committed rows.
+between marks such as `<!-- phase -->` in `docs/reproduction.md`, from what the first two wrote,
+from the committed rows and, for what those do not hold, from their studies' files.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from prediction import ROOT, data_of, is_curves, summary
+from prediction import BEYOND, ROOT, data_of, depth_of, is_curves, summary
 from reproduction_tables import interval, table
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -121,14 +122,72 @@ def beyond_table(rows: list[dict[str, Any]]) -> list[str]:
     )
 
 
+def curve_rows() -> list[dict[str, str]]:
+    """Every network with a success curve; inputs and classes of unseen tasks from their studies."""
+    found = []
+    for path in sorted((ROOT / "studies" / "results").glob("curves-*.csv")):
+        study = tomllib.loads((ROOT / "studies" / f"{path.stem}.toml").read_text(encoding="utf-8"))
+        facts = {name: str(study["base"].get(name, "")) for name in ("inputs", "classes")}
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                known = {name: row[name] or facts[name] for name in facts}
+                found.append(row | known | {"file": path.stem})
+    return found
+
+
+STATUSES = ("bracketed", "none-trained", "all-trained")
+MEASURED = (
+    *("data: inputs, classes", "samples", "threshold", "loss, epochs", "κ", "widths × L"),
+    *("networks", "with η_50", "nowhere", "above", "on"),
+)
+
+
+def counted(rows: list[dict[str, str]]) -> list[str]:
+    """How many networks there are, and how many of each status."""
+    found = Counter(row["status"] for row in rows)
+    assert set(found) <= set(STATUSES)
+    return [str(len(rows)), *(str(found[status]) for status in STATUSES)]
+
+
+def span(values: set[int]) -> str:
+    """From the least to the largest."""
+    return f"{min(values):,}–{max(values):,}"
+
+
+def measured_table() -> list[str]:
+    """What was measured, a row for each data set and loss, and the numbers of networks."""
+    rows = curve_rows()
+    parts: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        parts.setdefault((data_of(row), row["loss"]), []).append(row)
+    lines = []
+    for (data, loss), some in sorted(parts.items()):
+        names = ("inputs", "classes", "train_size", "val_size", "threshold", "epochs", "device")
+        ((inputs, classes, train, val, threshold, epochs, device),) = {
+            tuple(row[name] for name in names) for row in some
+        }
+        grid = [row for row in some if row["file"] != BEYOND]
+        lines.append(
+            [
+                f"{data}: {int(inputs):,}, {classes}",
+                f"{int(train):,} + {int(val):,}",
+                threshold,
+                f"{loss}, {float(epochs):g}",
+                ", ".join(f"{k:g}" for k in sorted({float(row["input_lr_ratio"]) for row in some})),
+                f"{span({int(row['width']) for row in grid})} × {span(set(map(depth_of, grid)))}",
+                *counted(some),
+                {"cuda": "GPU", "cpu": "CPU"}[device],
+            ]
+        )
+    return table(MEASURED, [*lines, ["all", *[""] * 5, *counted(rows), ""]])
+
+
 def causes_table() -> list[str]:
     """What ends η* of the networks of a group, as shares."""
     counts: dict[str, Counter[str]] = {}
-    for path in sorted((ROOT / "studies" / "results").glob("curves-*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                ended = row["hi_outcome"] if row["status"] == "bracketed" else row["status"]
-                counts.setdefault(named(row), Counter())[ended] += 1
+    for row in curve_rows():
+        ended = row["hi_outcome"] if row["status"] == "bracketed" else row["status"]
+        counts.setdefault(named(row), Counter())[ended] += 1
     rows = []
     for name, found in sorted(counts.items()):
         known = sum(found[cause] for cause in CAUSES)
@@ -153,7 +212,8 @@ def pages() -> dict[Any, str]:
         "",
         "Exponents with 95 % intervals that allow for what widths and depths share; *equal: p*",
         "tests equal exponents of n and L; *left out* is the median error of networks left out in",
-        "turn; the slope is of ln η\\* on ln λ1. Unstable: the budget does not end η\\*.",
+        "turn; the slope is of ln η\\* on ln λ1. Unstable: [stability ends",
+        "η\\*](concepts.md#stability-or-budget), not the budget.",
     ]
     for region in regions:
         lines += ["", f"### {region}", "", *phase_table(phase, region)]
@@ -169,13 +229,15 @@ def pages() -> dict[Any, str]:
         "",
         "## What ends η\\*",
         "",
-        "Shares of the networks by what most runs above η\\* fail of; *budget* where slow runs end",
-        "it. Then the numbers of networks of which the cause is not known, whose η\\* lies above",
-        "the range, and of which half train nowhere.",
+        "Shares of the networks: *budget* where [the budget ends",
+        "η\\*](concepts.md#stability-or-budget), else how most runs above η\\* failed that were",
+        "not slow. Then the numbers of networks of which the cause is not known, whose η\\* lies",
+        "above the range, and that train nowhere: half of the seeds at no rate of it.",
         "",
         *causes_table(),
     ]
     blocks = {
+        "measured": measured_table(),
         "phase": phase_table(phase, REGION),
         "prediction": prediction_table(found["totals"]),
         "beyond": beyond_table(found["1024x8"]),

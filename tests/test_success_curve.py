@@ -218,7 +218,9 @@ def test_a_model_of_ones_own() -> None:
     assert "recommended rate" in str(found)
     assert "Sequential" in str(found)
     assert found.history
-    assert found.plot().get_xlabel() == "learning rate η"
+    axes = found.plot()
+    assert axes.get_xlabel() == "learning rate η"
+    assert f"safe: {found.safe_lr:.3g}" in axes.get_legend_handles_labels()[1]
     again = etastar.maximal_lr(build, data(), eval_every=4, **OWN)
     assert again.to_dict() | {"cost": 0} == found.to_dict() | {"cost": 0}
 

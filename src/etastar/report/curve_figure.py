@@ -27,11 +27,11 @@ CAUSES = {
 BIN = 0.16
 """Width in log η of the groups of runs that share a dot."""
 SAFE, ADVISED = "#009E73", "#CC79A7"
-"""Colours of the window and of the recommended rate, of Okabe & Ito (2008)."""
+"""Colours of the window with the safe rate, and of the recommended rate: Okabe & Ito (2008)."""
 
 
 def curve_figure(found: Result, ax: Axes) -> Axes:
-    """Draw p(η): the fit with its band, the runs in groups, the window, η* and the advised rate.
+    """Draw p(η): fit and band, the runs in groups, the window, η*, the safe and the advised rate.
 
     Args:
         found: A result of the strategy `curve`.
@@ -60,10 +60,12 @@ def curve_figure(found: Result, ax: Axes) -> Axes:
         ax.plot([star.ci_low, star.ci_high], [0.5, 0.5], color="0.15", lw=4, alpha=0.6)
     if star.median:
         ax.axvline(star.median, color="0.15", lw=1, ls="--", label=f"η* = {star.median:.3g}")
+    if star.safe:
+        ax.axvline(star.safe, color=SAFE, lw=1.4, ls="-.", label=f"safe: {star.safe:.3g}")
     if found.recommended_lr:
         text = f"recommended: {found.recommended_lr:.3g}"
         ax.axvline(found.recommended_lr, color=ADVISED, lw=1.6, label=text)
-    ax.set(ylim=(-0.13, 1.05), ylabel=f"{found.fresh} that train")
+    ax.set(ylim=(-0.15, 1.05), ylabel=f"{found.fresh} that train")
     return ax
 
 

@@ -33,10 +33,11 @@ class EtaStar:
         safe: The one-sided 90 % lower bound of the rate where p(η) falls through 0.95; None where
             it is not known, as brackets of single seeds do not tell it, and where runs may be too
             slow there.
-        set_by: What ends η*; None where nothing failed above. Of brackets `budget` where most of
-            them end because a run was short of the threshold, else `stability` (divergence, death).
-            Under `curve` `budget` where slow runs end it: with twice the budget, judged by the
-            steps of the runs that trained, η_50 would lie beyond its interval.
+        set_by: What ends η*, by the rule of docs/concepts.md; None where η* is not known or
+            nothing failed above it. Under `curve` it is `budget` where η_50 would lie above its
+            interval with twice the budget, judged by the steps of the runs that trained. Of
+            brackets it is `budget` where more than half end at a run that was short of the
+            threshold. Otherwise it is `stability`.
     """
 
     median: float | None
