@@ -193,7 +193,7 @@ class Result:
 
     @property
     def set_by(self) -> str | None:
-        """What ends η*: `stability` (divergence, death), `budget`, or None."""
+        """What ends η*: see `EtaStar.set_by`."""
         return self.eta_star.set_by
 
     @property

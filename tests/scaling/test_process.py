@@ -90,6 +90,20 @@ def test_networks_of_two_layers_do_not_pull_at_deeper_ones() -> None:
         assert told.value == pytest.approx(truth, rel=0.25)
 
 
+def test_two_layers_of_another_architecture_are_like_any_other() -> None:
+    """On a planted power law, depth 2 is predicted from 1 and 3, and 3 from 1 and 2."""
+    rows = planted_rows(
+        np.random.default_rng(0), depths=(1, 2, 3), width=-0.5, depth=-1.0, seed_sd=0.05, seeds=9
+    )
+    cells = CellTable.from_rows(rows, group_by=["loss"])  # no κ: not the paper's networks
+    for left_out in (2, 3):
+        told = fit_process(cells.subset(cells.depth != left_out)).predict(64, left_out)
+        assert told.value == pytest.approx(64**-0.5 / left_out, rel=0.1)
+        assert told.high / told.low < 2
+    ours = fit_process(CellTable.from_rows(rows).subset(cells.depth != 2)).predict(64, 2)
+    assert ours.high / ours.low > 10
+
+
 def test_a_studys_laws_may_be_processes() -> None:
     cells = table(0)
     told = fit_laws(cells, form="process").predict(100, 5, loss="mse")

@@ -155,7 +155,7 @@ def _refused(
         "calls an accuracy better when higher": objective.higher_is_better,
         "knows plain cross_entropy, and ½ · squared distance, only": _loss(objective) is not None,
         "knows an nn.Sequential of Linear, ReLU (and LayerNorm) of constant width only": known,
-        "knows LayerNorm without gain and offset only": no_gain,
+        "knows LayerNorm without gain and offset, of the default eps, over one axis only": no_gain,
         "trains every parameter": trainable,
         "knows torch.optim.SGD only": type(optimizer) is torch.optim.SGD,
         "knows plain SGD and heavy-ball momentum only": plain,

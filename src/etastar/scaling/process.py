@@ -2,8 +2,9 @@
 
 In logarithms, `y = a + b·x + s·(c + d·ln n) + f(x) + e` over `x = (ln n, ln L)`: a, b, c and d have
 normal priors, f is a Gaussian process with a squared exponential kernel, e is the noise of the
-cell's own interval and a nugget. s is 1 for networks of two layers, which follow no law of deeper
-ones and have an intercept and an exponent of n of their own. All hyperparameters are fixed: the
+cell's own interval and a nugget. s is 1 for the paper's networks of two layers, which follow no law
+of deeper ones and have an intercept and an exponent of n of their own; of other architectures
+nothing of the kind is known, so c and d are 0. All hyperparameters are fixed: the
 cells that a process is conditioned on do not set them. The equations are those of Rasmussen &
 Williams, *Gaussian Processes for Machine Learning* (2006), eqs. 2.25-2.26.
 """
@@ -121,7 +122,8 @@ def fit_process(
         cells: One loss, κ, dataset, ....
         response: `"eta_star"`, `"lambda1"` or `"eta_lambda1"`.
         cutoff: Use only cells with n/L at least this.
-        kernel: The hyperparameters; by default those of `Kernel`.
+        kernel: The hyperparameters; by default those of `Kernel`, without `two_layers` for cells
+            that have no κ, `input_lr_ratio`, as a label: they are of other architectures.
 
     Raises:
         ConfigError: The cells mix groups, or fewer than 4 can be used.
@@ -134,7 +136,10 @@ def fit_process(
             f"{len(width)} of {len(cells)}. Measure more networks, or widen their range of "
             f"learning rates{'' if cutoff is None else ', or lower the cutoff'}."
         )
-    return Process(**chosen, kernel=kernel or Kernel(), domain=Domain.of(width, depth, cutoff))
+    if kernel is None:
+        ours = "input_lr_ratio" in chosen["labels"]
+        kernel = Kernel() if ours else Kernel(two_layers=(0.0, 0.0))
+    return Process(**chosen, kernel=kernel, domain=Domain.of(width, depth, cutoff))
 
 
 def _points(width: FloatArray, depth: FloatArray, centre: tuple[float, float]) -> FloatArray:

@@ -55,11 +55,11 @@ class BandPoint:
 
 @dataclass(frozen=True)
 class Peak:
-    """The highest p that was seen.
+    """The highest p that was seen: where its lower bound is highest.
 
     Attributes:
         lr: Where.
-        p: Fraction of the runs within 0.2 of it in log η that trained.
+        p: Fraction of the runs within 0.2 of it in log η that trained, within 0.4 where few did.
         ci_low: Lower end of the exact 95 % interval.
         ci_high: Upper end.
     """
@@ -79,7 +79,7 @@ class CurveBlock:
         eta_95: Where p falls through 0.95, the median of its posterior; None where it is not that
             high, or where runs are too slow.
         eta_95_low: The one-sided 90 % lower bound of that.
-        p_max: The highest p seen.
+        p_max: The highest p seen, by the lower end of its interval.
         points: The whole runs by rate, ascending.
         band: The fit, over the rates tried.
     """

@@ -106,7 +106,8 @@ def _curve_found(found: Result) -> CurveFound:
     for point in found.found.curve.points:
         if found.lr and point.lr > found.lr:
             causes.update({cause: getattr(point, cause) for cause in UNSTABLE})
-    ended = "short" if found.set_by == "budget" else max(UNSTABLE, key=causes.__getitem__)
+    seen = max(UNSTABLE, key=causes.__getitem__)
+    ended = "short" if found.set_by == "budget" else seen if causes[seen] else None
     kept = {
         **found.found.as_dict(),
         "status": found.status,
