@@ -165,7 +165,7 @@ def lower(z: Tensor, y: Tensor) -> Tensor:
 
 REFUSED: dict[str, tuple[Tensor, Tensor, Any, str]] = {
     "regression": (MANY, MANY + 1, nn.MSELoss(), "Pass `metric='loss'` .* or a callable"),
-    "counts": (MANY, torch.arange(200).view(40, 5), lambda z, y: mse_loss(z, y.float()), "Pass m"),
+    "counts": (MANY, torch.arange(200).view(40, 5), lambda z, y: mse_loss(z, y.float()), "Pass `m"),
     "another place": (TEXT, WORDS, lower, "compares a target with an output at another place"),
 }
 

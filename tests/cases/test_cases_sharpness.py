@@ -331,7 +331,7 @@ def test_autocast_is_in_the_model_and_not_in_the_solver() -> None:
 def test_spent_steps_are_said_as_such() -> None:
     found = sharpness(net(hidden=30), cross_entropy, [(X, Y)], max_iter=4, tol=1e-6)
     assert (found.converged, found.limit) == (False, "steps")
-    assert "raise max_iter" in found.notes[-1]
+    assert "raise `max_iter`" in found.notes[-1]
 
 
 # -- losses that are no mean over samples ----------------------------------------------------------

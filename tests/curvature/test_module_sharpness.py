@@ -338,7 +338,7 @@ def test_time_major_batches_need_the_sample_count():
     model = nn.LSTM(2, 3, dtype=torch.float64)
     x, y = torch.randn(steps, batch, 2, dtype=torch.float64), torch.zeros(batch, dtype=torch.int64)
     loss = lambda out, labels: nn.functional.cross_entropy(out[1][0][0], labels)  # noqa: E731
-    with pytest.raises(ConfigError, match=r"batch 0: inputs and targets differ .* batch_size"):
+    with pytest.raises(ConfigError, match=r"batch 0: inputs and targets differ .* `batch_size="):
         sharpness(model, loss, [(x, y)])
     found = sharpness(model, loss, [(x, y)], batch_size=lambda _, labels: len(labels))
     assert found.samples == batch

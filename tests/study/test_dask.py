@@ -156,9 +156,9 @@ def test_what_cannot_be_had_is_told(
             pass
 
     monkeypatch.setattr("etastar.study.executors.dask_cluster.CONNECT_SECONDS", 1)
-    with pytest.raises(ConfigError, match=r"--scheduler tcp://127\.0\.0\.1:1: no scheduler with"):
+    with pytest.raises(ConfigError, match=r"`scheduler='tcp://127\.0\.0\.1:1'`: no scheduler with"):
         enter(scheduler="tcp://127.0.0.1:1")
-    with pytest.raises(ConfigError, match="--scheduler nonsense://x: no scheduler"):
+    with pytest.raises(ConfigError, match="`scheduler='nonsense://x'`: no scheduler"):
         enter(scheduler="nonsense://x")
     with pytest.raises(ConfigError, match="`workers` is for a cluster of our own"):
         enter(scheduler="tcp://127.0.0.1:1", workers=2)

@@ -203,7 +203,9 @@ def test_other_refusals_name_the_place(tmp_path: Path) -> None:
             Study.from_file(written(tmp_path, text))
 
 
-def test_a_curve_where_nothing_varies_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_curve_where_nothing_varies_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = TEXT.replace("[4, 8, 16]", "[4]").replace("[1, 2]", "[1]")
     brackets = "seeds = 2\nresolution = 0.5"
     one = one.replace(brackets, 'strategy = "curve"').replace("= 32", "= 500")  # a full batch
@@ -213,7 +215,9 @@ def test_a_curve_where_nothing_varies_is_refused_in_a_line(tmp_path: Path) -> No
     (reason,) = progress.failures.values()
     assert progress.done == 0
     assert reason.startswith("ConfigError: nothing varies between trials")
-    assert 'strategy = "section"' in reason
+    assert "`strategy='section'`" in reason
+    assert main(["study", "status", str(study.path)]) == 0
+    assert 'or set strategy = "section".' in capsys.readouterr().out
 
 
 def test_the_example_runs(tmp_path: Path) -> None:
