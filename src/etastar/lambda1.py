@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from etastar.machine import device_named, environment, use_threads
 from etastar.problem.networks import Network
 from etastar.problem.networks.parametrization import scheme_notes
 from etastar.progress import Progress
-from etastar.result import Result, json_ready
+from etastar.result import Result, json_ready, number, span
 from etastar.search.base import SeedResult
 from etastar.search.search import OF_THE_CURVE
 from etastar.settings import Settings
@@ -132,6 +133,22 @@ class Sharpness:
         ]
         ready: dict[str, Any] = json_ready(record)
         return ready
+
+    def to_json(self) -> str:
+        """The same as strict JSON."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        """Tell what was measured, λ1 over seeds, η* where it was asked for, and the notes."""
+        lines = [self.heading]
+        plain, ours = self.lambda1_plain, self.lambda1_preconditioned
+        for name, of in (("λ1", plain), ("λ1 preconditioned", ours)):
+            interval = span(of["ci_low"], of["ci_high"])
+            lines.append(f"{name} = {number(of['median'])} (median; interval {interval})")
+        if self.eta_star:
+            product = number(self.eta_star_times_lambda1)
+            lines.append(f"η* = {number(self.eta_star['median'])}; η*·λ1 = {product}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.warnings)])
 
 
 def measure_sharpness(

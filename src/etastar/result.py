@@ -322,8 +322,8 @@ class Result:
                 for seed, r in self.seeds.items()
             )
             lines.append(f"{counted(len(self.seeds), 'seed')} ({self.varies}): {brackets}")
-        spent = f"; {self.spent}" if self.found else ""
-        lines.append(f"engine {self.engine}: {self.engine_reason}{spent}")
+        took = f"; {self.spent}" if self.found else ""
+        lines.append(f"engine {self.engine}: {self.engine_reason}{took}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
@@ -364,11 +364,15 @@ class Result:
     @property
     def spent(self) -> str:
         """What it took."""
-        cost = self.cost
-        return (
-            f"{counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
-            f"{cost.budgets:.1f} budgets, {cost.seconds or 0:.1f} s"
-        )
+        return taken(self.cost)
+
+
+def taken(cost: Cost) -> str:
+    """Return what a measurement took, in words."""
+    return (
+        f"{counted(cost.trials, 'trial')}, {counted(cost.steps, 'step')}, "
+        f"{cost.budgets:.1f} budgets, {cost.seconds or 0:.1f} s"
+    )
 
 
 OF_A_MODEL = (

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from etastar.errors import ConfigError
-from etastar.result import Cost, Result, json_ready, number
+from etastar.result import Cost, Result, json_ready, number, taken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,6 +172,7 @@ class Warmup:
         ready: dict[str, Any] = json_ready(
             {
                 **(self.at_start.to_dict() if self.at_start else {}),
+                "heading": self.at_start.heading if self.at_start else "",
                 **{name: value for name, value in vars(self).items() if name not in apart},
                 "warnings": self.warnings,
                 "cost": asdict(self.cost),
@@ -225,4 +226,6 @@ class Warmup:
             f"η* along the run: {rungs}",
             "; ".join(ends),
         ]
+        if self.at_start:
+            lines.append(f"{self.at_start.summary} (at step 0); {taken(self.cost)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -188,7 +188,7 @@ class Settings(Options):
             self.__dict__["end_lr"] = NTK_END_LR  # frozen for others
         if self.start_lr >= self.end_lr:
             raise ValueError(
-                f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}"
+                f"`start_lr` must be below `end_lr`, got {self.start_lr:g} and {self.end_lr:g}"
             )
         try:
             self.chosen_strategy  # noqa: B018 - raises if options exclude each other

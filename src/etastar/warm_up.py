@@ -27,6 +27,7 @@ from etastar.problem.trial import Outcome, Start, Trial
 from etastar.problem.user_code import told
 from etastar.progress import ProgressLine
 from etastar.result import Cost, Result
+from etastar.run import NO_SAFE_RATE
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
 from etastar.study.kept import Keeper, Shelf, keeper
@@ -134,6 +135,7 @@ def _found(
                     bracketed(_from(session, problem), [session.start.order], shelf)
                     for session in sessions
                 ]
+    first = replace(first, notes=tuple(note for note in first.notes if note != NO_SAFE_RATE))
     steps = [
         LadderStep(step, {seed: found for one in there for seed, found in one.seeds.items()})
         for step, there in results.items()
@@ -333,8 +335,8 @@ def _checked_schedule(
         )
     if target >= asked.end_lr:
         raise ConfigError(
-            f"target_lr must be below end_lr, got {target:g} and {asked.end_lr:g}: η* is "
-            "searched up to end_lr only. Raise `end_lr`."
+            f"`target_lr` must be below `end_lr`, got {target:g} and {asked.end_lr:g}: η* is "
+            "searched up to `end_lr` only. Raise `end_lr`."
         )
     steps = list(ladder) if isinstance(ladder, Iterable) else []
     if len(steps) < 2 or not all(is_whole(step) and step >= 0 for step in steps):

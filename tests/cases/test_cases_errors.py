@@ -75,7 +75,7 @@ WAYS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: nn.BatchNorm1d(8)(X[:1]),
         r"raised ValueError: Expected more than 1 value per channel .*drop_last=True",
     ),
-    "memory": (raising(torch.OutOfMemoryError("CUDA out of memory")), "Lower `batch_size`"),
+    "memory": (raising(torch.OutOfMemoryError("CUDA out of memory")), "Lower the batch size"),
 }
 
 

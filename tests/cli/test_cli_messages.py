@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from etastar.cli import main
-from etastar.cli.options import in_shell, in_study_file
+from etastar.cli.model import ModelOptions
+from etastar.cli.options import in_shell, in_study_file, parse
+from etastar.cli.study import ACTIONS
 
 NETS = """
 import functools
@@ -21,6 +23,10 @@ def build(seed, width=8, depth=1):
 
 def fails(seed, width=8):
     raise LookupError("nothing there")
+
+
+def raises(seed):
+    raise LookupError("end_lr and `seeds=3`")
 
 
 unnamed = functools.partial(fails, width=3)
@@ -87,6 +93,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("study run own.toml --workers 0", "--workers must be greater than or equal to 1"),
         ("study run own.toml --hours -1", "--hours must be greater than 0"),
         ("study run twice.toml", "run them on one --store, which shares the trials."),
+        ("predict --from twice.toml --width 8 --depth 1", "on one --store, which shares"),
+        (
+            "model nets:build --dataset digits --store no/train_size/x",
+            "no/train_size/x: the folder",
+        ),
+        ("measure --data-dir no/batch_size --dataset mnist", "no/batch_size does not exist"),
+        ("model nets:raises --dataset digits", "raised LookupError: end_lr and 'seeds=3' (in nets"),
         ("study run λ1.toml", "sharpness: λ1 of a model of your own is not measured by studies."),
         (
             "predict --from λ1.toml --width 8 --depth 1",
@@ -107,11 +120,14 @@ def test_a_message_names_options_as_they_were_given(
 def test_a_remedy_that_only_python_has_is_told_as_python() -> None:
     """What `metric='accuracy'` says in the shell, where no function can be given."""
     text = "`metric='accuracy'` does not fit. Pass `metric=lambda a, b: ...`, or `step_fn`."
+    parse(ModelOptions, ["nets:build"], prog="", description="", positional=("model",))
     assert in_shell(text) == (
-        "--metric accuracy does not fit. Pass metric=lambda a, b: ..., or step_fn."
+        "--metric accuracy does not fit. Pass metric=lambda a, b: ... (in Python), or step_fn (in "
+        "Python)."
     )
-    assert in_study_file("`strategy='section'`, `seeds=3` or `metric='loss'`") == (
-        "strategy = \"section\", seeds = 3 or metric='loss'"
+    parse(ACTIONS["run"][0], ["own.toml"], prog="", description="", positional=("study",))
+    assert in_study_file("`strategy='section'`, `seeds=3`, `threads` or `metric='loss'`") == (
+        "strategy = \"section\", seeds = 3, threads or metric='loss' (in Python)"
     )
 
 
@@ -127,4 +143,4 @@ def test_the_laws_of_a_users_model_say_which_form_is_not_for_them(
         "gradient-norm: not fitted: the form gradient-norm is computed from the labels "
         "'input_lr_ratio' and 'inputs' of ReLU networks, and these cells have no"
     ) in told
-    assert "(and to group_by, where that is given); else go by the other forms." in told
+    assert "(and to group_by (in Python), where that is given); else go by the other forms." in told

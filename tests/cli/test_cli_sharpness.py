@@ -278,6 +278,12 @@ def test_validation_samples_are_not_used_and_that_is_said() -> None:
     options: dict[str, Any] = {"width": 4, "depth": 1, "train_size": 30, "val_size": 10, "seeds": 1}
     found = etastar.lambda1.measure_sharpness(max_iter=5, **options)
     assert "`val_size` has no effect: λ1 is of the loss on training samples." in found.warnings
+    assert json.loads(found.to_json()) == found.to_dict()
+    lines = str(found).splitlines()
+    assert lines[0] == found.heading
+    median = found.lambda1_plain["median"]
+    assert median is not None
+    assert lines[1].startswith(f"λ1 = {median:.4g} (median; interval")
 
 
 @pytest.mark.parametrize(

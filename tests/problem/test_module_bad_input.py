@@ -176,7 +176,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown engine": ({"engine": "stak"}, "did you mean 'stack'"),
     "impossible accuracy": ({"threshold": 92.5}, "at most 1, got 92.5"),
     "threshold is no number": ({"threshold": True}, "threshold must be a finite number, got True"),
-    "range": ({"start_lr": 1.0, "end_lr": 0.1}, "start_lr must be below end_lr"),
+    "range": ({"start_lr": 1.0, "end_lr": 0.1}, "`start_lr` must be below `end_lr`"),
     "negative": ({"resolution": -0.1}, "resolution must be a positive number"),
     "no epochs": ({"epochs": 0}, "epochs must be a positive number"),
     "fraction of a batch": ({"batch_size": 0.5}, "batch_size must be a whole number"),

@@ -37,21 +37,21 @@ PLACES = {"--data-dir": "FOLDER", "--from": "FILE"} | dict.fromkeys(
 """What options that name a place take; others by their type."""
 
 
+_read: type[BaseModel] = Options
+"""What the command line that is obeyed was read as: it says which options there are."""
+
+
 def in_shell(text: str) -> str:
-    """Write the options that a message names as a command line has them.
+    """Write the options that a message names as the command line that was read has them.
 
     Args:
-        text: E.g. "Raise `end_lr`."; names with an underscore need no backticks, and neither does
-            the first word of a message.
+        text: E.g. "Raise `end_lr`."; the first word of a message needs no backticks.
 
     Returns:
-        E.g. "Raise --end-lr." What no command has, or takes as a function only, stays as it is in
-        Python, without backticks.
+        E.g. "Raise --end-lr." What the command has not, or takes as a function only, is said to be
+        of Python.
     """
-    names = _of_commands("") | Settings.model_fields.keys()
-    known = "|".join(name for name in names if "_" in name)
-    text = re.sub(rf"(?<![\w.`'-])({known})\b", lambda m: _flag(m[1]), text)
-    return _written(text, names)
+    return _written(text)
 
 
 def in_study_file(text: str) -> str:
@@ -63,32 +63,24 @@ def in_study_file(text: str) -> str:
     Returns:
         Keys as the file has them, `device = "gpu"`; options of the command as the shell has them.
     """
-    return _written(text, _of_commands("study"), Settings.model_fields)
+    return _written(text, {*Settings.model_fields, "model", "data", "sharpness", "law"})
 
 
-def _of_commands(name: str) -> set[str]:
-    """Return the options of the commands that are loaded, or of that name alone."""
-    kinds: list[type[BaseModel]] = [Options]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    place = f"{__package__}.{name}"
-    own = [kind.model_fields for kind in kinds if kind.__module__.startswith(place)]
-    return {field.alias or name for fields in own for name, field in fields.items()}
-
-
-def _written(text: str, options: Collection[str], keys: Collection[str] = ()) -> str:
-    """Write what stands in backticks as an option, as a key of TOML, or as it is."""
+def _written(text: str, keys: Collection[str] = ()) -> str:
+    """Write what stands in backticks as an option, as a key of TOML, or as of Python."""
+    options = {field.alias or name for name, field in _read.model_fields.items()}
 
     def word(found: re.Match[str]) -> str:
         name, value = found[1], found[2] or ""
         if name in options and not value.startswith("lambda"):
             return _flag(name, value.strip("'\""))
-        if name in keys and value:
-            return f"{name} = {value}".replace("'", '"')
-        return found[0].strip("`")
+        if name in keys:
+            return f"{name} = {value}".replace("'", '"') if value else name
+        return f"{found[0].strip('`')} (in Python)"
 
     text = re.sub(r"`(\w+)(?:=([^`]*))?`", word, text)
-    return re.sub(rf"^({'|'.join(options)})(?= must | is missing)", lambda m: _flag(m[1]), text)
+    first = "|".join(options)
+    return re.sub(rf"^({first})(?= must | is missing)", lambda m: _flag(m[1]), text)
 
 
 def _flag(name: str, value: str = "") -> str:
@@ -131,6 +123,8 @@ def parse(
         ConfigError: An option is unknown, lacks its value, or has a wrong one.
         SystemExit: With 0, after `--help`.
     """
+    global _read
+    _read = model
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     group: Any = parser
     flags = []

@@ -206,10 +206,10 @@ def _why_not(pairs: Eigenpairs, operator: LossCurvature, tol: float, max_iter: i
     elif operator.dtype == torch.float32:
         name, remedy = "float32", "measure a float64 copy, model.double(), on data.double()"
     else:
-        name, remedy = "float64", "raise tol"
+        name, remedy = "float64", "raise `tol`"
     return (
         f"not converged to {tol:g}: limited by the precision of products, {name}, which no "
-        f"max_iter changes; the residuals above still hold. To go on, {remedy}."
+        f"`max_iter` changes; the residuals above still hold. To go on, {remedy}."
     )
 
 

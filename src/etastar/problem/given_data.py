@@ -176,7 +176,7 @@ def _all(batches: Iterator[Any], what: str, limit: int | None) -> list[Any]:
             raise ModelError(
                 f"{what} can be read only once, and its first {number + 1} batches hold "
                 f"{size / 2**30:.1f} GiB, too much to keep. Pass a Dataset, or an object that can "
-                "be read anew, or lower max_steps."
+                "be read anew, or lower `max_steps`."
             )
     return read
 

@@ -111,12 +111,12 @@ class OwnModel:
         for name in (*whole, "max_steps", "eval_batch_size"):
             if (value := getattr(self, name)) is not None:
                 check_whole(name, value, least=0 if name in ("confirm", "first_seed") else 1)
-        for name in ("slow_edge", "eval_grad"):
+        for name in ("slow_edge", "eval_grad", "progress"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         if self.start_lr >= self.end_lr:
             raise ConfigError(
-                f"start_lr must be below end_lr, got {self.start_lr:g} and {self.end_lr:g}."
+                f"`start_lr` must be below `end_lr`, got {self.start_lr:g} and {self.end_lr:g}."
             )
         if isinstance(self.metric, str) and self.metric not in METRICS:
             raise unknown_name("metric", self.metric, METRICS)
@@ -367,7 +367,7 @@ class OwnModel:
             if asked and unused and asked != batches.batch:
                 raise ConfigError(
                     f"`{name}={asked}` has no effect: {which} comes in batches already. Leave it "
-                    "out, or pass tensors, (inputs, targets), or a Dataset."
+                    "out, or pass data that come in none, such as tensors."
                 )
         return val
 

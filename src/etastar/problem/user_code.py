@@ -29,7 +29,7 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 REMEDIES = {
     r"more than 1 value per channel": "A batch of one sample has no statistics for batch "
-    "normalisation: set drop_last=True in the loader, or another `batch_size`.",
+    "normalisation: set drop_last=True in the loader, or another batch size.",
     r"backward through the graph a second time": "Something keeps a tensor of an earlier step, or "
     "step_fn(model, batch) calls backward() itself: detach() what is kept; to do the whole step, "
     "take (model, batch, optimizer).",
@@ -39,9 +39,9 @@ REMEDIES = {
     "step_fn(model, batch, optimizer), with loss.backward(create_graph=True).",
     r"does not require grad": "Look for detach(), no_grad() or .item() between parameters and "
     "loss; evaluation records no gradients: pass `eval_grad=True` if it needs derivatives.",
-    r"out of memory|can't allocate memory": "Lower `batch_size`, or train elsewhere (`device`).",
+    r"out of memory|can't allocate memory": "Lower the batch size, or train on another device.",
     r"[Ii]nference tensor": "A tensor was made in torch.inference_mode: clone() it outside.",
-    r"same device|on device .* but": "Say where to train (`device`), and make new tensors in the "
+    r"same device|on device .* but": "Say where to train, and make new tensors in the "
     "model on the device of its inputs.",
     r"channels|[34]D .*input to conv": "PyTorch's images are [N, channels, height, width]: "
     "permute(0, 3, 1, 2) those whose channels come last, unsqueeze(1) grey ones.",
@@ -94,7 +94,7 @@ def cause(error: BaseException) -> str:
         return f"called sys.exit({'' if error.code is None else repr(error.code)}){where}"
     lines = str(error).strip().splitlines()
     lines = lines if len(lines) < 4 else [lines[0], "...", lines[-1]]  # as of a worker's traceback
-    text = " ".join(" ".join(lines).split()).rstrip(".")
+    text = " ".join(" ".join(lines).split()).rstrip(".").replace("`", "'")  # no options of ours
     return f"raised {type(error).__name__}: {text}".removesuffix(": ") + where
 
 

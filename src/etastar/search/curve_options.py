@@ -63,7 +63,7 @@ class CurveOptions:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         if not self.start_lr < self.end_lr < math.inf:
             raise ConfigError(
-                f"start_lr must be below end_lr, got {self.start_lr} and {self.end_lr}."
+                f"`start_lr` must be below `end_lr`, got {self.start_lr} and {self.end_lr}."
             )
         if self.confirm < 0:
             raise ConfigError(f"confirm must not be negative, got {self.confirm}.")

@@ -383,9 +383,9 @@ def _merge(found: dict[str, Cell], cell: Cell, place: str) -> None:
     there = f"{place}: the cell {cell.settings.title} is there already with"
     if cell.curve and other.wanted != cell.wanted:
         raise ConfigError(
-            f"{there} another precision, first_seed or cap. These do not tell cells apart: give "
-            "one of each, or write two study files and run them on one `store`, which shares the "
-            "trials."
+            f"{there} another `precision`, `first_seed` or cap. These do not tell cells apart: "
+            "give one of each, or write two study files and run them on one `store`, which shares "
+            "the trials."
         )
     if other.seeds != cell.seeds:
         first = min(other.seeds.start, cell.seeds.start)
