@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -26,7 +27,7 @@ from etastar.problem.streams import untouched
 from etastar.problem.trial import Outcome, Start, Trial
 from etastar.problem.user_code import told
 from etastar.progress import ProgressLine
-from etastar.result import Cost, Result
+from etastar.result import Cost, Result, number
 from etastar.run import NO_SAFE_RATE
 from etastar.schedule import LadderStep, Shape, Warmup, WarmupStatus
 from etastar.search.search import OF_THE_CURVE, RESOLUTION, Search
@@ -157,6 +158,8 @@ def _found(
     )
     checked = _checked(draft, problem, starts, kept)
     told = [note.replace("`epochs`", f"`{asked.budget_option}`") for note in checked.notes]
+    if beyond := [step for step in ladder if step >= problem.max_steps and ladder != list(LADDER)]:
+        notes = [*notes, f"`ladder`: steps from {min(beyond)} on are beyond the budget, left out."]
     costs = [result.cost for there in results.values() for result in there]
     taken = sum(cost.steps for cost in costs) + len(starts) * steps[-1].step
     taken += kept.steps - located[0]
@@ -289,32 +292,45 @@ def _why_none(draft: Warmup, problem: Problem) -> str:
             "no rate trains from the start on every seed, so there is no run to measure along. "
             "Lengthen the budget (`epochs`), make the `threshold` easier, or widen the range."
         )
-    best = max((step.lowest or 0.0) for step in draft.ladder)
+    lengthen = "lengthen the `ladder` or the budget (`epochs`)"
+    best = max(draft.ladder, key=lambda rung: rung.lowest or 0.0)
+    last, highest = draft.ladder[-1], best.lowest or 0.0
+    if highest >= draft.target_lr:
+        return (
+            f"η* is {highest:.4g} at step {best.step}, but below the target {draft.target_lr:g} "
+            f"again at step {last.step}, {number(last.lowest)}, the last of the ladder. Lower "
+            f"`target_lr`, or {lengthen}."
+        )
     return (
         f"η* stays below the target {draft.target_lr:g} at every step of the ladder up to "
-        f"{draft.ladder[-1].step} of {problem.max_steps} steps; the highest is {best:.4g}. Lower "
-        "`target_lr`, lengthen the `ladder` or the budget (`epochs`)."
+        f"{last.step} of {problem.max_steps} steps; the highest is {highest:.4g}. Lower "
+        f"`target_lr`, or {lengthen}."
     )
 
 
 def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, Any]) -> OwnModel:
     """The arguments of `maximal_lr` with its defaults."""
-    own = ("model", "train_data", "val_data", "from_checkpoint")
-    known = [field.name for field in fields(OwnModel) if field.name not in own]
+    if "from_checkpoint" in options:
+        raise ConfigError("a warm-up begins at initialisation: leave out `from_checkpoint`.")
+    known = [field.name for field in fields(OwnModel) if field.name not in OF_THE_CURVE]
+    known += [name for name in inspect.signature(warmup).parameters if name != "options"]
     for name in options.keys() & set(PLACES):
         raise ConfigError(
             f"`{name}` has no effect on a warm-up, whose runs follow each other, here: leave it "
             "out. With `store` it goes on where it was."
         )
-    for name in options:
-        check_choice("option", name, known)
-    unused = (*OF_THE_CURVE, "scheduler")
-    wasted = [name for name in unused if options.get(name) not in (None, False)]
+    wasted = [name for name in OF_THE_CURVE if options.get(name) not in (None, False)]
     if wasted or options.get("strategy") not in (None, "section"):
         raise ConfigError(
             f"`{(wasted or ['strategy'])[0]}` has no effect on a warm-up, which brackets every "
             "seed along its own run (section): leave it out."
         )
+    if options.get("scheduler") is not None:
+        raise ConfigError(
+            "`scheduler` has no effect on a warm-up, which sets the rate itself: leave it out."
+        )
+    for name in options.keys() - set(OF_THE_CURVE):
+        check_choice("option", name, known)
     return OwnModel(model=model, train_data=train_data, val_data=val_data, **options)
 
 

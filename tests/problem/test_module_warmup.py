@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 import etastar
 from etastar.schedule import LadderStep, Warmup
 from etastar.search.base import SeedResult
-from etastar.warm_up import plan
+from etastar.warm_up import _why_none, plan
 
 
 class Quartic(nn.Module):
@@ -75,6 +76,20 @@ def test_the_ladder_is_the_closed_form_and_the_warmup_trains(shape: Any) -> None
     assert found.with_warmup[0].metric == pytest.approx(w**4 / 4)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["verified"] is True
     assert found.plot().get_yscale() == "log"
+
+
+def test_a_dip_at_the_end_of_the_ladder_is_told_as_that() -> None:
+    dipping = planted((0, 0.1), (5, 2.0), (20, 0.4))
+    draft = Warmup(1.0, "linear", "unreachable", None, 1, tuple(dipping), None, {}, {}, ())
+    problem: Any = SimpleNamespace(max_steps=350)
+    told = _why_none(draft, problem)
+    assert told.startswith("η* is 2 at step 5, but below the target 1 again at step 20, 0.4, the")
+
+
+def test_steps_beyond_the_budget_are_told() -> None:
+    options = OPTIONS | {"ladder": (0, 5, 300), "epochs": 60, "eval_every": 60}
+    found = etastar.warmup(Quartic(), (ONES, ONES), target_lr=0.4, **options)
+    assert "`ladder`: steps from 300 on are beyond the budget, left out." in found.notes
 
 
 def test_piecewise_is_no_longer_than_linear() -> None:
@@ -184,7 +199,9 @@ def test_a_network_and_its_random_numbers_are_left_alone() -> None:
         ({"shape": "liner"}, "did you mean 'linear'"),
         ({"pace": 2.0}, "pace must be above 0"),
         ({"treshold": 0.5}, "did you mean 'threshold'"),
-        ({"from_checkpoint": {}}, "unknown option 'from_checkpoint'"),
+        ({"from_checkpoint": {}}, "begins at initialisation: leave out `from_checkpoint`"),
+        ({"precision": 0.1}, "`precision` has no effect on a warm-up, which brackets every"),
+        ({"scheduler": len}, "`scheduler` has no effect on a warm-up, which sets the rate itself"),
     ],
 )
 def test_bad_options(given: dict[str, Any], message: str) -> None:

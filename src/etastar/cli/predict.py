@@ -16,9 +16,8 @@ from etastar.scaling.cells import CellTable, Response
 from etastar.scaling.forms import get_form
 from etastar.scaling.power_law import PowerLawFit
 from etastar.scaling.process import Process
-from etastar.study.cell_rows import cell_table
+from etastar.study.cell_rows import cell_table, gaps
 from etastar.study.factory import SIZES, FactorySettings
-from etastar.study.plan import State
 from etastar.study.specification import Study
 from etastar.study.store import Store
 from etastar.validation import Options
@@ -74,7 +73,8 @@ def run(arguments: list[str]) -> int:
     check_output(options.json_file)
     study = Study.from_file(options.source)
     with Store(Path(options.store) if options.store else study.default_store) as store:
-        cells, gaps = cell_table(study, store), State.of(store).gaps(study)
+        cells = cell_table(study, store)
+        missing = gaps(study, store, cells)
     wanted = options.model_dump(include={"input_lr_ratio", "loss", "dataset"}, exclude_none=True)
     wanted |= _conditions(options.where, cells)
     cells = cells.select(**wanted) if wanted else cells
@@ -95,8 +95,8 @@ def run(arguments: list[str]) -> int:
                 "Leave out --strict, or choose a --cutoff."
             )
         found = replace(found, in_region=False, warnings=(*found.warnings, *doubts))
-    if gaps:
-        found = replace(found, warnings=(gaps, *found.warnings))
+    if missing:
+        found = replace(found, warnings=(missing, *found.warnings))
     if options.json_file:
         record = {
             **{name: getattr(found, name) for name in ("width", "depth", "value", "low", "high")},

@@ -21,7 +21,7 @@ from etastar.cli.output import check_output, write_json, write_results
 from etastar.errors import ConfigError, EmptyStoreError, unknown_name
 from etastar.progress import ProgressLine
 from etastar.scaling.cells import Response
-from etastar.study.cell_rows import cell_table
+from etastar.study.cell_rows import cell_table, gaps
 from etastar.study.cost import calibrate
 from etastar.study.executors import EXECUTORS, make_executor
 from etastar.study.export import FORMATS, TABLES
@@ -192,7 +192,8 @@ def _status(study: str, store: str | None = None, *, json_file: JsonName = None)
         write_json(record, json_file)
         return 0
     print(f"{what.file.title or what.name}: {len(done)} of {len(what.cells)} cells done")
-    print(f"results missing (η* and λ1, by seed): {missing}")
+    which = "η* and λ1, by seed" if what.file.sharpness else "η*, by seed or curve"
+    print(f"results missing ({which}): {missing}")
     print(f"store: {path}" + ("" if path.exists() else " (does not exist yet)") + other)
     if log_missing:
         print(
@@ -226,14 +227,15 @@ def _fit(
     check_output(json_file)
     what, path = _opened(study, store)
     with Store(path) as opened:
-        cells, gaps = cell_table(what, opened), State.of(opened).gaps(what)
+        cells = cell_table(what, opened)
+        missing = gaps(what, opened, cells)
     groups = fit_records(cells, response, cutoff)
     if json_file:
-        record = {"study": str(what.path), "missing": gaps or None, "groups": groups}
+        record = {"study": str(what.path), "missing": missing or None, "groups": groups}
         write_json(record, json_file)
         return 0
-    if gaps:
-        print(f"WARNING: {gaps}")
+    if missing:
+        print(f"WARNING: {in_study_file(missing)}")
     print_laws(groups)
     return 0
 
@@ -281,11 +283,11 @@ def _export(
     what, path = _opened(study, store)
     name = _output(output, what.path.with_suffix(f".{format}"))
     with Store(path) as opened:
-        gaps = require_results(what, opened).gaps(what)
+        missing = require_results(what, opened).gaps(what)
         columns = TABLES[table](what, opened)
     write_results([(name, partial(FORMATS[format], columns))])
-    if gaps:
-        print(f"WARNING: {gaps}", file=sys.stderr)
+    if missing:
+        print(f"WARNING: {missing}", file=sys.stderr)
     if name != "-":
         print(f"{name}: {len(columns['cell'])} rows")
     return 0

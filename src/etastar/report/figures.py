@@ -150,7 +150,9 @@ def warmup_figure(found: Warmup, ax: Axes | None = None) -> Axes:
     if found.total is not None:
         steps = range(max(found.ladder[-1].step, found.total) + 2)
         ax.step(steps, [found.lr_at(s) for s in steps], color="0.2", where="post", label="warm-up")
-    ax.set(xscale="symlog", yscale="log", xlabel="step", ylabel="learning rate")
+    last = max(2, found.ladder[-1].step, (found.total or 0) + 1)
+    ax.set(xscale="symlog", yscale="log", xlabel="step", ylabel="learning rate", xlim=(-0.2, last))
+    ax.set_title(f"warm-up to {found.target_lr:g}: {found.status}", loc="left", fontsize=8)
     ax.legend(frameon=False, fontsize=8)
     return ax
 

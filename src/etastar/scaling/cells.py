@@ -69,6 +69,8 @@ class CellTable:
         log_hi: log of the next one, which failed, `[S]`; ∞ if all trained, −∞ if none did.
         log_lambda1: log of the sharpness at initialisation, `[S]`; NaN where not measured.
         lambda1_error: Its standard error, `[S]`, where it is itself a median over seeds; else 0.
+        capped: Success curves that were left out, since a cap ended them before anything of η* was
+            known; of a subset not told.
     """
 
     width: FloatArray
@@ -81,6 +83,7 @@ class CellTable:
     log_hi: FloatArray
     log_lambda1: FloatArray
     lambda1_error: FloatArray
+    capped: int = 0
 
     @classmethod
     def from_rows(
@@ -131,6 +134,7 @@ class CellTable:
                     f"the rows have no field {name!r}; expected {', '.join(required)} and eta_hi, "
                     f"got {', '.join(columns)}."
                 )
+        capped = list(columns["status"]).count(INTERRUPTED)
         columns = _with_curves(_told(columns))
         count = len(columns["width"])
         status = _status_codes(columns)
@@ -175,6 +179,7 @@ class CellTable:
             log_hi=log_hi[order],
             log_lambda1=log_lambda1[order],
             lambda1_error=error[order],
+            capped=capped,
         )
 
     def __len__(self) -> int:

@@ -136,12 +136,13 @@ def _cap(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     far, (first, last) = "is open", fit.tried_range()
     if first - 0.5 <= low and high <= last + 0.5:
         far = f"reaches a factor {math.exp(reach):.2f} to a side"
-        far += "" if fit.enough() else " and rests on too few of them"
     begins = f"The {name} ended the search after {runs} whole trial{'s' * (runs > 1)}: "
     if unknown:
         text = "to say whether any rate trains half of the runs needs"
     else:
         text = f"the interval of η* {far}. A factor {1 + options.precision:.2f} would need"
+        if reach <= goal:
+            text = f"the interval of η* {far}, but rests on too few of them. Enough would be"
     budgets = _budgets(curve, needed, confirmed=not unknown)
     told = f"{begins}{text} about {needed} whole trials, {math.ceil(budgets)} budgets."
     if options.budgets is not None and curve.ended_by == "budgets":
@@ -226,7 +227,7 @@ def _choice(curve: CurveState, fit: Fit) -> Iterator[Remark]:
     if not options.confirm:
         return
     if not curve.attempts:
-        yield Remark("not-confirmed", "The cap left no room to confirm the recommended rate.")
+        yield Remark("not-confirmed", "The search ended before the recommended rate was confirmed.")
     elif not curve.attempts[-1].passed:
         tried = len(curve.attempts[-1].runs)
         yield Remark(

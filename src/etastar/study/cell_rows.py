@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from etastar.scaling import CellTable
 from etastar.study.export import seed_columns
-from etastar.study.plan import require_results
+from etastar.study.plan import State, require_results
 from etastar.study.specification import Study
 from etastar.study.store import Store
 
@@ -19,6 +19,15 @@ def labels_of(study: Study) -> list[str]:
     """Fields that tell the laws of a study apart: those in `ALWAYS`, and all others it varies."""
     varied = [name for name in study.varied if name not in OF_THE_SEARCH | study.sizes]
     return list(dict.fromkeys([*ALWAYS, *varied]))
+
+
+def gaps(study: Study, store: Store, cells: CellTable) -> str:
+    """Say what of a study is missing or not known, and what to do; empty if nothing is."""
+    capped = (
+        f"{cells.capped} success curve{'s' * (cells.capped > 1)} left out: a cap ended the search "
+        "before anything of η* was known. Raise `trials` or `budgets`, and run the study again."
+    )
+    return " ".join(filter(None, [State.of(store).gaps(study), capped * bool(cells.capped)]))
 
 
 def cell_table(study: Study, store: Store) -> CellTable:
