@@ -188,11 +188,12 @@ def _shape(curve: CurveState, fit: Fit) -> Iterator[Remark]:
         has = "has no width" if fit.empty() else "may have no width"
         if any(attempt.passed for attempt in curve.attempts):
             has = "is narrow, and its ends are not known beside the recommended rate"
-        yield Remark(
-            "no-width",
-            f"The window {has}: runs become too slow for the budget where they have not yet become "
-            f"stable{_most(curve, fit)}. Raise the budget.",
-        )
+        why = f"slower ones are too slow for the budget, faster ones unstable{_most(curve, fit)}. "
+        remedy = "Raise the budget."
+        if not fit.counts.failures[:2].any():
+            has, why = "is known on one side only", f"no run was unstable{_most(curve, fit)}. "
+            remedy = "Raise end_lr, or make more trials."
+        yield Remark("no-width", f"The window {has}: {why}{remedy}")
 
 
 def _most(curve: CurveState, fit: Fit) -> str:
