@@ -12,6 +12,7 @@ from planted_curves import answer, slow_twin
 from etastar.problem.trial import Outcome, Trial
 from etastar.search.curve import Curve
 from etastar.search.curve_blocks import CurveResult
+from etastar.search.curve_fit import Counts, Fit
 from etastar.search.curve_options import CurveOptions
 
 
@@ -60,6 +61,23 @@ def test_where_none_trains_nothing_is_claimed_where_nothing_was_tried(
     assert ("to say whether any rate trains half of the runs needs about 80" in text) == bool(
         options
     )
+
+
+def test_two_runs_of_hundreds_are_no_half_whatever_ended_the_search() -> None:
+    """As measured (MNIST under MSE, 32×4): the cap ended it where none of 92 had trained."""
+    lattice = Curve(CurveOptions(1e-3, 10.0, max_steps=400, eval_every=20)).lattice
+    step = math.log(lattice.rate(1) / lattice.rate(0))
+    counts = Counts(np.zeros(lattice.cells + 1), np.zeros((4, lattice.cells + 1)))
+    slow = {0.0114: 100, 0.0259: 90, 0.045: 60, 0.08: 50, 0.11: 40, 0.16: 15, 0.25: 6, 0.33: 4}
+    unstable = {0.08: 1, 0.11: 2, 0.16: 4, 0.25: 6, 0.33: 8, 0.43: 6}
+    for row, of_rates in ((0, unstable), (3, slow)):
+        for rate, runs in of_rates.items():
+            counts.failures[row, round(math.log(rate / 1e-3) / step)] += runs
+    counts.trained[round(math.log(0.25 / 1e-3) / step)] += 2
+    fit = Fit.to(counts, step)
+    assert fit.peak() is not None
+    assert not fit.nowhere_half()  # all that is above the slow edge is few
+    assert fit.without_half()
 
 
 def test_budgets_too_few_for_a_round_say_how_many_are_needed() -> None:

@@ -199,7 +199,9 @@ class Fit:
 
     def without_half(self) -> bool:
         """Whether no rate is known at which half of the runs train."""
-        return self.nowhere_half() or self.peak_below_half() or not self.seen
+        found = self.peak()
+        few = found is not None and self.rare() and found[1] < found[2] / 2
+        return self.nowhere_half() or self.peak_below_half() or few or not self.seen
 
     def nowhere_half(self) -> bool:
         """Whether p is below 1/2 everywhere.
