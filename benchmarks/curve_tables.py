@@ -128,7 +128,7 @@ def where(rows: list[dict[str, str]]) -> str:
 
 
 def odds(part: Mapping[str, float]) -> str:
-    """z and its p-value."""
+    """Tell z and its p-value."""
     p = f"p = {part['p']:g}" if part["p"] >= 0.0001 else "p < 0.0001"
     return f"z = {part['z']:.2f}, {p}".replace("-", "−")
 
