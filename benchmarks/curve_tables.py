@@ -17,9 +17,10 @@ import sys
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
-from prediction import BEYOND, ROOT, data_of, depth_of, is_curves, summary
+from prediction import BEYOND, ROOT, data_of, deep, depth_of, is_curves, summary, unstable
 from reproduction_tables import interval, table
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -60,6 +61,7 @@ def of_region(row: Mapping[str, Any]) -> list[str]:
 
 
 GROUP = "data, loss, κ"
+LOSSES = {"cross-entropy": "Cross-entropy", "mse": "MSE"}
 LAW = (
     *("networks (widths, depths)", "of n·L, 95 %", "R²", "of n", "of L", "equal: p", "left out"),
     "slope on λ1",
@@ -75,6 +77,82 @@ def phase_table(records: list[dict[str, Any]], region: str) -> list[str]:
         if row["region"] == region and "error" not in row
     ]
     return table((GROUP, *LAW), rows)
+
+
+def where_table(records: list[dict[str, Any]]) -> list[str]:
+    """The laws of `REGION`, with the budget, and which of the measured sizes are in it."""
+    measured: dict[str, list[dict[str, str]]] = {}
+    for row in curve_rows():
+        if row["file"] != BEYOND and deep(row):
+            measured.setdefault(named(row), []).append(row)
+    lines = []
+    for record in sorted(records, key=named):
+        for row in record["rows"]:
+            if row["region"] == REGION and "error" not in row:
+                name = named(record)
+                inside = sum(map(in_region, measured[name]))
+                assert inside == row["networks"], name
+                size, *law = of_region(row)
+                budget = f"{float(record['epochs']):g}"
+                lines.append([name, budget, where(measured[name]), size, *law])
+    return table((GROUP, "epochs", "where (n, L)", *LAW), lines)
+
+
+def in_region(row: dict[str, str]) -> bool:
+    """Whether a network has an η_50 that instability ends."""
+    return bool(row["eta"]) and row["status"] == "bracketed" and unstable(row)
+
+
+def where(rows: list[dict[str, str]]) -> str:
+    """Per L, the width from which on all measured networks are in the region; others one by one.
+
+    Depths of the same width stand together, and of several the first and the last.
+    """
+    least: dict[int, list[int]] = {}
+    single = []
+    for depth in sorted(set(map(depth_of, rows))):
+        here = {int(row["width"]): in_region(row) for row in rows if depth_of(row) == depth}
+        widths = sorted(here, reverse=True)
+        run = list(takewhile(here.__getitem__, widths))
+        if run:
+            least.setdefault(run[-1], []).append(depth)
+        single += [f"{n}×{depth}" for n in widths if here[n] and n not in run]
+    depths = sorted(set(map(depth_of, rows)))
+    parts = []
+    for n, some in least.items():
+        first, last = depths.index(some[0]), depths.index(some[-1])
+        together = len(some) > 1 and depths[first : last + 1] == some
+        text = f"{some[0]}–{some[-1]}" if together else ", ".join(map(str, some))
+        parts.append(f"n ≥ {n:,}, L = {text}")
+    return "; ".join([*parts, *single])
+
+
+def odds(part: Mapping[str, float]) -> str:
+    """Tell z and its p-value."""
+    p = f"p = {part['p']:g}" if part["p"] >= 0.0001 else "p < 0.0001"
+    return f"z = {part['z']:.2f}, {p}".replace("-", "−")
+
+
+def combined_lines(combined: list[dict[str, Any]]) -> list[str]:
+    """The test of equal exponents of all groups together, a sentence a loss."""
+    lines = []
+    for told in combined:
+        one, every, small = (told[name] for name in ("one per data set", "all groups", "κ = 0.1"))
+        deeper = one["z"] > 0
+        by = sorted(abs(value) for value in one["steeper by"])
+        won = [
+            part["L steeper"] if deeper else part["groups"] - part["L steeper"]
+            for part in (every, one)
+        ]
+        lines.append(
+            f"- {LOSSES[told['loss']]}: {'L' if deeper else 'n'}'s exponent is the steeper in "
+            f"{won[0]} of {every['groups']} groups. One group per data set "
+            f"({', '.join(one['data sets'])}): in {won[1]} of {one['groups']} (sign test: "
+            f"p = {one['sign test p']:g}), by {by[0]:.2f} to {by[2]:.2f}, {by[1]:.2f} in the "
+            f"median; **equal exponents: {odds(one)}**. The {small['groups']} at κ = 0.1 alone: "
+            f"{odds(small)}."
+        )
+    return lines
 
 
 def judged(scores: Mapping[str, float]) -> list[str]:
@@ -199,7 +277,8 @@ def causes_table() -> list[str]:
 
 def pages() -> dict[Any, str]:
     """Both pages, as they should be."""
-    phase = json.loads((RESULTS / "phase.json").read_text(encoding="utf-8"))
+    laws = json.loads((RESULTS / "phase.json").read_text(encoding="utf-8"))
+    phase = laws["groups"]
     found = json.loads((RESULTS / "prediction.json").read_text(encoding="utf-8"))
     regions = list(dict.fromkeys(row["region"] for record in phase for row in record["rows"]))
     lines = [
@@ -238,16 +317,22 @@ def pages() -> dict[Any, str]:
     ]
     blocks = {
         "measured": measured_table(),
-        "phase": phase_table(phase, REGION),
+        "phase": where_table(phase),
+        "combined": combined_lines(laws["combined"]),
         "prediction": prediction_table(found["totals"]),
         "beyond": beyond_table(found["1024x8"]),
     }
-    ledger = LEDGER.read_text(encoding="utf-8")
+    ledger = filled(LEDGER.read_text(encoding="utf-8"), blocks)
+    return {PAGE: "\n".join(lines) + "\n", LEDGER: ledger}
+
+
+def filled(page: str, blocks: Mapping[str, list[str]]) -> str:
+    """A page with these lines between the marks of every name."""
     for name, block in blocks.items():
         marks = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = ledger.split(marks[0])
-        ledger = "\n".join([before + marks[0], *block, marks[1] + rest.split(marks[1])[1]])
-    return {PAGE: "\n".join(lines) + "\n", LEDGER: ledger}
+        before, rest = page.split(marks[0])
+        page = "\n".join([before + marks[0], *block, marks[1] + rest.split(marks[1])[1]])
+    return page
 
 
 def main() -> int:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from curve_tables import phase_table
+from curve_tables import REGION, combined_lines, phase_table
 from prediction import LEAST_TRAIN, ROOT, Keep, deep, everything, groups, is_curves, unstable
 from reproduction_tables import interval
+from scipy.stats import binomtest, norm
 
 from etastar.errors import ConfigError
 from etastar.report.draw_matplotlib import decimal_ticks
@@ -56,6 +57,8 @@ def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
         two = fit_power_law(cells, form="separate", cutoff=cutoff)
     except ConfigError as error:
         return {"region": region, "error": str(error)}
+    p = two.effects.p_value(EQUAL, two.beta)
+    steeper = two.exponents()["width"][0] - two.exponents()["depth"][0]
     return {
         "region": region,
         "networks": len(one.log_value),
@@ -66,7 +69,8 @@ def row_of(cells: CellTable, region: str, cutoff: float) -> dict[str, Any]:
             name: [round(float(value), 3) for value in ends]
             for name, ends in {**one.exponents(), **two.exponents()}.items()
         },
-        "equal_exponents_p": round(two.effects.p_value(EQUAL, two.beta), 4),
+        "equal_exponents_p": round(p, 4),
+        "equal_exponents_z": round(float(np.copysign(norm.isf(p / 2), steeper)), 3),
         "held_out_error": round(cross_validate(one).median_error, 3),
         "slope_on_lambda1": slope_of(cells.subset(cells.width >= cutoff * cells.depth)),
     }
@@ -80,6 +84,51 @@ def slope_of(cells: CellTable) -> list[float] | None:
         return None
     told = found.corrected
     return [round(float(value), 2) for value in (told.value, told.low, told.high)]
+
+
+def combined(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Are n's and L's exponents equal? The groups of `REGION` together, by loss (Stouffer).
+
+    z is above zero where L has the steeper exponent.
+    """
+    found = []
+    for loss in ("cross-entropy", "mse"):
+        known = [
+            {**record, **row}
+            for record in records
+            for row in record["rows"]
+            if record["loss"] == loss and row["region"] == REGION and "error" not in row
+        ]
+        smallest = [group for group in known if float(group["input_lr_ratio"]) == 0.1]
+        there = {group["dataset"] for group in smallest}
+        rest = [
+            group
+            for group in known
+            if float(group["input_lr_ratio"]) == 1 and group["dataset"] not in there
+        ]
+        told: dict[str, Any] = {"loss": loss, "region": REGION, "all groups": together(known)}
+        for name, some in (("one per data set", smallest + rest), ("κ = 0.1", smallest)):
+            z = sum(group["equal_exponents_z"] for group in some) / len(some) ** 0.5
+            told[name] = together(some) | {
+                "data sets": sorted(group["dataset"] for group in some),
+                "z": round(z, 2),
+                "p": float(f"{2 * norm.sf(abs(z)):.2g}"),
+            }
+        found.append(told)
+    return found
+
+
+def together(some: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of how many groups L is the steeper, the sign test of it, and by how much: ends, median."""
+    by = [row["exponents"]["width"][0] - row["exponents"]["depth"][0] for row in some]
+    count = sum(row["equal_exponents_z"] > 0 for row in some)
+    spread = (min(by), float(np.median(by)), max(by))
+    return {
+        "groups": len(some),
+        "L steeper": count,
+        "sign test p": float(f"{binomtest(count, len(some)).pvalue:.2g}"),
+        "steeper by": [round(value, 2) for value in spread],
+    }
 
 
 def padded(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -207,11 +256,13 @@ def main() -> None:
                 record = found.setdefault(f"{file} {labels}", {"file": file, **labels, "rows": []})
                 record["rows"].append(row_of(cells, region.replace("\n", " "), cutoff))
     records = [r for r in found.values() if any("error" not in row for row in r["rows"])]
-    text = json.dumps(records, indent=1, ensure_ascii=False)
+    told = {"combined": combined(records), "groups": records}
+    text = json.dumps(told, indent=1, ensure_ascii=False)
     output.write_text(text + "\n", encoding="utf-8")
     for region in REGIONS:
         name = region.replace("\n", " ")
         print(f"\n{name}\n", *phase_table(records, name), sep="\n")
+    print(f"\n{REGION}, together\n", *combined_lines(told["combined"]), sep="\n")
     if output == OUTPUT:
         draw(records, FIGURE)
         draw_slopes(SLOPES)

@@ -43,26 +43,84 @@ def test_tables_follow_from_the_rows(
     assert script.main() == 0, capsys.readouterr().err
 
 
-def test_what_is_said_of_curves_follows_from_the_rows(
+@pytest.fixture
+def ledger(script: ModuleType) -> ModuleType:
+    """The script that makes every number again."""
+    return importlib.import_module("ledger")
+
+
+def test_the_ledgers_numbers_follow_from_the_rows(
+    ledger: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but the slowest two, which have a test each here."""
+    found = ledger.main(["--check", "--without", "prediction", "--without", "reproduction"])
+    printed = capsys.readouterr().out
+    assert not found, printed
+    assert printed.splitlines() == [
+        f"{n}: ok" for n in ("phase", "curve_tables", "twice", "blocks")
+    ]
+
+
+def test_what_is_said_of_predictions_follows_from_the_rows(ledger: ModuleType) -> None:
+    assert not ledger.results("prediction", check=True)
+
+
+@pytest.mark.parametrize(
+    "said", ["463 of 880", "by a factor of 1.87", "8 to 16 | 0.47", "35 of 40", "`mup` | −0.04"]
+)
+def test_a_changed_number_of_a_block_is_seen_and_mended(
+    said: str,
     tmp_path: Path,
-    script: ModuleType,
+    ledger: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Both scripts make the committed numbers again, and the pages have these."""
-    for name in ("phase", "prediction"):
-        made = tmp_path / f"{name}.json"
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--output", str(made)])
-        importlib.import_module(name).main()
-        kept = (ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
-        assert numbers_of(made.read_text(encoding="utf-8")) == pytest.approx(numbers_of(kept))
-    monkeypatch.setattr(sys, "argv", ["curve_tables.py", "--check"])
-    assert not importlib.import_module("curve_tables").main(), capsys.readouterr().out
+    page = tmp_path / "reproduction.md"
+    right = LEDGER.read_text(encoding="utf-8")
+    assert right.count(said) == 1
+    page.write_text(right.replace(said, said[:-1] + "9"), encoding="utf-8")
+    monkeypatch.setattr(ledger, "LEDGER", page)
+    rest = [word for name in ledger.PARTS if name != "blocks" for word in ("--without", name)]
+    assert ledger.main(["--check", *rest]) == 1
+    assert "not what the rows give" in capsys.readouterr().out
+    assert ledger.main(rest) == 0
+    assert page.read_text(encoding="utf-8") == right
 
 
-def numbers_of(text: str) -> list[float]:
-    """Every number of a JSON file, in order."""
-    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)]
+def test_groups_of_several_data_sets_are_taken_together(script: ModuleType) -> None:
+    """Two at z = 1.5 give 3/√2; one at κ = 1 counts if its data set has none at 0.1."""
+    phase = importlib.import_module("phase")
+
+    def group(dataset: str, ratio: float, z: float) -> dict[str, object]:
+        exponents = {"width": [-0.5], "depth": [-0.5 - 0.1 * z]}
+        row = {"region": phase.REGION, "equal_exponents_z": z, "exponents": exponents}
+        labels = {"dataset": dataset, "loss": "cross-entropy", "input_lr_ratio": ratio}
+        return {**labels, "rows": [row]}
+
+    def both(loss: str, records: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [{**record, "loss": loss} for record in records]
+
+    groups = [group("a", 0.1, 1.5), group("a", 1.0, -3.0), group("b", 1.0, 1.5), group("c", 0.0, 9)]
+    first, second = phase.combined(both("cross-entropy", groups) + both("mse", groups))
+    one = first["one per data set"]
+    assert one["data sets"] == ["a", "b"]
+    assert one["z"] == 2.12
+    assert one["p"] == pytest.approx(0.034)
+    assert (first["all groups"]["L steeper"], first["all groups"]["groups"]) == (3, 4)
+    assert one["steeper by"] == [0.15, 0.15, 0.15]
+    assert second["κ = 0.1"]["z"] == 1.5
+
+
+def test_where_names_widths_per_depth(script: ModuleType) -> None:
+    def row(width: int, depth: int, cause: str) -> dict[str, str]:
+        sizes = {"width": str(width), "depth": str(depth), "dataset": "mnist"}
+        return {**sizes, "eta": "1", "status": "bracketed", "hi_outcome": cause}
+
+    rows = [row(n, depth, "diverged") for n in (64, 128) for depth in (4, 6)]
+    rows += [row(32, 4, "short"), row(32, 8, "dead"), row(64, 8, "short"), row(128, 8, "dead")]
+    rows += [row(128, 16, "short")]
+    where = importlib.import_module("curve_tables").where(rows)
+    assert where == "n ≥ 64, L = 4–6; n ≥ 128, L = 8; 32×8"
 
 
 def test_what_is_said_of_twice_the_budget_follows_from_the_rows(
