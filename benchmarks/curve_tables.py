@@ -213,10 +213,10 @@ def curve_rows() -> list[dict[str, str]]:
     return found
 
 
-STATUSES = ("bracketed", "none-trained", "all-trained")
+STATUSES = ("bracketed", "none-trained", "all-trained", "interrupted")
 MEASURED = (
     *("data: inputs, classes", "samples", "threshold", "loss, epochs", "κ", "widths × L"),
-    *("networks", "with η_50", "nowhere", "above", "on"),
+    *("networks", "with η_50", "nowhere", "above", "open", "on"),
 )
 
 
@@ -240,10 +240,11 @@ def measured_table() -> list[str]:
         parts.setdefault((data_of(row), row["loss"]), []).append(row)
     lines = []
     for (data, loss), some in sorted(parts.items()):
-        names = ("inputs", "classes", "train_size", "val_size", "threshold", "epochs", "device")
-        ((inputs, classes, train, val, threshold, epochs, device),) = {
+        names = ("inputs", "classes", "train_size", "val_size", "threshold", "epochs")
+        ((inputs, classes, train, val, threshold, epochs),) = {
             tuple(row[name] for name in names) for row in some
         }
+        places = sorted({row["device"] for row in some}, reverse=True)
         grid = [row for row in some if row["file"] != BEYOND]
         lines.append(
             [
@@ -254,7 +255,7 @@ def measured_table() -> list[str]:
                 ", ".join(f"{k:g}" for k in sorted({float(row["input_lr_ratio"]) for row in some})),
                 f"{span({int(row['width']) for row in grid})} × {span(set(map(depth_of, grid)))}",
                 *counted(some),
-                {"cuda": "GPU", "cpu": "CPU"}[device],
+                ", ".join({"cuda": "GPU", "cpu": "CPU"}[place] for place in places),
             ]
         )
     return table(MEASURED, [*lines, ["all", *[""] * 5, *counted(rows), ""]])
