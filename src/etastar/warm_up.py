@@ -312,7 +312,8 @@ def _own_model(model: Any, train_data: Any, val_data: Any, options: dict[str, An
     """The arguments of `maximal_lr` with its defaults."""
     if "from_checkpoint" in options:
         raise ConfigError("a warm-up begins at initialisation: leave out `from_checkpoint`.")
-    known = [field.name for field in fields(OwnModel) if field.name not in OF_THE_CURVE]
+    refused = (*OF_THE_CURVE, "from_checkpoint")
+    known = [field.name for field in fields(OwnModel) if field.name not in refused]
     known += [name for name in inspect.signature(warmup).parameters if name != "options"]
     for name in options.keys() & set(PLACES):
         raise ConfigError(
