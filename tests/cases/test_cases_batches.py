@@ -371,6 +371,8 @@ def test_a_batch_size_that_loaders_have_too_is_no_mistake() -> None:
     assert (
         "`batch_size` = 32 is that of the evaluation: train_data comes in batches already." in notes
     )
+    notes = problem_of(nn.Linear(8, 2), loader, (X, Y), batch_size=32, eval_batch_size=8)[1]
+    assert "`batch_size` = 32 has no effect: train_data comes in batches already." in notes
     with pytest.raises(etastar.ConfigError, match="`eval_batch_size=8` has no effect: val_data"):
         problem_of(nn.Linear(8, 2), (X, Y), loader, eval_batch_size=8)
     problem, _ = problem_of(nn.Linear(8, 2), (X, Y), loader, batch_size=32)

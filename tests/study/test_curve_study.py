@@ -100,7 +100,7 @@ def test_a_curve_has_an_identity_of_its_own() -> None:
 
 def test_one_network_with_two_precisions_in_one_study_is_refused() -> None:
     text = TEXT.replace("precision = 0.5\n", "") + "precision = [0.5, 0.2]\n"
-    with pytest.raises(ConfigError, match="there already with another precision"):
+    with pytest.raises(ConfigError, match="there already with another `precision`"):
         Study.from_text(text)
 
 

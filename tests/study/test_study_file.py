@@ -157,7 +157,7 @@ REFUSED = {
     "base = 3\n[grid]\nwidth = 8": r"base must be a table, got 3",
     "[grid]\nwidth = [2026-01-01]": r"grid\.width\[0\] must be a valid integer, got datetime",
     # contradictions
-    "[base]\nstart_lr = 20.0\n[grid]\nwidth = 8": r"grid, at width = 8: start_lr must be below",
+    "[base]\nstart_lr = 20.0\n[grid]\nwidth = 8": r"grid, at width = 8: `start_lr` must be below",
     "[grid]\nwidth = 8\n'width,depth' = [[1, 2]]": r"grid names width twice",
     "[grid]\n'width,width' = [[1, 2]]": r"grid\.width,width names a field twice",
     "[grid]\n'width,depth' = [[1, 2, 3]]": r"grid\.width,depth\[0\] must be a list of 2, got",

@@ -335,10 +335,8 @@ class OwnModel:
         val = self._validation(train, val_data, device)
         batched = isinstance(train, LoaderBatches) and train.batched
         if self.batch_size and batched and self.batch_size != train.batch:
-            notes.append(
-                f"`batch_size` = {size} is that of the evaluation: train_data comes in batches "
-                "already."
-            )
+            use = "has no effect" if self.eval_batch_size else "is that of the evaluation"
+            notes.append(f"`batch_size` = {size} {use}: train_data comes in batches already.")
         return train, val
 
     def _validation(self, train: Batches, given: Any, device: torch.device) -> Batches:
@@ -360,8 +358,7 @@ class OwnModel:
             )
         batched = [isinstance(b, LoaderBatches) and b.batched for b in (train, val)]
         fixed = batched[1] or (val is train and isinstance(val, LoaderBatches))
-        in_vain = batched[0] and (batched[1] or self.eval_batch_size is not None)
-        useless = (("batch_size", in_vain, train), ("eval_batch_size", fixed, val))
+        useless = (("batch_size", all(batched), train), ("eval_batch_size", fixed, val))
         for name, unused, batches in useless:
             asked, which = getattr(self, name), "train_data" if batches is train else "val_data"
             if asked and unused and asked != batches.batch:
