@@ -306,8 +306,7 @@ def _command(action: Callable[..., int]) -> tuple[type[BaseModel], str, Callable
         if name != "return"
     }
     fields["study"] = (str, Field(description=texts.get("study")))
-    kind = create_model(action.__name__, __base__=Options, __module__=__name__, **fields)
-    return kind, purpose, action
+    return create_model(action.__name__, __base__=Options, **fields), purpose, action
 
 
 ACTIONS = {a.__name__[1:]: _command(a) for a in (_run, _status, _fit, _report, _export)}

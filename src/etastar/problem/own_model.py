@@ -332,14 +332,11 @@ class OwnModel:
             )
         if type(train_data) is list and len(train_data) == 2 and isinstance(train, LoaderBatches):
             notes.append(TWO_BATCHES)
-        val = self._validation(train, val_data, device)
-        batched = isinstance(train, LoaderBatches) and train.batched
-        if self.batch_size and batched and self.batch_size != train.batch:
-            use = "has no effect" if self.eval_batch_size else "is that of the evaluation"
-            notes.append(f"`batch_size` = {size} {use}: train_data comes in batches already.")
-        return train, val
+        return train, self._validation(train, val_data, device, notes)
 
-    def _validation(self, train: Batches, given: Any, device: torch.device) -> Batches:
+    def _validation(
+        self, train: Batches, given: Any, device: torch.device, notes: list[str]
+    ) -> Batches:
         """Return what the metric is evaluated on, at the batch size of training if none is asked.
 
         Raises:
@@ -366,6 +363,11 @@ class OwnModel:
                     f"`{name}={asked}` has no effect: {which} comes in batches already. Leave it "
                     "out, or pass data that come in none, such as tensors."
                 )
+        if self.batch_size and batched[0] and self.batch_size != train.batch:
+            use = "has no effect" if self.eval_batch_size else "is that of the evaluation"
+            notes.append(
+                f"`batch_size` = {self.batch_size} {use}: train_data comes in batches already."
+            )
         return val
 
     def _checkpoint(self) -> tuple[Mapping[str, Any] | None, dict[str, Any] | None]:

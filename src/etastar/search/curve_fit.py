@@ -192,16 +192,19 @@ class Fit:
         trained, tried = self.counts.trained.sum(), self.counts.tried.sum()
         return bool(tried >= FEWEST and 0 < trained < RARE * tried)
 
-    def peak_below_half(self) -> bool:
-        """Whether fewer than half of the runs train even where the most do."""
+    def peak_below_half(self, fewest: int = PEAK_FEWEST) -> bool:
+        """Whether fewer than half of the runs train even where the most do.
+
+        Args:
+            fewest: Runs there from which on that is known.
+        """
         found = self.peak()
-        return found is not None and found[2] >= PEAK_FEWEST and found[1] < found[2] / 2
+        return found is not None and found[2] >= fewest and found[1] < found[2] / 2
 
     def without_half(self) -> bool:
         """Whether no rate is known at which half of the runs train."""
-        found = self.peak()
-        few = found is not None and self.rare() and found[1] < found[2] / 2
-        return self.nowhere_half() or self.peak_below_half() or few or not self.seen
+        fewest = 0 if self.rare() else PEAK_FEWEST
+        return self.nowhere_half() or self.peak_below_half(fewest) or not self.seen
 
     def nowhere_half(self) -> bool:
         """Whether p is below 1/2 everywhere.
